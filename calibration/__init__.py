@@ -1,0 +1,1 @@
+"""How a float network becomes integers: which images, which ranges, which roundings."""

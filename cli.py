@@ -1,0 +1,135 @@
+"""The command line: the only place that prints, prompts or exits. One command is one stage call."""
+
+import contextlib
+import functools
+import inspect
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec
+
+import typer
+from rich.console import Console
+
+from mobilenet_cli.pipeline.errors import MobilenetError
+from mobilenet_cli.pipeline.progress import Progress
+
+# Stages are imported inside the commands: torch and onnxruntime take seconds, --help must not.
+
+app = typer.Typer(
+    name="mobilenet-cli",
+    help="Take MobileNet v1 from images to a deployed int8 model, and prove every step.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+console = Console(stderr=True)
+P = ParamSpec("P")
+
+RunName = Annotated[
+    str | None,
+    typer.Option("--run", help="Folder under runs/. Default: the newest run that fits."),
+]
+Width = Annotated[
+    float | None,
+    typer.Option("--width", help="Width multiplier; picks the newest run of that width."),
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="Where to write. Default: into the run's folder.")
+]
+Model = Annotated[
+    Path | None, typer.Argument(help="A model file. Default: the right one of the run.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def command(name: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
+    """Register a command whose errors become one sentence and an exit status.
+
+    2 for what the user can mend, 130 for Ctrl-C; anything else is a bug and shows a traceback.
+    """
+
+    def register(function: Callable[P, None]) -> Callable[P, None]:
+        @functools.wraps(function)
+        def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+            try:
+                function(*args, **kwargs)
+            except MobilenetError as error:
+                if kwargs.get("debug"):
+                    raise
+                console.print(f"{name}: {error}", style="bold red", markup=False, soft_wrap=True)
+                raise typer.Exit(2) from None
+            except KeyboardInterrupt:
+                console.print(f"{name}: interrupted; earlier files are unchanged")
+                raise typer.Exit(130) from None
+
+        guarded.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]  # typer reads it
+        app.command(name)(guarded)
+        return guarded
+
+    return register
+
+
+def say(message: str) -> None:
+    """Tell the human something; standard output stays free for results."""
+    console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+def emit(document: Any, as_json: bool, human: str | None = None) -> None:
+    """Print a command's result: the JSON document, or the human's version of it."""
+    if as_json:
+        print(json.dumps(document, indent=2))
+    elif human is not None:
+        print(human)
+
+
+@contextlib.contextmanager
+def progress_bar(title: str, unit: str) -> Iterator[Progress]:
+    """A bar with rate and time left on a terminal; a stage calls what this yields."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    with Bars(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        transient=True,
+    ) as bars:
+        task = bars.add_task(title, total=None, note="", rate="")
+
+        def update(done: int, total: int, note: str = "") -> None:
+            speed = bars.tasks[task].speed or 0.0
+            rate = f"{speed:.0f} {unit}/s" if speed else ""
+            bars.update(task, completed=done, total=total, note=note, rate=rate)
+
+        yield update
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and leave."""
+    if wanted:
+        import importlib.metadata
+
+        print(f"mobilenet-cli {importlib.metadata.version('mobilenet-cli')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Take MobileNet v1 from images to a deployed int8 model, and prove every step."""
+
+
+def main() -> None:
+    """Entry point of the ``mobilenet-cli`` program."""
+    sys.exit(app())

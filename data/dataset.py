@@ -1,0 +1,43 @@
+"""What a data set is to the pipeline: named samples of encoded images, read one at a time."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image, not yet read.
+
+    Attributes:
+        key: what to call it in messages and records: a path, or a name within a container.
+        label: the class identifier (a folder's name, a synset), None where it is unknown.
+        read: returns the encoded bytes; raises DataError.
+    """
+
+    key: str
+    label: str | None
+    read: Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Samples in a fixed order.
+
+    Attributes:
+        name: where they come from, as the user wrote it, with the split.
+        samples: in a reproducible order.
+        classes: identifiers in label order; a model trained on this set has these outputs.
+    """
+
+    name: str
+    samples: Sequence[Sample]
+    classes: tuple[str, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of names and labels: tells two sets apart without reading the images."""
+        digest = hashlib.sha256()
+        for sample in self.samples:
+            digest.update(f"{sample.key}\0{sample.label}\n".encode())
+        return digest.hexdigest()

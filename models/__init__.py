@@ -1,0 +1,1 @@
+"""Network architectures as data, and the torch modules built from them."""

@@ -1,0 +1,117 @@
+"""MobileNet v1 (Howard et al., arXiv:1704.04861) as data: its Table 1 and what follows from it."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from mobilenet_cli.models.spec import ModelSpec
+from mobilenet_cli.pipeline.errors import OptionError
+
+Kind = Literal["conv", "depthwise", "pointwise"]
+
+# Table 1, row by row: kind, stride, filters at width 1.0 (a depthwise layer keeps its input's).
+# The table prints stride 2 for the last depthwise layer, yet also an unchanged 7x7 output; every
+# published implementation uses stride 1 there, and so do the table's multiply-add counts.
+TABLE_1: tuple[tuple[Kind, int, int], ...] = (
+    ("conv", 2, 32),
+    ("depthwise", 1, 32),
+    ("pointwise", 1, 64),
+    ("depthwise", 2, 64),
+    ("pointwise", 1, 128),
+    ("depthwise", 1, 128),
+    ("pointwise", 1, 128),
+    ("depthwise", 2, 128),
+    ("pointwise", 1, 256),
+    ("depthwise", 1, 256),
+    ("pointwise", 1, 256),
+    ("depthwise", 2, 256),
+    ("pointwise", 1, 512),
+    *(("depthwise", 1, 512), ("pointwise", 1, 512)) * 5,
+    ("depthwise", 2, 512),
+    ("pointwise", 1, 1024),
+    ("depthwise", 1, 1024),
+    ("pointwise", 1, 1024),
+)
+MIN_CHANNELS = 8  # TF-slim's min_depth: no layer is narrowed below this
+MIN_RESOLUTION = 32  # five stride-2 layers leave one pixel
+
+
+@dataclass(frozen=True)
+class ConvLayer:
+    """A convolution without bias, followed by batch normalization and ReLU6."""
+
+    name: str
+    kind: Kind
+    in_channels: int
+    out_channels: int
+    stride: int
+
+    @property
+    def kernel(self) -> int:
+        """Side of the square kernel in pixels."""
+        return 1 if self.kind == "pointwise" else 3
+
+    @property
+    def groups(self) -> int:
+        """Number of groups: one filter per channel for a depthwise layer."""
+        return self.in_channels if self.kind == "depthwise" else 1
+
+    @property
+    def weights(self) -> int:
+        """Number of kernel weights."""
+        return self.kernel**2 * self.in_channels * self.out_channels // self.groups
+
+
+def scaled_channels(filters: int, width: float) -> int:
+    """``max(int(filters * width), 8)``, as in TF-slim's mobilenet_v1.py."""
+    return max(int(filters * width), MIN_CHANNELS)
+
+
+def conv_layers(spec: ModelSpec) -> tuple[ConvLayer, ...]:
+    """The 27 convolutional layers of Table 1 at the spec's width, from the image on."""
+
+    def layers() -> Iterator[ConvLayer]:
+        channels = 3
+        for index, (kind, stride, filters) in enumerate(TABLE_1):
+            out = channels if kind == "depthwise" else scaled_channels(filters, spec.width)
+            yield ConvLayer(f"layers.{index}", kind, channels, out, stride)
+            channels = out
+
+    return tuple(layers())
+
+
+def feature_channels(spec: ModelSpec) -> int:
+    """Number of channels that reach the classifier."""
+    return conv_layers(spec)[-1].out_channels
+
+
+def check_resolution(resolution: int) -> None:
+    """Raise OptionError unless five halvings leave at least one pixel."""
+    if resolution < MIN_RESOLUTION:
+        raise OptionError(
+            f"resolution {resolution} is too small for MobileNet v1, which halves it five times",
+            f"Use at least {MIN_RESOLUTION}",
+        )
+
+
+def feature_sizes(resolution: int) -> tuple[int, ...]:
+    """Side in pixels of each layer's output; both paddings give ceil(side / stride)."""
+    check_resolution(resolution)
+    strides = (stride for _, stride, _ in TABLE_1)
+    sizes = itertools.accumulate(strides, lambda side, s: math.ceil(side / s), initial=resolution)
+    return tuple(sizes)[1:]
+
+
+def parameters(spec: ModelSpec) -> int:
+    """Trainable parameters: kernels, batch normalization scales and shifts, the classifier."""
+    kernels = sum(layer.weights for layer in conv_layers(spec))
+    norms = sum(2 * layer.out_channels for layer in conv_layers(spec))
+    return kernels + norms + (feature_channels(spec) + 1) * spec.classes
+
+
+def multiply_adds(spec: ModelSpec, resolution: int) -> int:
+    """Multiply-adds of one image through convolutions and classifier, as in tables 6 and 7."""
+    pairs = zip(conv_layers(spec), feature_sizes(resolution), strict=True)
+    return sum(c.weights * side**2 for c, side in pairs) + feature_channels(spec) * spec.classes

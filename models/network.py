@@ -1,0 +1,71 @@
+"""The torch module of a ModelSpec. The only file of this package that imports torch."""
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name that every torch program uses
+from torch import nn
+
+from mobilenet_cli.models.mobilenet_v1 import ConvLayer, conv_layers, feature_channels
+from mobilenet_cli.models.spec import ModelSpec, Padding
+
+
+def window_padding(size: int, kernel: int, stride: int, padding: Padding) -> tuple[int, int]:
+    """Pixels to add (before, after) along one axis of ``size`` pixels.
+
+    ``same`` is TensorFlow's rule: ``total = max((ceil(size / stride) - 1) * stride + kernel -
+    size, 0)``, the odd pixel at the end (tensorflow/core/framework/common_shape_fns.cc).
+    """
+    if padding == "symmetric":
+        return kernel // 2, kernel // 2
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+class ConvNormRelu6(nn.Module):
+    """Convolution, batch normalization, ReLU6: one row of Table 1."""
+
+    def __init__(self, layer: ConvLayer, spec: ModelSpec) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(
+            layer.in_channels,
+            layer.out_channels,
+            layer.kernel,
+            layer.stride,
+            groups=layer.groups,
+            bias=False,
+        )
+        self.bn = nn.BatchNorm2d(layer.out_channels, eps=spec.bn_epsilon)
+        self.kernel, self.stride, self.padding = layer.kernel, layer.stride, spec.padding
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map [N, C, H, W] to [N, C', ceil(H / stride), ceil(W / stride)], values in [0, 6]."""
+        top, bottom, left, right = (
+            pixels
+            for size in x.shape[-2:]
+            for pixels in window_padding(size, self.kernel, self.stride, self.padding)
+        )
+        if (top, left) != (bottom, right):  # a convolution's own padding is the same on both sides
+            x, top, left = F.pad(x, (left, right, top, bottom)), 0, 0
+        conv = self.conv
+        x = F.conv2d(x, conv.weight, None, self.stride, (top, left), groups=conv.groups)
+        return F.relu6(self.bn(x))
+
+
+class MobileNetV1(nn.Module):
+    """27 convolutional layers, global average pooling, one fully connected layer."""
+
+    def __init__(self, spec: ModelSpec, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.spec = spec
+        self.layers = nn.Sequential(*(ConvNormRelu6(layer, spec) for layer in conv_layers(spec)))
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(feature_channels(spec), spec.classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Map normalized images [N, 3, H, W] to logits [N, classes]."""
+        features = self.layers(images)
+        # A window of the whole map rather than a mean: it exports as one AveragePool.
+        pooled = F.avg_pool2d(features, features.shape[-2:])
+        logits: torch.Tensor = self.classifier(
+            self.dropout(pooled.reshape(-1, self.classifier.in_features))
+        )
+        return logits

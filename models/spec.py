@@ -1,0 +1,52 @@
+"""What a network is, apart from its weights and its input."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from mobilenet_cli.pipeline.errors import OptionError
+
+Padding = Literal["symmetric", "same"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """One member of an architecture's family.
+
+    Attributes:
+        architecture: a key of ``models.MODELS``.
+        width: the width multiplier (alpha in arXiv:1704.04861, section 3.3); any positive number.
+        classes: number of outputs of the classifier.
+        padding: ``symmetric`` pads one pixel on every side of a 3x3 window; ``same`` is
+            TensorFlow's rule, which pads bottom and right first and depends on the input size.
+        bn_epsilon: added to the variance in every batch normalization.
+
+    Raises:
+        OptionError: a value is outside its domain.
+    """
+
+    architecture: str = "mobilenet_v1"
+    width: float = 1.0
+    classes: int = 1000
+    padding: Padding = "symmetric"
+    bn_epsilon: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.width) and self.width > 0):
+            raise OptionError(
+                f"width multiplier {self.width} is not a positive number",
+                "Pass --width with a value such as 1.0, 0.75, 0.5 or 0.25",
+            )
+        if self.classes < 1:
+            raise OptionError(
+                f"a classifier cannot have {self.classes} classes", "Pass at least one class"
+            )
+        if self.padding not in ("symmetric", "same"):
+            raise OptionError(
+                f"unknown padding '{self.padding}'", "Use 'symmetric' or 'same' (TensorFlow's rule)"
+            )
+        if not (math.isfinite(self.bn_epsilon) and self.bn_epsilon > 0):
+            raise OptionError(
+                f"batch normalization epsilon {self.bn_epsilon} is not a positive number",
+                "Use 1e-3 (TensorFlow) or 1e-5 (PyTorch)",
+            )

@@ -1,0 +1,52 @@
+"""Everything that can go wrong in a way the user can mend.
+
+::
+
+    MobilenetError          a sentence that says what is wrong, and one that says what to do
+    ├── OptionError         an option's value makes no sense (``--width 0``)
+    ├── DataError           images: a missing folder, an unreadable picture, unknown labels
+    ├── ModelError          a model file: not ONNX, truncated, another width, external data
+    ├── CheckError          a stage's own proof failed; what it made was thrown away
+    ├── ProviderError       the execution provider asked for cannot run this model here
+    └── StorageError        the disk is full, a folder is read-only, a file is in the way
+
+Any other exception is a bug of ours and may show a traceback.
+This module imports nothing, so that every package of the project may raise these.
+"""
+
+
+class MobilenetError(Exception):
+    """A problem stated as two sentences without full stops: what is wrong, and how to fix it."""
+
+    def __init__(self, what: str, fix: str) -> None:
+        super().__init__(f"{what}. {fix}.")
+        self.what = what
+        self.fix = fix
+
+    def __reduce__(self) -> tuple[type["MobilenetError"], tuple[str, str]]:
+        # Exceptions are rebuilt from their arguments when they cross a process boundary.
+        return type(self), (self.what, self.fix)
+
+
+class OptionError(MobilenetError):
+    """An option or configuration value cannot be used."""
+
+
+class DataError(MobilenetError):
+    """Images, labels or the folder they should be in cannot be used."""
+
+
+class ModelError(MobilenetError):
+    """A model or checkpoint file cannot be used."""
+
+
+class CheckError(MobilenetError):
+    """A postcondition failed: the result was not what the stage promises, so it was not kept."""
+
+
+class ProviderError(MobilenetError):
+    """The execution provider asked for cannot run the model on this machine."""
+
+
+class StorageError(MobilenetError):
+    """A file could not be written, or must not be overwritten."""

@@ -1,0 +1,44 @@
+"""Are two models the same function, and if not, how far apart are they?"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The distance of one model's logits from a reference's, on the same images.
+
+    Attributes:
+        images: how many were compared.
+        max_abs_error: largest absolute difference of a logit.
+        sqnr_db: signal-to-quantization-noise ratio in decibels, larger is closer; inf if equal.
+        agreement: share of images with the same top-1 class, 0..1.
+    """
+
+    images: int
+    max_abs_error: float
+    sqnr_db: float
+    agreement: float
+
+
+def sqnr_db(reference: NDArray[np.floating], other: NDArray[np.floating]) -> float:
+    """``10 log10(sum(reference^2) / sum((reference - other)^2))``, in float64."""
+    signal = float(np.square(reference, dtype=np.float64).sum())
+    noise = float(np.square(np.subtract(reference, other, dtype=np.float64)).sum())
+    if noise == 0:
+        return float("inf")
+    return 10 * float(np.log10(signal / noise)) if signal else float("-inf")
+
+
+def compare(reference: NDArray[np.floating], other: NDArray[np.floating]) -> Parity:
+    """Compare logits [images, classes]. NaN anywhere makes every figure as bad as can be."""
+    if not (np.isfinite(reference).all() and np.isfinite(other).all()):
+        return Parity(len(reference), float("inf"), float("-inf"), 0.0)
+    return Parity(
+        images=len(reference),
+        max_abs_error=float(np.abs(np.subtract(reference, other, dtype=np.float64)).max()),
+        sqnr_db=sqnr_db(reference, other),
+        agreement=float((reference.argmax(1) == other.argmax(1)).mean()),
+    )
