@@ -46,7 +46,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 
 def command(name: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
-    """Register a command whose errors become one sentence and an exit status.
+    """Register a command, with ``--debug``, whose errors become a sentence and an exit status.
 
     2 for what the user can mend, 130 for Ctrl-C; anything else is a bug and shows a traceback.
     """
@@ -54,10 +54,11 @@ def command(name: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
     def register(function: Callable[P, None]) -> Callable[P, None]:
         @functools.wraps(function)
         def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+            debug = kwargs.pop("debug")
             try:
                 function(*args, **kwargs)
             except MobilenetError as error:
-                if kwargs.get("debug"):
+                if debug:
                     raise
                 console.print(f"{name}: {error}", style="bold red", markup=False, soft_wrap=True)
                 raise typer.Exit(2) from None
@@ -65,9 +66,15 @@ def command(name: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
                 console.print(f"{name}: interrupted; earlier files are unchanged")
                 raise typer.Exit(130) from None
 
-        guarded.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]  # typer reads it
+        # typer reads options from the signature and their types from the annotations.
+        own = inspect.signature(function)
+        option = inspect.Parameter(
+            "debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug
+        )
+        guarded.__signature__ = own.replace(parameters=[*own.parameters.values(), option])  # type: ignore[attr-defined]  # functions do accept it
+        guarded.__annotations__ = {**function.__annotations__, "debug": Debug}
         app.command(name)(guarded)
-        return guarded
+        return function
 
     return register
 
@@ -128,6 +135,74 @@ def _main(
     ] = False,
 ) -> None:
     """Take MobileNet v1 from images to a deployed int8 model, and prove every step."""
+
+
+def pick(model: Path | None, run: str | None, needs: str, width: float | None = None) -> Path:
+    """The model file given, or else the run's, saying which was taken."""
+    from mobilenet_cli.pipeline.runs import find_run
+
+    if model is not None:
+        return model
+    path: Path = getattr(find_run(run, needs, width), needs)
+    say(f"taking {path}")
+    return path
+
+
+@command("export")
+def export_command(
+    width: Width = None,
+    run: RunName = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", help="A checkpoint outside the runs.")
+    ] = None,
+    out: Out = None,
+    opset: Annotated[int, typer.Option("--opset", help="ONNX operator set to write.")] = 18,
+    as_json: Json = False,
+) -> None:
+    """Write the checkpoint as ONNX with its BatchNorms, proven equal to torch at batch 1, 2, 7."""
+    from mobilenet_cli.pipeline.artifact import load_artifact
+    from mobilenet_cli.pipeline.export import ExportConfig, export
+
+    source = load_artifact(pick(checkpoint, run, "checkpoint", width))
+    with console.status("exporting"):
+        made = export(source, ExportConfig(opset=opset), out or source.path.with_name("fp32.onnx"))
+    emit(
+        {"model": str(made.path), **made.record},
+        as_json,
+        f"{made.path}: {made.record['batch_norms']} BatchNorms kept, "
+        f"largest difference to torch {made.record['max_abs_error']:.1e}",
+    )
+
+
+@command("simplify")
+def simplify_command(
+    model: Model = None,
+    run: RunName = None,
+    width: Width = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="Images for the comparison. Default: the training data."),
+    ] = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Fold BatchNorm into the convolutions, proven equal on images and channel by channel."""
+    from mobilenet_cli.pipeline.artifact import load_artifact
+    from mobilenet_cli.pipeline.simplify import SimplifyConfig, simplify
+
+    source = load_artifact(pick(model, run, "fp32", width))
+    with console.status("simplifying"):
+        made = simplify(
+            source, SimplifyConfig(data=data), out or source.path.with_name("folded.onnx")
+        )
+    record = made.record
+    emit(
+        {"model": str(made.path), **record},
+        as_json,
+        f"{made.path}: BatchNorms {record['batch_norms_before']} -> {record['batch_norms_after']}, "
+        f"{record['channels_checked']} channels checked, largest logit difference "
+        f"{record['max_abs_error']:.1e} on {record['images']} images ({record['images_from']})",
+    )
 
 
 def main() -> None:

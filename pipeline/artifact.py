@@ -30,6 +30,8 @@ class Facts(BaseModel):
         model: the network, where it is one of ours.
         input: how an image becomes the input.
         classes: identifier of each output.
+        data: the data set the weights were trained on, as ``open_dataset`` takes it; None if
+            unknown.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -42,6 +44,7 @@ class Facts(BaseModel):
     model: ModelSpec | None = None
     input: InputSpec
     classes: tuple[str, ...]
+    data: str | None = None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+# Of the largest logit, at least 1: what float32 sums in another order may differ by, and no more.
+FLOAT_TOLERANCE = 1e-4
+
 
 @dataclass(frozen=True)
 class Parity:
