@@ -1,0 +1,163 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mobilenet_cli.data.preprocess import InputSpec, decode, normalize, prepare, resize_and_crop
+from mobilenet_cli.pipeline.errors import DataError, OptionError
+
+SPEC = InputSpec(resolution=32, resize=36)
+
+
+def test_pixels_are_those_of_resize_then_crop(encoded):
+    image = decode(encoded(size=(61, 47)), "x")
+    expected = image.resize((round(61 * 36 / 47), 36), Image.Resampling.BILINEAR)
+    left = (expected.width - 32) // 2
+    expected = expected.crop((left, 2, left + 32, 34))
+    np.testing.assert_array_equal(resize_and_crop(image, SPEC), np.asarray(expected))
+
+
+def test_normalized_values_and_channel_order(encoded):
+    file = encoded(size=(32, 32), color=(255, 0, 51))
+    rgb = prepare(file, "x", SPEC)
+    assert rgb.shape == (3, 32, 32)
+    assert rgb.dtype == np.float32
+    np.testing.assert_allclose(rgb[:, 0, 0], [1, -1, -0.6], atol=1e-6)
+    spec = InputSpec(
+        resolution=32, resize=36, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 1), channels="BGR"
+    )
+    np.testing.assert_allclose(prepare(file, "x", spec)[:, 0, 0], [0.2, -0.8, 0.7], atol=1e-6)
+
+
+def test_normalize_takes_batches():
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 5, 5, 3), np.uint8)
+    both = normalize(pixels, SPEC)
+    np.testing.assert_array_equal(both[1], normalize(pixels[1], SPEC))
+
+
+@pytest.mark.parametrize(
+    ("mode", "color", "expected"),
+    [
+        ("L", 100, (100, 100, 100)),
+        ("1", 1, (255, 255, 255)),
+        ("RGBA", (200, 0, 0, 255), (200, 0, 0)),
+        ("RGBA", (200, 0, 0, 0), (255, 255, 255)),
+        ("LA", (100, 0), (255, 255, 255)),
+        ("I;16", 65535, (255, 255, 255)),
+        ("I;16", 257 * 40, (40, 40, 40)),
+    ],
+)
+def test_every_kind_of_png_becomes_rgb(encoded, mode, color, expected):
+    image = decode(encoded(mode=mode, color=color), "x")
+    assert image.mode == "RGB"
+    assert image.getpixel((3, 3)) == expected
+
+
+def test_cmyk_jpeg_becomes_rgb(encoded):
+    image = decode(encoded(mode="CMYK", form="JPEG", color=(0, 255, 255, 0)), "x")
+    red, green, blue = image.getpixel((5, 5))
+    assert red > 240
+    assert green < 15
+    assert blue < 15
+
+
+def test_transparent_palette_is_composed_onto_white(encoded):
+    image = decode(encoded(mode="P", color=0, form="GIF", transparency=0), "x")
+    assert image.getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_16_bit_pgm():
+    values = np.full((4, 6), 257 * 90, ">u2")
+    image = decode(b"P5 6 4 65535\n" + values.tobytes(), "x")
+    assert image.getpixel((1, 1)) == (90, 90, 90)
+
+
+@pytest.mark.parametrize(("mode", "color", "kind"), [("I", 70000, "32-bit"), ("F", 0.5, "float")])
+def test_pixels_without_a_known_white_are_refused(encoded, mode, color, kind):
+    with pytest.raises(DataError, match=rf"deep\.tif has {kind}"):
+        decode(encoded(mode=mode, form="TIFF", color=color), "deep.tif")
+
+
+def test_exif_rotation_is_applied():
+    image = Image.new("RGB", (40, 20), "black")
+    image.paste((255, 255, 255), (0, 0, 20, 20))  # the left half is white
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown after a quarter turn clockwise: left becomes top
+    file = io.BytesIO()
+    image.save(file, "JPEG", exif=exif, quality=95)
+    upright = decode(file.getvalue(), "x")
+    assert upright.size == (20, 40)
+    assert upright.getpixel((10, 5))[0] > 240
+    assert upright.getpixel((10, 35))[0] < 15
+
+
+def test_corrupt_exif_does_not_matter(encoded):
+    file = encoded(form="JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff garbage")
+    assert decode(file, "x").size == (40, 32)
+
+
+def test_one_pixel_is_enough(encoded):
+    pixels = resize_and_crop(decode(encoded(size=(1, 1), color=(7, 8, 9)), "x"), SPEC)
+    assert (pixels == (7, 8, 9)).all()
+
+
+def test_huge_image_is_refused_before_it_is_decoded():
+    header = b"P6 20000 20000 255\n"  # the pixels need not be there to be refused
+    with pytest.raises(DataError, match=r"huge\.ppm has 20000x20000 pixels, more than"):
+        decode(header, "huge.ppm")
+
+
+def test_huge_png_is_refused(encoded):
+    file = encoded(size=(20_000, 20_000), mode="1", color=0)
+    with pytest.raises(DataError, match="has 20000x20000 pixels"):
+        decode(file, "huge.png")
+
+
+def test_strip_of_pixels_is_refused(encoded):
+    with pytest.raises(DataError, match=r"strip\.png is 1x100000 pixels, too narrow"):
+        prepare(encoded(size=(1, 100_000), color=0), "strip.png", SPEC)
+
+
+def test_text_named_jpg():
+    with pytest.raises(DataError, match=r"cat\.jpg is not an image.*Replace or remove the file"):
+        decode(b"hello", "cat.jpg")
+
+
+def test_empty_file():
+    with pytest.raises(DataError, match=r"cat\.jpg is not an image"):
+        decode(b"", "cat.jpg")
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"])
+def test_truncated_file_is_refused(encoded, form):
+    whole = encoded(size=(200, 200), form=form)
+    for length in (len(whole) // 3, len(whole) // 2, len(whole) - 40):
+        with pytest.raises(DataError, match=rf"cut\.{form}"):
+            decode(whole[:length], f"cut.{form}")
+
+
+def test_corrupt_bytes_raise_nothing_else(encoded):
+    generator = np.random.default_rng(0)
+    for form in ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"):
+        whole = np.frombuffer(encoded(form=form), np.uint8)
+        for _ in range(40):
+            damaged = whole.copy()
+            where = generator.integers(0, len(damaged), 8)
+            damaged[where] = generator.integers(0, 256, 8)
+            try:
+                assert decode(damaged.tobytes(), "x").mode == "RGB"
+            except DataError as error:
+                assert str(error).startswith("x ")  # noqa: PT017 - decoding may also succeed
+
+
+def test_spec_refuses_nonsense():
+    for wrong in (
+        {"resolution": 0},
+        {"resolution": 224, "resize": 200},
+        {"interpolation": "sinc"},
+        {"std": (1.0, 0.0, 1.0)},
+        {"mean": (float("nan"), 0.0, 0.0)},
+    ):
+        with pytest.raises(OptionError):
+            InputSpec(**wrong)
