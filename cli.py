@@ -205,6 +205,78 @@ def simplify_command(
     )
 
 
+def models_of(models: list[Path] | None, run: str | None, width: float | None) -> list[Path]:
+    """The model files given, or else all of the run's, saying which were taken.
+
+    A checkpoint is left out, and said to be, where torch is not installed.
+    """
+    import importlib.util
+
+    from mobilenet_cli.pipeline.runs import find_run
+
+    if models:
+        return models
+    found = find_run(run, "fp32", width)
+    taken = found.artifacts()
+    if importlib.util.find_spec("torch") is None:
+        taken = tuple(path for path in taken if path != found.checkpoint)
+        say(f"leaving out {found.checkpoint}: torch is not installed")
+    say(f"taking {', '.join(map(str, taken))}")
+    return list(taken)
+
+
+@command("bench")
+def bench_command(
+    models: Annotated[
+        list[Path] | None,
+        typer.Argument(help="ONNX files or checkpoints. Default: all artifacts of the run."),
+    ] = None,
+    run: RunName = None,
+    width: Width = None,
+    provider: Annotated[
+        str, typer.Option("--provider", help="ONNX Runtime's execution provider.")
+    ] = "CPUExecutionProvider",
+    threads: Annotated[
+        int | None, typer.Option("--threads", help="Default: every CPU this process may use.")
+    ] = None,
+    batch: Annotated[
+        str, typer.Option("--batch", help="Images per run; several, as in 1,8,32.")
+    ] = "1",
+    seconds: Annotated[
+        float, typer.Option("--seconds", help="Most time to spend on timing one row.")
+    ] = 5.0,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="Input images, or 'noise'. Default: the training data."),
+    ] = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Measure latency, throughput, cold start and memory of every artifact, interleaved."""
+    from mobilenet_cli.pipeline.artifact import write_atomically
+    from mobilenet_cli.pipeline.bench import BenchConfig, bench, open_model, parse_batches
+    from mobilenet_cli.pipeline.runs import Run
+    from mobilenet_cli.reports.latency import classic_markdown, latency_markdown
+
+    config = BenchConfig(
+        provider=provider,
+        threads=threads,
+        batches=parse_batches(batch),
+        seconds=seconds,
+        data=data,
+    )
+    paths = models_of(models, run, width)
+    artifacts = [open_model(path) for path in paths]
+    with progress_bar("bench", "%") as progress:
+        record = bench(artifacts, config, progress)
+    target = out or (None if models else Run(paths[0].parent).bench)
+    if target is not None:
+        write_atomically(target, (record.model_dump_json(indent=2) + "\n").encode())
+        say(f"wrote {target}")
+    human = latency_markdown(record) + "\n" + classic_markdown(record)
+    emit(record.model_dump(mode="json"), as_json, human)
+
+
 def main() -> None:
     """Entry point of the ``mobilenet-cli`` program."""
     sys.exit(app())

@@ -4,6 +4,8 @@ A record written by another version still loads: unknown fields are kept, missin
 default take it.
 """
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -95,3 +97,129 @@ class EvaluationRecord(Record):
     images_per_second: float
     seconds: float
     preprocessing: dict[str, str | int | float | tuple[float, ...]]
+
+
+class MachineRecord(Record):
+    """What a latency was measured on.
+
+    Attributes:
+        cpu: the processor's name; ``architecture`` such as ``x86_64``.
+        instruction_sets: those that choose between a runtime's kernels, most specific last.
+        cpus: logical CPUs of the machine; ``usable_cpus`` those this process may keep busy.
+        cpu_quota: CPUs' worth of time granted by the container; None without a limit.
+        memory_mb: physical memory in MiB.
+        versions: of the libraries that took part.
+        gpus: name, driver version and memory of each NVIDIA GPU.
+    """
+
+    cpu: str
+    architecture: str
+    instruction_sets: tuple[str, ...]
+    cpus: int
+    usable_cpus: int
+    cpu_quota: float | None
+    memory_mb: float
+    os: str
+    python: str
+    versions: dict[str, str]
+    gpus: tuple[str, ...]
+
+
+class Ratio(Record):
+    """One row's latency over another's, with its 95 % interval.
+
+    Attributes:
+        row: index of the slower or faster row in ``BenchRecord.results``.
+        reference: index of the row it is compared with.
+        value: median of the block-by-block ratios; below 1 the row is faster than the reference.
+    """
+
+    row: int
+    reference: int
+    value: float
+    low: float
+    high: float
+
+
+class BenchResult(Record):
+    """Latency of one artifact in one setting; every time is in milliseconds for a whole batch.
+
+    Attributes:
+        model: path of the artifact; ``sha256`` its hash, ``stage`` what made it.
+        variant: what sets the row apart from others of the same file; empty for the plain one.
+        direction: ``forward``, or ``forward-backward`` (torch, training mode).
+        provider: what ran the model: an execution provider, or ``torch``.
+        threads: of the runtime within one operator; ``batch`` images per run.
+        p50_ms: median of all timed runs; ``p90_ms``, ``p99_ms``, ``min_ms`` likewise.
+        low_ms: of the 95 % interval of the median; ``high_ms`` its other end.
+        runs: timed runs, in ``blocks`` that were interleaved with the other rows'.
+        images_per_second: ``1000 * batch / p50_ms``.
+        cold_start_ms: session creation plus first run, in a fresh process.
+        peak_rss_mb: largest resident set of that process in MiB, interpreter included.
+        size_mb: of the file, in MiB.
+        operators: nodes by type in the optimised graph; empty for torch.
+        reference: index of the row to compare with: the folded one of the same batch, or the
+            first of that batch.
+    """
+
+    model: str
+    sha256: str
+    stage: str
+    variant: str = ""
+    direction: Literal["forward", "forward-backward"] = "forward"
+    provider: str
+    threads: int
+    batch: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    min_ms: float
+    low_ms: float
+    high_ms: float
+    runs: int
+    blocks: int
+    images_per_second: float
+    cold_start_ms: float
+    peak_rss_mb: float
+    size_mb: float
+    operators: dict[str, int]
+    reference: int
+
+
+class ClassicRow(Record):
+    """One row of the table Device | Forward | Forward-Backward | Instruction set | ...
+
+    Attributes:
+        device: the processor that ran it.
+        forward_ms: median latency; ``forward_backward_ms`` None where it was not measured.
+        instruction_set: the widest that the device has for this arithmetic.
+        quantized: integer convolutions ran.
+        fused_bn: no batch normalization was left in the graph that ran.
+        remark: runtime, threads, batch.
+    """
+
+    device: str
+    forward_ms: float
+    forward_backward_ms: float | None
+    instruction_set: str
+    quantized: bool
+    fused_bn: bool
+    remark: str
+
+
+class BenchRecord(Record):
+    """What ``bench`` measured; the method is defined in ``pipeline/bench.py``.
+
+    Attributes:
+        machine: where.
+        input: where the images came from.
+        results: one row an artifact and setting.
+        ratios: of every pair of rows with the same batch.
+        classic: the classic table.
+    """
+
+    machine: MachineRecord
+    input: str
+    results: tuple[BenchResult, ...]
+    ratios: tuple[Ratio, ...]
+    classic: tuple[ClassicRow, ...]

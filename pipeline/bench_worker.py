@@ -1,0 +1,262 @@
+"""The process in which one row of ``bench`` lives: it loads one model, then times it on demand.
+
+A process of its own gives every row its own cold start, peak memory and threads, keeps torch out
+of ``bench`` itself, and leaves the others standing when memory runs out. ``Worker`` is the
+parent's end of the pipe; ``main`` runs at the other.
+"""
+
+import contextlib
+import dataclasses
+import importlib
+import os
+import pickle
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobilenet_cli.pipeline.errors import CheckError, MobilenetError, OptionError
+from mobilenet_cli.pipeline.machine import usable_cpus
+from mobilenet_cli.pipeline.session import CPU, SessionConfig, open_session
+
+Direction = Literal["forward", "forward-backward"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row to measure.
+
+    Attributes:
+        model: an ONNX file, or a safetensors checkpoint, which torch runs.
+        images: a ``.npy`` file with the input [batch, 3, R, R], float32.
+        session: how ONNX Runtime is to run it; torch takes its thread count.
+        memory: bytes that the worker may allocate.
+        direction: ``forward-backward`` is torch's alone.
+    """
+
+    model: Path
+    images: Path
+    session: SessionConfig
+    memory: int
+    direction: Direction = "forward"
+
+    @property
+    def is_checkpoint(self) -> bool:
+        """Is the model torch's to run?"""
+        return self.model.suffix == ".safetensors"
+
+
+class Worker:
+    """A child process with one loaded model. Calling it times a block of runs."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
+            [sys.executable, "-c", f"from {__name__} import main; main()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+        )
+        try:
+            self.cold_start_ms: float = self._ask(job)
+        except BaseException:
+            self.close()
+            raise
+
+    def __call__(self, runs: int) -> NDArray[np.int64]:
+        """Run once untimed, then ``runs`` times; durations in nanoseconds."""
+        durations: NDArray[np.int64] = self._ask(runs)
+        return durations
+
+    def peak_rss_mb(self) -> float:
+        """Largest resident set of the process so far, in MiB."""
+        peak: float = self._ask("peak_rss_mb")
+        return peak
+
+    def operators(self) -> dict[str, int]:
+        """Nodes by type in the graph that runs; raises the peak memory, so ask for that first."""
+        found: dict[str, int] = self._ask("operators")
+        return found
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout, self._log):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+
+    def _ask(self, request: Any) -> Any:
+        """Send a request and return the answer; the worker's errors are raised here."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            pickle.dump(request, self._process.stdin)
+            self._process.stdin.flush()
+            answer = pickle.load(self._process.stdout)  # noqa: S301 - written by our own child
+        except (EOFError, BrokenPipeError, pickle.UnpicklingError):
+            raise self._death() from None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _death(self) -> CheckError | OptionError:
+        status = self._process.wait()
+        if status == -9:  # SIGKILL is what Linux sends when memory runs out
+            return does_not_fit(self._job)
+        self._log.seek(0)
+        words = self._log.read().decode(errors="replace").strip().splitlines()
+        return CheckError(
+            f"the process that ran {self._job.model} ended with status {status} "
+            f"({words[-1] if words else 'no message'})",
+            "Run 'mobilenet-cli doctor'",
+        )
+
+
+def does_not_fit(job: Job) -> OptionError:
+    """What to tell when memory ran out."""
+    return OptionError(
+        f"a batch of {np.load(job.images, mmap_mode='r').shape[0]} does not fit in memory "
+        f"with {job.model}",
+        "Pass a smaller --batch",
+    )
+
+
+def serve(requests: Any, answers: Any) -> None:
+    """Answer the parent's requests until it closes the pipe."""
+    run: Callable[[], Any] | None = None
+    while True:
+        try:
+            request = pickle.load(requests)  # noqa: S301 - written by our own parent
+        except EOFError:
+            return
+        try:
+            answer: Any
+            if isinstance(request, Job):
+                job = request
+                run, answer = start(job)
+            elif request == "peak_rss_mb":
+                answer = peak_rss_mb()
+            elif request == "operators":
+                answer = operators(job)
+            else:
+                assert run is not None
+                answer = time_block(run, request)
+        except MobilenetError as error:
+            answer = error
+        pickle.dump(answer, answers)
+        answers.flush()
+
+
+def time_block(run: Callable[[], Any], runs: int) -> NDArray[np.int64]:
+    """Run once untimed, which brings weights, threads and clock back, then time ``runs`` runs.
+
+    The loop costs two reads of the clock per run, some 0.1 microseconds, which are in the figure.
+    """
+    clock = time.perf_counter_ns
+    durations = np.empty(runs, dtype=np.int64)
+    run()
+    for index in range(runs):
+        start = clock()
+        run()
+        durations[index] = clock() - start
+    return durations
+
+
+def start(job: Job) -> tuple[Callable[[], Any], float]:
+    """Load the model, run it once, check its output; return what runs it again, and ``cold_ms``.
+
+    Raises:
+        OptionError: the batch does not fit in memory.
+        CheckError: the output has NaN or infinity.
+    """
+    # Imported here: importing libraries is no part of a cold start.
+    importlib.import_module("torch" if job.is_checkpoint else "onnxruntime")
+    if job.session.provider == CPU:
+        limit_memory(job.memory)
+    try:
+        images = np.load(job.images)
+        began = time.perf_counter_ns()
+        run = torch_runner(job, images) if job.is_checkpoint else onnx_runner(job, images)
+        output = run()
+        cold_start_ms = (time.perf_counter_ns() - began) / 1e6
+    except MobilenetError:
+        raise
+    except Exception as error:  # ONNX Runtime's, torch's and Python's have no common base
+        if isinstance(error, MemoryError) or "alloc" in str(error).lower():
+            raise does_not_fit(job) from error
+        raise
+    if not np.isfinite(output).all():
+        raise CheckError(
+            f"{job.model} gives NaN or infinity for a batch of {len(images)} images",
+            "A model that diverged or was damaged cannot be benchmarked; make it again",
+        )
+    return run, cold_start_ms
+
+
+def onnx_runner(job: Job, images: NDArray[np.float32]) -> Callable[[], NDArray[Any]]:
+    """Run the model host to host: NumPy array in, NumPy array out."""
+    session = open_session(job.model, job.session)
+    feed = {session.get_inputs()[0].name: images}
+
+    def run() -> NDArray[Any]:
+        first: NDArray[Any] = session.run(None, feed)[0]
+        return first
+
+    return run
+
+
+def torch_runner(job: Job, images: NDArray[np.float32]) -> Callable[[], NDArray[Any]]:
+    """Run the checkpoint in torch, which is imported nowhere else in ``bench``."""
+    from mobilenet_cli.pipeline.torch_bench import runner
+
+    return runner(job.model, images, job.session.threads or usable_cpus(), job.direction)
+
+
+def operators(job: Job) -> dict[str, int]:
+    """Nodes by type in the graph that ONNX Runtime makes of the model; empty for torch."""
+    if job.is_checkpoint:
+        return {}
+    import onnx
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "optimized.onnx"
+        open_session(job.model, dataclasses.replace(job.session, optimized_path=path))
+        graph = onnx.load(path, load_external_data=False).graph
+    return dict(Counter(node.op_type for node in graph.node).most_common())
+
+
+def limit_memory(allowance: int) -> None:
+    """Make allocations beyond the allowance fail, instead of calling in the out-of-memory killer.
+
+    The limit is on address space, of which CUDA reserves more than any machine has memory: this
+    is for the CPU only.
+    """
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + allowance, resource.RLIM_INFINITY))
+
+
+def peak_rss_mb() -> float:
+    """``VmHWM`` in MiB. Not getrusage: its maximum includes the parent's from before the exec."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    raise AssertionError("/proc/self/status has no VmHWM")
+
+
+def main() -> None:
+    """Serve the parent; anything else that is printed goes to standard error."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    serve(sys.stdin.buffer, answers)

@@ -1,0 +1,298 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from mobilenet_cli.data.preprocess import InputSpec
+from mobilenet_cli.pipeline.artifact import Facts, save_artifact
+from mobilenet_cli.pipeline.bench import (
+    NO_FUSION,
+    BenchConfig,
+    bench,
+    classic_table,
+    input_shape,
+    open_model,
+    parse_batches,
+)
+from mobilenet_cli.pipeline.errors import CheckError, ModelError, OptionError, ProviderError
+from mobilenet_cli.pipeline.onnx_file import with_facts
+from mobilenet_cli.reports.latency import classic_markdown, latency_markdown
+from mobilenet_cli.reports.records import BenchRecord
+
+SPEC = InputSpec(resolution=32, resize=32)
+QUICK = {"seconds": 0.05, "threads": 1}
+
+
+def small_model(shape=("N", 3, 32, 32), gamma=1.0, norm=True, elem_type=TensorProto.FLOAT):
+    """Conv, batch normalization, ReLU6, pooling: [N, 3, 32, 32] to [N, 8, 1, 1]."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "w": rng.normal(size=(8, 3, 3, 3)),
+        "gamma": np.full(8, gamma),
+        "beta": np.zeros(8),
+        "mean": np.zeros(8),
+        "var": np.ones(8),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("BatchNormalization", ["c", "gamma", "beta", "mean", "var"], ["n"]),
+        helper.make_node("Relu", ["n" if norm else "c"], ["r"]),
+        helper.make_node("GlobalAveragePool", ["r"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes if norm else [nodes[0], *nodes[2:]],
+        "small",
+        [helper.make_tensor_value_info("x", elem_type, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(v.astype(np.float32), k) for k, v in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def write(path: Path, model: onnx.ModelProto, stage="export"):
+    facts = Facts(stage=stage, input=SPEC, classes=tuple("abcdefgh"))
+    return save_artifact(path, with_facts(model, facts), facts)
+
+
+@pytest.fixture
+def exported(tmp_path):
+    return write(tmp_path / "fp32.onnx", small_model())
+
+
+@pytest.fixture
+def folded(tmp_path):
+    return write(tmp_path / "folded.onnx", small_model(norm=False), "simplify")
+
+
+def test_rows_of_a_run(exported, folded):
+    record = bench([exported, folded], BenchConfig(**QUICK))
+    rows = [(Path(r.model).name, r.variant) for r in record.results]
+    assert rows == [("fp32.onnx", ""), ("fp32.onnx", NO_FUSION), ("folded.onnx", "")]
+    fused, unfused, plain = record.results
+    assert "BatchNormalization" not in fused.operators
+    assert unfused.operators["Conv"] == 2  # ONNX Runtime runs a lone normalization as 1x1 Conv
+    assert fused.operators == plain.operators
+    assert [row.fused_bn for row in record.classic] == [True, False, True]
+    assert [r.reference for r in record.results] == [2, 2, 2]
+    for r in record.results:
+        assert 0 < r.min_ms <= r.p50_ms <= r.p90_ms <= r.p99_ms
+        assert r.low_ms <= r.high_ms
+        assert r.images_per_second == pytest.approx(1000 / r.p50_ms)
+        assert r.cold_start_ms > r.min_ms  # a session costs more than one run
+        assert r.peak_rss_mb > 20
+        assert r.threads == r.batch == 1
+        assert r.size_mb == Path(r.model).stat().st_size / 2**20
+    pairs = {(r.row, r.reference): r for r in record.ratios}
+    assert pairs.keys() == {(a, b) for a in range(3) for b in range(3) if a != b}
+    assert pairs[0, 1].value == pytest.approx(1 / pairs[1, 0].value, rel=0.05)
+
+
+def test_the_record_survives_json_and_has_tables(exported, folded):
+    record = bench([exported, folded], BenchConfig(**QUICK, batches=(1, 3)))
+    assert BenchRecord.model_validate_json(record.model_dump_json()) == record
+    assert [r.batch for r in record.results] == [1] * 3 + [3] * 3
+    assert [r.reference for r in record.results] == [2] * 3 + [5] * 3
+    assert record.results[5].images_per_second == pytest.approx(3000 / record.results[5].p50_ms)
+    assert latency_markdown(record).count("\n") == 2 + 6
+    assert "batch norms not fused" in latency_markdown(record)
+    assert classic_markdown(record).splitlines()[0] == (
+        "| Device | Forward | Forward-Backward | Instruction set | Quantized | Fused-BN | Remark |"
+    )
+
+
+def test_slower_model_is_recognised(tmp_path, folded):
+    big = write(tmp_path / "big.onnx", small_model(("N", 3, 32, 32), norm=True))
+    record = bench([folded, big], BenchConfig(seconds=0.5, threads=1))
+    unfused = next(i for i, r in enumerate(record.results) if r.variant)
+    ratio = next(r for r in record.ratios if (r.row, r.reference) == (unfused, 0))
+    assert ratio.low > 1  # a second pass over all pixels cannot be free
+
+
+def test_real_images_or_noise(exported, class_folders):
+    folder = class_folders({"a": 3, "b": 3})
+    record = bench([exported], BenchConfig(**QUICK, data=str(folder), batches=(8,)))
+    assert record.input == str(folder)
+    assert bench([exported], BenchConfig(**QUICK)).input == "seeded noise"
+    known = exported.facts.model_copy(update={"data": str(folder)})
+    trained = save_artifact(exported.path, with_facts(small_model(), known), known)
+    assert bench([trained], BenchConfig(**QUICK)).input == str(folder)
+    assert bench([trained], BenchConfig(**QUICK, data="noise")).input == "seeded noise"
+
+
+def test_checkpoint_runs_in_torch_elsewhere(tmp_path):
+    torch = pytest.importorskip("torch")
+    from mobilenet_cli.models.network import MobileNetV1
+    from mobilenet_cli.models.spec import ModelSpec
+    from mobilenet_cli.pipeline.checkpoint import checkpoint_bytes
+
+    torch.manual_seed(0)
+    spec = ModelSpec(width=0.25, classes=4)
+    facts = Facts(
+        stage="train",
+        model=spec,
+        input=InputSpec(resolution=64, resize=64),
+        classes=("a", "b", "c", "d"),
+    )
+    network = MobileNetV1(spec)
+    artifact = save_artifact(
+        tmp_path / "model.safetensors", checkpoint_bytes(network, facts), facts
+    )
+    record = bench([artifact], BenchConfig(**QUICK))
+    forward, both = record.results
+    assert (forward.direction, both.direction) == ("forward", "forward-backward")
+    assert forward.provider == "torch"
+    assert both.p50_ms > forward.p50_ms
+    (row,) = record.classic
+    assert (row.forward_ms, row.forward_backward_ms) == (forward.p50_ms, both.p50_ms)
+    assert "torch" in row.remark
+    assert not row.fused_bn
+
+    # At 32 pixels the last maps have one pixel: no batch statistics of a single image.
+    small = facts.model_copy(update={"input": SPEC})
+    artifact = save_artifact(artifact.path, checkpoint_bytes(network, small), small)
+    record = bench([artifact], BenchConfig(**QUICK))
+    assert [r.direction for r in record.results] == ["forward"]
+    assert record.classic[0].forward_backward_ms is None
+
+
+def test_bench_does_not_import_torch(exported):
+    code = (
+        "import sys; from pathlib import Path; "
+        "from mobilenet_cli.pipeline.bench import BenchConfig, bench, open_model; "
+        f"bench([open_model(Path({str(exported.path)!r}))], BenchConfig(seconds=0.05)); "
+        "print('torch' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "False\n"
+
+
+def test_integer_rows_say_so(folded):
+    record = bench([folded], BenchConfig(**QUICK))
+    integer = record.results[0].model_copy(update={"operators": {"QLinearConv": 27}})
+    here = record.machine.model_copy(
+        update={"instruction_sets": ("AVX2", "AVX-512F", "AVX-512 BF16", "AVX-512 VNNI")}
+    )
+    plain, quantized = classic_table([record.results[0], integer], here)
+    assert (plain.instruction_set, plain.quantized) == ("AVX-512F", False)
+    assert (quantized.instruction_set, quantized.quantized) == ("AVX-512 VNNI", True)
+
+
+def test_missing_provider_is_not_replaced(exported):
+    with pytest.raises(ProviderError, match=r"CUDAExecutionProvider is not in .*Install it with"):
+        bench([exported], BenchConfig(provider="CUDAExecutionProvider"))
+    with pytest.raises(ProviderError, match="Did you mean CPUExecutionProvider"):
+        bench([exported], BenchConfig(provider="CPUExecutionProvidr"))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"threads": 0},
+        {"threads": -1},
+        {"batches": ()},
+        {"batches": (0,)},
+        {"seconds": 0},
+        {"seconds": float("nan")},
+        {"seconds": float("inf")},
+    ],
+)
+def test_senseless_settings(settings):
+    with pytest.raises(OptionError):
+        BenchConfig(**settings)
+
+
+def test_batches_from_text():
+    assert parse_batches("1,8, 32") == (1, 8, 32)
+    with pytest.raises(OptionError, match="--batch 1,8,32"):
+        parse_batches("1,,2")
+
+
+def test_nan_is_no_benchmark(tmp_path):
+    broken = write(tmp_path / "nan.onnx", small_model(gamma=float("nan")))
+    with pytest.raises(CheckError, match=r"nan\.onnx gives NaN"):
+        bench([broken], BenchConfig(**QUICK))
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [((3, 32, 32), "3x32x32, not a batch of images"), (("N", 1, 32, 32), r"\?x1x32x32, not")],
+)
+def test_input_that_is_no_batch_of_images(tmp_path, shape, message):
+    path = tmp_path / "odd.onnx"
+    onnx.save(small_model(shape), path)
+    with pytest.raises(ModelError, match=message):
+        open_model(path)
+
+
+def test_input_of_another_type(tmp_path):
+    path = tmp_path / "bytes.onnx"
+    onnx.save(small_model(elem_type=TensorProto.UINT8), path)
+    with pytest.raises(ModelError, match="UINT8, not float32"):
+        input_shape(path)
+
+
+def test_fixed_batch_is_respected(tmp_path):
+    fixed = write(tmp_path / "fixed.onnx", small_model((2, 3, 32, 32)))
+    assert bench([fixed], BenchConfig(**QUICK, batches=(2,))).results[0].batch == 2
+    with pytest.raises(OptionError, match="takes batches of 2 only, not 1"):
+        bench([fixed], BenchConfig(**QUICK))
+
+
+def test_foreign_model_is_measured_at_its_own_resolution(tmp_path):
+    path = tmp_path / "foreign.onnx"
+    onnx.save(small_model(("N", 3, 48, 48)), path)
+    artifact = open_model(path)
+    assert artifact.facts.input.resolution == 48
+    assert bench([artifact], BenchConfig(**QUICK)).results[0].stage == "foreign"
+
+
+def test_resolution_that_contradicts_the_facts(tmp_path):
+    odd = write(tmp_path / "odd.onnx", small_model(("N", 3, 64, 64)))
+    with pytest.raises(ModelError, match="takes images of 64x64, but says its resolution is 32"):
+        bench([odd], BenchConfig(**QUICK))
+
+
+def test_batch_beyond_memory(exported, monkeypatch):
+    with pytest.raises(OptionError, match="100000000000 images does not fit"):
+        bench([exported], BenchConfig(**QUICK, batches=(10**11,)))
+    # The input (24 MB) fits, with the activations (57 MB each) it does not.
+    monkeypatch.setattr("mobilenet_cli.pipeline.bench.available_memory", lambda: 64 * 2**20)
+    with pytest.raises(OptionError, match=r"batch of 2000 does not fit in memory with .*fp32"):
+        bench([exported], BenchConfig(**QUICK, batches=(2000,)))
+
+
+def test_killed_worker_is_reported(exported, monkeypatch):
+    from mobilenet_cli.pipeline import bench_worker
+
+    monkeypatch.setattr(bench_worker.sys, "executable", "/bin/false")
+    with pytest.raises(CheckError, match=r"fp32\.onnx ended with status 1"):
+        bench([exported], BenchConfig(**QUICK))
+
+
+def test_command_writes_and_prints(tmp_path):
+    folder = tmp_path / "runs" / "r"
+    folder.mkdir(parents=True)
+    write(folder / "fp32.onnx", small_model())
+    command = [sys.executable, "-c", "from mobilenet_cli.cli import main; main()", "bench"]
+
+    def call(*arguments):
+        return subprocess.run(
+            [*command, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+
+    done = call("--json", "--seconds", "0.05", "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document == json.loads((folder / "bench.json").read_text())
+    assert document["results"][0]["model"] == "runs/r/fp32.onnx"
+    assert "taking runs/r/fp32.onnx" in done.stderr
+
+    refused = call("--provider", "CUDAExecutionProvider")
+    assert refused.returncode == 2
+    assert "Traceback" not in refused.stderr
+    assert "CUDAExecutionProvider is not in" in refused.stderr

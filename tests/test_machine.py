@@ -1,0 +1,93 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from mobilenet_cli.pipeline.machine import (
+    cpu_quota,
+    gpus,
+    instruction_sets,
+    kernel_flags,
+    known_instruction_sets,
+    machine,
+    saturates_int8,
+    usable_cpus,
+)
+
+CASCADE_LAKE = {"AVX2": True, "AVX512F": True, "AVX512VNNI": True}
+
+
+def test_affinity_limits_the_cpus():
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+        "from mobilenet_cli.pipeline.machine import usable_cpus; print(usable_cpus())"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "1\n"
+    assert 1 <= usable_cpus() <= len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("files", "cpus"),
+    [
+        ({"cpu.max": "max 100000"}, None),
+        ({"cpu.max": "150000 100000"}, 1.5),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ({"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}, 0.5),
+        ({}, None),
+    ],
+)
+def test_quota_of_both_control_group_versions(tmp_path, files, cpus):
+    (tmp_path / "cpu").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text + "\n")
+    assert cpu_quota(tmp_path) == cpus
+
+
+def test_what_numpy_does_not_know_comes_from_the_kernel():
+    listed = frozenset({"avx2", "avx512f", "avx512_vnni", "amx_int8"})
+    found = known_instruction_sets(CASCADE_LAKE, listed)
+    assert found == ("AVX2", "AVX-512F", "AVX-512 VNNI", "AMX-INT8")
+
+
+def test_a_kernel_list_that_contradicts_the_processor_is_not_believed():
+    # qemu-user emulates a Haswell while /proc/cpuinfo still shows the host
+    haswell = dict.fromkeys(CASCADE_LAKE, False) | {"AVX2": True}
+    listed = frozenset({"avx2", "avx512f", "avx512_vnni", "amx_int8"})
+    assert known_instruction_sets(haswell, listed) == ("AVX2",)
+
+
+def test_numpy_and_the_kernel_agree_here():
+    # Should NumPy drop or rename a feature, this fails where the kernel lists it.
+    names = instruction_sets()
+    flags = kernel_flags()
+    for name, flag in [("AVX2", "avx2"), ("AVX-512 VNNI", "avx512_vnni"), ("NEON", "asimd")]:
+        assert (name in names) == (flag in flags)
+
+
+def test_saturation_follows_from_the_dot_product(monkeypatch):
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    assert saturates_int8(("AVX", "AVX2", "AVX-512F"))
+    assert not saturates_int8(("AVX2", "AVX-VNNI"))
+    assert not saturates_int8(("AVX2", "AVX-512F", "AVX-512 VNNI"))
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert not saturates_int8(("NEON",))
+
+
+def test_nvidia_smi_that_fails_means_no_gpu(tmp_path, monkeypatch):
+    program = tmp_path / "nvidia-smi"
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    program.write_text("#!/bin/sh\necho 'Failed to initialize NVML'\nexit 9\n")
+    program.chmod(0o755)
+    assert gpus() == ()
+    program.write_text("#!/bin/sh\necho 'NVIDIA H200, 570.1, 143771 MiB'\n")
+    assert gpus() == ("NVIDIA H200, 570.1, 143771 MiB",)
+
+
+def test_the_record_names_this_machine():
+    record = machine()
+    assert record.usable_cpus == usable_cpus()
+    assert record.memory_mb > 100
+    assert record.cpu
+    assert "numpy" in record.versions
