@@ -7,13 +7,17 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 from rich.console import Console
 
 from mobilenet_cli.pipeline.errors import MobilenetError
 from mobilenet_cli.pipeline.progress import Progress
+from mobilenet_cli.pipeline.session import CPU
+
+if TYPE_CHECKING:
+    from mobilenet_cli.reports.records import EvaluationRecord, Metric
 
 # Stages are imported inside the commands: torch and onnxruntime take seconds, --help must not.
 
@@ -40,6 +44,9 @@ Out = Annotated[
 ]
 Model = Annotated[
     Path | None, typer.Argument(help="A model file. Default: the right one of the run.")
+]
+Provider = Annotated[
+    str, typer.Option("--provider", help="Execution provider of ONNX Runtime, by its full name.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -205,7 +212,9 @@ def simplify_command(
     )
 
 
-def models_of(models: list[Path] | None, run: str | None, width: float | None) -> list[Path]:
+def models_of(
+    models: list[Path] | None, run: str | None, width: float | None, needs: str = "fp32"
+) -> list[Path]:
     """The model files given, or else all of the run's, saying which were taken.
 
     A checkpoint is left out, and said to be, where torch is not installed.
@@ -216,7 +225,7 @@ def models_of(models: list[Path] | None, run: str | None, width: float | None) -
 
     if models:
         return models
-    found = find_run(run, "fp32", width)
+    found = find_run(run, needs, width)
     taken = found.artifacts()
     if importlib.util.find_spec("torch") is None:
         taken = tuple(path for path in taken if path != found.checkpoint)
@@ -275,6 +284,111 @@ def bench_command(
         say(f"wrote {target}")
     human = latency_markdown(record) + "\n" + classic_markdown(record)
     emit(record.model_dump(mode="json"), as_json, human)
+
+
+@command("evaluate")
+def evaluate_command(
+    models: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Model files. Default: all artifacts of the run."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            help="Labelled images: a folder of class folders, or 'digits'. "
+            "Default: the held-out part of the training data.",
+        ),
+    ] = None,
+    run: RunName = None,
+    width: Width = None,
+    provider: Provider = CPU,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at an unreadable image.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure top-1 and top-5 accuracy, with 95 % confidence intervals."""
+    from mobilenet_cli.pipeline.artifact import load_artifact
+    from mobilenet_cli.pipeline.evaluate import EvaluateConfig, evaluate, merge_records
+    from mobilenet_cli.pipeline.runs import RUNS, Run, run_of
+
+    target = Run(RUNS / run) if run else None
+    config = EvaluateConfig(data=data, provider=provider, strict=strict)
+    records = []
+    for path in models_of(models, run, width, needs="checkpoint"):
+        with progress_bar(f"evaluating {path.name}", "images") as progress:
+            record = evaluate(load_artifact(path), config, progress)
+        records.append(record)
+        if home := target or run_of(path):
+            merge_records(home.evaluation, [record])
+        if record.bad_images:
+            shown = ", ".join(record.bad_images[:10])
+            say(f"{len(record.bad_images)} images cannot be read and were left out: {shown}")
+        if not as_json:
+            print(
+                f"{record.model}: top-1 {percent(record.top1)}, top-5 {percent(record.top5)} "
+                f"on {record.images} images of {record.data}, "
+                f"{record.images_per_second:.0f} images/s"
+            )
+    emit([evaluation_json(record) for record in records], as_json)
+
+
+def percent(metric: "Metric") -> str:
+    """A share and its confidence interval, for people."""
+    return f"{metric.value:.2f} % [{metric.low:.2f}, {metric.high:.2f}]"
+
+
+def evaluation_json(record: "EvaluationRecord") -> dict[str, Any]:
+    """A record with top1 and top5 as plain numbers, their intervals apart."""
+    document: dict[str, Any] = record.model_dump(mode="json")
+    for name in ("top1", "top5"):
+        metric = getattr(record, name)
+        document |= {name: metric.value, f"{name}_interval": [metric.low, metric.high]}
+    return document
+
+
+@command("predict")
+def predict_command(
+    model: Annotated[Path, typer.Argument(help="A model file.")],
+    images: Annotated[
+        list[str], typer.Argument(help="Image files, folders of them, or - for standard input.")
+    ],
+    top: Annotated[int, typer.Option("--top", min=1, help="How many classes to show.")] = 5,
+    provider: Provider = CPU,
+    as_json: Json = False,
+) -> None:
+    """Name the most probable classes of images."""
+    from mobilenet_cli.data.dataset import Sample
+    from mobilenet_cli.data.datasets import open_images
+    from mobilenet_cli.pipeline.artifact import load_artifact
+    from mobilenet_cli.pipeline.predict import predict
+
+    artifact = load_artifact(model)
+    samples: list[Sample] = []
+    for source in images:
+        if source == "-":
+            samples.append(Sample("standard input", None, sys.stdin.buffer.read))
+        else:
+            samples += open_images([source])
+    document: list[dict[str, Any]] = []
+    failed = 0
+    for prediction in predict(artifact, samples, top, provider):
+        if prediction.error:
+            failed += 1
+            say(f"predict: {prediction.error}")
+            document.append({"image": prediction.image, "error": prediction.error.what})
+            continue
+        guesses = [
+            {"class": g.identifier, "name": g.name, "probability": g.probability}
+            for g in prediction.guesses
+        ]
+        document.append({"image": prediction.image, "predictions": guesses})
+        if not as_json:
+            print(prediction.image)
+            for g in prediction.guesses:
+                print(f"  {g.probability:7.2%}  {g.name}")
+    emit(document, as_json)
+    if failed:
+        raise typer.Exit(2)
 
 
 def main() -> None:

@@ -1,11 +1,13 @@
 """Opening a data set by what the user wrote: a built-in name or a path."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-from mobilenet_cli.data.dataset import Dataset
+from mobilenet_cli.data.dataset import Dataset, Sample
 from mobilenet_cli.data.digits import digits
-from mobilenet_cli.data.folder import image_folder
+from mobilenet_cli.data.files import read_file
+from mobilenet_cli.data.folder import has_splits, image_folder
 from mobilenet_cli.data.split import Split
 from mobilenet_cli.pipeline.errors import DataError
 
@@ -36,3 +38,39 @@ def open_dataset(source: str, split: Split, seed: int = 0) -> Dataset:
     if not path.is_dir():
         raise DataError(f"data '{source}' is not a folder", "Give the folder that holds the images")
     return image_folder(path, split, seed)
+
+
+def held_out(source: str, trained_on: str | None) -> Dataset:
+    """The images of ``source`` that a model was not trained on.
+
+    That is its val part where the set has one of its own or was the training data, as held out
+    by ``open_dataset`` with seed 0; and otherwise all of it.
+
+    Args:
+        source: as ``open_dataset`` takes it.
+        trained_on: the model's training data, likewise.
+
+    Raises:
+        DataError: as ``open_dataset``.
+    """
+    if source in DATASETS or has_splits(Path(source)):
+        return open_dataset(source, "val")
+    same = trained_on is not None and Path(source).resolve() == Path(trained_on).resolve()
+    return open_dataset(source, "val" if same else "all")
+
+
+def open_images(sources: Sequence[str]) -> list[Sample]:
+    """Single image files, and all the images of folders.
+
+    Raises:
+        DataError: a path does not exist, or a folder has no images.
+    """
+    samples: list[Sample] = []
+    for source in sources:
+        path = Path(source)
+        if path.is_dir():
+            found = open_dataset(source, "all").samples
+            samples += (Sample(f"{source}/{s.key}", s.label, s.read) for s in found)
+        else:
+            samples.append(Sample(source, None, partial(read_file, path)))
+    return samples

@@ -30,6 +30,7 @@ class Facts(BaseModel):
         model: the network, where it is one of ours.
         input: how an image becomes the input.
         classes: identifier of each output.
+        names: what people call each class, where the identifiers are codes such as synsets.
         data: the data set the weights were trained on, as ``open_dataset`` takes it; None if
             unknown.
     """
@@ -44,6 +45,7 @@ class Facts(BaseModel):
     model: ModelSpec | None = None
     input: InputSpec
     classes: tuple[str, ...]
+    names: tuple[str, ...] = ()
     data: str | None = None
 
 

@@ -90,6 +90,12 @@ def find_run(name: str | None, needs: str, width: float | None = None) -> Run:
     return max(runs, key=lambda run: getattr(run, needs).stat().st_mtime)
 
 
+def run_of(model: Path) -> Run | None:
+    """The run in whose folder a model file lies."""
+    folder = model.resolve().parent
+    return Run(model.parent) if folder.parent == RUNS.resolve() else None
+
+
 def width_of(path: Path) -> float | None:
     """The width multiplier in a model file's sidecar."""
     try:

@@ -58,3 +58,38 @@ def class_folders(tmp_path: Path, encoded: Callable[..., bytes]) -> Callable[...
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the smallest real network, seeded and untrained: checkpoint and exported ONNX.
+
+    Width 0.25, 32 pixels, ten classes ``0`` to ``9``.
+    """
+    import torch
+
+    from mobilenet_cli.data.preprocess import InputSpec
+    from mobilenet_cli.models.network import MobileNetV1
+    from mobilenet_cli.models.spec import ModelSpec
+    from mobilenet_cli.pipeline.artifact import Facts, save_artifact
+    from mobilenet_cli.pipeline.checkpoint import checkpoint_bytes
+    from mobilenet_cli.pipeline.export import ExportConfig, export
+
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    torch.manual_seed(0)
+    spec = ModelSpec(width=0.25, classes=10)
+    network = MobileNetV1(spec)
+    with torch.no_grad():
+        # Untrained statistics let the signal fade; one training step's worth keeps logits apart.
+        network.train()(torch.rand(8, 3, 32, 32) * 2 - 1)
+    facts = Facts(
+        stage="train",
+        model=spec,
+        input=InputSpec(resolution=32, resize=32),
+        classes=tuple("0123456789"),
+        data="digits",
+    )
+    content = checkpoint_bytes(network.eval(), facts)
+    checkpoint = save_artifact(folder / "model.safetensors", content, facts)
+    export(checkpoint, ExportConfig(), folder / "fp32.onnx")
+    return folder
