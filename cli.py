@@ -391,6 +391,31 @@ def predict_command(
         raise typer.Exit(2)
 
 
+@command("inspect")
+def inspect_command(
+    file: Annotated[Path, typer.Argument(help="An ONNX file or a safetensors checkpoint.")],
+    as_json: Json = False,
+) -> None:
+    """Show what a model file holds, what it says about itself and what it was made from."""
+    from mobilenet_cli.pipeline.inspection import inspect_file
+    from mobilenet_cli.reports.text import inspect_text
+
+    record = inspect_file(file)
+    emit(record.model_dump(mode="json"), as_json, inspect_text(record))
+
+
+@command("doctor")
+def doctor_command(as_json: Json = False) -> None:
+    """Look for what keeps commands from working, or makes them slow; exit 1 on a problem."""
+    from mobilenet_cli.pipeline.doctor import doctor
+    from mobilenet_cli.reports.text import doctor_text
+
+    record = doctor()
+    emit(record.model_dump(mode="json"), as_json, doctor_text(record))
+    if any(finding.status == "problem" for finding in record.findings):
+        raise typer.Exit(1)
+
+
 def main() -> None:
     """Entry point of the ``mobilenet-cli`` program."""
     sys.exit(app())

@@ -5,38 +5,39 @@ with a log line when it cannot be started, and runs single nodes on the CPU with
 these is an error here.
 """
 
+import contextlib
 import difflib
-from collections.abc import Mapping
+import functools
+import io
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from mobilenet_cli.pipeline import cuda
 from mobilenet_cli.pipeline.errors import ModelError, OptionError, ProviderError
 from mobilenet_cli.pipeline.machine import usable_cpus
 
+SUFFIX = "ExecutionProvider"
 CPU = "CPUExecutionProvider"
 
 
 @dataclass(frozen=True)
 class Provider:
-    """What a user needs to hear when a provider is not there."""
+    """What we know about an execution provider.
 
-    install: str
-    preload: bool = False  # CUDA's libraries come from Python packages and must be loaded first
+    Attributes:
+        library: file of ONNX Runtime that holds it; empty when it is built in. NVIDIA's are
+            separate, and whether they can be loaded is found out before a session is.
+    """
+
+    library: str = ""
 
 
 PROVIDERS = {
-    CPU: Provider('Install it with: pip install "mobilenet-cli[cpu]"'),
-    "CUDAExecutionProvider": Provider(
-        'Install it with: pip uninstall onnxruntime && pip install "mobilenet-cli[gpu]"; '
-        "it needs an NVIDIA GPU and driver",
-        preload=True,
-    ),
-    "TensorrtExecutionProvider": Provider(
-        'Install it with: pip install "mobilenet-cli[gpu]" tensorrt; '
-        "it needs an NVIDIA GPU and driver",
-        preload=True,
-    ),
+    CPU: Provider(),
+    "CUDAExecutionProvider": Provider("libonnxruntime_providers_cuda.so"),
+    "TensorrtExecutionProvider": Provider("libonnxruntime_providers_tensorrt.so"),
 }
 
 
@@ -68,20 +69,30 @@ class SessionConfig:
             raise OptionError(f"cannot run on {self.threads} threads", "Pass --threads 1 or more")
 
 
+@functools.cache
 def check_provider(name: str) -> None:
-    """Raise ProviderError unless the installed runtime was built with the provider."""
+    """Raise ProviderError unless the installed runtime has the provider and it can start."""
     import onnxruntime as ort
 
+    known = PROVIDERS.get(name)
+    if known and known.library and (obstacle := cuda.obstacle(known.library)):
+        raise ProviderError(f"{name} cannot run here: {obstacle[0]}", obstacle[1])
     available = ort.get_available_providers()
     if name in available:
         return
-    near = difflib.get_close_matches(name, {*PROVIDERS, *available}, n=1, cutoff=0.4)
-    known = PROVIDERS.get(name)
     raise ProviderError(
         f"{name} is not in the installed ONNX Runtime {ort.__version__}, "
         f"which has {', '.join(available)}",
-        known.install if known else f"Did you mean {near[0]}" if near else "Choose one of these",
+        nearest_provider(name, {*PROVIDERS, *available}),
     )
+
+
+def nearest_provider(name: str, known: Collection[str]) -> str:
+    """``Did you mean ...`` for a name that resembles a known one, with or without its suffix."""
+    spellings = {full.lower(): full for full in known}
+    spellings |= {full.removesuffix(SUFFIX).lower(): full for full in known}
+    near = difflib.get_close_matches(name.lower(), spellings, n=1, cutoff=0.7)
+    return f"Did you mean {spellings[near[0]]}" if near else "Choose one of these"
 
 
 def open_session(model: Path | bytes, config: SessionConfig = SessionConfig()) -> Any:
@@ -94,9 +105,6 @@ def open_session(model: Path | bytes, config: SessionConfig = SessionConfig()) -
     import onnxruntime as ort
 
     check_provider(config.provider)
-    provider = PROVIDERS.get(config.provider)
-    if provider and provider.preload and hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()
     options = ort.SessionOptions()
     options.intra_op_num_threads = config.threads or usable_cpus()
     options.inter_op_num_threads = 1
@@ -110,12 +118,14 @@ def open_session(model: Path | bytes, config: SessionConfig = SessionConfig()) -
     if config.provider != CPU and not config.allow_fallback:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
-        session = ort.InferenceSession(
-            model if isinstance(model, bytes) else str(model),
-            options,
-            providers=[(config.provider, dict(config.provider_options))],
-            disabled_optimizers=list(config.disabled_optimizers) or None,
-        )
+        # Standard output is for results, and ONNX Runtime prints its retries there.
+        with contextlib.redirect_stdout(io.StringIO()):
+            session = ort.InferenceSession(
+                model if isinstance(model, bytes) else str(model),
+                options,
+                providers=[(config.provider, dict(config.provider_options))],
+                disabled_optimizers=list(config.disabled_optimizers) or None,
+            )
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
         raise _session_error(model, config, error) from error
     if session.get_providers()[0] != config.provider:

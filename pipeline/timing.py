@@ -95,16 +95,20 @@ def warm_up(subject: Subject, limit_ns: int) -> int:
     """Run until the running median is stable; return how many runs fit in one block.
 
     Stable: the medians of the last and the last but one five runs differ by less than
-    ``PRECISION``. A noisy machine may never get there, so ``limit_ns`` bounds it.
+    ``PRECISION``. A busy machine may never get there, so ``limit_ns`` bounds it.
     """
     start = time.monotonic_ns()
-    history = subject(5)
-    while time.monotonic_ns() - start < limit_ns:
-        history = np.concatenate([history, subject(5)])
-        before, after = np.median(history[-10:-5]), np.median(history[-5:])
-        if abs(after - before) < PRECISION * before:
-            break
+    history: list[int] = []
+    while not (_stable(history) or (history and time.monotonic_ns() - start > limit_ns)):
+        history += subject(1).tolist()
     return int(min(max(BLOCK_NS / max(np.median(history[-5:]), 1), 1), MAX_BLOCK_RUNS))
+
+
+def _stable(history: list[int]) -> bool:
+    if len(history) < 10:
+        return False
+    before, after = np.median(history[-10:-5]), np.median(history[-5:])
+    return bool(abs(after - before) <= PRECISION * before)
 
 
 def interleave(

@@ -6,7 +6,7 @@ default take it.
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 
 class Record(BaseModel):
@@ -223,3 +223,58 @@ class BenchRecord(Record):
     results: tuple[BenchResult, ...]
     ratios: tuple[Ratio, ...]
     classic: tuple[ClassicRow, ...]
+
+
+class Finding(Record):
+    """One thing that ``doctor`` looked at.
+
+    Attributes:
+        subject: what was looked at.
+        status: ``ok``; ``note`` limits speed or choice; ``problem`` keeps a command from working.
+        what: the finding, a sentence without a full stop.
+        mend: the command or action that mends it; empty where nothing needs to be done.
+    """
+
+    subject: str
+    status: Literal["ok", "note", "problem"]
+    what: str
+    mend: str = ""
+
+
+class DoctorRecord(Record):
+    """What ``doctor`` found, and the machine it found it on."""
+
+    machine: MachineRecord
+    findings: tuple[Finding, ...]
+
+
+class InspectRecord(Record):
+    """What one model file says and holds.
+
+    Attributes:
+        model: path; ``sha256`` its hash, ``size_mb`` its size in MiB.
+        format: ``ONNX`` or ``safetensors``.
+        opset: of the default ONNX domain; None for a checkpoint, as are inputs and outputs.
+        inputs: shape of each input, such as ``input: N x 3 x 224 x 224 float32``.
+        outputs: likewise.
+        parameters: stored numbers that training would have adjusted.
+        multiply_adds: of convolutions and matrix products for one image.
+        operators: nodes by type in the graph as written; empty for a checkpoint.
+        weight_types: number of stored values by type.
+        facts: what the file says about itself; None for a foreign file.
+        provenance: the files it was made from, newest first, as far as they lie beside it.
+    """
+
+    model: str
+    sha256: str
+    size_mb: float
+    format: str
+    opset: int | None
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    parameters: int
+    multiply_adds: int | None
+    operators: dict[str, int]
+    weight_types: dict[str, int]
+    facts: dict[str, JsonValue] | None
+    provenance: tuple[str, ...]

@@ -73,8 +73,8 @@ def test_subjects_take_turns_and_stop_when_settled():
     log = []
     subjects = [Scripted(name, lambda _: 50_000_000, log) for name in "ABC"]
     timings = interleave(subjects, limit_ns=60 * 10**9)
-    turns = "".join(log)[-30:]
-    assert turns == "ABC" * 10  # after the warm-up, until ten blocks each
+    turns = "".join(log)[30:]
+    assert turns == "ABC" * 10  # after ten runs of warm-up each, until ten blocks each
     assert [len(t.blocks) for t in timings] == [10, 10, 10]
 
 
@@ -87,11 +87,17 @@ def test_time_that_is_up_ends_it_unsettled():
     assert shares == [1.0, 1.0, 1.0]
 
 
-def test_warm_up_lasts_until_the_clock_is_up():
+def test_warm_up_ends_when_it_is_out_of_time():
+    log = []
+    assert warm_up(Scripted("A", lambda n: n * 10**9, log), 0) == 1
+    assert len(log) == 1
+
+
+def test_warm_up_lasts_until_runs_are_alike():
     log = []
     cold_at_first = Scripted("A", lambda n: 1_000_000 if n > 8 else 10_000_000 // n, log)
     assert warm_up(cold_at_first, 10**10) == 20  # runs of 1 ms in a block of 20 ms
-    assert len(log) == 10
+    assert len(log) == 16  # the medians no longer see the first
     assert warm_up(Scripted("B", lambda _: 10**9, []), 10**10) == 1
     assert warm_up(Scripted("C", lambda _: 1, []), 10**10) == MAX_BLOCK_RUNS
 
