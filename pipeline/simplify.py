@@ -50,12 +50,14 @@ class Folded:
 
     Attributes:
         name: of the normalization's output.
+        conv: of the convolution's output; simplifiers keep either name.
         weight: [out, in / groups, kernel, kernel].
         bias: [out].
         bias_terms: [out], the magnitude of the bias's summands: rounding is relative to these.
     """
 
     name: str
+    conv: str
     weight: NDArray[np.float64]
     bias: NDArray[np.float64]
     bias_terms: NDArray[np.float64]
@@ -137,6 +139,7 @@ def fold_float64(model: onnx.ModelProto) -> Iterator[Folded]:
         scale = gamma / np.sqrt(variance + epsilon)
         yield Folded(
             norm.output[0],
+            norm.input[0],
             weight * scale[:, None, None, None],
             scale * (bias - mean) + beta,
             np.abs(scale * bias) + np.abs(scale * mean) + np.abs(beta),
@@ -154,7 +157,7 @@ def check_folding(before: onnx.ModelProto, after: onnx.ModelProto) -> tuple[int,
     convs = {node.output[0]: node for node in after.graph.node if node.op_type == "Conv"}
     channels, worst = 0, 0.0
     for expected in fold_float64(before):
-        conv = convs.get(expected.name)
+        conv = convs.get(expected.name) or convs.get(expected.conv)
         if conv is None or len(conv.input) < 3:
             raise CheckError(
                 f"the simplified graph has no folded convolution that makes '{expected.name}'",
