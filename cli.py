@@ -155,70 +155,6 @@ def pick(model: Path | None, run: str | None, needs: str, width: float | None = 
     return path
 
 
-@command("import")
-def import_command(
-    weights: Annotated[
-        str,
-        typer.Argument(
-            help="Keras .h5, safetensors or torch file, a folder from the Hugging Face hub, or a "
-            "hub id such as google/mobilenet_v1_1.0_224."
-        ),
-    ],
-    width: Annotated[
-        float | None, typer.Option("--width", help="Refuse weights of another width multiplier.")
-    ] = None,
-    resolution: Annotated[
-        int | None, typer.Option("--resolution", help="Input side in pixels. Default: the file's.")
-    ] = None,
-    classes: Annotated[
-        Path | None,
-        typer.Option("--classes", help="One class identifier a line. Default: ImageNet's."),
-    ] = None,
-    activation: Annotated[
-        str | None,
-        typer.Option("--activation", help="relu or relu6, where the file does not tell."),
-    ] = None,
-    revision: Annotated[
-        str | None, typer.Option("--revision", help="Branch, tag or commit on the hub.")
-    ] = None,
-    run: Annotated[
-        str | None, typer.Option("--run", help="Folder under runs/. Default: by the network.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Turn pretrained weights of Keras, Hugging Face, timm or torch into a checkpoint."""
-    from mobilenet_cli.pipeline.errors import OptionError
-    from mobilenet_cli.pipeline.runs import RUNS, Run
-    from mobilenet_cli.pipeline.weights import ImportConfig, read_source, run_name, write_checkpoint
-
-    if activation not in (None, "relu", "relu6"):
-        raise OptionError(f"unknown activation '{activation}'", "Pass relu or relu6")
-    config = ImportConfig(width, resolution, classes, activation, revision)  # type: ignore[arg-type]  # checked above
-    imported = read_source(weights, config)
-    target = Run(RUNS / (run or run_name(imported.facts)))
-    made = write_checkpoint(imported, target.checkpoint)
-    record = imported.record
-    for note in record.notes:
-        say(f"import: {note}")
-    spec = imported.facts.model
-    assert spec is not None  # an import always has one
-    document = {
-        **record.model_dump(mode="json"),
-        "run": target.name,
-        "checkpoint": str(made.path),
-        "classes": record.outputs,
-        "width": spec.width,
-        "resolution": imported.facts.input.resolution,
-    }
-    emit(
-        document,
-        as_json,
-        f"{made.path}: {record.layout} weights, width {spec.width:g}, resolution "
-        f"{imported.facts.input.resolution}, {record.parameters:,} parameters, "
-        f"{record.outputs} classes",
-    )
-
-
 @command("export")
 def export_command(
     width: Width = None,
@@ -478,6 +414,61 @@ def doctor_command(as_json: Json = False) -> None:
     emit(record.model_dump(mode="json"), as_json, doctor_text(record))
     if any(finding.status == "problem" for finding in record.findings):
         raise typer.Exit(1)
+
+
+@command("quantize")
+def quantize_command(
+    model: Model = None,
+    calib_dir: Annotated[
+        str | None,
+        typer.Option(
+            "--calib-dir", help="Images to calibrate on. Default: the model's training images."
+        ),
+    ] = None,
+    calib_count: Annotated[
+        int, typer.Option("--calib-count", help="How many images to use, of all classes alike.")
+    ] = 256,
+    calibrator: Annotated[
+        str, typer.Option("--calibrator", help="minmax, percentile, entropy or mse.")
+    ] = "minmax",
+    target: Annotated[
+        str,
+        typer.Option("--target", help="auto (this CPU), avx2, avx512, vnni, arm64 or tensorrt."),
+    ] = "auto",
+    seed: Annotated[int, typer.Option("--seed", help="Of the choice of images.")] = 0,
+    run: RunName = None,
+    width: Width = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Make the int8 model: calibrate, round, correct biases, and prove it on the real kernels."""
+    from mobilenet_cli.pipeline.artifact import load_artifact
+    from mobilenet_cli.pipeline.quantize import QuantizeConfig, quantize
+
+    source = load_artifact(pick(model, run, "folded", width))
+    config = QuantizeConfig(
+        calib_dir=calib_dir,
+        calib_count=calib_count,
+        calibrator=calibrator,
+        target=target,
+        seed=seed,
+    )
+    with progress_bar("quantizing", "images") as progress:
+        made = quantize(source, config, out or source.path.with_name("int8.onnx"), progress)
+    record: dict[str, Any] = made.record
+    for name in record["bad_images"]:
+        say(f"left out, cannot be read: {name}")
+    for name in record["leakage"]:
+        say(f"warning: {name} is also in the evaluation set {record['leakage_checked']}")
+    for name in record["float_layers"]:
+        say(f"kept in float: {name}")
+    emit(
+        {"model": str(made.path), **record},
+        as_json,
+        f"{made.path}: int8 for {record['target']}, {record['images']} calibration images, "
+        f"{100 * record['agreement']:.1f} % agreement and {record['sqnr_db']:.1f} dB SQNR with "
+        "float on the integer kernels",
+    )
 
 
 def main() -> None:

@@ -53,10 +53,23 @@ def held_out(source: str, trained_on: str | None) -> Dataset:
     Raises:
         DataError: as ``open_dataset``.
     """
+    return _part(source, trained_on, "val")
+
+
+def not_held_out(source: str, trained_on: str | None) -> Dataset:
+    """The images of ``source`` that are not kept for evaluation: what ``held_out`` leaves.
+
+    That is its train part, or all of a set that has no parts and was not the training data.
+    Arguments and errors are those of ``held_out``.
+    """
+    return _part(source, trained_on, "train")
+
+
+def _part(source: str, trained_on: str | None, split: Split) -> Dataset:
     if source in DATASETS or has_splits(Path(source)):
-        return open_dataset(source, "val")
+        return open_dataset(source, split)
     same = trained_on is not None and Path(source).resolve() == Path(trained_on).resolve()
-    return open_dataset(source, "val" if same else "all")
+    return open_dataset(source, split if same else "all")
 
 
 def open_images(sources: Sequence[str]) -> list[Sample]:

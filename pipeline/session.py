@@ -50,6 +50,7 @@ class SessionConfig:
         threads: intra-op threads; None takes every CPU this process may use.
         optimization: ``all`` is what is deployed; ``disabled`` runs the graph as written, in which
             an int8 model is simulated in float.
+        integer_kernels: False computes a quantized model in float, as its definition says.
         disabled_optimizers: names of graph optimizers to leave out, such as ``ConvBNFusion``.
         provider_options: passed to the provider as they are.
         allow_fallback: let nodes that the provider cannot run go to the CPU.
@@ -59,6 +60,7 @@ class SessionConfig:
     provider: str = CPU
     threads: int | None = None
     optimization: Literal["all", "disabled"] = "all"
+    integer_kernels: bool = True
     disabled_optimizers: tuple[str, ...] = ()
     provider_options: Mapping[str, str] = field(default_factory=dict)
     allow_fallback: bool = False
@@ -115,6 +117,8 @@ def open_session(model: Path | bytes, config: SessionConfig = SessionConfig()) -
     )
     if config.optimized_path:
         options.optimized_model_filepath = str(config.optimized_path)
+    if not config.integer_kernels:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     if config.provider != CPU and not config.allow_fallback:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:

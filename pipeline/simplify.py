@@ -50,14 +50,14 @@ class Folded:
 
     Attributes:
         name: of the normalization's output.
-        conv: of the convolution's output; simplifiers keep either name.
+        position: of the convolution among all of the graph's convolutions.
         weight: [out, in / groups, kernel, kernel].
         bias: [out].
         bias_terms: [out], the magnitude of the bias's summands: rounding is relative to these.
     """
 
     name: str
-    conv: str
+    position: int
     weight: NDArray[np.float64]
     bias: NDArray[np.float64]
     bias_terms: NDArray[np.float64]
@@ -115,6 +115,11 @@ def count(model: onnx.ModelProto, operator: str) -> int:
     return sum(node.op_type == operator for node in model.graph.node)
 
 
+def convolutions(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Convolutions in the order of computation, which folding keeps."""
+    return [node for node in model.graph.node if node.op_type == "Conv"]
+
+
 def fold_float64(model: onnx.ModelProto) -> Iterator[Folded]:
     """Fold every Conv + BatchNormalization pair of the graph in float64.
 
@@ -123,6 +128,7 @@ def fold_float64(model: onnx.ModelProto) -> Iterator[Folded]:
     """
     tensors = {t.name: to_array(t).astype(np.float64) for t in model.graph.initializer}
     makers = {output: node for node in model.graph.node for output in node.output}
+    positions = {conv.output[0]: i for i, conv in enumerate(convolutions(model))}
     for norm in model.graph.node:
         if norm.op_type != "BatchNormalization":
             continue
@@ -139,7 +145,7 @@ def fold_float64(model: onnx.ModelProto) -> Iterator[Folded]:
         scale = gamma / np.sqrt(variance + epsilon)
         yield Folded(
             norm.output[0],
-            norm.input[0],
+            positions[conv.output[0]],
             weight * scale[:, None, None, None],
             scale * (bias - mean) + beta,
             np.abs(scale * bias) + np.abs(scale * mean) + np.abs(beta),
@@ -154,11 +160,16 @@ def check_folding(before: onnx.ModelProto, after: onnx.ModelProto) -> tuple[int,
             its largest weight (a bias: of the magnitude of its summands).
     """
     tensors = {t.name: to_array(t) for t in after.graph.initializer}
-    convs = {node.output[0]: node for node in after.graph.node if node.op_type == "Conv"}
+    convs = convolutions(after)
+    if len(convs) != len(convolutions(before)):
+        raise CheckError(
+            f"the simplified graph has {len(convs)} convolutions of {len(convolutions(before))}",
+            "Export the model again with this tool",
+        )
     channels, worst = 0, 0.0
     for expected in fold_float64(before):
-        conv = convs.get(expected.name) or convs.get(expected.conv)
-        if conv is None or len(conv.input) < 3:
+        conv = convs[expected.position]
+        if len(conv.input) < 3 or tensors[conv.input[1]].shape != expected.weight.shape:
             raise CheckError(
                 f"the simplified graph has no folded convolution that makes '{expected.name}'",
                 "Export the model again with this tool",

@@ -17,28 +17,6 @@ class Record(BaseModel):
     schema_version: int = 1
 
 
-class ImportRecord(Record):
-    """Where imported weights came from.
-
-    Attributes:
-        source: the file or hub repository as the user named it.
-        source_sha256: of the file that was read.
-        revision: commit of the hub repository; None for a file.
-        layout: which program's naming of tensors was recognized.
-        parameters: trainable parameters of the network.
-        outputs: of the classifier.
-        notes: assumptions that the file itself does not confirm.
-    """
-
-    source: str
-    source_sha256: str
-    revision: str | None
-    layout: str
-    parameters: int
-    outputs: int
-    notes: tuple[str, ...]
-
-
 class ExportRecord(Record):
     """What ``export`` proved.
 
@@ -80,6 +58,72 @@ class SimplifyRecord(Record):
     max_abs_error: float
     images: int
     images_from: str
+
+
+class CalibrationImage(Record):
+    """An image that was calibrated on: its path or name, and the SHA-256 of its bytes."""
+
+    key: str
+    sha256: str
+
+
+class LayerRecord(Record):
+    """How well one step of the network survived quantization.
+
+    Attributes:
+        name: of the tensor it makes.
+        operator: its ONNX operator.
+        sqnr_db: of that tensor against the float network's on the same images, everything before
+            it quantized too; None for a step that stayed float.
+        scale: of the tensor's grid; None where it stayed float.
+    """
+
+    name: str
+    operator: str
+    sqnr_db: float | None
+    scale: float | None
+
+
+class QuantizeRecord(Record):
+    """What ``quantize`` did and proved.
+
+    Attributes:
+        images: calibration images used; ``calibration`` lists them, ``bad_images`` those that
+            could not be read, ``leakage`` those that are also in the evaluation set.
+        leakage_checked: the evaluation set they were compared with, None if it is not known.
+        calibrator: range method; ``target`` the kernels the model is made for.
+        weight_bits: of the stored weights.
+        pairs_limited: neighbouring weights were kept from saturating 16-bit sums.
+        format: ``qdq`` or ``qoperator``.
+        sqnr_db: of the logits against the float model's, on the calibration images, by the
+            integer kernels of this machine; likewise ``agreement`` (top-1, 0..1) and
+            ``max_abs_error``.
+        kernel_sqnr_db: of the same logits against the simulated ones: what only the kernels add.
+            None where the model cannot run here.
+        operators: nodes by type in the graph that really runs.
+        layers: in the order of computation; ``float_layers`` names those not integer.
+        seconds: wall time; ``peak_rss_mb`` the process's peak memory.
+    """
+
+    images: int
+    calibration: tuple[CalibrationImage, ...]
+    bad_images: tuple[str, ...]
+    leakage: tuple[str, ...]
+    leakage_checked: str | None
+    calibrator: str
+    target: str
+    weight_bits: int
+    pairs_limited: bool
+    format: str
+    sqnr_db: float
+    agreement: float
+    max_abs_error: float
+    kernel_sqnr_db: float | None
+    operators: dict[str, int]
+    layers: tuple[LayerRecord, ...]
+    float_layers: tuple[str, ...]
+    seconds: float
+    peak_rss_mb: float
 
 
 class Metric(Record):

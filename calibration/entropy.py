@@ -1,0 +1,51 @@
+"""Entropy: the range whose 8-bit distribution tells most about the float one.
+
+Among thresholds ``t``, choose the one that minimizes the Kullback-Leibler divergence
+``KL(P || Q) = sum_i P_i log(P_i / Q_i)``. P is the histogram cut at ``t``, with the mass beyond it
+added to the last bin; Q is the cut histogram merged into as many levels as the grid has and spread
+evenly over the occupied bins of each level (Migacz, "8-bit Inference with TensorRT", GTC 2017,
+slides 36-38).
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobilenet_cli.calibration.histogram import Histogram
+
+LEVELS = 128
+CANDIDATES = 128
+
+
+def entropy(histogram: Histogram) -> tuple[float, float]:
+    """Shrink both ends by the same factor, chosen by the divergence of the magnitudes."""
+    largest = max(-histogram.low, histogram.high)
+    if largest == 0:
+        return 0.0, 0.0
+    magnitudes = np.abs(histogram.centers)
+    bins = len(histogram.counts)
+    index = np.minimum((magnitudes / largest * bins).astype(int), bins - 1)
+    counts = np.bincount(index, weights=histogram.counts, minlength=bins)
+    cuts = np.unique(np.linspace(LEVELS, bins, CANDIDATES).astype(int))
+    best = min(cuts, key=lambda cut: divergence(counts, int(cut)))
+    threshold = largest * best / bins
+    return max(histogram.low, -threshold), min(histogram.high, threshold)
+
+
+def divergence(counts: NDArray[np.float64], cut: int) -> float:
+    """KL divergence in nats between the first ``cut`` bins and their merging into ``LEVELS``."""
+    inside = counts[:cut]
+    reference = inside.copy()
+    reference[-1] += counts[cut:].sum()
+    level = np.arange(cut) * LEVELS // cut
+    occupied = reference > 0
+    per_level = np.bincount(level[occupied], minlength=LEVELS)
+    merged = np.bincount(level, weights=inside, minlength=LEVELS)
+    spread = np.where(occupied, merged[level] / np.maximum(per_level, 1)[level], 0.0)
+    total = spread.sum()
+    if total == 0:
+        return float("inf")
+    p, q = reference / reference.sum(), spread / total
+    # A bin that P has and Q lacks (all of it was clipped there) makes the divergence infinite.
+    if (q[occupied] == 0).any():
+        return float("inf")
+    return float((p[occupied] * np.log(p[occupied] / q[occupied])).sum())
