@@ -155,6 +155,70 @@ def pick(model: Path | None, run: str | None, needs: str, width: float | None = 
     return path
 
 
+@command("import")
+def import_command(
+    weights: Annotated[
+        str,
+        typer.Argument(
+            help="Keras .h5, safetensors or torch file, a folder from the Hugging Face hub, or a "
+            "hub id such as google/mobilenet_v1_1.0_224."
+        ),
+    ],
+    width: Annotated[
+        float | None, typer.Option("--width", help="Refuse weights of another width multiplier.")
+    ] = None,
+    resolution: Annotated[
+        int | None, typer.Option("--resolution", help="Input side in pixels. Default: the file's.")
+    ] = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option("--classes", help="One class identifier a line. Default: ImageNet's."),
+    ] = None,
+    activation: Annotated[
+        str | None,
+        typer.Option("--activation", help="relu or relu6, where the file does not tell."),
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option("--revision", help="Branch, tag or commit on the hub.")
+    ] = None,
+    run: Annotated[
+        str | None, typer.Option("--run", help="Folder under runs/. Default: by the network.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Turn pretrained weights of Keras, Hugging Face, timm or torch into a checkpoint."""
+    from mobilenet_cli.pipeline.errors import OptionError
+    from mobilenet_cli.pipeline.runs import RUNS, Run
+    from mobilenet_cli.pipeline.weights import ImportConfig, read_source, run_name, write_checkpoint
+
+    if activation not in (None, "relu", "relu6"):
+        raise OptionError(f"unknown activation '{activation}'", "Pass relu or relu6")
+    config = ImportConfig(width, resolution, classes, activation, revision)  # type: ignore[arg-type]  # checked above
+    imported = read_source(weights, config)
+    target = Run(RUNS / (run or run_name(imported.facts)))
+    made = write_checkpoint(imported, target.checkpoint)
+    record = imported.record
+    for note in record.notes:
+        say(f"import: {note}")
+    spec = imported.facts.model
+    assert spec is not None  # an import always has one
+    document = {
+        **record.model_dump(mode="json"),
+        "run": target.name,
+        "checkpoint": str(made.path),
+        "classes": record.outputs,
+        "width": spec.width,
+        "resolution": imported.facts.input.resolution,
+    }
+    emit(
+        document,
+        as_json,
+        f"{made.path}: {record.layout} weights, width {spec.width:g}, resolution "
+        f"{imported.facts.input.resolution}, {record.parameters:,} parameters, "
+        f"{record.outputs} classes",
+    )
+
+
 @command("export")
 def export_command(
     width: Width = None,

@@ -35,9 +35,10 @@ class ConvNormRelu6(nn.Module):
         )
         self.bn = nn.BatchNorm2d(layer.out_channels, eps=spec.bn_epsilon)
         self.kernel, self.stride, self.padding = layer.kernel, layer.stride, spec.padding
+        self.activation = F.relu6 if spec.activation == "relu6" else F.relu
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map [N, C, H, W] to [N, C', ceil(H / stride), ceil(W / stride)], values in [0, 6]."""
+        """Map [N, C, H, W] to [N, C', ceil(H / stride), ceil(W / stride)]; no value is negative."""
         top, bottom, left, right = (
             pixels
             for size in x.shape[-2:]
@@ -47,7 +48,7 @@ class ConvNormRelu6(nn.Module):
             x, top, left = F.pad(x, (left, right, top, bottom)), 0, 0
         conv = self.conv
         x = F.conv2d(x, conv.weight, None, self.stride, (top, left), groups=conv.groups)
-        return F.relu6(self.bn(x))
+        return self.activation(self.bn(x))
 
 
 class MobileNetV1(nn.Module):

@@ -7,6 +7,7 @@ from typing import Literal
 from mobilenet_cli.pipeline.errors import OptionError
 
 Padding = Literal["symmetric", "same"]
+Activation = Literal["relu6", "relu"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,7 @@ class ModelSpec:
         padding: ``symmetric`` pads one pixel on every side of a 3x3 window; ``same`` is
             TensorFlow's rule, which pads bottom and right first and depends on the input size.
         bn_epsilon: added to the variance in every batch normalization.
+        activation: after every batch normalization; ``relu`` only in some foreign checkpoints.
 
     Raises:
         OptionError: a value is outside its domain.
@@ -30,6 +32,7 @@ class ModelSpec:
     classes: int = 1000
     padding: Padding = "symmetric"
     bn_epsilon: float = 1e-3
+    activation: Activation = "relu6"
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.width) and self.width > 0):
@@ -49,4 +52,8 @@ class ModelSpec:
             raise OptionError(
                 f"batch normalization epsilon {self.bn_epsilon} is not a positive number",
                 "Use 1e-3 (TensorFlow) or 1e-5 (PyTorch)",
+            )
+        if self.activation not in ("relu6", "relu"):
+            raise OptionError(
+                f"unknown activation '{self.activation}'", "Use 'relu6', as the paper, or 'relu'"
             )

@@ -17,6 +17,28 @@ class Record(BaseModel):
     schema_version: int = 1
 
 
+class ImportRecord(Record):
+    """Where imported weights came from.
+
+    Attributes:
+        source: the file or hub repository as the user named it.
+        source_sha256: of the file that was read.
+        revision: commit of the hub repository; None for a file.
+        layout: which program's naming of tensors was recognized.
+        parameters: trainable parameters of the network.
+        outputs: of the classifier.
+        notes: assumptions that the file itself does not confirm.
+    """
+
+    source: str
+    source_sha256: str
+    revision: str | None
+    layout: str
+    parameters: int
+    outputs: int
+    notes: tuple[str, ...]
+
+
 class ExportRecord(Record):
     """What ``export`` proved.
 
