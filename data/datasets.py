@@ -1,9 +1,11 @@
 """Opening a data set by what the user wrote: a built-in name or a path."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from mobilenet_cli.data import parquet, webdataset
 from mobilenet_cli.data.dataset import Dataset, Sample
 from mobilenet_cli.data.digits import digits
 from mobilenet_cli.data.files import read_file
@@ -11,15 +13,38 @@ from mobilenet_cli.data.folder import has_splits, image_folder
 from mobilenet_cli.data.split import Split
 from mobilenet_cli.pipeline.errors import DataError
 
+
+@dataclass(frozen=True)
+class Format:
+    """One way in which images are kept on disk.
+
+    Attributes:
+        recognizes: is what lies at a path in this format?
+        has_splits: does it say itself what is held out from training?
+        read: opens a split; the seed matters where the format has no splits of its own.
+    """
+
+    recognizes: Callable[[Path], bool]
+    has_splits: Callable[[Path], bool]
+    read: Callable[[Path, Split, int], Dataset]
+
+
 # Data sets that need no path, by name.
 DATASETS: dict[str, Callable[[Split, int], Dataset]] = {"digits": digits}
+
+# In the order in which they are tried.
+FORMATS: dict[str, Format] = {
+    "parquet": Format(parquet.recognizes, parquet.has_splits, parquet.parquet),
+    "WebDataset": Format(webdataset.recognizes, webdataset.has_splits, webdataset.webdataset),
+    "image folder": Format(Path.is_dir, has_splits, image_folder),
+}
 
 
 def open_dataset(source: str, split: Split, seed: int = 0) -> Dataset:
     """Find the samples of a data set; images are read later, one at a time.
 
     Args:
-        source: a name in ``DATASETS``, or a path.
+        source: a name in ``DATASETS``, or the path of something in one of ``FORMATS``.
         split: ``train``, ``val`` (held out), or ``all``.
         seed: of the division into train and val, where the data set has none of its own.
 
@@ -29,15 +54,7 @@ def open_dataset(source: str, split: Split, seed: int = 0) -> Dataset:
     """
     if source in DATASETS:
         return DATASETS[source](split, seed)
-    path = Path(source)
-    if not path.exists():
-        raise DataError(
-            f"data '{source}' does not exist",
-            f"Give the path of a folder of images, or one of: {', '.join(DATASETS)}",
-        )
-    if not path.is_dir():
-        raise DataError(f"data '{source}' is not a folder", "Give the folder that holds the images")
-    return image_folder(path, split, seed)
+    return _format(source).read(Path(source), split, seed)
 
 
 def held_out(source: str, trained_on: str | None) -> Dataset:
@@ -66,10 +83,26 @@ def not_held_out(source: str, trained_on: str | None) -> Dataset:
 
 
 def _part(source: str, trained_on: str | None, split: Split) -> Dataset:
-    if source in DATASETS or has_splits(Path(source)):
+    if source in DATASETS or _format(source).has_splits(Path(source)):
         return open_dataset(source, split)
     same = trained_on is not None and Path(source).resolve() == Path(trained_on).resolve()
     return open_dataset(source, split if same else "all")
+
+
+def _format(source: str) -> Format:
+    path = Path(source)
+    if not path.exists():
+        raise DataError(
+            f"data '{source}' does not exist",
+            f"Give the path of a folder of images, or one of: {', '.join(DATASETS)}",
+        )
+    for kind in FORMATS.values():
+        if kind.recognizes(path):
+            return kind
+    raise DataError(
+        f"data '{source}' is not a folder, nor a .parquet or .tar file",
+        "Give the folder that holds the images",
+    )
 
 
 def open_images(sources: Sequence[str]) -> list[Sample]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mobilenet_cli.data.dataset import Dataset, Sample
 from mobilenet_cli.data.files import is_image, read_file
+from mobilenet_cli.data.imagenet import synsets, validation_synset
 from mobilenet_cli.data.split import Split, stratified
 from mobilenet_cli.pipeline.errors import DataError
 
@@ -18,7 +19,8 @@ def image_folder(root: Path, split: Split, seed: int) -> Dataset:
     """The images of a folder.
 
     ``root/train/<class>/`` and ``root/val/<class>/`` are splits; ``root/<class>/`` is divided by
-    ``stratified``; images directly in ``root`` have no label and are only ``all``.
+    ``stratified``; images directly in ``root`` have no label and are only ``all``, unless their
+    names are those of ImageNet's validation set.
 
     Raises:
         DataError: the folder is missing or empty, a class has no images or occurs twice, or the
@@ -58,8 +60,13 @@ def has_splits(root: Path) -> bool:
 
 def class_identifier(folder: str) -> str:
     """A folder's class: its name, or the synset it starts with (``n01440764_tench``)."""
-    match = SYNSET.match(folder)
-    return match[1] if match else folder
+    return class_of_name(folder) or folder
+
+
+def class_of_name(name: str) -> str | None:
+    """The synset that a name starts with, as ImageNet's training images have it."""
+    match = SYNSET.match(name)
+    return match[1] if match else None
 
 
 def _labelled(folder: Path, root: Path) -> tuple[list[Sample], tuple[str, ...]]:
@@ -76,7 +83,7 @@ def _labelled(folder: Path, root: Path) -> tuple[list[Sample], tuple[str, ...]]:
             "Give a folder of JPEG or PNG files, or of class folders",
         )
     if loose:
-        return list(_samples(folder, loose, None, root)), ()
+        return _flat(folder, loose, root)
     by_class: dict[str, str] = {}
     for name in folders:
         label = class_identifier(name)
@@ -95,6 +102,18 @@ def _labelled(folder: Path, root: Path) -> tuple[list[Sample], tuple[str, ...]]:
             )
         samples += _samples(folder / name, images, label, root)
     return samples, tuple(by_class)
+
+
+def _flat(folder: Path, names: list[str], root: Path) -> tuple[list[Sample], tuple[str, ...]]:
+    """Images without class folders: labelled if all are ImageNet validation images."""
+    labels = [validation_synset(name) for name in names]
+    known = None not in labels
+    samples = [
+        sample
+        for name, label in zip(names, labels, strict=True)
+        for sample in _samples(folder, [name], label if known else None, root)
+    ]
+    return samples, synsets() if known else ()
 
 
 def _entries(folder: Path) -> tuple[list[str], list[str]]:

