@@ -310,8 +310,8 @@ def bench_command(
         str, typer.Option("--provider", help="ONNX Runtime's execution provider.")
     ] = "CPUExecutionProvider",
     threads: Annotated[
-        int | None, typer.Option("--threads", help="Default: every CPU this process may use.")
-    ] = None,
+        str, typer.Option("--threads", help="Threads per operator; several, as in 1,all.")
+    ] = "all",
     batch: Annotated[
         str, typer.Option("--batch", help="Images per run; several, as in 1,8,32.")
     ] = "1",
@@ -322,32 +322,64 @@ def bench_command(
         str | None,
         typer.Option("--data", help="Input images, or 'noise'. Default: the training data."),
     ] = None,
+    provider_options: Annotated[
+        list[str] | None,
+        typer.Option("--provider-option", help="Such as use_tf32=0; may be repeated."),
+    ] = None,
+    allow_fallback: Annotated[
+        bool,
+        typer.Option("--allow-fallback", help="Let the CPU run what the provider cannot."),
+    ] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compiled", help="Also run checkpoints through torch.compile.")
+    ] = False,
+    baseline: Annotated[
+        Path | None, typer.Option("--baseline", help="An earlier bench.json to compare with.")
+    ] = None,
+    max_slowdown: Annotated[
+        str, typer.Option("--max-slowdown", help="Exit with 1 when a row got slower by more.")
+    ] = "5%",
     out: Out = None,
     as_json: Json = False,
 ) -> None:
     """Measure latency, throughput, cold start and memory of every artifact, interleaved."""
     from mobilenet_cli.pipeline.artifact import write_atomically
-    from mobilenet_cli.pipeline.bench import BenchConfig, bench, open_model, parse_batches
+    from mobilenet_cli.pipeline.bench import BenchConfig, bench
+    from mobilenet_cli.pipeline.bench_rows import (
+        open_model,
+        parse_batches,
+        parse_options,
+        parse_threads,
+    )
+    from mobilenet_cli.pipeline.regression import load_baseline, parse_percent, slowdowns
     from mobilenet_cli.pipeline.runs import Run
-    from mobilenet_cli.reports.latency import classic_markdown, latency_markdown
+    from mobilenet_cli.reports.latency import bench_markdown
 
+    allowed = parse_percent(max_slowdown)
+    before = load_baseline(baseline) if baseline else None
     config = BenchConfig(
         provider=provider,
-        threads=threads,
+        provider_options=parse_options(provider_options or []),
+        allow_fallback=allow_fallback,
+        threads=parse_threads(threads),
         batches=parse_batches(batch),
         seconds=seconds,
         data=data,
+        compiled=compiled,
     )
     paths = models_of(models, run, width)
-    artifacts = [open_model(path) for path in paths]
     with progress_bar("bench", "%") as progress:
-        record = bench(artifacts, config, progress)
+        record = bench([open_model(path) for path in paths], config, progress)
     target = out or (None if models else Run(paths[0].parent).bench)
     if target is not None:
         write_atomically(target, (record.model_dump_json(indent=2) + "\n").encode())
         say(f"wrote {target}")
-    human = latency_markdown(record) + "\n" + classic_markdown(record)
-    emit(record.model_dump(mode="json"), as_json, human)
+    emit(record.model_dump(mode="json"), as_json, bench_markdown(record))
+    worse = slowdowns(record, before, allowed) if before else []
+    for row in worse:
+        say(f"slower than {baseline}: {row}")
+    if worse:
+        raise typer.Exit(1)
 
 
 @command("evaluate")

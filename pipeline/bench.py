@@ -14,42 +14,44 @@ and ratios between rows are medians of block-by-block ratios. Each row first war
 running median is stable. Measuring ends when the 95 % interval of every median is within 2 % of
 it, or after ``seconds`` per row. The intervals count blocks, not runs (``timing``).
 
-A model that still has BatchNormalization nodes is measured twice: as ONNX Runtime runs it, which
-fuses them when it loads the model, and with that fusion disabled, which shows what folding gives
-(ONNX Runtime then runs each normalization as a depthwise 1x1 Conv). A checkpoint is run by torch,
-forward and forward-backward.
+**Which rows.** A model that still has BatchNormalization nodes is measured twice: as ONNX Runtime
+runs it, which fuses them when it loads the model, and with that fusion disabled, which shows what
+folding gives (ONNX Runtime then runs each normalization as a depthwise 1x1 Conv). On a GPU there
+is a further row whose input and output stay in its memory. A checkpoint is run by torch, forward
+and forward-backward, on the GPU if the provider is one.
+
+**The roofline.** ``limit_ms`` is the time below which the row cannot be on this processor: its
+multiply-adds at the rate of a large matrix product, or its file at the rate at which memory is
+copied, whichever takes longer. Both rates are measured, with the row's number of threads.
 """
 
 import contextlib
 import itertools
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mobilenet_cli.data.preprocess import InputSpec
-from mobilenet_cli.models.mobilenet_v1 import feature_sizes
-from mobilenet_cli.pipeline.artifact import Artifact, load_artifact
-from mobilenet_cli.pipeline.bench_worker import Direction, Job, Worker
-from mobilenet_cli.pipeline.errors import ModelError, OptionError
+from mobilenet_cli.pipeline.artifact import Artifact
+from mobilenet_cli.pipeline.bench_rows import Row, input_images, rows_of
+from mobilenet_cli.pipeline.bench_worker import Inside, Job, Worker
+from mobilenet_cli.pipeline.errors import OptionError
+from mobilenet_cli.pipeline.inspection import multiply_adds
 from mobilenet_cli.pipeline.machine import available_memory, machine, usable_cpus
-from mobilenet_cli.pipeline.probe import probe_images
 from mobilenet_cli.pipeline.progress import Progress, silent
-from mobilenet_cli.pipeline.session import CPU, SessionConfig, check_provider
+from mobilenet_cli.pipeline.roofline import measure_roofline
+from mobilenet_cli.pipeline.session import CPU, PROVIDERS, SessionConfig, check_provider
 from mobilenet_cli.pipeline.timing import Timing, interleave, ratio
-from mobilenet_cli.reports.records import (
-    BenchRecord,
-    BenchResult,
-    ClassicRow,
-    MachineRecord,
-    Ratio,
-)
+from mobilenet_cli.reports.latency import INTEGER_CONVOLUTIONS, classic_table
+from mobilenet_cli.reports.records import BenchRecord, BenchResult, Ratio, Roofline
 
-NO_FUSION = "batch norms not fused"
-MAX_IMAGES = 64  # different ones in a batch
+TOP_OPERATORS = 10
+# How many of these an integer network has: one at each end, and the change of layout, likewise.
+INTEGER_ENDS = {"QuantizeLinear": 1, "DequantizeLinear": 1, "Transpose": 2}
+FLOAT_LEFTOVERS = ("Clip", "Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "BatchNormalization")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +62,13 @@ class BenchConfig:
         provider: execution provider of the ONNX artifacts.
         provider_options: passed to it as they are.
         allow_fallback: let nodes that the provider cannot run go to the CPU.
-        threads: of the runtime within one operator; None takes every CPU this process may use.
-        batches: batch sizes; each is a set of rows of its own.
+        threads: counts of threads within one operator, each a set of rows of its own; empty takes
+            every CPU this process may use.
+        batches: batch sizes, likewise.
         seconds: most time to spend on timing a row.
         data: data set whose images are the input; None takes the training data of the model, or
             seeded noise where it does not name any; ``noise`` always takes noise.
+        compiled: also run checkpoints through ``torch.compile``, which takes a minute to build.
 
     Raises:
         OptionError: a value is outside its domain.
@@ -73,62 +77,30 @@ class BenchConfig:
     provider: str = CPU
     provider_options: Mapping[str, str] = field(default_factory=dict)
     allow_fallback: bool = False
-    threads: int | None = None
+    threads: tuple[int, ...] = ()
     batches: tuple[int, ...] = (1,)
     seconds: float = 5.0
     data: str | None = None
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         if not self.batches or min(self.batches) < 1:
             raise OptionError(f"cannot run batches of {self.batches}", "Pass --batch 1 or more")
         if not 0 < self.seconds < float("inf"):
             raise OptionError(f"cannot measure for {self.seconds} seconds", "Pass --seconds 5")
-        self.session()
+        self.sessions()
 
-    def session(self) -> SessionConfig:
-        """How ONNX Runtime is to run the plain rows."""
-        return SessionConfig(
-            provider=self.provider,
-            threads=usable_cpus() if self.threads is None else self.threads,
-            provider_options=self.provider_options,
-            allow_fallback=self.allow_fallback,
-        )
-
-
-def parse_batches(text: str) -> tuple[int, ...]:
-    """``1,8,32`` as batch sizes.
-
-    Raises:
-        OptionError: something else than whole numbers separated by commas.
-    """
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise OptionError(
-            f"'{text}' is not a list of batch sizes", "Write it like --batch 1,8,32"
-        ) from error
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the result: an artifact in one setting."""
-
-    artifact: Artifact
-    session: SessionConfig
-    batch: int
-    variant: str = ""
-    direction: Direction = "forward"
-
-    @property
-    def is_checkpoint(self) -> bool:
-        """Does torch run it?"""
-        return self.artifact.path.suffix == ".safetensors"
-
-    @property
-    def label(self) -> str:
-        """What to call the row in a message."""
-        extra = self.variant or (self.direction if self.is_checkpoint else "")
-        return f"{self.artifact.path.name} {extra}".strip()
+    def sessions(self) -> list[SessionConfig]:
+        """How ONNX Runtime is to run the plain rows, one a thread count."""
+        return [
+            SessionConfig(
+                provider=self.provider,
+                threads=count,
+                provider_options=self.provider_options,
+                allow_fallback=self.allow_fallback,
+            )
+            for count in self.threads or (usable_cpus(),)
+        ]
 
 
 @dataclass(frozen=True)
@@ -138,13 +110,13 @@ class Measured:
     timing: Timing
     cold_start_ms: float
     peak_rss_mb: float
-    operators: dict[str, int]
+    inside: Inside
 
 
 def bench(
     artifacts: Sequence[Artifact], config: BenchConfig, progress: Progress = silent
 ) -> BenchRecord:
-    """Measure every artifact at every batch size.
+    """Measure every artifact at every thread count and batch size.
 
     Args:
         artifacts: ONNX files and checkpoints; a checkpoint needs torch, in its own process.
@@ -160,51 +132,40 @@ def bench(
     check_provider(config.provider)
     results: list[BenchResult] = []
     ratios: list[Ratio] = []
+    rooflines: dict[int, Roofline] = {}
     source = ""
-    for done, batch in enumerate(config.batches):
-        rows = [row for artifact in artifacts for row in rows_of(artifact, config, batch)]
+    groups = list(itertools.product(config.sessions(), config.batches))
+    for done, (session, batch) in enumerate(groups):
+        threads = session.threads or usable_cpus()
+        if not _on_gpu(config.provider) and threads not in rooflines:
+            rooflines[threads] = measure_roofline(threads)
+        rows = [row for a in artifacts for row in rows_of(a, session, batch, config.compiled)]
+        measured, source = measure(rows, config, _share(progress, done, len(groups)))
         first = len(results)
-        reference = first + reference_of(rows)
-        measured, source = measure(rows, config, _share(progress, done, len(config.batches)))
         results += [
-            result_of(row, made, reference) for row, made in zip(rows, measured, strict=True)
+            result_of(row, made, first + reference_of(rows), rooflines.get(threads))
+            for row, made in zip(rows, measured, strict=True)
         ]
         ratios += ratios_of([made.timing for made in measured], first)
     here = machine()
     return BenchRecord(
         machine=here,
         input=source,
+        provider_options=dict(config.provider_options),
         results=tuple(results),
         ratios=tuple(ratios),
+        rooflines=tuple(rooflines.values()),
         classic=classic_table(results, here),
     )
+
+
+def _on_gpu(provider: str) -> bool:
+    return provider in PROVIDERS and bool(PROVIDERS[provider].device)
 
 
 def _share(progress: Progress, done: int, total: int) -> Progress:
     """``progress`` for part ``done`` of ``total`` equal parts, each in percent."""
     return lambda percent, _, note="": progress(100 * done + percent, 100 * total, note)
-
-
-def rows_of(artifact: Artifact, config: BenchConfig, batch: int) -> Iterator[Row]:
-    """The settings in which one artifact is measured."""
-    plain = Row(artifact, config.session(), batch)
-    if plain.is_checkpoint:
-        yield plain
-        # Batch statistics need more than one value a channel.
-        if batch * feature_sizes(artifact.facts.input.resolution)[-1] ** 2 > 1:
-            yield replace(plain, direction="forward-backward")
-        return
-    yield plain
-    if has_batch_norms(artifact.path):
-        unfused = replace(plain.session, disabled_optimizers=("ConvBNFusion",))
-        yield replace(plain, session=unfused, variant=NO_FUSION)
-
-
-def has_batch_norms(path: Path) -> bool:
-    """Are there BatchNormalization nodes in the graph as written?"""
-    from mobilenet_cli.pipeline.onnx_file import load_onnx
-
-    return any(node.op_type == "BatchNormalization" for node in load_onnx(path).graph.node)
 
 
 def reference_of(rows: Sequence[Row]) -> int:
@@ -225,106 +186,42 @@ def measure(
             images, source = input_images(row, config.data)
             path = folder / f"{index}.npy"
             np.save(path, images)
-            job = Job(row.artifact.path, path, row.session, available_memory(), row.direction)
-            workers.append(stack.enter_context(contextlib.closing(Worker(job))))
+            workers.append(stack.enter_context(contextlib.closing(Worker(job_of(row, path)))))
         note = f"{len(rows)} rows, batch {rows[0].batch}"
         timings = interleave(
             workers,
             limit_ns=int(config.seconds * len(rows) * 1e9),
             on_round=lambda share: progress(int(100 * share), 100, note),
         )
-        # Memory before operators: optimising the graph once more costs some.
+        # Memory first: profiling costs some.
         measured = [
-            Measured(timing, worker.cold_start_ms, worker.peak_rss_mb(), worker.operators())
+            Measured(timing, worker.cold_start_ms, worker.peak_rss_mb(), worker.inside())
             for worker, timing in zip(workers, timings, strict=True)
         ]
     return measured, source
 
 
-def input_images(row: Row, data: str | None) -> tuple[NDArray[np.float32], str]:
-    """The input [batch, 3, R, R] of a row, and where it comes from.
-
-    Real images of ``data`` or of the set the model was trained on, repeated where the batch is
-    larger than ``MAX_IMAGES``; seeded noise where neither is known or ``data`` is ``noise``. The
-    latency of these networks does not depend on the values: no kernel branches on them.
-    """
-    facts, batch = row.artifact.facts, row.batch
-    if not row.is_checkpoint:
-        check_input(row.artifact.path, facts.input, batch)
-    needed = batch * 3 * facts.input.resolution**2 * np.dtype(np.float32).itemsize
-    if needed > available_memory():
-        raise OptionError(
-            f"a batch of {batch} images does not fit in memory ({needed / 2**30:.0f} GiB of input)",
-            "Pass a smaller --batch",
-        )
-    if data == "noise":
-        facts, data = facts.model_copy(update={"data": None}), None
-    images, source = probe_images(facts, data, min(batch, MAX_IMAGES))
-    return images[np.arange(batch) % len(images)], source
-
-
-def check_input(path: Path, spec: InputSpec, batch: int) -> None:
-    """Raise unless the model takes a batch of images of the spec's resolution."""
-    shape = input_shape(path)
-    if shape[0] not in (None, batch):
-        raise OptionError(
-            f"{path} takes batches of {shape[0]} only, not {batch}", f"Pass --batch {shape[0]}"
-        )
-    if any(side not in (None, spec.resolution) for side in shape[2:]):
-        raise ModelError(
-            f"{path} takes images of {shape[2]}x{shape[3]}, but says its resolution is "
-            f"{spec.resolution}",
-            "Export the model again",
-        )
-
-
-def input_shape(path: Path) -> tuple[int | None, ...]:
-    """The model's input shape [N, 3, H, W]; None where a dimension is free.
-
-    Raises:
-        ModelError: not exactly one input, or not a batch of float32 RGB images.
-    """
-    import onnx
-
-    from mobilenet_cli.pipeline.onnx_file import load_onnx
-
-    graph = load_onnx(path).graph
-    weights = {tensor.name for tensor in graph.initializer}
-    inputs = [value.type.tensor_type for value in graph.input if value.name not in weights]
-    if len(inputs) != 1:
-        raise ModelError(f"{path} has {len(inputs)} inputs instead of one", "Use an image model")
-    shape = tuple(
-        dim.dim_value if dim.HasField("dim_value") else None for dim in inputs[0].shape.dim
+def job_of(row: Row, images: Path) -> Job:
+    """The row as its worker sees it."""
+    return Job(
+        model=row.artifact.path,
+        images=images,
+        session=row.session,
+        memory=available_memory(),
+        direction=row.direction,
+        on_device=row.on_device,
+        compiled=row.compiled,
     )
-    if len(shape) != 4 or shape[1] not in (None, 3):
-        dims = "x".join("?" if size is None else str(size) for size in shape)
-        raise ModelError(
-            f"the input of {path} is {dims}, not a batch of images (Nx3xHxW)",
-            "Export the model with a batch dimension in front and channels before rows",
-        )
-    if inputs[0].elem_type != onnx.TensorProto.FLOAT:
-        raise ModelError(
-            f"the input of {path} is {onnx.TensorProto.DataType.Name(inputs[0].elem_type)}, "
-            "not float32",
-            "Export the model with a float32 input",
-        )
-    return shape
 
 
-def open_model(path: Path) -> Artifact:
-    """Load any model file; a foreign one is measured at the resolution its graph names, or 224."""
-    foreign = None
-    if path.suffix != ".safetensors" and path.is_file():
-        side = input_shape(path)[2] or InputSpec().resolution
-        foreign = InputSpec(resolution=side, resize=side)
-    return load_artifact(path, foreign)
-
-
-def result_of(row: Row, measured: Measured, reference: int) -> BenchResult:
+def result_of(
+    row: Row, measured: Measured, reference: int, roofline: Roofline | None
+) -> BenchResult:
     """Summarize one row."""
-    timing = measured.timing
+    timing, inside = measured.timing, measured.inside
     low, high = timing.interval()
     p50 = timing.percentile(50)
+    operators = dict(Counter(operator for operator, _ in inside.nodes).most_common())
     return BenchResult(
         model=str(row.artifact.path),
         sha256=row.artifact.sha256,
@@ -346,9 +243,53 @@ def result_of(row: Row, measured: Measured, reference: int) -> BenchResult:
         cold_start_ms=measured.cold_start_ms,
         peak_rss_mb=measured.peak_rss_mb,
         size_mb=row.artifact.path.stat().st_size / 2**20,
-        operators=measured.operators,
+        operators=operators,
+        operator_ms=dict(list(inside.milliseconds.items())[:TOP_OPERATORS]),
+        nodes_by_provider=dict(Counter(provider for _, provider in inside.nodes)),
+        remarks=remarks_on(operators, inside, row.session.provider),
+        limit_ms=limit_ms(row, operators, roofline),
         reference=reference,
     )
+
+
+def remarks_on(operators: Mapping[str, int], inside: Inside, provider: str) -> tuple[str, ...]:
+    """What a reader must know about the row, each with its cure."""
+    remarks = []
+    elsewhere = Counter(where for _, where in inside.nodes if where != provider)
+    if elsewhere:
+        count = ", ".join(f"{n} on {where}" for where, n in elsewhere.items())
+        remarks.append(
+            f"not all nodes ran on {provider}: {count}. Bench another artifact to avoid it."
+        )
+    left = float_leftovers(operators)
+    if left:
+        count = ", ".join(f"{n} {operator}" for operator, n in left.items())
+        remarks.append(
+            f"this model is not fully integer: {count}. Make it with 'mobilenet-cli quantize', "
+            "which quantizes every layer and leaves clamping to the quantizers."
+        )
+    return tuple(remarks)
+
+
+def float_leftovers(operators: Mapping[str, int]) -> dict[str, int]:
+    """Nodes of a quantized model's optimised graph that an integer network does not need."""
+    quantized = any(name in operators for name in (*INTEGER_CONVOLUTIONS, "DequantizeLinear"))
+    if not quantized:
+        return {}
+    extra = {name: operators.get(name, 0) - allowed for name, allowed in INTEGER_ENDS.items()}
+    extra |= {name: operators.get(name, 0) for name in FLOAT_LEFTOVERS}
+    return {name: count for name, count in extra.items() if count > 0}
+
+
+def limit_ms(row: Row, operators: Mapping[str, int], roofline: Roofline | None) -> float | None:
+    """The roofline's bound in milliseconds; None without one, and for forward-backward."""
+    products = multiply_adds(row.artifact)
+    if roofline is None or products is None or row.direction != "forward":
+        return None
+    integer = any(name in operators for name in INTEGER_CONVOLUTIONS)
+    rate = roofline.int8_gmacs if integer else roofline.fp32_gmacs
+    size = row.artifact.path.stat().st_size
+    return max(products * row.batch / rate, size / roofline.gb_per_s) / 1e6
 
 
 def ratios_of(timings: Sequence[Timing], offset: int) -> list[Ratio]:
@@ -358,56 +299,3 @@ def ratios_of(timings: Sequence[Timing], offset: int) -> list[Ratio]:
         for row, reference in itertools.permutations(range(len(timings)), 2)
         for value, low, high in [ratio(timings[row], timings[reference])]
     ]
-
-
-def classic_table(results: Sequence[BenchResult], here: MachineRecord) -> tuple[ClassicRow, ...]:
-    """Device | Forward | Forward-Backward | Instruction set | Quantized | Fused-BN | Remark."""
-    backward = {
-        (result.model, result.batch, result.threads): result.p50_ms
-        for result in results
-        if result.direction == "forward-backward"
-    }
-    return tuple(
-        ClassicRow(
-            device=device_of(result, here),
-            forward_ms=result.p50_ms,
-            forward_backward_ms=backward.get((result.model, result.batch, result.threads)),
-            instruction_set=instruction_set_of(result, here),
-            quantized=is_integer(result),
-            fused_bn=result.provider != "torch" and result.variant != NO_FUSION,
-            remark=remark_of(result, here),
-        )
-        for result in results
-        if result.direction == "forward"
-    )
-
-
-def is_integer(result: BenchResult) -> bool:
-    """Did integer convolutions run?"""
-    return any(name in result.operators for name in ("QLinearConv", "ConvInteger"))
-
-
-def device_of(result: BenchResult, here: MachineRecord) -> str:
-    """The processor or the first GPU."""
-    on_gpu = result.provider.startswith(("CUDA", "Tensorrt"))
-    return here.gpus[0].split(",")[0] if on_gpu and here.gpus else here.cpu
-
-
-def instruction_set_of(result: BenchResult, here: MachineRecord) -> str:
-    """The widest instruction set that the processor has for the row's arithmetic."""
-    if result.provider not in (CPU, "torch"):
-        return "GPU"
-    floats = ("SSE4.2", "AVX", "AVX2", "AVX-512F", "NEON", "SVE")
-    integers = (*floats, "AVX-VNNI", "AVX-512 VNNI", "AMX-INT8", "NEON dot product", "NEON I8MM")
-    wanted = integers if is_integer(result) else floats
-    return [name for name in ("scalar", *here.instruction_sets) if name in ("scalar", *wanted)][-1]
-
-
-def remark_of(result: BenchResult, here: MachineRecord) -> str:
-    """Runtime with version, artifact, threads, batch."""
-    names = ("torch",) if result.provider == "torch" else ("onnxruntime", "onnxruntime-gpu")
-    runtime = next((f"{name} {here.versions[name]}" for name in names if name in here.versions), "")
-    parts = [runtime, Path(result.model).name, result.variant]
-    parts += [f"{result.threads} threads" if result.threads > 1 else "1 thread"]
-    parts += [f"batch {result.batch}"] if result.batch > 1 else []
-    return ", ".join(part for part in parts if part)

@@ -8,6 +8,7 @@ parent's end of the pipe; ``main`` runs at the other.
 import contextlib
 import dataclasses
 import importlib
+import json
 import os
 import pickle
 import resource
@@ -15,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 
 from mobilenet_cli.pipeline.errors import CheckError, MobilenetError, OptionError
 from mobilenet_cli.pipeline.machine import usable_cpus
-from mobilenet_cli.pipeline.session import CPU, SessionConfig, open_session
+from mobilenet_cli.pipeline.session import CPU, PROVIDERS, SessionConfig, open_session
 
+PROFILED_RUNS = 5
 Direction = Literal["forward", "forward-backward"]
 
 
@@ -41,6 +42,8 @@ class Job:
         session: how ONNX Runtime is to run it; torch takes its thread count.
         memory: bytes that the worker may allocate.
         direction: ``forward-backward`` is torch's alone.
+        on_device: keep input and output in the provider's memory.
+        compiled: have torch compile the network.
     """
 
     model: Path
@@ -48,11 +51,26 @@ class Job:
     session: SessionConfig
     memory: int
     direction: Direction = "forward"
+    on_device: bool = False
+    compiled: bool = False
 
     @property
     def is_checkpoint(self) -> bool:
         """Is the model torch's to run?"""
         return self.model.suffix == ".safetensors"
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What ran where, from ONNX Runtime's profiler.
+
+    Attributes:
+        nodes: type and execution provider of every node of the optimised graph.
+        milliseconds: by type, slowest first; the profiler's own cost is some 2 microseconds a node.
+    """
+
+    nodes: tuple[tuple[str, str], ...]
+    milliseconds: dict[str, float]
 
 
 class Worker:
@@ -83,10 +101,10 @@ class Worker:
         peak: float = self._ask("peak_rss_mb")
         return peak
 
-    def operators(self) -> dict[str, int]:
-        """Nodes by type in the graph that runs; raises the peak memory, so ask for that first."""
-        found: dict[str, int] = self._ask("operators")
-        return found
+    def inside(self) -> Inside:
+        """What runs in the process; raises the peak memory, so ask for that first."""
+        inside: Inside = self._ask("inside")
+        return inside
 
     def close(self) -> None:
         """End the process."""
@@ -148,8 +166,8 @@ def serve(requests: Any, answers: Any) -> None:
                 run, answer = start(job)
             elif request == "peak_rss_mb":
                 answer = peak_rss_mb()
-            elif request == "operators":
-                answer = operators(job)
+            elif request == "inside":
+                answer = look_inside(job)
             else:
                 assert run is not None
                 answer = time_block(run, request)
@@ -206,8 +224,10 @@ def start(job: Job) -> tuple[Callable[[], Any], float]:
 
 
 def onnx_runner(job: Job, images: NDArray[np.float32]) -> Callable[[], NDArray[Any]]:
-    """Run the model host to host: NumPy array in, NumPy array out."""
+    """Run the model host to host, or within the device's memory."""
     session = open_session(job.model, job.session)
+    if job.on_device:
+        return device_runner(session, images, PROVIDERS[job.session.provider].device)
     feed = {session.get_inputs()[0].name: images}
 
     def run() -> NDArray[Any]:
@@ -217,24 +237,72 @@ def onnx_runner(job: Job, images: NDArray[np.float32]) -> Callable[[], NDArray[A
     return run
 
 
+def device_runner(
+    session: Any, images: NDArray[np.float32], device: str
+) -> Callable[[], NDArray[Any]]:
+    """Input copied to the device once, output left there; each run ends synchronised.
+
+    What a run returns is the first run's output: later ones do not leave the device.
+    """
+    import onnxruntime as ort
+
+    binding = session.io_binding()
+    value = ort.OrtValue.ortvalue_from_numpy(images, device, 0)
+    binding.bind_ortvalue_input(session.get_inputs()[0].name, value)
+    binding.bind_output(session.get_outputs()[0].name, device, 0)
+    session.run_with_iobinding(binding)
+    binding.synchronize_outputs()
+    first: NDArray[Any] = binding.copy_outputs_to_cpu()[0]
+
+    def run() -> NDArray[Any]:
+        session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        return first
+
+    return run
+
+
 def torch_runner(job: Job, images: NDArray[np.float32]) -> Callable[[], NDArray[Any]]:
     """Run the checkpoint in torch, which is imported nowhere else in ``bench``."""
-    from mobilenet_cli.pipeline.torch_bench import runner
+    from mobilenet_cli.pipeline.torch_bench import TorchSetting, runner
 
-    return runner(job.model, images, job.session.threads or usable_cpus(), job.direction)
+    provider = PROVIDERS.get(job.session.provider)
+    setting = TorchSetting(
+        threads=job.session.threads or usable_cpus(),
+        device=(provider and provider.device) or "cpu",
+        compiled=job.compiled,
+        backward=job.direction == "forward-backward",
+    )
+    return runner(job.model, images, setting)
 
 
-def operators(job: Job) -> dict[str, int]:
-    """Nodes by type in the graph that ONNX Runtime makes of the model; empty for torch."""
+def look_inside(job: Job) -> Inside:
+    """Run the optimised graph a few times with ONNX Runtime's profiler; empty for torch."""
     if job.is_checkpoint:
-        return {}
-    import onnx
-
+        return Inside((), {})
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "optimized.onnx"
-        open_session(job.model, dataclasses.replace(job.session, optimized_path=path))
-        graph = onnx.load(path, load_external_data=False).graph
-    return dict(Counter(node.op_type for node in graph.node).most_common())
+        config = dataclasses.replace(job.session, profile_prefix=Path(folder) / "profile")
+        session = open_session(job.model, config)
+        feed = {session.get_inputs()[0].name: np.load(job.images)}
+        for _ in range(PROFILED_RUNS + 1):
+            session.run(None, feed)
+        return summarize_profile(json.loads(Path(session.end_profiling()).read_text()))
+
+
+def summarize_profile(events: list[dict[str, Any]]) -> Inside:
+    """From ONNX Runtime's trace events to nodes and milliseconds; the first run is left out."""
+    durations: dict[tuple[str, str, str], list[float]] = {}
+    for event in events:
+        name = event["name"]
+        if event.get("cat") == "Node" and name.endswith("_kernel_time"):
+            node = (event["args"]["op_name"], event["args"]["provider"], name)
+            durations.setdefault(node, []).append(event["dur"])  # microseconds
+    totals: dict[str, float] = {}
+    for (operator, _, _), times in durations.items():
+        totals[operator] = totals.get(operator, 0.0) + float(np.median(times[1:])) / 1e3
+    nodes = tuple((operator, provider) for operator, provider, _ in durations)
+    slowest_first = sorted(totals.items(), key=lambda item: -item[1])
+    return Inside(nodes, dict(slowest_first))
 
 
 def limit_memory(allowance: int) -> None:

@@ -32,6 +32,20 @@ def inspect_file(path: Path) -> InspectRecord:
     return _inspect_onnx(artifact)
 
 
+def multiply_adds(artifact: Artifact) -> int | None:
+    """Of one image through convolutions and matrix products; None where a shape is not known."""
+    spec = artifact.facts.model
+    if artifact.path.suffix == ".safetensors":
+        side = artifact.facts.input.resolution
+        return None if spec is None else mobilenet_v1.multiply_adds(spec, side)
+    import onnx
+
+    from mobilenet_cli.pipeline.onnx_file import load_onnx
+
+    graph = onnx.shape_inference.infer_shapes(load_onnx(artifact.path)).graph
+    return _multiply_adds(graph)
+
+
 def _inspect_checkpoint(artifact: Artifact) -> InspectRecord:
     from safetensors import safe_open
 
@@ -45,7 +59,7 @@ def _inspect_checkpoint(artifact: Artifact) -> InspectRecord:
         artifact,
         format="safetensors",
         parameters=mobilenet_v1.parameters(spec) if spec else sum(types.values()),
-        multiply_adds=spec and mobilenet_v1.multiply_adds(spec, artifact.facts.input.resolution),
+        multiply_adds=multiply_adds(artifact),
         weight_types=dict(types),
     )
 
@@ -57,7 +71,6 @@ def _inspect_onnx(artifact: Artifact) -> InspectRecord:
 
     model = load_onnx(artifact.path)
     graph = onnx.shape_inference.infer_shapes(model).graph
-    shapes = _shapes(graph)
     types = Counter[str]()
     for tensor in graph.initializer:
         types[_type_name(tensor.data_type)] += prod(tensor.dims)
@@ -68,7 +81,7 @@ def _inspect_onnx(artifact: Artifact) -> InspectRecord:
         inputs=tuple(_describe(value) for value in graph.input),
         outputs=tuple(_describe(value) for value in graph.output),
         parameters=sum(prod(t.dims) for t in _trained(graph)),
-        multiply_adds=_multiply_adds(graph, shapes),
+        multiply_adds=_multiply_adds(graph),
         operators=dict(Counter(node.op_type for node in graph.node).most_common()),
         weight_types=dict(types),
     )
@@ -146,12 +159,9 @@ def _trained(graph: "onnx.GraphProto") -> Iterator["onnx.TensorProto"]:
                     yield tensor
 
 
-def _multiply_adds(graph: "onnx.GraphProto", shapes: Shapes) -> int | None:
-    """Of one image through Conv, Gemm and MatMul; None where a shape is not known.
-
-    A convolution: weights per output channel (``C_in / groups * kernel``) times output values.
-    """
-    total = 0
+def _multiply_adds(graph: "onnx.GraphProto") -> int | None:
+    """Weights per output value times output values, summed over Conv, Gemm and MatMul."""
+    shapes, total = _shapes(graph), 0
     for node in graph.node:
         if node.op_type not in ("Conv", "Gemm", "MatMul"):
             continue

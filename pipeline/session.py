@@ -29,15 +29,17 @@ class Provider:
     Attributes:
         library: file of ONNX Runtime that holds it; empty when it is built in. NVIDIA's are
             separate, and whether they can be loaded is found out before a session is.
+        device: ONNX Runtime's name for its memory; empty for the host's.
     """
 
     library: str = ""
+    device: str = ""
 
 
 PROVIDERS = {
     CPU: Provider(),
-    "CUDAExecutionProvider": Provider("libonnxruntime_providers_cuda.so"),
-    "TensorrtExecutionProvider": Provider("libonnxruntime_providers_tensorrt.so"),
+    "CUDAExecutionProvider": Provider("libonnxruntime_providers_cuda.so", "cuda"),
+    "TensorrtExecutionProvider": Provider("libonnxruntime_providers_tensorrt.so", "cuda"),
 }
 
 
@@ -55,6 +57,8 @@ class SessionConfig:
         provider_options: passed to the provider as they are.
         allow_fallback: let nodes that the provider cannot run go to the CPU.
         optimized_path: where to write the graph that really runs.
+        profile_prefix: where to write a profile, which ``session.end_profiling()`` names; runs are
+            slower by what it records.
     """
 
     provider: str = CPU
@@ -65,6 +69,7 @@ class SessionConfig:
     provider_options: Mapping[str, str] = field(default_factory=dict)
     allow_fallback: bool = False
     optimized_path: Path | None = None
+    profile_prefix: Path | None = None
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
@@ -119,6 +124,9 @@ def open_session(model: Path | bytes, config: SessionConfig = SessionConfig()) -
         options.optimized_model_filepath = str(config.optimized_path)
     if not config.integer_kernels:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
+    if config.profile_prefix:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(config.profile_prefix)
     if config.provider != CPU and not config.allow_fallback:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
@@ -144,6 +152,12 @@ def open_session(model: Path | bytes, config: SessionConfig = SessionConfig()) -
 def _session_error(model: Path | bytes, config: SessionConfig, error: Exception) -> Exception:
     name = "the model" if isinstance(model, bytes) else str(model)
     reason = " ".join(str(error).split())[:300]
+    if "fallback to CPU EP has been explicitly disabled" in reason:
+        return ProviderError(
+            f"{config.provider} cannot run every node of {name}, as with int8 on CUDA; "
+            "some would run on the CPU",
+            "Use another artifact or provider, or pass --allow-fallback, which labels the row",
+        )
     if config.provider != CPU:
         return ProviderError(
             f"{config.provider} cannot run {name} ({reason})",

@@ -1,8 +1,9 @@
 """Forward and forward-backward of a checkpoint in torch, for ``bench``'s worker process."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,39 +12,68 @@ from numpy.typing import NDArray
 
 from mobilenet_cli.pipeline.artifact import load_artifact
 from mobilenet_cli.pipeline.checkpoint import load_network
+from mobilenet_cli.pipeline.errors import ProviderError
+
+
+@dataclass(frozen=True)
+class TorchSetting:
+    """How torch is to run a network.
+
+    Attributes:
+        threads: intra-op threads on the CPU.
+        device: ``cpu`` or ``cuda``.
+        compiled: through ``torch.compile`` with its default backend, instead of eager.
+        backward: a training step without the optimizer, instead of inference.
+    """
+
+    threads: int
+    device: str
+    compiled: bool
+    backward: bool
 
 
 def runner(
-    checkpoint: Path,
-    images: NDArray[np.float32],
-    threads: int,
-    direction: Literal["forward", "forward-backward"],
+    checkpoint: Path, images: NDArray[np.float32], setting: TorchSetting
 ) -> Callable[[], NDArray[Any]]:
-    """Load the network, eager, channels_last, float32; return a function that runs it once.
+    """Load the network, channels_last, float32; return a function that runs it once.
 
-    ``forward`` is inference: no gradients, batch normalization with its running statistics.
-    ``forward-backward`` is one training step without the optimizer: batch statistics,
-    cross-entropy, gradients of every parameter.
+    Forward is inference from host memory to host memory: no gradients, batch normalization with
+    its running statistics. Forward-backward starts from images on the device: batch statistics,
+    cross-entropy, gradients of every parameter, and ends when the loss is in host memory and the
+    gradients are computed.
 
     Raises:
         ModelError: the checkpoint cannot be used.
+        ProviderError: there is no CUDA for torch.
     """
-    torch.set_num_threads(threads)
-    network = load_network(load_artifact(checkpoint)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+    if setting.device == "cuda" and not torch.cuda.is_available():
+        raise ProviderError(
+            f"torch {torch.__version__} cannot use a GPU here, so {checkpoint} has no row",
+            "Install torch for CUDA, or name the ONNX files to measure them alone",
+        )
+    torch.set_num_threads(setting.threads)
+    torch.backends.cudnn.benchmark = True  # as in training; ONNX Runtime searches as well
+    network = load_network(load_artifact(checkpoint))
+    network.to(setting.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+    network.train(setting.backward)
+    function = torch.compile(network) if setting.compiled else network
     batch = torch.from_numpy(images).contiguous(memory_format=torch.channels_last)
-    labels = torch.zeros(len(batch), dtype=torch.long)
 
     def forward() -> NDArray[Any]:
         with torch.inference_mode():
-            logits: NDArray[Any] = network(batch).numpy()
+            logits: NDArray[Any] = function(batch.to(setting.device)).cpu().numpy()
         return logits
+
+    on_device = batch.to(setting.device)
+    labels = torch.zeros(len(batch), dtype=torch.long, device=setting.device)
 
     def forward_backward() -> NDArray[Any]:
         network.zero_grad()
-        loss = F.cross_entropy(network(batch), labels)
+        loss = F.cross_entropy(function(on_device), labels)
         loss.backward()  # type: ignore[no-untyped-call]  # torch's own
-        value: NDArray[Any] = loss.detach().numpy()
+        if setting.device == "cuda":
+            torch.cuda.synchronize()
+        value: NDArray[Any] = loss.detach().cpu().numpy()
         return value
 
-    network.train(direction == "forward-backward")
-    return forward_backward if direction == "forward-backward" else forward
+    return forward_backward if setting.backward else forward

@@ -245,9 +245,13 @@ class BenchResult(Record):
         cold_start_ms: session creation plus first run, in a fresh process.
         peak_rss_mb: largest resident set of that process in MiB, interpreter included.
         size_mb: of the file, in MiB.
-        operators: nodes by type in the optimised graph; empty for torch.
-        reference: index of the row to compare with: the folded one of the same batch, or the
-            first of that batch.
+        operators: nodes by type in the optimised graph; empty for torch, like the next two.
+        operator_ms: time by operator type, the ten slowest, from the runtime's profiler.
+        nodes_by_provider: where the nodes ran; more than one entry is a fallback.
+        remarks: what keeps the row from being what it seems, and the cure.
+        limit_ms: the roofline's bound for this row; None on a GPU and where a shape is unknown.
+        reference: index of the row to compare with: the folded one of the same batch and thread
+            count, or the first of them.
     """
 
     model: str
@@ -271,7 +275,27 @@ class BenchResult(Record):
     peak_rss_mb: float
     size_mb: float
     operators: dict[str, int]
+    operator_ms: dict[str, float]
+    nodes_by_provider: dict[str, int]
+    remarks: tuple[str, ...]
+    limit_ms: float | None
     reference: int
+
+
+class Roofline(Record):
+    """What this processor can do at best, measured with the runtime's own kernels.
+
+    Attributes:
+        threads: that took part.
+        fp32_gmacs: multiply-adds per nanosecond in a 1024x1024x1024 matrix product.
+        int8_gmacs: the same with unsigned by signed 8-bit integers.
+        gb_per_s: bytes read and written per nanosecond when memory is copied.
+    """
+
+    threads: int
+    fp32_gmacs: float
+    int8_gmacs: float
+    gb_per_s: float
 
 
 class ClassicRow(Record):
@@ -301,15 +325,19 @@ class BenchRecord(Record):
     Attributes:
         machine: where.
         input: where the images came from.
+        provider_options: passed to the execution provider.
         results: one row an artifact and setting.
         ratios: of every pair of rows with the same batch.
+        rooflines: one a thread count; none on a GPU.
         classic: the classic table.
     """
 
     machine: MachineRecord
     input: str
+    provider_options: dict[str, str]
     results: tuple[BenchResult, ...]
     ratios: tuple[Ratio, ...]
+    rooflines: tuple[Roofline, ...]
     classic: tuple[ClassicRow, ...]
 
 

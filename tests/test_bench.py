@@ -10,22 +10,31 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.pipeline.artifact import Facts, save_artifact
-from mobilenet_cli.pipeline.bench import (
-    NO_FUSION,
-    BenchConfig,
-    bench,
-    classic_table,
+from mobilenet_cli.pipeline.bench import BenchConfig, bench, float_leftovers, remarks_on
+from mobilenet_cli.pipeline.bench_rows import (
     input_shape,
     open_model,
     parse_batches,
+    parse_options,
+    parse_threads,
+    rows_of,
 )
+from mobilenet_cli.pipeline.bench_worker import Inside, device_runner, summarize_profile
 from mobilenet_cli.pipeline.errors import CheckError, ModelError, OptionError, ProviderError
+from mobilenet_cli.pipeline.machine import usable_cpus
 from mobilenet_cli.pipeline.onnx_file import with_facts
-from mobilenet_cli.reports.latency import classic_markdown, latency_markdown
+from mobilenet_cli.pipeline.session import SessionConfig, open_session
+from mobilenet_cli.reports.latency import (
+    NO_FUSION,
+    bench_markdown,
+    classic_markdown,
+    classic_table,
+    latency_markdown,
+)
 from mobilenet_cli.reports.records import BenchRecord
 
 SPEC = InputSpec(resolution=32, resize=32)
-QUICK = {"seconds": 0.05, "threads": 1}
+QUICK = {"seconds": 0.05, "threads": (1,)}
 
 
 def small_model(shape=("N", 3, 32, 32), gamma=1.0, norm=True, elem_type=TensorProto.FLOAT):
@@ -59,6 +68,12 @@ def write(path: Path, model: onnx.ModelProto, stage="export"):
     return save_artifact(path, with_facts(model, facts), facts)
 
 
+@pytest.fixture(autouse=True)
+def _small_roofline(monkeypatch):
+    monkeypatch.setattr("mobilenet_cli.pipeline.roofline.SIDE", 64)
+    monkeypatch.setattr("mobilenet_cli.pipeline.roofline.COPY_BYTES", 1 << 16)
+
+
 @pytest.fixture
 def exported(tmp_path):
     return write(tmp_path / "fp32.onnx", small_model())
@@ -90,6 +105,12 @@ def test_rows_of_a_run(exported, folded):
     pairs = {(r.row, r.reference): r for r in record.ratios}
     assert pairs.keys() == {(a, b) for a in range(3) for b in range(3) if a != b}
     assert pairs[0, 1].value == pytest.approx(1 / pairs[1, 0].value, rel=0.05)
+    for r in record.results:
+        assert r.nodes_by_provider == {"CPUExecutionProvider": sum(r.operators.values())}
+        assert r.operator_ms.keys() == r.operators.keys()
+        assert list(r.operator_ms.values()) == sorted(r.operator_ms.values(), reverse=True)
+        assert r.remarks == ()
+        assert r.limit_ms > 0
 
 
 def test_the_record_survives_json_and_has_tables(exported, folded):
@@ -107,7 +128,7 @@ def test_the_record_survives_json_and_has_tables(exported, folded):
 
 def test_slower_model_is_recognised(tmp_path, folded):
     big = write(tmp_path / "big.onnx", small_model(("N", 3, 32, 32), norm=True))
-    record = bench([folded, big], BenchConfig(seconds=0.5, threads=1))
+    record = bench([folded, big], BenchConfig(seconds=0.5, threads=(1,)))
     unfused = next(i for i, r in enumerate(record.results) if r.variant)
     ratio = next(r for r in record.ratios if (r.row, r.reference) == (unfused, 0))
     assert ratio.low > 1  # a second pass over all pixels cannot be free
@@ -163,7 +184,8 @@ def test_checkpoint_runs_in_torch_elsewhere(tmp_path):
 def test_bench_does_not_import_torch(exported):
     code = (
         "import sys; from pathlib import Path; "
-        "from mobilenet_cli.pipeline.bench import BenchConfig, bench, open_model; "
+        "from mobilenet_cli.pipeline.bench import BenchConfig, bench; "
+        "from mobilenet_cli.pipeline.bench_rows import open_model; "
         f"bench([open_model(Path({str(exported.path)!r}))], BenchConfig(seconds=0.05)); "
         "print('torch' in sys.modules)"
     )
@@ -182,6 +204,94 @@ def test_integer_rows_say_so(folded):
     assert (quantized.instruction_set, quantized.quantized) == ("AVX-512 VNNI", True)
 
 
+def quantized_with_leftovers():
+    """Conv between DequantizeLinear and QuantizeLinear, then a Clip that keeps the next float."""
+    scale = {"s": np.float32(0.1), "z": np.uint8(128), "ws": np.float32(0.01), "wz": np.int8(0)}
+    weights = np.random.default_rng(0).integers(-99, 99, (8, 3, 3, 3)).astype(np.int8)
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "s", "z"], ["xd"]),
+        helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wd"]),
+        helper.make_node("Conv", ["xd", "wd"], ["c"]),
+        helper.make_node("Erf", ["c"], ["e"]),
+        helper.make_node("QuantizeLinear", ["e", "s", "z"], ["eq"]),
+        helper.make_node("DequantizeLinear", ["eq", "s", "z"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "leftovers",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ("N", 3, 32, 32))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.array(v), k) for k, v in {**scale, "w": weights}.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def test_model_that_is_not_fully_integer_is_told(tmp_path):
+    artifact = write(tmp_path / "int8.onnx", quantized_with_leftovers(), "quantize")
+    record = bench([artifact], BenchConfig(**QUICK))
+    (remark,) = record.results[0].remarks
+    assert remark.startswith("this model is not fully integer: ")
+    assert "1 Conv" in remark
+    assert "mobilenet-cli quantize" in remark
+    assert remark in bench_markdown(record)
+    assert not record.classic[0].quantized
+
+
+def test_what_an_integer_network_needs_is_no_leftover():
+    ends = {"QuantizeLinear": 1, "DequantizeLinear": 1, "Transpose": 2, "QLinearConv": 27}
+    assert float_leftovers(ends) == {}
+    assert float_leftovers(ends | {"Clip": 3, "DequantizeLinear": 4}) == {
+        "DequantizeLinear": 3,
+        "Clip": 3,
+    }
+    assert float_leftovers({"Conv": 27, "Clip": 27}) == {}  # a float model
+
+
+def test_fallback_is_labelled(folded):
+    inside = Inside((("Conv", "CUDAExecutionProvider"), ("Clip", "CPUExecutionProvider")), {})
+    (remark,) = remarks_on({"Conv": 1, "Clip": 1}, inside, "CUDAExecutionProvider")
+    assert remark.startswith("not all nodes ran on CUDAExecutionProvider: 1 on CPUExecution")
+    record = bench([folded], BenchConfig(**QUICK))
+    nodes = {"CUDAExecutionProvider": 5, "CPUExecutionProvider": 1}
+    result = record.results[0].model_copy(
+        update={"provider": "CUDAExecutionProvider", "nodes_by_provider": nodes}
+    )
+    assert "| CUDA + CPU |" in latency_markdown(record.model_copy(update={"results": (result,)}))
+
+
+def test_gpu_rows_include_one_within_its_memory(exported):
+    rows = rows_of(exported, SessionConfig(provider="CUDAExecutionProvider"), 1, compiled=False)
+    assert [(row.variant, row.on_device) for row in rows] == [
+        ("", False),
+        (NO_FUSION, False),
+        ("device-bound", True),
+    ]
+
+
+def test_bound_memory_gives_the_same_logits(folded):
+    # "cpu" is a device like any other to IO binding
+    images = np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype(np.float32)
+    session = open_session(folded.path)
+    expected = session.run(None, {"x": images})[0]
+    run = device_runner(session, images, "cpu")
+    assert np.array_equal(run(), expected)
+    assert np.array_equal(run(), expected)
+
+
+def test_profile_summary_leaves_the_first_run_out():
+    def event(name, operator, duration, cat="Node"):
+        args = {"op_name": operator, "provider": "P"}
+        return {"name": f"{name}_kernel_time", "cat": cat, "dur": duration, "args": args}
+
+    run = [event("a", "Conv", 3000), event("b", "Conv", 1000), event("c", "Gemm", 500)]
+    cold = [event("a", "Conv", 99000), event("b", "Conv", 99000), event("c", "Gemm", 99000)]
+    other = [{"name": "model_run", "cat": "Session", "dur": 1, "args": {}}]
+    inside = summarize_profile([*other, *cold, *run, *run])
+    assert inside.nodes == (("Conv", "P"), ("Conv", "P"), ("Gemm", "P"))
+    assert inside.milliseconds == {"Conv": 4.0, "Gemm": 0.5}
+
+
 def test_missing_provider_is_not_replaced(exported):
     with pytest.raises(ProviderError, match="CUDAExecutionProvider cannot run here"):
         bench([exported], BenchConfig(provider="CUDAExecutionProvider"))
@@ -192,8 +302,8 @@ def test_missing_provider_is_not_replaced(exported):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"threads": 0},
-        {"threads": -1},
+        {"threads": (0,)},
+        {"threads": (1, -1)},
         {"batches": ()},
         {"batches": (0,)},
         {"seconds": 0},
@@ -204,6 +314,27 @@ def test_missing_provider_is_not_replaced(exported):
 def test_senseless_settings(settings):
     with pytest.raises(OptionError):
         BenchConfig(**settings)
+
+
+def test_thread_counts_and_options_from_text():
+    assert parse_threads("1") == (1,)
+    assert parse_threads(f"1,all,{usable_cpus()}, 1") == tuple({1: 0, usable_cpus(): 0})
+    with pytest.raises(OptionError, match="--threads 1,all"):
+        parse_threads("many")
+    assert parse_options(["a=1", "b=x=y", "c="]) == {"a": "1", "b": "x=y", "c": ""}
+    for wrong in ("a", "=1"):
+        with pytest.raises(OptionError, match="--provider-option use_tf32=0"):
+            parse_options([wrong])
+
+
+def test_each_thread_count_is_a_group(exported, folded):
+    record = bench([exported, folded], BenchConfig(seconds=0.05, threads=(1, 2)))
+    assert [r.threads for r in record.results] == [1] * 3 + [2] * 3
+    assert [r.reference for r in record.results] == [2] * 3 + [5] * 3
+    assert [r.threads for r in record.rooflines] == [1, 2]
+    text = bench_markdown(record)
+    assert "G multiply-adds/s" in text
+    assert "nodes and ms by operator" in text
 
 
 def test_batches_from_text():
