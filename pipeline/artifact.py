@@ -124,7 +124,11 @@ def _remove_abandoned(path: Path) -> None:
 def save_artifact(
     path: Path, content: bytes, facts: Facts, record: BaseModel | None = None
 ) -> Artifact:
-    """Write a model file whose facts are already embedded in ``content``, and its sidecar."""
+    """Write a model file whose facts are already embedded in ``content``, and its sidecar.
+
+    The model comes last: where it is new everything is there, and a kill between the two leaves
+    the old model, which its sidecar no longer describes, so the stage runs again.
+    """
     artifact = Artifact(
         path,
         hashlib.sha256(content).hexdigest(),
@@ -136,8 +140,8 @@ def save_artifact(
         "facts": facts.model_dump(mode="json"),
         "record": artifact.record,
     }
-    write_atomically(path, content)
     write_atomically(artifact.sidecar, (json.dumps(document, indent=2) + "\n").encode())
+    write_atomically(path, content)
     return artifact
 
 

@@ -1,0 +1,171 @@
+# Everything is made from here: the environment, the checks, and the chain as file targets.
+# `make` runs the chain, `make help` lists the rest.
+
+# -- options of the chain; one left empty takes the command's own default -------------------------
+
+# Images: "digits", which come with scikit-learn, or a folder.
+DATA = digits
+WIDTH =
+RESOLUTION =
+EPOCHS =
+RECIPE =
+# Images to calibrate on; by default training images of DATA.
+CALIB =
+CALIB_COUNT =
+CALIBRATOR =
+TARGET =
+PROVIDER =
+THREADS =
+BATCH =
+# Folder under runs/ for the results.
+RUN = $(subst $(space),_,$(strip $(notdir $(DATA:/=)) $(WIDTH) $(RESOLUTION)))
+# Of `make test`: what to give pytest, as in `make test TESTS=tests/test_bench.py`.
+TESTS =
+
+# -- what things are called ------------------------------------------------------------------------
+
+SHELL = /bin/bash
+.SHELLFLAGS = -eu -o pipefail -c
+MAKEFLAGS += --no-builtin-rules
+# The steps use all CPUs by themselves, and a benchmark wants them alone.
+.NOTPARALLEL:
+empty :=
+space := $(empty) $(empty)
+
+# ONNX Runtime has one build for NVIDIA's GPUs and one for CPUs, of which only one can be installed.
+EXTRA := $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+# Only looked for when there is no .venv yet: the version that constraints.txt was made with first.
+PYTHON = $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || echo python3)
+BIN = .venv/bin
+CLI = $(BIN)/mobilenet-cli
+PIP = $(BIN)/python -m pip --disable-pip-version-check
+DEPENDENCIES = .venv/dependencies-$(EXTRA)
+INSTALLED = .venv/installed
+R = runs/$(RUN)
+
+# A command's option, where its variable is set: $(call option,width,WIDTH).
+option = $(if $($(2)),--$(1) '$($(2))')
+
+.PHONY: all
+all: $(R)/report.md ## the whole chain, from images to the report (what plain `make` does)
+
+.PHONY: FORCE
+FORCE:
+
+# $(call outdated,FILE,TEXT): FORCE, unless FILE holds TEXT already. So a text, such as a list of
+# options, becomes a prerequisite like any other: its file is rewritten only when the text changes.
+same = $(and $(findstring |$(1)|,|$(2)|),$(findstring |$(2)|,|$(1)|))
+outdated = $(if $(call same,$(strip $(shell cat '$(1)' 2>/dev/null)),$(strip $(2))),,FORCE)
+
+# -- the environment -------------------------------------------------------------------------------
+
+.PHONY: install
+install: $(INSTALLED) ## set up .venv with everything, tests and checks included
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+# PyPI's torch for Linux brings gigabytes of CUDA. Without a GPU its CPU build is taken from where
+# pip is set up to find packages, or else from PyTorch's own index.
+torch = $(shell sed -n 's/^torch==//p' constraints.txt)
+cpu-torch = $(PIP) install -qq --no-deps 'torch==$(torch)+cpu'
+
+$(DEPENDENCIES): pyproject.toml constraints.txt | .venv/bin/python
+	@rm -f .venv/dependencies-* $(INSTALLED)
+	@$(PIP) uninstall -qq --yes $(if $(filter gpu,$(EXTRA)),onnxruntime,onnxruntime-gpu) 2>/dev/null
+ifeq ($(EXTRA) $(shell uname -s),cpu Linux)
+	@echo "installing torch $(torch) for CPUs"
+	@$(cpu-torch) 2>/dev/null || $(cpu-torch) --index-url https://download.pytorch.org/whl/cpu
+endif
+	@echo "installing everything else"
+	@$(PIP) install -qq --constraint constraints.txt setuptools
+	@$(PIP) install -qq --constraint constraints.txt --no-build-isolation \
+		--editable '.[$(EXTRA),train,import,parquet,interop,dev]'
+	@touch $@
+
+# An editable install links each source file, so files that came or went need another one.
+sources = $(sort $(wildcard *.py calibration/*.py data/*.py models/*.py pipeline/*.py reports/*.py))
+$(INSTALLED): $(DEPENDENCIES) $(call outdated,$(INSTALLED),$(sources))
+	@$(PIP) install -qq --no-deps --no-build-isolation --editable .
+	@echo '$(sources)' >$@
+
+# -- the chain: each file is made by one command, and again when what it is made from changes ------
+
+# Every file appears whole or not at all, so an interrupted make has nothing to delete.
+.PRECIOUS: $(R)/%
+
+.PHONY: train export simplify quantize evaluate bench report
+train: $(R)/model.safetensors ## the checkpoint: DATA, WIDTH, RESOLUTION, EPOCHS, RECIPE
+export: $(R)/fp32.onnx ## the checkpoint as ONNX
+simplify: $(R)/folded.onnx ## BatchNorm folded into the convolutions
+quantize: $(R)/int8.onnx ## the int8 model: CALIB, CALIB_COUNT, CALIBRATOR, TARGET
+evaluate: $(R)/evaluate.json ## accuracy of each model: PROVIDER
+bench: $(R)/bench.json ## latency of each model: PROVIDER, THREADS, BATCH
+report: $(R)/report.md ## one table of everything
+
+# A folder's time tells when a file in it came or went; of a path with a space make knows nothing.
+folder := $(if $(word 2,$(DATA)),,$(wildcard $(DATA)))
+training-images := $(wildcard $(folder) $(folder:=/train) $(folder:=/train/*/.))
+other-images := $(wildcard $(folder:=/val) $(folder:=/val/*/.))
+
+train-options = $(call option,data,DATA) $(call option,width,WIDTH) \
+	$(call option,resolution,RESOLUTION) $(call option,epochs,EPOCHS) $(call option,recipe,RECIPE)
+quantize-options = $(call option,calib-dir,CALIB) $(call option,calib-count,CALIB_COUNT) \
+	$(call option,calibrator,CALIBRATOR) $(call option,target,TARGET)
+evaluate-options = $(call option,provider,PROVIDER)
+bench-options = $(call option,provider,PROVIDER) $(call option,threads,THREADS) \
+	$(call option,batch,BATCH)
+
+.SECONDEXPANSION:
+$(R)/.%-options: $$(call outdated,$$@,$$($$*-options))
+	@mkdir -p $(@D)
+	@echo "$($*-options)" >$@
+
+$(R)/model.safetensors: $(R)/.train-options $(training-images) | $(INSTALLED)
+	$(CLI) train --run $(RUN) $(train-options)
+
+$(R)/fp32.onnx: $(R)/model.safetensors | $(INSTALLED)
+	$(CLI) export --run $(RUN)
+
+$(R)/folded.onnx: $(R)/fp32.onnx | $(INSTALLED)
+	$(CLI) simplify --run $(RUN)
+
+$(R)/int8.onnx: $(R)/folded.onnx $(R)/.quantize-options $(training-images) | $(INSTALLED)
+	$(CLI) quantize --run $(RUN) $(quantize-options)
+
+$(R)/evaluate.json: $(R)/int8.onnx $(R)/.evaluate-options $(other-images) | $(INSTALLED)
+	$(CLI) evaluate --run $(RUN) $(evaluate-options)
+
+$(R)/bench.json: $(R)/int8.onnx $(R)/.bench-options | $(INSTALLED)
+	$(CLI) bench --run $(RUN) $(bench-options)
+
+$(R)/report.md: $(R)/evaluate.json $(R)/bench.json | $(INSTALLED)
+	$(CLI) report --run $(RUN)
+
+# -- what developers run ---------------------------------------------------------------------------
+
+.PHONY: run check test clean clean-runs help
+run: $(INSTALLED) | $(R)/.train-options $(R)/.quantize-options $(R)/.bench-options ## the whole chain again as one command, which skips what is current by content
+	$(CLI) run --run $(RUN) $(train-options) $(quantize-options) $(bench-options)
+
+check: $(INSTALLED) ## lint, formatting, types and the layering of the packages
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p mobilenet_cli
+	$(BIN)/lint-imports
+
+test: $(INSTALLED) ## the tests, or some of them: TESTS
+	$(BIN)/python -m pytest $(TESTS)
+
+clean: ## what tools leave behind; .venv and runs stay
+	rm -rf build/lib build/bdist.* dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -path ./.venv -prune -o -path ./runs -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+clean-runs: ## everything that was trained and measured
+	rm -rf runs
+
+help: ## this list
+	@echo "make [TARGET] [VARIABLE=VALUE]..., as in: make DATA=/path/to/imagenet WIDTH=0.5 RESOLUTION=160"
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  %-12s %s\n", $$1, $$2}'
