@@ -3,11 +3,17 @@
 import io
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
+
+if TYPE_CHECKING:
+    from mobilenet_cli.models.spec import Padding
+    from mobilenet_cli.pipeline.artifact import Artifact
 
 ROOT = Path(__file__).parents[1]
 
@@ -93,3 +99,75 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkpoint = save_artifact(folder / "model.safetensors", content, facts)
     export(checkpoint, ExportConfig(), folder / "fp32.onnx")
     return folder
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The models of one small run, each made from the one before."""
+
+    checkpoint: "Artifact"
+    fp32: "Artifact"
+    folded: "Artifact"
+    int8: "Artifact"
+
+
+def digits_checkpoint(path: Path, resolution: int = 32, padding: "Padding" = "same") -> "Artifact":
+    """A width 0.25 network that tells many digits apart, made without training.
+
+    The convolutions are random, BatchNorm's statistics are those of digits, its scales and shifts
+    vary from channel to channel, and the classifier is a ridge regression on the features.
+    """
+    import torch
+
+    from mobilenet_cli.data.datasets import open_dataset
+    from mobilenet_cli.data.loader import batches
+    from mobilenet_cli.data.preprocess import InputSpec
+    from mobilenet_cli.models.network import MobileNetV1
+    from mobilenet_cli.models.spec import ModelSpec
+    from mobilenet_cli.pipeline.artifact import Facts, save_artifact
+    from mobilenet_cli.pipeline.checkpoint import checkpoint_bytes
+
+    torch.manual_seed(0)
+    spec = ModelSpec(width=0.25, classes=10, padding=padding)
+    facts = Facts(
+        stage="train",
+        model=spec,
+        input=InputSpec(resolution=resolution, resize=resolution),
+        classes=tuple("0123456789"),
+        data="digits",
+    )
+    samples = open_dataset("digits", "train").samples[::5]
+    images = torch.from_numpy(next(batches(samples, facts.input, len(samples))).images)
+    wanted = torch.nn.functional.one_hot(torch.tensor([int(s.label or 0) for s in samples]))
+    network = MobileNetV1(spec)
+    with torch.no_grad():
+        for layer in network.layers:
+            layer.bn.momentum = None  # the plain average: exactly the statistics of these images
+            layer.bn.weight.uniform_(0.5, 1.5)
+            layer.bn.bias.uniform_(1.0, 2.0)
+        network.train()(images)
+        features = network.eval().layers(images).mean((2, 3)).double()
+        mean = features.mean(0)
+        centred = features - mean
+        ridge = len(samples) * torch.eye(centred.shape[1])
+        solution = torch.linalg.solve(
+            centred.T @ centred + ridge, centred.T @ (10.0 * wanted.double() - 1)
+        )
+        network.classifier.weight.copy_(solution.T)
+        network.classifier.bias.copy_(-mean @ solution)
+    return save_artifact(path, checkpoint_bytes(network, facts), facts)
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    """Checkpoint, fp32.onnx, folded.onnx and int8.onnx of ``digits_checkpoint``."""
+    from mobilenet_cli.pipeline.export import ExportConfig, export
+    from mobilenet_cli.pipeline.quantize import QuantizeConfig, quantize
+    from mobilenet_cli.pipeline.simplify import SimplifyConfig, simplify
+
+    folder = tmp_path_factory.mktemp("chain")
+    checkpoint = digits_checkpoint(folder / "model.safetensors")
+    fp32 = export(checkpoint, ExportConfig(), folder / "fp32.onnx")
+    folded = simplify(fp32, SimplifyConfig(), folder / "folded.onnx")
+    int8 = quantize(folded, QuantizeConfig(calib_count=40), folder / "int8.onnx")
+    return Chain(checkpoint, fp32, folded, int8)
