@@ -73,8 +73,8 @@ def evaluate(
     targets = targets_of(dataset, facts.classes, artifact.path)
     ranks: list[int] = []
     bad: list[str] = []
-    started = time.perf_counter()
     with open_predictor(artifact, config.provider) as predictor:
+        started = time.perf_counter()
         pairs = list(zip(dataset.samples, targets, strict=True))
         chunks = [pairs[i : i + predictor.batch] for i in range(0, len(pairs), predictor.batch)]
         workers = config.workers or usable_cpus()

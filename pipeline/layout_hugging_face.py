@@ -9,7 +9,6 @@ from typing import Any
 
 from mobilenet_cli.data.preprocess import InputSpec, Interpolation
 from mobilenet_cli.models.spec import Activation
-from mobilenet_cli.pipeline.errors import ModelError
 from mobilenet_cli.pipeline.layout import INCEPTION, LAYERS, Plan, norm_names, torch_norm
 from mobilenet_cli.pipeline.weight_files import WeightFile
 
@@ -29,11 +28,7 @@ def recognizes(file: WeightFile) -> bool:
 
 
 def plan(file: WeightFile, resolution: int | None) -> Plan:
-    """Names from transformers; the rest from config.json, or else as in the official files.
-
-    Raises:
-        ModelError: the configuration asks for something that a MobileNet v1 does not have.
-    """
+    """Names from transformers; the rest from config.json, or else as in the official files."""
     prefix = PREFIX if PREFIX + STEM in file.tensors else ""
     names: dict[str, str] = {}
     for layer in range(LAYERS):
@@ -43,22 +38,14 @@ def plan(file: WeightFile, resolution: int | None) -> Plan:
     if any(name.startswith("classifier.") for name in file.tensors):
         names |= {name: name for name in ("classifier.weight", "classifier.bias")}
     config = file.config
-    try:
-        activation = ACTIVATIONS[config.get("hidden_act", "relu6")]
-        return Plan(
-            layout="Hugging Face",
-            names=names,
-            padding="same" if config.get("tf_padding", True) else "symmetric",
-            bn_epsilon=float(config.get("layer_norm_eps", 1e-3)),
-            activation=activation,
-            input=_input(config, file.preprocessor, resolution),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"the configuration beside {file.path} is not one of MobileNet v1 "
-            f"({type(error).__name__}: {error})",
-            "Download config.json and preprocessor_config.json again",
-        ) from error
+    return Plan(
+        layout="Hugging Face",
+        names=names,
+        padding="same" if config.get("tf_padding", True) else "symmetric",
+        bn_epsilon=float(config.get("layer_norm_eps", 1e-3)),
+        activation=ACTIVATIONS[config.get("hidden_act", "relu6")],
+        input=_input(config, file.preprocessor, resolution),
+    )
 
 
 def _input(config: dict[str, Any], prepare: dict[str, Any], resolution: int | None) -> InputSpec:

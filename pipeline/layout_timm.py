@@ -31,7 +31,7 @@ def plan(file: WeightFile, resolution: int | None) -> Plan:
     """Names from timm; preprocessing from config.json, or else as timm has it for the network.
 
     Raises:
-        ModelError: another network of timm, named; or a configuration that makes no sense.
+        ModelError: another network of timm, named.
     """
     _refuse_variants(file)
     names = {"layers.0.conv.weight": "conv_stem.weight", **norm_names(0, torch_norm("bn1"))}
@@ -45,15 +45,13 @@ def plan(file: WeightFile, resolution: int | None) -> Plan:
     assert pointwise == LAYERS - 1
     if any(name.startswith("classifier.") for name in file.tensors):
         names |= {name: name for name in ("classifier.weight", "classifier.bias")}
-    try:
-        spec = _input(file, resolution)
-    except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
-        raise ModelError(
-            f"the pretrained_cfg beside {file.path} cannot be used "
-            f"({type(error).__name__}: {error})",
-            "Download config.json again",
-        ) from error
-    return Plan(layout="timm", names=names, padding="symmetric", bn_epsilon=1e-5, input=spec)
+    return Plan(
+        layout="timm",
+        names=names,
+        padding="symmetric",
+        bn_epsilon=1e-5,
+        input=_input(file, resolution),
+    )
 
 
 def _refuse_variants(file: WeightFile) -> None:

@@ -97,7 +97,7 @@ def read_source(source: str, config: ImportConfig) -> Imported:
     elif config.revision is not None:
         raise OptionError(f"{source} is no hub repository", "Leave --revision out")
     file = read_weights(path)
-    plan = recognize(file).plan(file, config.resolution)
+    plan = _plan(file, config.resolution)
     check_resolution(plan.input.resolution)
     activation, notes = _activation(file, plan, config.activation)
     spec, tensors = convert(file, plan, activation)
@@ -163,6 +163,19 @@ def recognize(file: WeightFile) -> Layout:
         f"({shown or 'none of floating point'})",
         "Expected one of: " + "; ".join(layout.expected for layout in LAYOUTS),
     )
+
+
+def _plan(file: WeightFile, resolution: int | None) -> Plan:
+    try:
+        return recognize(file).plan(file, resolution)
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        if not (file.config or file.preprocessor):
+            raise  # then it is no value of theirs
+        raise ModelError(
+            f"the configuration beside {file.path} is not one of a MobileNet v1 "
+            f"({type(error).__name__}: {error})",
+            "Download config.json and preprocessor_config.json again",
+        ) from error
 
 
 def _activation(

@@ -165,8 +165,8 @@ class EvaluationRecord(Record):
         provider: what ran the model: an execution provider, or ``torch`` for a checkpoint.
         images: images evaluated; ``bad_images`` names those that could not be read.
         top1: with interval, in percent; ``top1_correct`` the count. Likewise top5.
-        images_per_second: over the whole evaluation, decoding included.
-        seconds: wall time.
+        images_per_second: decoding included, loading the model not.
+        seconds: wall time of the same.
         preprocessing: decoder, resize, crop and normalization used.
     """
 
