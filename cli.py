@@ -14,12 +14,13 @@ from rich.console import Console
 
 from mobilenet_cli.pipeline.errors import MobilenetError
 from mobilenet_cli.pipeline.progress import Progress
-from mobilenet_cli.pipeline.session import CPU
 
 if TYPE_CHECKING:
     from mobilenet_cli.reports.records import EvaluationRecord, Metric
 
 # Stages are imported inside the commands: torch and onnxruntime take seconds, --help must not.
+
+CPU = "CPUExecutionProvider"  # as in pipeline/session.py, which takes longer to import than --help
 
 app = typer.Typer(
     name="mobilenet-cli",
@@ -308,7 +309,7 @@ def bench_command(
     width: Width = None,
     provider: Annotated[
         str, typer.Option("--provider", help="ONNX Runtime's execution provider.")
-    ] = "CPUExecutionProvider",
+    ] = CPU,
     threads: Annotated[
         str, typer.Option("--threads", help="Threads per operator; several, as in 1,all.")
     ] = "all",
