@@ -19,6 +19,8 @@ THREADS =
 BATCH =
 # Folder under runs/ for the results.
 RUN = $(subst $(space),_,$(strip $(notdir $(DATA:/=)) $(WIDTH) $(RESOLUTION)))
+# Of `make fuzz`: damaged files to try, per test.
+FUZZ = 6000
 # Of `make test`: what to give pytest, as in `make test TESTS=tests/test_bench.py`.
 TESTS =
 
@@ -146,7 +148,7 @@ $(R)/report.md: $(R)/evaluate.json $(R)/bench.json | $(INSTALLED)
 
 # -- what developers run ---------------------------------------------------------------------------
 
-.PHONY: run check test clean clean-runs help
+.PHONY: run check test fuzz clean clean-runs help
 run: $(INSTALLED) | $(R)/.train-options $(R)/.quantize-options $(R)/.bench-options ## the whole chain again as one command, which skips what is current by content
 	$(CLI) run --run $(RUN) $(train-options) $(quantize-options) $(bench-options)
 
@@ -158,6 +160,9 @@ check: $(INSTALLED) ## lint, formatting, types and the layering of the packages
 
 test: $(INSTALLED) ## the tests, or some of them: TESTS
 	$(BIN)/python -m pytest $(TESTS)
+
+fuzz: $(INSTALLED) ## damage weight files and images for some minutes: FUZZ
+	MOBILENET_CLI_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/test_fuzz.py
 
 clean: ## what tools leave behind; .venv and runs stay
 	rm -rf build/lib build/bdist.* dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
