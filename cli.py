@@ -307,9 +307,7 @@ def bench_command(
     ] = None,
     run: RunName = None,
     width: Width = None,
-    provider: Annotated[
-        str, typer.Option("--provider", help="ONNX Runtime's execution provider.")
-    ] = CPU,
+    provider: Provider = CPU,
     threads: Annotated[
         str, typer.Option("--threads", help="Threads per operator; several, as in 1,all.")
     ] = "all",
@@ -488,6 +486,43 @@ def predict_command(
         raise typer.Exit(2)
 
 
+@command("convert")
+def convert_command(
+    model: Model = None,
+    run: RunName = None,
+    width: Width = None,
+    fp16: Annotated[
+        bool, typer.Option("--fp16", help="Half precision, input and output in float32.")
+    ] = False,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="Images for the comparison. Default: the training data."),
+    ] = None,
+    provider: Provider = CPU,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Write the model in another precision for GPUs, proven close on images."""
+    from mobilenet_cli.pipeline.artifact import load_artifact
+    from mobilenet_cli.pipeline.convert import ConvertConfig, convert_fp16
+    from mobilenet_cli.pipeline.errors import OptionError
+
+    if not fp16:
+        raise OptionError("no precision to convert to was named", "Pass --fp16")
+    source = load_artifact(pick(model, run, "folded", width))
+    config = ConvertConfig(data=data, provider=provider)
+    with console.status("converting"):
+        made = convert_fp16(source, config, out or source.path.with_name("fp16.onnx"))
+    record = made.record
+    emit(
+        {"model": str(made.path), **record},
+        as_json,
+        f"{made.path}: {record['sqnr_db']:.1f} dB from float32 on {record['images']} images "
+        f"({record['images_from']}, {record['provider']}), same top-1 on "
+        f"{100 * float(str(record['agreement'])):.1f} %",
+    )
+
+
 @command("inspect")
 def inspect_command(
     file: Annotated[Path, typer.Argument(help="An ONNX file or a safetensors checkpoint.")],
@@ -566,23 +601,6 @@ def quantize_command(
         f"{100 * record['agreement']:.1f} % agreement and {record['sqnr_db']:.1f} dB SQNR with "
         "float on the integer kernels",
     )
-
-
-@command("report")
-def report_command(run: RunName = None, width: Width = None, as_json: Json = False) -> None:
-    """Write what is known about a run as Markdown and JSON, and show its table."""
-    from mobilenet_cli.pipeline.report import report
-    from mobilenet_cli.pipeline.runs import RUNS, Run, find_run
-    from mobilenet_cli.reports.text import report_text
-
-    target = Run(RUNS / run) if run else find_run(None, "checkpoint", width)
-    record, paths = report(target)
-    emit(
-        {"run": target.name, "report": {form: str(path) for form, path in paths.items()}},
-        as_json,
-        report_text(record),
-    )
-    say(f"wrote {', '.join(map(str, paths.values()))}")
 
 
 def main() -> None:

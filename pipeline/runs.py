@@ -42,6 +42,11 @@ class Run:
         return self.folder / "int8.onnx"
 
     @property
+    def fp16(self) -> Path:
+        """What convert made, where a GPU is to run it."""
+        return self.folder / "fp16.onnx"
+
+    @property
     def evaluation(self) -> Path:
         """Accuracy records."""
         return self.folder / "evaluate.json"
@@ -51,14 +56,9 @@ class Run:
         """The latency record."""
         return self.folder / "bench.json"
 
-    @property
-    def training(self) -> Path:
-        """One JSON object an epoch, from train."""
-        return self.folder / "train.jsonl"
-
     def artifacts(self) -> tuple[Path, ...]:
         """The model files that exist, in the order in which the chain makes them."""
-        files = (self.checkpoint, self.fp32, self.folded, self.int8)
+        files = (self.checkpoint, self.fp32, self.folded, self.int8, self.fp16)
         return tuple(path for path in files if path.is_file())
 
 
@@ -115,6 +115,7 @@ def _stage_hint(needs: str) -> str:
         "fp32": "export",
         "folded": "simplify",
         "int8": "quantize",
+        "fp16": "convert --fp16",
         "evaluation": "evaluate",
         "bench": "bench",
     }

@@ -7,6 +7,7 @@ from mobilenet_cli.pipeline.timing import (
     interleave,
     median_interval,
     ratio,
+    student_t,
     warm_up,
 )
 
@@ -54,6 +55,32 @@ def test_few_values_give_their_whole_range():
 def test_interval_counts_blocks_not_runs():
     # 300 runs, but only three independent ones: each block is a repetition of one value
     assert timing([1] * 100, [2] * 100, [3] * 100).interval() == (1, 3)
+
+
+def test_interval_covers_the_median_of_correlated_runs():
+    # Noise shared by the 20 runs of a block, as on a busy machine.
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(500):
+        made = rng.normal(1000, 50, (15, 1)) + rng.normal(0, 10, (15, 20))
+        low, high = Timing(tuple(made.astype(np.int64))).interval()
+        hits += low <= 1000 <= high
+    assert 0.92 <= hits / 500 <= 0.98
+
+
+@pytest.mark.parametrize(("freedom", "quantile"), [(3, 3.182), (9, 2.262), (30, 2.042)])
+def test_student_t_matches_the_table(freedom, quantile):
+    assert student_t(freedom) == pytest.approx(quantile, rel=0.04)
+
+
+def test_interval_holds_the_median_whatever_the_distribution():
+    rng = np.random.default_rng(1)
+    fast_or_slow = rng.choice(
+        [100, 170], p=[0.55, 0.45], size=(12, 1)
+    )  # another process comes and goes
+    made = Timing(tuple((fast_or_slow + rng.integers(0, 9, (12, 30))).astype(np.int64)))
+    low, high = made.interval()
+    assert low <= made.percentile(50) <= high
 
 
 def test_drift_cancels_in_the_ratio():
