@@ -159,6 +159,12 @@ def digits_checkpoint(path: Path, resolution: int = 32, padding: "Padding" = "sa
 
 
 @pytest.fixture(scope="session")
+def make_checkpoint() -> "Callable[..., Artifact]":
+    """``digits_checkpoint`` for networks other than the chain's."""
+    return digits_checkpoint
+
+
+@pytest.fixture(scope="session")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     """Checkpoint, fp32.onnx, folded.onnx and int8.onnx of ``digits_checkpoint``."""
     from mobilenet_cli.pipeline.export import ExportConfig, export
