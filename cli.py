@@ -603,6 +603,23 @@ def quantize_command(
     )
 
 
+@command("report")
+def report_command(run: RunName = None, width: Width = None, as_json: Json = False) -> None:
+    """Write what is known about a run as Markdown and JSON, and show its table."""
+    from mobilenet_cli.pipeline.report import report
+    from mobilenet_cli.pipeline.runs import RUNS, Run, find_run
+    from mobilenet_cli.reports.text import report_text
+
+    target = Run(RUNS / run) if run else find_run(None, "checkpoint", width)
+    record, paths = report(target)
+    emit(
+        {"run": target.name, "report": {form: str(path) for form, path in paths.items()}},
+        as_json,
+        report_text(record),
+    )
+    say(f"wrote {', '.join(map(str, paths.values()))}")
+
+
 def main() -> None:
     """Entry point of the ``mobilenet-cli`` program."""
     sys.exit(app())

@@ -56,6 +56,11 @@ class Run:
         """The latency record."""
         return self.folder / "bench.json"
 
+    @property
+    def training(self) -> Path:
+        """One JSON object an epoch, from train."""
+        return self.folder / "train.jsonl"
+
     def artifacts(self) -> tuple[Path, ...]:
         """The model files that exist, in the order in which the chain makes them."""
         files = (self.checkpoint, self.fp32, self.folded, self.int8, self.fp16)

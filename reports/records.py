@@ -412,3 +412,110 @@ class InspectRecord(Record):
     weight_types: dict[str, int]
     facts: dict[str, JsonValue] | None
     provenance: tuple[str, ...]
+
+
+class ArtifactRecord(Record):
+    """A model file of a run and what its stage said about it.
+
+    Attributes:
+        file: name in the run's folder; ``sha256`` its hash, ``size_mb`` its size in MiB.
+        stage: what made it, with the settings ``config``, from the file with hash ``parent``.
+        versions: of the libraries that took part.
+        data: what the weights were trained on, None if unknown.
+        classes: identifier of each output, and ``names`` what people call them.
+        record: what the stage measured: an ExportRecord and so on.
+    """
+
+    file: str
+    sha256: str
+    size_mb: float
+    stage: str
+    parent: str | None = None
+    config: dict[str, JsonValue] = {}
+    versions: dict[str, str] = {}
+    data: str | None = None
+    classes: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    record: dict[str, JsonValue] = {}
+
+
+class Missing(Record):
+    """A part of a run that is not there, or not usable.
+
+    Attributes:
+        file: name in the run's folder.
+        why: what is wrong with it, as the end of a sentence without a full stop.
+        command: what makes it.
+    """
+
+    file: str
+    why: str
+    command: str
+
+
+class RunRecord(Record):
+    """Everything that is known about a run: what the renderers turn into a report.
+
+    Attributes:
+        run: the folder's name.
+        artifacts: model files in the order in which the chain makes them.
+        training: one JSON object an epoch, as ``train`` wrote them.
+        evaluations: of the artifacts as they are now.
+        bench: latencies; None if there are none.
+        missing: what the report has to do without.
+        warnings: what a reader must know before he trusts the figures.
+    """
+
+    run: str
+    artifacts: tuple[ArtifactRecord, ...]
+    training: tuple[dict[str, JsonValue], ...] = ()
+    evaluations: tuple[EvaluationRecord, ...] = ()
+    bench: BenchRecord | None = None
+    missing: tuple[Missing, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class Interval(Record):
+    """A number with its 95 % confidence interval; the interval is None where it is unknown."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+class ReportRow(Record):
+    """One artifact in the table of a report.
+
+    Attributes:
+        file: name of the artifact; ``stage`` what made it, ``size_mb`` its size in MiB.
+        data: what it was evaluated on; ``images`` how many there were.
+        top1: percent, with interval; likewise top5.
+        provider: what ran it for p50_ms and p99_ms, milliseconds for ``batch`` images on
+            ``threads`` threads.
+        speedup: how many times faster than ``speedup_over``; None where that was not measured.
+        result: index in ``BenchRecord.results``.
+    """
+
+    file: str
+    stage: str
+    size_mb: float
+    data: str | None = None
+    images: int | None = None
+    top1: Metric | None = None
+    top5: Metric | None = None
+    provider: str | None = None
+    threads: int | None = None
+    batch: int | None = None
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+    speedup: Interval | None = None
+    speedup_over: str | None = None
+    result: int | None = None
+
+
+class ReportRecord(Record):
+    """A run with its summary: the content of ``report.json``."""
+
+    headline: str
+    rows: tuple[ReportRow, ...]
+    run: RunRecord

@@ -2,7 +2,8 @@
 
 from pydantic import JsonValue
 
-from mobilenet_cli.reports.records import DoctorRecord, InspectRecord
+from mobilenet_cli.reports.markdown import row_cells, setting
+from mobilenet_cli.reports.records import DoctorRecord, InspectRecord, ReportRecord
 
 MARKS = {"ok": "ok     ", "note": "note   ", "problem": "PROBLEM"}
 
@@ -35,6 +36,18 @@ def inspect_text(record: InspectRecord) -> str:
         *((name, _pairs(facts.get(name))) for name in ("model", "input", "config", "versions")),
     ]
     return "\n".join(f"{name + ':':15}{value}" for name, value in rows if value)
+
+
+def report_text(record: ReportRecord) -> str:
+    """Headline, warnings, the table in columns, and what is missing."""
+    titles = ["artifact", "MiB", "images", "top-1 %", "top-5 %", "p50 ms", "p99 ms", "speed-up"]
+    rows = [titles, *(row_cells(row) for row in record.rows)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [record.headline, *(f"warning: {text}" for text in record.run.warnings), ""]
+    lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    lines += sorted({note for row in record.rows if (note := setting(row))})
+    lines += [f"missing: {m.file} {m.why}: {m.command}" for m in record.run.missing]
+    return "\n".join(lines)
 
 
 def _pairs(values: JsonValue) -> str:

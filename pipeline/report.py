@@ -1,0 +1,257 @@
+"""Collect what a run folder holds, and write it as a report in every format."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import JsonValue, TypeAdapter, ValidationError
+
+from mobilenet_cli.pipeline.artifact import (
+    load_artifact,
+    sha256_file,
+    sidecar_path,
+    write_atomically,
+)
+from mobilenet_cli.pipeline.errors import MobilenetError, ModelError
+from mobilenet_cli.pipeline.runs import Run
+from mobilenet_cli.reports.markdown import report_markdown
+from mobilenet_cli.reports.records import (
+    ArtifactRecord,
+    BenchRecord,
+    EvaluationRecord,
+    Missing,
+    ReportRecord,
+    RunRecord,
+)
+from mobilenet_cli.reports.summary import file_name, summarize
+
+SCHEMA_VERSION = 1
+COMMANDS = {
+    "model.safetensors": "train",
+    "fp32.onnx": "export",
+    "folded.onnx": "simplify",
+    "int8.onnx": "quantize",
+    "train.jsonl": "train",
+    "evaluate.json": "evaluate",
+    "bench.json": "bench",
+}
+T = TypeVar("T")
+EPOCHS = TypeAdapter(list[dict[str, JsonValue]])
+EVALUATIONS = TypeAdapter(list[EvaluationRecord])
+BENCH = TypeAdapter(BenchRecord)
+
+
+def report(run: Run) -> tuple[ReportRecord, dict[str, Path]]:
+    """Write the report of a run into its folder; return it and the paths by format.
+
+    Raises:
+        ModelError: there is no such run, or it has no model.
+        StorageError: the folder cannot be written to.
+    """
+    record = summarize(collect(run))
+    texts = {
+        "md": report_markdown(record),
+        "json": record.model_dump_json(indent=2) + "\n",
+    }
+    paths = {form: run.folder / f"report.{form}" for form in texts}
+    for form, text in texts.items():
+        write_atomically(paths[form], text.encode())
+    return record, paths
+
+
+def collect(run: Run) -> RunRecord:
+    """Read everything in a run's folder; what is missing or broken is listed, not raised.
+
+    Raises:
+        ModelError: there is no such run, or it has no model.
+    """
+    if not run.folder.is_dir():
+        raise ModelError(f"{run.folder} does not exist", "Choose another --run, or train one")
+    missing: list[Missing] = []
+    artifacts = [
+        found
+        for path in (run.checkpoint, run.fp32, run.folded, run.int8)
+        if (found := read_part(run, path, missing, artifact_record)) is not None
+    ]
+    if not artifacts:
+        raise ModelError(f"{run.folder} has no model", "Make one with train or import")
+    evaluations = read_part(run, run.evaluation, missing, reader(EVALUATIONS)) or []
+    bench = read_part(run, run.bench, missing, reader(BENCH))
+    imported = artifacts[0].stage == "import"
+    training = None if imported else read_part(run, run.training, missing, read_epochs)
+    record = RunRecord(
+        run=run.name,
+        artifacts=tuple(artifacts),
+        training=tuple(training or ()),
+        evaluations=tuple(evaluations),
+        bench=bench,
+        missing=tuple(missing),
+    )
+    record = without_outdated(record)
+    return record.model_copy(update={"warnings": warnings_of(record)})
+
+
+def read_part(run: Run, path: Path, missing: list[Missing], read: Callable[[Path], T]) -> T | None:
+    """One file of the run; None, and a line in ``missing``, where it cannot be had."""
+    if not path.is_file():
+        missing.append(missing_part(run, path.name, "has not been made"))
+        return None
+    try:
+        return read(path)
+    except (MobilenetError, OSError, ValueError) as error:
+        missing.append(missing_part(run, path.name, f"cannot be read ({reason(error)})"))
+        return None
+
+
+def missing_part(run: Run, file: str, why: str) -> Missing:
+    """A part that the report does without, and the command that makes it."""
+    return Missing(file=file, why=why, command=f"mobilenet-cli {COMMANDS[file]} --run {run.name}")
+
+
+def reason(error: Exception) -> str:
+    """Why a record cannot be read, in a few words."""
+    if isinstance(error, MobilenetError):
+        return error.what
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            return "it is no JSON, or only the start of it"
+        where = ".".join(map(str, first["loc"]))
+        return f"another version wrote it: {where}: {first['msg']}"
+    return str(error)
+
+
+def reader(kind: TypeAdapter[T]) -> Callable[[Path], T]:
+    """Read a JSON file as a record or a list of them."""
+    return lambda path: kind.validate_json(path.read_bytes())
+
+
+def read_epochs(path: Path) -> list[dict[str, JsonValue]]:
+    """The lines of train.jsonl; a last line that was cut off is left out."""
+    lines = path.read_text().splitlines()
+    if lines and not is_json(lines[-1]):
+        lines.pop()
+    return EPOCHS.validate_json(f"[{','.join(filter(None, lines))}]")
+
+
+def is_json(line: str) -> bool:
+    """Is the line a whole JSON document?"""
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def artifact_record(path: Path) -> ArtifactRecord:
+    """A model file as its sidecar tells, or else as the file itself does.
+
+    Raises:
+        ModelError: the file is no model.
+    """
+    sha256 = sha256_file(path)
+    facts, record = sidecar(path, sha256)
+    if facts is None:
+        artifact = load_artifact(path)
+        facts, record = artifact.facts.model_dump(mode="json"), artifact.record
+    kept = {name: facts[name] for name in ArtifactRecord.model_fields if name in facts}
+    kept |= {"file": path.name, "sha256": sha256, "size_mb": path.stat().st_size / 2**20}
+    return ArtifactRecord.model_validate({**kept, "record": record})
+
+
+def sidecar(path: Path, sha256: str) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """Facts and record beside a model file; no facts unless they are of exactly this file."""
+    try:
+        document = json.loads(sidecar_path(path).read_bytes())
+        if document["sha256"] == sha256:
+            return dict(document["facts"]), dict(document["record"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # the file itself is asked next, and knows its facts
+    return None, {}
+
+
+def without_outdated(run: RunRecord) -> RunRecord:
+    """Leave out what was measured on files that have been made again since, and list it."""
+    current = {artifact.sha256 for artifact in run.artifacts}
+    kept = tuple(record for record in run.evaluations if record.sha256 in current)
+    missing = list(run.missing)
+    measured = {
+        "evaluate.json": [(r.model, r.sha256) for r in run.evaluations],
+        "bench.json": [(r.model, r.sha256) for r in run.bench.results] if run.bench else [],
+    }
+    for file, pairs in measured.items():
+        known = {sha256 for _, sha256 in pairs}
+        lacking = [a.file for a in run.artifacts if pairs and a.sha256 not in known]
+        if lacking:
+            why = f"does not have {', '.join(lacking)} as it is now"
+            missing.append(
+                Missing(
+                    file=file,
+                    why=why,
+                    command=f"mobilenet-cli {COMMANDS[file]} --run {run.run}",
+                )
+            )
+    return run.model_copy(update={"evaluations": kept, "missing": tuple(missing)})
+
+
+def warnings_of(run: RunRecord) -> tuple[str, ...]:
+    """What a reader must know first: broken descent, leakage, fallback, unreadable images."""
+    found = [*descent_warnings(run.artifacts), *version_warnings(run)]
+    for artifact in run.artifacts:
+        found += record_warnings(artifact)
+    for record in run.evaluations:
+        if record.bad_images:
+            shown = ", ".join(record.bad_images[:3])
+            found.append(
+                f"{len(record.bad_images)} images of {record.data} cannot be read and were left "
+                f"out of the evaluation of {file_name(record.model)}, such as {shown}"
+            )
+    if len({record.data_fingerprint for record in run.evaluations}) > 1:
+        found.append("The artifacts were evaluated on different images; see the table")
+    if run.bench is not None:
+        found += [
+            f"{file_name(result.model)}: {remark}"
+            for result in run.bench.results
+            for remark in result.remarks
+        ]
+    return tuple(dict.fromkeys(found))
+
+
+def descent_warnings(artifacts: Sequence[ArtifactRecord]) -> list[str]:
+    """Files whose parent is not the file that now lies beside them."""
+    hashes = {artifact.sha256 for artifact in artifacts}
+    return [
+        f"{artifact.file} was not made from the file before it as it is now; "
+        f"'mobilenet-cli {artifact.stage}' makes it again"
+        for artifact in artifacts[1:]
+        if artifact.parent is not None and artifact.parent not in hashes
+    ]
+
+
+def version_warnings(run: RunRecord) -> list[str]:
+    """Records whose format is newer than this program."""
+    records = [*run.evaluations, *([run.bench] if run.bench else [])]
+    newer = max((record.schema_version for record in records), default=0)
+    if newer <= SCHEMA_VERSION:
+        return []
+    return [
+        f"Records of format {newer} were written by a newer version than this one, which knows "
+        f"format {SCHEMA_VERSION}: what is new in them is not shown"
+    ]
+
+
+def record_warnings(artifact: ArtifactRecord) -> list[str]:
+    """What the stage itself noted against its result."""
+    record, found = artifact.record, []
+    for field, what in (
+        ("bad_images", "calibration images cannot be read and were left out"),
+        ("leakage", "calibration images are also in the evaluation set"),
+        ("float_layers", "layers stayed in float"),
+        ("notes", "assumptions that the weights' file does not confirm"),
+    ):
+        names = record.get(field)
+        if isinstance(names, list) and names:
+            shown = ", ".join(map(str, names[:3]))
+            found.append(f"{artifact.file}: {len(names)} {what}, such as {shown}")
+    return found

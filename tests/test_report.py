@@ -1,0 +1,204 @@
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from mobilenet_cli.cli import app
+from mobilenet_cli.pipeline.artifact import load_artifact, sha256_file, write_atomically
+from mobilenet_cli.pipeline.errors import ModelError
+from mobilenet_cli.pipeline.evaluate import EvaluateConfig, evaluate, merge_records
+from mobilenet_cli.pipeline.report import collect, report
+from mobilenet_cli.pipeline.runs import Run
+from mobilenet_cli.reports.markdown import escape, report_markdown
+from mobilenet_cli.reports.records import ReportRecord, RunRecord
+from mobilenet_cli.reports.summary import summarize
+from mobilenet_cli.reports.text import report_text
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def matches_golden(text: str, name: str) -> None:
+    """Compare with the stored text; UPDATE_GOLDEN=1 stores a new one to look at and commit."""
+    path = GOLDEN / name
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(text)
+    assert text == path.read_text(), f"{name} differs; UPDATE_GOLDEN=1 stores the new one"
+
+
+@pytest.fixture
+def golden_run() -> RunRecord:
+    return RunRecord.model_validate_json((GOLDEN / "run.json").read_bytes())
+
+
+@pytest.fixture
+def run(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A copy of the smallest real run, evaluated on real images."""
+    shutil.copytree(tiny, tmp_path / "runs" / "tiny")
+    monkeypatch.chdir(tmp_path)
+    found = Run(Path("runs/tiny"))
+    record = evaluate(load_artifact(found.fp32), EvaluateConfig(data="digits"))
+    merge_records(found.evaluation, [record])
+    return found
+
+
+def test_markdown(golden_run: RunRecord) -> None:
+    matches_golden(report_markdown(summarize(golden_run)), "report.md")
+
+
+def test_terminal_text(golden_run: RunRecord) -> None:
+    matches_golden(report_text(summarize(golden_run)), "report.txt")
+
+
+def test_json_comes_back_with_fields_of_other_versions(golden_run: RunRecord) -> None:
+    document = json.loads(summarize(golden_run).model_dump_json())
+    document["invented"] = {"by": "a later version"}
+    document["run"]["bench"]["results"][0]["joules"] = 1.5
+    again = json.loads(ReportRecord.model_validate(document).model_dump_json())
+    assert again == document
+
+
+def test_speedup_is_the_inverse_of_the_measured_ratio(golden_run: RunRecord) -> None:
+    assert golden_run.bench is not None
+    row = next(row for row in summarize(golden_run).rows if row.stage == "quantize")
+    ratio = next(
+        r
+        for r in golden_run.bench.ratios
+        if r.row == row.result and r.reference == golden_run.bench.results[r.row].reference
+    )
+    assert row.speedup is not None
+    assert row.speedup.value == pytest.approx(1 / ratio.value)
+    assert row.speedup.low == pytest.approx(1 / ratio.high)
+    assert row.speedup_over == "folded.onnx"
+
+
+def test_headline_counts_points_from_the_evaluations(golden_run: RunRecord) -> None:
+    tops = {e.stage: e.top1.value for e in golden_run.evaluations}
+    lost = tops["simplify"] - tops["quantize"]
+    assert f"loses {lost:.2f} points" in summarize(golden_run).headline
+
+
+def test_headline_compares_nothing_measured_on_other_images(golden_run: RunRecord) -> None:
+    records = [
+        e.model_copy(update={"data": "others"}) if e.stage == "quantize" else e
+        for e in golden_run.evaluations
+    ]
+    run = golden_run.model_copy(update={"evaluations": tuple(records)})
+    assert "evaluated on other images than fp32" in summarize(run).headline
+
+
+def test_a_partial_run_says_what_is_missing_and_how_to_make_it(run: Run) -> None:
+    record, paths = report(run)
+    commands = {part.file: part.command for part in record.run.missing}
+    assert commands["int8.onnx"] == "mobilenet-cli quantize --run tiny"
+    assert commands["bench.json"] == "mobilenet-cli bench --run tiny"
+    text = paths["md"].read_text()
+    assert "folded.onnx has not been made: run `mobilenet-cli simplify --run tiny`" in text
+    assert ReportRecord.model_validate_json(paths["json"].read_bytes()) == record
+
+
+def test_evaluation_of_an_earlier_file_is_not_shown(run: Run) -> None:
+    document = json.loads(run.evaluation.read_bytes())
+    document[0]["sha256"] = "0" * 64
+    run.evaluation.write_text(json.dumps(document))
+    record = collect(run)
+    assert record.evaluations == ()
+    assert [m.why for m in record.missing if m.file == "evaluate.json"] == [
+        "does not have model.safetensors, fp32.onnx as it is now"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b'[{"model": "fp32.onnx", "sha', "it is no JSON, or only the start of it"),
+        (b'[{"model": "fp32.onnx"}]', "another version wrote it"),
+        (b"\xff\xfe", "it is no JSON"),
+    ],
+)
+def test_a_broken_record_is_named_with_its_cure(run: Run, content: bytes, why: str) -> None:
+    run.evaluation.write_bytes(content)
+    part = next(part for part in collect(run).missing if part.file == "evaluate.json")
+    assert why in part.why
+    assert part.command == "mobilenet-cli evaluate --run tiny"
+
+
+def test_records_of_a_newer_format_are_shown_with_a_warning(run: Run) -> None:
+    document = json.loads(run.evaluation.read_bytes())
+    document[0] |= {"schema_version": 7, "invented": 1}
+    run.evaluation.write_text(json.dumps(document))
+    record = collect(run)
+    assert len(record.evaluations) == 1
+    assert any("format 7" in warning for warning in record.warnings)
+
+
+def test_a_truncated_model_is_listed_not_raised(run: Run) -> None:
+    run.fp32.write_bytes(run.fp32.read_bytes()[:5000])
+    record = collect(run)
+    assert [artifact.file for artifact in record.artifacts] == ["model.safetensors"]
+    assert any(part.file == "fp32.onnx" and "cannot be read" in part.why for part in record.missing)
+
+
+def test_a_model_whose_parent_was_made_again_is_warned_of(run: Run) -> None:
+    sidecar = json.loads(Path("runs/tiny/fp32.onnx.json").read_bytes())
+    sidecar["facts"]["parent"] = "0" * 64
+    Path("runs/tiny/fp32.onnx.json").write_text(json.dumps(sidecar))
+    assert any("fp32.onnx was not made from" in warning for warning in collect(run).warnings)
+
+
+def test_a_lone_model_tells_its_own_facts(run: Run) -> None:
+    Path("runs/tiny/fp32.onnx.json").unlink()
+    artifact = next(a for a in collect(run).artifacts if a.file == "fp32.onnx")
+    assert (artifact.stage, artifact.parent) == ("export", sha256_file(run.checkpoint))
+
+
+def test_epochs_are_read_up_to_the_line_that_was_cut_off(run: Run) -> None:
+    run.training.write_text('{"epoch": 1, "loss": 2.0}\n{"epoch": 2, "lo')
+    assert collect(run).training == ({"epoch": 1, "loss": 2.0},)
+
+
+def test_warnings_of_the_stages_come_first(run: Run) -> None:
+    document = json.loads(run.evaluation.read_bytes())
+    document[0]["bad_images"] = ["a|b.png"]
+    run.evaluation.write_text(json.dumps(document))
+    record, paths = report(run)
+    text = paths["md"].read_text()
+    assert any("cannot be read" in warning for warning in record.run.warnings)
+    assert text.index(r"a\|b.png") < text.index("## Artifacts")
+
+
+def test_no_run_and_no_model_are_sentences(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="does not exist"):
+        collect(Run(tmp_path / "absent"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match="has no model"):
+        collect(Run(tmp_path / "empty"))
+
+
+def test_escape_leaves_no_markup() -> None:
+    assert escape("<script>a|b`c\nd") == r"&lt;script>a\|b\`c d"
+
+
+def test_command_prints_one_document_and_writes_every_file(run: Run) -> None:
+    result = CliRunner().invoke(app, ["report", "--json"])
+    assert result.exit_code == 0
+    document = json.loads(result.stdout)
+    assert document["run"] == run.name
+    assert {"md", "json"} <= document["report"].keys()
+    assert all(Path(path).stat().st_size for path in document["report"].values())
+
+
+def test_command_shows_the_table(run: Run) -> None:
+    result = CliRunner().invoke(app, ["report", "--run", run.name])
+    assert result.exit_code == 0
+    assert "fp32.onnx" in result.stdout
+    assert "missing: bench.json has not been made" in result.stdout
+
+
+def test_command_names_a_run_that_is_not_there(run: Run) -> None:
+    write_atomically(run.folder / "note", b"")
+    result = CliRunner().invoke(app, ["report", "--run", "nowhere"])
+    assert result.exit_code == 2
+    assert "runs/nowhere does not exist" in result.stderr
