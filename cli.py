@@ -403,7 +403,7 @@ def evaluate_command(
 ) -> None:
     """Measure top-1 and top-5 accuracy, with 95 % confidence intervals."""
     from mobilenet_cli.pipeline.artifact import load_artifact
-    from mobilenet_cli.pipeline.evaluate import EvaluateConfig, evaluate, merge_records
+    from mobilenet_cli.pipeline.evaluate import EvaluateConfig, evaluate, evaluate_into
     from mobilenet_cli.pipeline.runs import RUNS, Run, run_of
 
     target = Run(RUNS / run) if run else None
@@ -411,10 +411,13 @@ def evaluate_command(
     records = []
     for path in models_of(models, run, width, needs="checkpoint"):
         with progress_bar(f"evaluating {path.name}", "images") as progress:
-            record = evaluate(load_artifact(path), config, progress)
+            home = target or run_of(path)
+            record = (
+                evaluate_into(home, load_artifact(path), config, progress)
+                if home
+                else evaluate(load_artifact(path), config, progress)
+            )
         records.append(record)
-        if home := target or run_of(path):
-            merge_records(home.evaluation, [record])
         if record.bad_images:
             shown = ", ".join(record.bad_images[:10])
             say(f"{len(record.bad_images)} images cannot be read and were left out: {shown}")

@@ -249,6 +249,7 @@ def result_of(
         remarks=remarks_on(operators, inside, row.session.provider),
         limit_ms=limit_ms(row, operators, roofline),
         reference=reference,
+        percentiles_ms=tuple(timing.percentile(q) / 1e6 for q in range(101)),
     )
 
 

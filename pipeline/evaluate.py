@@ -32,11 +32,14 @@ from mobilenet_cli.pipeline.errors import (
 from mobilenet_cli.pipeline.machine import usable_cpus
 from mobilenet_cli.pipeline.predictor import Predictor, open_predictor
 from mobilenet_cli.pipeline.progress import Progress, silent
+from mobilenet_cli.pipeline.runs import Run
 from mobilenet_cli.pipeline.session import CPU
-from mobilenet_cli.reports.records import EvaluationRecord, Metric
+from mobilenet_cli.reports.records import EvaluationRecord, Metric, PredictionsRecord
 
 Z_95 = 1.959963984540054  # the standard normal's 97.5 % quantile
+PREDICTIONS = TypeAdapter(list[PredictionsRecord])
 RECORDS = TypeAdapter(list[EvaluationRecord])
+TOP = 3  # classes of each image that are kept for the report
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,38 @@ class EvaluateConfig:
     workers: int | None = None
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a model says about one image.
+
+    Attributes:
+        key: the image's name.
+        target: index of the right class.
+        rank: how many classes come before it, 0 for the first.
+        top: indices of the most probable classes, at most ``TOP``.
+        probabilities: theirs, 0..1.
+    """
+
+    key: str
+    target: int
+    rank: int
+    top: tuple[int, ...]
+    probabilities: tuple[float, ...]
+
+
 def evaluate(
-    artifact: Artifact, config: EvaluateConfig, progress: Progress = silent
+    artifact: Artifact,
+    config: EvaluateConfig,
+    progress: Progress = silent,
+    answers: list[Answer] | None = None,
 ) -> EvaluationRecord:
     """Count how often the right class is the model's first, and among its first five.
+
+    Args:
+        artifact: any model file.
+        config: on which images, and how.
+        progress: is told how many images are done.
+        answers: takes what the model says about each readable image, in the order of the set.
 
     Raises:
         DataError: no data, labels that the model does not know, no readable image; or, if strict,
@@ -71,7 +102,7 @@ def evaluate(
     """
     facts, dataset = artifact.facts, evaluation_set(artifact, config.data)
     targets = targets_of(dataset, facts.classes, artifact.path)
-    ranks: list[int] = []
+    answers = [] if answers is None else answers
     bad: list[str] = []
     with open_predictor(artifact, config.provider) as predictor:
         started = time.perf_counter()
@@ -79,24 +110,24 @@ def evaluate(
         chunks = [pairs[i : i + predictor.batch] for i in range(0, len(pairs), predictor.batch)]
         workers = config.workers or usable_cpus()
         results = ordered_map(
-            lambda chunk: rank_chunk(chunk, predictor, facts.input), chunks, workers, 2 * workers
+            lambda chunk: answer_chunk(chunk, predictor, facts.input), chunks, workers, 2 * workers
         )
         for chunk, outcomes in zip(chunks, results, strict=True):
             for (sample, _), outcome in zip(chunk, outcomes, strict=True):
                 if not isinstance(outcome, DataError):
-                    ranks.append(outcome)
+                    answers.append(outcome)
                 elif config.strict:
                     raise outcome
                 else:
                     bad.append(sample.key)
-            progress(len(ranks) + len(bad), len(pairs), f"{len(bad)} unreadable" if bad else "")
+            progress(len(answers) + len(bad), len(pairs), f"{len(bad)} unreadable" if bad else "")
     seconds = time.perf_counter() - started
-    if not ranks:
+    if not answers:
         raise DataError(
             f"none of the {len(bad)} images of {dataset.name} can be read, such as {bad[0]}",
             "Check that the files are images",
         )
-    top1, top5 = sum(r < 1 for r in ranks), sum(r < 5 for r in ranks)
+    top1, top5 = sum(a.rank < 1 for a in answers), sum(a.rank < 5 for a in answers)
     return EvaluationRecord(
         model=str(artifact.path),
         sha256=artifact.sha256,
@@ -104,10 +135,10 @@ def evaluate(
         data=dataset.name,
         data_fingerprint=dataset.fingerprint,
         provider=predictor.provider,
-        images=len(ranks),
+        images=len(answers),
         bad_images=tuple(bad),
-        top1=share(top1, len(ranks)),
-        top5=share(top5, len(ranks)),
+        top1=share(top1, len(answers)),
+        top5=share(top5, len(answers)),
         top1_correct=top1,
         top5_correct=top5,
         images_per_second=len(dataset.samples) / seconds,
@@ -172,10 +203,10 @@ def _class_offset(classes: Sequence[str]) -> int:
     return int(list(classes[:1]) == [BACKGROUND])
 
 
-def rank_chunk(
+def answer_chunk(
     chunk: Sequence[tuple[Sample, int]], predictor: Predictor, spec: InputSpec
-) -> list[int | DataError]:
-    """For each sample the rank of its class, 0 for the first; or why it cannot be read."""
+) -> list[Answer | DataError]:
+    """For each sample what the model says about it, or why it cannot be read."""
     loaded = [_load(sample, spec) for sample, _ in chunk]
     images = [image for image in loaded if not isinstance(image, DataError)]
     if not images:
@@ -183,7 +214,7 @@ def rank_chunk(
     logits = predictor.logits(pad_batch(np.stack(images), predictor.batch))
     rows = iter(logits)
     return [
-        image if isinstance(image, DataError) else rank_of(target, next(rows), sample.key)
+        image if isinstance(image, DataError) else answer_of(sample.key, target, next(rows))
         for image, (sample, target) in zip(loaded, chunk, strict=True)
     ]
 
@@ -199,6 +230,15 @@ def _load(sample: Sample, spec: InputSpec) -> NDArray[np.float32] | DataError:
         return prepare(sample.read(), sample.key, spec)
     except DataError as error:
         return error
+
+
+def answer_of(key: str, target: int, logits: NDArray[np.float32]) -> Answer:
+    """Rank of the right class, and the most probable ones with their softmax."""
+    rank = rank_of(target, logits, key)
+    top = np.argsort(-logits, kind="stable")[:TOP]
+    exponentials = np.exp(logits - logits.max(), dtype=np.float64)
+    shares = exponentials[top] / exponentials.sum()
+    return Answer(key, target, rank, tuple(top.tolist()), tuple(shares.tolist()))
 
 
 def rank_of(target: int, logits: NDArray[np.float32], key: str) -> int:
@@ -240,6 +280,68 @@ def preprocessing(facts: Facts) -> dict[str, str | int | float | tuple[float, ..
         "channels": spec.channels,
         "class_offset": _class_offset(facts.classes),
     }
+
+
+def evaluate_into(
+    run: Run, artifact: Artifact, config: EvaluateConfig, progress: Progress = silent
+) -> EvaluationRecord:
+    """Evaluate, and keep the record and the answers in the run's folder.
+
+    Raises:
+        MobilenetError: as ``evaluate``, or StorageError: the folder cannot be written to.
+    """
+    answers: list[Answer] = []
+    record = evaluate(artifact, config, progress, answers)
+    source = config.data or artifact.facts.data
+    assert source is not None  # evaluate would have raised
+    merge_predictions(run.predictions, predictions_of(record, source, answers))
+    merge_records(run.evaluation, [record])
+    return record
+
+
+def predictions_of(
+    record: EvaluationRecord, source: str, answers: Sequence[Answer]
+) -> PredictionsRecord:
+    """The answers in columns."""
+    return PredictionsRecord(
+        model=record.model,
+        sha256=record.sha256,
+        data=record.data,
+        source=source,
+        data_fingerprint=record.data_fingerprint,
+        provider=record.provider,
+        keys=tuple(a.key for a in answers),
+        targets=tuple(a.target for a in answers),
+        ranks=tuple(a.rank for a in answers),
+        top=tuple(a.top for a in answers),
+        probabilities=tuple(tuple(round(p, 4) for p in a.probabilities) for a in answers),
+    )
+
+
+def load_predictions(path: Path) -> list[PredictionsRecord]:
+    """The records of a file that ``merge_predictions`` wrote; none if there is no such file.
+
+    Raises:
+        StorageError: the file is something else.
+    """
+    try:
+        return PREDICTIONS.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return []
+    except (OSError, ValidationError) as error:
+        raise StorageError(
+            f"{path} is not a list of prediction records", "Move the file away and evaluate again"
+        ) from error
+
+
+def merge_predictions(path: Path, record: PredictionsRecord) -> None:
+    """Add a record to a file; it replaces an earlier one of the same model, data and provider."""
+
+    def key(record: PredictionsRecord) -> tuple[str, str, str]:
+        return Path(record.model).name, record.data, record.provider
+
+    merged = {key(record): record for record in (*load_predictions(path), record)}
+    write_atomically(path, PREDICTIONS.dump_json(list(merged.values())) + b"\n")
 
 
 def load_records(path: Path) -> list[EvaluationRecord]:

@@ -52,6 +52,11 @@ class Run:
         return self.folder / "evaluate.json"
 
     @property
+    def predictions(self) -> Path:
+        """What each artifact said about each image of the evaluation."""
+        return self.folder / "predictions.json"
+
+    @property
     def bench(self) -> Path:
         """The latency record."""
         return self.folder / "bench.json"

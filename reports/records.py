@@ -205,6 +205,33 @@ class ConvertRecord(Record):
     provider: str
 
 
+class PredictionsRecord(Record):
+    """What one artifact says about every image of a data set: compact, one entry an image.
+
+    Attributes:
+        model: path of the artifact; ``sha256`` its hash.
+        data: the data set's name, ``source`` what opens it; ``data_fingerprint`` its hash.
+        provider: what ran the model.
+        keys: names of the images that could be read.
+        targets: index of the right class of each.
+        ranks: how many classes came before the right one: 0 where top-1 is right.
+        top: indices of the most probable classes, at most three, most probable first.
+        probabilities: theirs, 0..1, to four decimals.
+    """
+
+    model: str
+    sha256: str
+    data: str
+    source: str
+    data_fingerprint: str
+    provider: str
+    keys: tuple[str, ...]
+    targets: tuple[int, ...]
+    ranks: tuple[int, ...]
+    top: tuple[tuple[int, ...], ...]
+    probabilities: tuple[tuple[float, ...], ...]
+
+
 class MachineRecord(Record):
     """What a latency was measured on.
 
@@ -267,6 +294,7 @@ class BenchResult(Record):
         operator_ms: time by operator type, the ten slowest, from the runtime's profiler.
         nodes_by_provider: where the nodes ran; more than one entry is a fallback.
         remarks: what keeps the row from being what it seems, and the cure.
+        percentiles_ms: the 0th to 100th percentile of all timed runs; empty in old records.
         limit_ms: the roofline's bound for this row; None on a GPU and where a shape is unknown.
         reference: index of the row to compare with: the folded one of the same batch and thread
             count, or the first of them.
@@ -298,6 +326,7 @@ class BenchResult(Record):
     remarks: tuple[str, ...]
     limit_ms: float | None
     reference: int
+    percentiles_ms: tuple[float, ...] = ()
 
 
 class Roofline(Record):

@@ -22,6 +22,8 @@ from mobilenet_cli.pipeline.errors import (
 from mobilenet_cli.pipeline.evaluate import (
     EvaluateConfig,
     evaluate,
+    evaluate_into,
+    load_predictions,
     load_records,
     merge_records,
     rank_of,
@@ -29,6 +31,7 @@ from mobilenet_cli.pipeline.evaluate import (
     targets_of,
 )
 from mobilenet_cli.pipeline.predict import predict
+from mobilenet_cli.pipeline.runs import Run
 from mobilenet_cli.pipeline.session import open_session
 
 
@@ -291,3 +294,29 @@ def test_evaluating_and_predicting_onnx_does_not_import_torch(tiny, ten):
         [sys.executable, "-c", script.format(commands=commands)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_answers_are_kept_for_the_report(tiny, ten, tmp_path):
+    artifact = load_artifact(tiny / "fp32.onnx")
+    run = Run(tmp_path / "runs" / "mine")
+    record = evaluate_into(run, artifact, EvaluateConfig(data=str(ten)))
+    assert load_records(run.evaluation) == [record]
+    (kept,) = load_predictions(run.predictions)
+    assert len(kept.keys) == record.images
+    assert sum(rank == 0 for rank in kept.ranks) == record.top1_correct
+    for target, rank, top, shares in zip(
+        kept.targets, kept.ranks, kept.top, kept.probabilities, strict=True
+    ):
+        assert (top[0] == target) == (rank == 0)
+        assert list(shares) == sorted(shares, reverse=True)
+        assert 0 < sum(shares) <= 1.001  # ten classes, of which three are kept; rounded
+
+
+def test_answers_replace_their_predecessors(tiny, ten, tmp_path):
+    run = Run(tmp_path / "runs" / "mine")
+    for _ in range(2):
+        evaluate_into(run, load_artifact(tiny / "fp32.onnx"), EvaluateConfig(data=str(ten)))
+    assert len(load_predictions(run.predictions)) == 1
+    run.predictions.write_text("{}")
+    with pytest.raises(StorageError, match="not a list of prediction records"):
+        load_predictions(run.predictions)
