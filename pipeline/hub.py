@@ -11,6 +11,9 @@ from mobilenet_cli.pipeline.errors import ModelError, OptionError
 
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+FILE_SUFFIXES = frozenset(
+    {".bin", ".ckpt", ".h5", ".onnx", ".pb", ".pt", ".pth", ".safetensors", ".tar"}
+)
 CONFIGURATION = ("config.json", "preprocessor_config.json")
 
 
@@ -24,7 +27,12 @@ class Snapshot:
 
 def is_repository(source: str) -> bool:
     """Is this a hub id such as ``google/mobilenet_v1_1.0_224``, rather than a path?"""
-    return bool(REPOSITORY.fullmatch(source)) and not Path(source).exists()
+    path = Path(source)
+    return (
+        bool(REPOSITORY.fullmatch(source))
+        and path.suffix not in FILE_SUFFIXES
+        and not path.exists()
+    )
 
 
 def download(repository: str, revision: str | None) -> Snapshot:
@@ -64,7 +72,8 @@ def download(repository: str, revision: str | None) -> Snapshot:
         ) from error
     except Exception as error:  # the network fails in many ways, through several libraries
         raise ModelError(
-            f"{repository} cannot be downloaded ({' '.join(str(error).split())[:150]})",
+            f"{repository} is no file or folder here, and cannot be downloaded from the Hugging Face "
+            f"hub ({' '.join(str(error).split())[:150]})",
             _by_hand(repository, revision),
         ) from error
     raise ModelError(

@@ -2,7 +2,7 @@
 
 These are the TF-slim checkpoints: 1001 classes with background first, TensorFlow's padding,
 epsilon 1e-3 (transformers/models/mobilenet_v1). Their short side is resized to 32 pixels more
-than the crop (convert_original_tf_checkpoint_to_pytorch.py).
+than the crop (convert_original_tf_checkpoint_to_pytorch.py of transformers 4).
 """
 
 from typing import Any

@@ -471,6 +471,11 @@ def test_file_that_does_not_exist(tmp_path):
         read_source(str(tmp_path / "x.h5"), AS_IS)
 
 
+def test_relative_path_with_a_typing_error_is_no_hub_id():
+    with pytest.raises(ModelError, match=r"weights/mobilenet\.h5 cannot be read"):
+        read_source("weights/mobilenet.h5", AS_IS)
+
+
 def test_folder_without_weights(tmp_path):
     with pytest.raises(ModelError, match="has neither"):
         read_source(str(tmp_path), AS_IS)
