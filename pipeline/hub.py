@@ -72,8 +72,8 @@ def download(repository: str, revision: str | None) -> Snapshot:
         ) from error
     except Exception as error:  # the network fails in many ways, through several libraries
         raise ModelError(
-            f"{repository} is no file or folder here, and cannot be downloaded from the Hugging Face "
-            f"hub ({' '.join(str(error).split())[:150]})",
+            f"{repository} is no file or folder here, and cannot be downloaded from the Hugging "
+            f"Face hub ({' '.join(str(error).split())[:150]})",
             _by_hand(repository, revision),
         ) from error
     raise ModelError(
