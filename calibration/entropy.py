@@ -21,10 +21,13 @@ def entropy(histogram: Histogram) -> tuple[float, float]:
     largest = max(-histogram.low, histogram.high)
     if largest == 0:
         return 0.0, 0.0
-    magnitudes = np.abs(histogram.centers)
     bins = len(histogram.counts)
-    index = np.minimum((magnitudes / largest * bins).astype(int), bins - 1)
-    counts = np.bincount(index, weights=histogram.counts, minlength=bins)
+    cumulative = np.concatenate([[0.0], np.cumsum(histogram.counts)])
+    upto, minus_upto = (
+        np.interp(sign * np.linspace(0, largest, bins + 1), histogram.edges, cumulative)
+        for sign in (1, -1)
+    )
+    counts = np.diff(upto - minus_upto)  # of magnitudes, values spread evenly within a bin
     cuts = np.unique(np.linspace(LEVELS, bins, CANDIDATES).astype(int))
     best = min(cuts, key=lambda cut: divergence(counts, int(cut)))
     threshold = largest * best / bins

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BINS = 2048
+SMALLEST_WIDTH = 1e-30  # of a tensor that is 0 throughout, or nearly: float32 must divide by it
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Histogram:
 
 def count_values(values: NDArray[np.float32], low: float, high: float) -> NDArray[np.int64]:
     """Count values in ``BINS`` bins over [low, high]; what lies outside goes to the end bins."""
-    width = (high - low) or 1.0
+    width = max(high - low, SMALLEST_WIDTH)
     bins = ((values.ravel() - np.float32(low)) * np.float32(BINS / width)).astype(np.int32)
     np.clip(bins, 0, BINS - 1, out=bins)
     return np.bincount(bins, minlength=BINS)

@@ -8,13 +8,13 @@ import numpy as np
 
 from mobilenet_cli.calibration.histogram import Histogram
 
-PERCENTILE = 0.9999
+RARE = 1e-4  # 1 - p: the share of all values that is left out at either end
 
 
 def percentile(histogram: Histogram) -> tuple[float, float]:
     """The quantiles to the histogram's resolution; an end that is 0 stays 0."""
-    cumulative = np.cumsum(histogram.counts) / max(histogram.counts.sum(), 1)
-    first = int(np.searchsorted(cumulative, 1 - PERCENTILE, side="right"))
-    last = int(np.searchsorted(cumulative, PERCENTILE))
+    rare = int(histogram.counts.sum() * RARE + 1e-6)  # exact where the product is whole
+    first = int(np.searchsorted(np.cumsum(histogram.counts), rare, side="right"))
+    last = int(np.searchsorted(np.cumsum(histogram.counts[::-1]), rare, side="right"))
     edges = histogram.edges
-    return min(float(edges[first]), 0.0), max(float(edges[last + 1]), 0.0)
+    return min(float(edges[first]), 0.0), max(float(edges[-1 - last]), 0.0)
