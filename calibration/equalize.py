@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mobilenet_cli.calibration.network import Linear, Network, Step
 
-MARGIN = 1.15  # how far beyond the largest value seen a scaled channel may still go
+MARGIN = 1.3  # how far beyond the largest value seen a scaled channel may still go
 LARGEST = 100.0
 # A depthwise reader has one scale per channel and absorbs any factor. A dense one shares a scale
 # between channels, and large factors would take precision from the others: the square root.

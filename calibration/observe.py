@@ -99,7 +99,7 @@ def observe(
 def histograms(
     network: Network,
     ranges: dict[str, tuple[float, float]],
-    factors: dict[str, NDArray[np.float64]],
+    as_coded: Callable[[str, NDArray[np.float32]], NDArray[np.float32]],
     images: Images,
     open_session: Opener,
     tick: Tick,
@@ -108,8 +108,8 @@ def histograms(
 
     Args:
         network: the float network.
-        ranges: of each tensor, after its channels were scaled.
-        factors: by which channels of some tensors are scaled.
+        ranges: of each tensor as the quantized network will have it.
+        as_coded: what a tensor of the float network becomes there.
         images: as in ``observe``.
         open_session: as in ``observe``.
         tick: as in ``observe``.
@@ -118,8 +118,6 @@ def histograms(
     counts = {name: np.zeros(BINS, np.int64) for name in ranges}
     for batch in images():
         for name, values in run_exposed(session, network, list(ranges), batch).items():
-            if name in factors:
-                values = values * factors[name].astype(np.float32)[:, None, None]
-            counts[name] += count_values(values, *ranges[name])
+            counts[name] += count_values(as_coded(name, values), *ranges[name])
         tick(len(batch))
     return {name: Histogram(*ranges[name], counts[name]) for name in ranges}

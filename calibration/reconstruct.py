@@ -148,6 +148,8 @@ def quantize_linear(
     grid: Grid,
     float_mean_input: NDArray[np.float64],
     target: Target,
+    copies: NDArray[np.intp] | None,
+    output_step: float,
 ) -> QuantizedLinear:
     """Integer weights and corrected bias of one layer.
 
@@ -159,19 +161,32 @@ def quantize_linear(
         grid: of the inputs.
         float_mean_input: mean over images of its inputs in the float network.
         target: what its kernels can add.
+        copies: (copy, original) channels of its output, from ``reuse``.
+        output_step: of its output's grid.
     """
     scale = weight_scale(linear, grid.scale, target)
     hessian = second_moments(codes, grid, step, linear)
     exact = scale.astype(np.float64)
-    if linear.depthwise:
-        rounded = rounding.round_depthwise(linear.taps, exact, hessian)
-    else:
-        partner = partners(linear.weight) if target.pairs_saturate else None
-        rounded = rounding.round_dense(linear.taps, exact, hessian, partner)
+    partner = partners(linear.weight) if target.pairs_saturate else None
+
+    def rounded_to(taps: NDArray[np.float64]) -> NDArray[np.float64]:
+        if linear.depthwise:
+            return rounding.round_depthwise(taps, exact, hessian)
+        return rounding.round_dense(taps, exact, hessian, partner)
+
+    rounded = rounded_to(linear.taps)
+    offset = np.zeros(len(scale))
+    if copies is not None:
+        copy, original = copies.T
+        # The reader takes half of each, so a copy makes good what its original rounded away.
+        taps = linear.taps.copy()
+        taps[copy] += linear.taps[original] - rounded[original] * exact[original, None]
+        rounded[copy] = rounded_to(taps)[copy]
+        offset[copy] = output_step / 2
     weight = rounded.reshape(linear.weight.shape).astype(np.int8)
     real = weight * exact.reshape(-1, *(1,) * (weight.ndim - 1))
     mean_input = (codes.mean(0, dtype=np.float64) - grid.zero_point) * grid.scale
-    wanted = linear.bias + mean_outputs(network, step, linear.weight, float_mean_input)
+    wanted = linear.bias + offset + mean_outputs(network, step, linear.weight, float_mean_input)
     bias_scale = np.float32(grid.scale) * scale
     bias = np.rint((wanted - mean_outputs(network, step, real, mean_input)) / bias_scale)
     return QuantizedLinear(
@@ -185,6 +200,7 @@ def reconstruct(
     grids: dict[str, Grid],
     means: dict[str, NDArray[np.float64]],
     target: Target,
+    copies: dict[str, NDArray[np.intp]],
     images: Images,
     open_session: Opener,
     tick: Tick,
@@ -200,6 +216,7 @@ def reconstruct(
         grids: of all tensors that become codes.
         means: mean inputs of the linear steps in the float network, equalized.
         target: what the kernels can add.
+        copies: (copy, original) channels of tensors, from ``reuse``.
         images: the calibration images, batch by batch.
         open_session: makes a session that computes a model exactly as written.
         tick: told 1 for every step done.
@@ -218,6 +235,8 @@ def reconstruct(
                 grids[source],
                 means[source],
                 target,
+                copies.get(step.output),
+                grids[step.output].scale if step.output in grids else 0.0,
             )
         session = open_session(simulated_step(network, step, grids, quantized.get(step.output)))
         values[step.output] = _run_step(session, {name: values[name] for name in step.inputs})

@@ -10,7 +10,7 @@ import resource
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +33,7 @@ from mobilenet_cli.calibration.observe import (
 )
 from mobilenet_cli.calibration.qdq import write_qdq
 from mobilenet_cli.calibration.reconstruct import reconstruct
+from mobilenet_cli.calibration.reuse import reuse_dead_channels
 from mobilenet_cli.calibration.select import select
 from mobilenet_cli.data.dataset import Sample
 from mobilenet_cli.data.datasets import held_out, not_held_out
@@ -226,7 +227,21 @@ def build(
         open_session,
         lambda n: tick(n / 2, "ranges"),
     )
+    reuse = reuse_dead_channels(network, statistics.high)
+    statistics = replace(
+        statistics,
+        low={name: reuse.repeat_channels(name, v) for name, v in statistics.low.items()},
+        high={name: reuse.repeat_channels(name, v) for name, v in statistics.high.items()},
+    )
     factors = channel_factors(network, statistics.high)
+
+    def as_coded(name: str, values: NDArray[Any]) -> NDArray[Any]:
+        """A tensor of the float network as the quantized one has it: repeated and scaled."""
+        values = reuse.repeat(name, values)
+        if name in factors:
+            return values * factors[name].astype(values.dtype)[:, None, None]
+        return values
+
     ranges = scaled_ranges(network, statistics, factors)
     if config.calibrator == "minmax":
         tick(len(calibration.samples) / 2, "ranges")
@@ -234,26 +249,24 @@ def build(
         seen = histograms(
             network,
             ranges,
-            factors,
+            as_coded,
             calibration.batches,
             open_session,
             lambda n: tick(n / 2, "histograms"),
         )
         ranges = {name: CALIBRATORS[config.calibrator](seen[name]) for name in ranges}
     grids = choose_grids(network, ranges, config)
-    linears = equalize(network.linears, inputs, factors)
-    means = {
-        name: mean * factors[name][:, None, None] if name in factors else mean
-        for name, mean in statistics.mean.items()
-    }
+    linears = equalize(reuse.linears, inputs, factors)
+    means = {name: as_coded(name, mean) for name, mean in statistics.mean.items()}
     layers: list[LayerRecord] = []
-    measure = layer_meter(network, calibration, grids, factors, layers)
+    measure = layer_meter(network, calibration, grids, as_coded, layers)
     quantized = reconstruct(
         network,
         linears,
         grids,
         means,
         target,
+        reuse.copies,
         lambda: calibration.batches(reconstruction),
         lambda model: open_session(model, SIMULATED),
         lambda n: tick(n * len(calibration.samples) / len(network.steps), "rounding"),
@@ -319,7 +332,7 @@ def layer_meter(
     network: Network,
     calibration: Calibration,
     grids: dict[str, Grid],
-    factors: dict[str, NDArray[np.float64]],
+    as_coded: Callable[[str, NDArray[Any]], NDArray[Any]],
     layers: list[LayerRecord],
 ) -> Any:
     """A watcher that appends each step's SQNR against the float network on a few images."""
@@ -332,8 +345,7 @@ def layer_meter(
         found = codes[: len(images)]
         if grid is not None:
             found = grid.dequantize(found)
-            if step.output in factors:
-                found = found / factors[step.output].astype(np.float32)[:, None, None]
+            reference = as_coded(step.output, reference)
         layers.append(
             LayerRecord(
                 name=step.output,
