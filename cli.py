@@ -570,6 +570,15 @@ def quantize_command(
         str,
         typer.Option("--target", help="auto (this CPU), avx2, avx512, vnni, arm64 or tensorrt."),
     ] = "auto",
+    weights: Annotated[
+        str, typer.Option("--weights", help="s8, or u8 for unsigned weights.")
+    ] = "s8",
+    form: Annotated[
+        str, typer.Option("--format", help="qdq, or qoperator for ONNX Runtime alone.")
+    ] = "qdq",
+    cross: Annotated[
+        bool, typer.Option("--cross", help="For another machine: do not prove it on this one.")
+    ] = False,
     seed: Annotated[int, typer.Option("--seed", help="Of the choice of images.")] = 0,
     run: RunName = None,
     width: Width = None,
@@ -586,6 +595,9 @@ def quantize_command(
         calib_count=calib_count,
         calibrator=calibrator,
         target=target,
+        weights=weights,  # type: ignore[arg-type]  # the config checks the value
+        format=form,  # type: ignore[arg-type]  # the config checks the value
+        cross=cross,
         seed=seed,
     )
     with progress_bar("quantizing", "images") as progress:
@@ -597,12 +609,13 @@ def quantize_command(
         say(f"warning: {name} is also in the evaluation set {record['leakage_checked']}")
     for name in record["float_layers"]:
         say(f"kept in float: {name}")
+    where = "in simulation, not proven on this machine" if cross else "on the integer kernels"
     emit(
         {"model": str(made.path), **record},
         as_json,
         f"{made.path}: int8 for {record['target']}, {record['images']} calibration images, "
         f"{100 * record['agreement']:.1f} % agreement and {record['sqnr_db']:.1f} dB SQNR with "
-        "float on the integer kernels",
+        f"float {where}",
     )
 
 

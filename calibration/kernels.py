@@ -29,10 +29,12 @@ class Target:
     Attributes:
         activations: code type of activations.
         pairs_saturate: pairs of weights must be kept within ``PAIR_MAX``.
+        cpu: ONNX Runtime's CPU kernels are what it runs on, so a CPU can prove it.
     """
 
     activations: CodeType
     pairs_saturate: bool
+    cpu: bool = True
 
 
 TARGETS: dict[str, Target] = {
@@ -40,7 +42,7 @@ TARGETS: dict[str, Target] = {
     "avx512": Target("uint8", pairs_saturate=True),
     "vnni": Target("uint8", pairs_saturate=False),
     "arm64": Target("uint8", pairs_saturate=False),
-    "tensorrt": Target("int8", pairs_saturate=False),
+    "tensorrt": Target("int8", pairs_saturate=False, cpu=False),
 }
 
 

@@ -1,6 +1,5 @@
 """A float ONNX classifier as the steps in which it is quantized."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -206,29 +205,3 @@ def _activation(
         if name:
             limits[index] = float(constants[name])  # type: ignore[arg-type]  # a 0-d array
     return (limits[0], limits[1]) if limits[0] == 0.0 < limits[1] else None
-
-
-def submodel(
-    network: Network,
-    nodes: Sequence[onnx.NodeProto],
-    constants: dict[str, NDArray[np.generic]],
-    inputs: dict[str, int],
-    outputs: Sequence[str],
-) -> bytes:
-    """A model of a few nodes, with the given constants and those of the network they need."""
-    needed = {name for node in nodes for name in node.input}
-    known = {name: network.constants[name] for name in needed & network.constants.keys()}
-    graph = helper.make_graph(
-        list(nodes),
-        "step",
-        [helper.make_tensor_value_info(name, kind, None) for name, kind in inputs.items()],
-        [onnx.ValueInfoProto(name=name) for name in outputs],
-        [
-            numpy_helper.from_array(np.ascontiguousarray(value), name)
-            for name, value in (known | constants).items()
-        ],
-    )
-    model = helper.make_model(graph, opset_imports=network.model.opset_import)
-    model.ir_version = network.model.ir_version
-    serialized: bytes = model.SerializeToString()
-    return serialized

@@ -5,6 +5,7 @@ dropped, so that nothing stands between a convolution and its QuantizeLinear: ru
 exactly that pattern as an integer convolution.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from mobilenet_cli.calibration.grid import Grid
-from mobilenet_cli.calibration.network import Network, Step
+from mobilenet_cli.calibration.network import Linear, Network, Step
 
 BIAS_MAX = 2**31 - 1
 
@@ -35,7 +36,7 @@ class QuantizedLinear:
     bias_scale: NDArray[np.float32]
 
 
-class _Writer:
+class Writer:
     """Collects nodes and initializers of the graph being written."""
 
     def __init__(self) -> None:
@@ -43,10 +44,12 @@ class _Writer:
         self.constants: dict[str, onnx.TensorProto] = {}
 
     def constant(self, name: str, value: NDArray[np.generic] | np.generic) -> str:
+        """Add an initializer; returns its name."""
         self.constants[name] = numpy_helper.from_array(np.asarray(value), name)
         return name
 
     def grid(self, tensor: str, grid: Grid) -> list[str]:
+        """Add a tensor's scale and zero point; returns their names."""
         return [
             self.constant(f"{tensor}_scale", np.float32(grid.scale)),
             self.constant(f"{tensor}_zero_point", grid.dtype.type(grid.zero_point)),
@@ -72,6 +75,7 @@ class _Writer:
         scale: NDArray[np.float32],
         zero_point: NDArray[np.generic],
     ) -> str:
+        """Add a DequantizeLinear of constant codes [out, ...]; returns its output's name."""
         inputs = [
             self.constant(f"{name}_codes", codes),
             self.constant(f"{name}_scale", scale),
@@ -86,7 +90,7 @@ class _Writer:
 def write_qdq(
     network: Network,
     grids: dict[str, Grid],
-    linears: dict[str, QuantizedLinear],
+    linears: Mapping[str, QuantizedLinear | Linear],
     unsigned_weights: bool = False,
 ) -> onnx.ModelProto:
     """The quantized model, with the float model's input and output.
@@ -94,27 +98,23 @@ def write_qdq(
     Args:
         network: the float model.
         grids: of every tensor that is represented by codes.
-        linears: integer parameters by output tensor.
+        linears: integer parameters by output tensor, or float ones of a layer that stays float.
         unsigned_weights: store weight codes as uint8 with zero point 128.
     """
-    writer = _Writer()
+    writer = Writer()
     if network.input in grids:
         writer.quantize(network.input, network.input, grids[network.input])
     for step in network.steps:
         made = f"{step.output}_float" if step.output in grids else step.output
-        node = onnx.NodeProto()
-        node.CopyFrom(step.node)
-        node.input[:] = [f"{name}_real" if name in grids else name for name in node.input]
-        node.output[:] = [made]
-        if step.kind == "linear":
-            _write_parameters(writer, node, step, linears[step.output], unsigned_weights)
-        else:
-            for name in step.node.input:
-                if name in network.constants:
-                    writer.constant(name, network.constants[name])
-        writer.nodes.append(node)
+        linear = linears.get(step.output)
+        _write_step(writer, network, step, grids, linear, made, unsigned_weights)
         if step.output in grids:
             writer.quantize(step.output, made, grids[step.output])
+    return as_model(network, writer)
+
+
+def as_model(network: Network, writer: Writer, *opsets: onnx.OperatorSetIdProto) -> onnx.ModelProto:
+    """A model of what was written, with the float model's input and output."""
     graph = helper.make_graph(
         writer.nodes,
         network.model.graph.name,
@@ -122,82 +122,118 @@ def write_qdq(
         list(network.model.graph.output),
         list(writer.constants.values()),
     )
-    model = helper.make_model(
-        graph, opset_imports=network.model.opset_import, producer_name="mobilenet-cli"
+    return _model(network, graph, *opsets)
+
+
+def _model(
+    network: Network, graph: onnx.GraphProto, *opsets: onnx.OperatorSetIdProto
+) -> onnx.ModelProto:
+    model: onnx.ModelProto = helper.make_model(
+        graph,
+        opset_imports=[*network.model.opset_import, *opsets],
+        producer_name="mobilenet-cli",
     )
     model.ir_version = network.model.ir_version
     return model
 
 
-def _write_parameters(
-    writer: _Writer,
-    node: onnx.NodeProto,
+def _write_step(
+    writer: Writer,
+    network: Network,
     step: Step,
-    linear: QuantizedLinear,
+    grids: dict[str, Grid],
+    linear: QuantizedLinear | Linear | None,
+    made: str,
     unsigned_weights: bool,
 ) -> None:
-    zeros = np.zeros(len(linear.scale), dtype=np.int8)
-    codes: NDArray[np.generic] = linear.weight
-    zero_point: NDArray[np.generic] = zeros
-    if unsigned_weights:
-        codes = (linear.weight.astype(np.int16) + 128).astype(np.uint8)
-        zero_point = np.full(len(zeros), 128, dtype=np.uint8)
-    weight = writer.dequantize_parameter(f"{step.output}_weight", codes, linear.scale, zero_point)
-    bias = writer.dequantize_parameter(
-        f"{step.output}_bias", linear.bias, linear.bias_scale, zeros.astype(np.int32)
-    )
+    """The step's node, reading real values of codes and quantized parameters, making ``made``."""
+    node = onnx.NodeProto()
+    node.CopyFrom(step.node)
+    node.input[:] = [f"{name}_real" if name in grids else name for name in node.input]
+    node.output[:] = [made]
+    writer.nodes.append(node)
+    if linear is None:
+        for name in step.node.input:
+            if name in network.constants:
+                writer.constant(name, network.constants[name])
+        return
+    if isinstance(linear, Linear):
+        weight = writer.constant(f"{step.output}_weight", linear.weight.astype(np.float32))
+        bias = writer.constant(f"{step.output}_bias", linear.bias.astype(np.float32))
+    else:
+        weight, bias = _write_parameters(writer, step, linear, unsigned_weights)
     node.input[:] = [node.input[0], weight, bias]
-    if node.op_type == "Gemm":  # weights are stored as [out, in]
+    if node.op_type == "Gemm":  # weights are kept as [out, in]
         kept = [a for a in node.attribute if a.name != "transB"]
         del node.attribute[:]
         node.attribute.extend([*kept, helper.make_attribute("transB", 1)])
+    if not enforces_activation(grids.get(step.output), step):
+        node.output[:] = [f"{made}_linear"]
+        operator, limits = "Relu", []
+        if step.output not in grids and np.isfinite(step.high):
+            operator = "Clip"
+            limits = [
+                writer.constant(f"{step.output}_low", np.float32(step.low)),
+                writer.constant(f"{step.output}_high", np.float32(step.high)),
+            ]
+        writer.nodes.append(helper.make_node(operator, [f"{made}_linear", *limits], [made]))
 
 
-def simulated_step(
+def stored_weights(
+    linear: QuantizedLinear, unsigned: bool
+) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+    """Weight codes and their zero points [out] as they are written: int8, or uint8 around 128."""
+    if unsigned:
+        zero_point = np.full(len(linear.scale), 128, dtype=np.uint8)
+        return (linear.weight.astype(np.int16) + 128).astype(np.uint8), zero_point
+    return linear.weight, np.zeros(len(linear.scale), dtype=np.int8)
+
+
+def _write_parameters(
+    writer: Writer, step: Step, linear: QuantizedLinear, unsigned_weights: bool
+) -> tuple[str, str]:
+    """Dequantized weight and bias of a step; returns their names."""
+    codes, zero_point = stored_weights(linear, unsigned_weights)
+    weight = writer.dequantize_parameter(f"{step.output}_weight", codes, linear.scale, zero_point)
+    zeros = np.zeros(len(linear.scale), dtype=np.int32)
+    bias = writer.dequantize_parameter(f"{step.output}_bias", linear.bias, linear.bias_scale, zeros)
+    return weight, bias
+
+
+def enforces_activation(grid: Grid | None, step: Step) -> bool:
+    """Do the ends of the output's grid do what the step's activation does?"""
+    low, high = (grid.low, grid.high) if grid else (-np.inf, np.inf)
+    return step.low <= low and high <= step.high * (1 + 1e-6)
+
+
+def step_model(
     network: Network, step: Step, grids: dict[str, Grid], linear: QuantizedLinear | None
 ) -> bytes:
-    """A model of one step from codes to codes, computed in float between them.
+    """One step as a model of its own, from codes to codes, its tensors under their own names.
 
-    Its inputs and output have the tensors' own names. Tensors without a grid stay float.
+    Whether it is computed in integers or simulated in float is the session's choice. Tensors
+    without a grid are float on either side.
     """
-    from mobilenet_cli.calibration.network import submodel
-
-    writer = _Writer()
-    node = onnx.NodeProto()
-    node.CopyFrom(step.node)
-    constants: dict[str, NDArray[np.generic]] = {}
+    writer = Writer()
     inputs = {}
     for name in dict.fromkeys(step.inputs):
         inputs[name] = TensorProto.FLOAT
         if name in grids:
-            grid = grids[name]
-            unsigned = grid.code_type == "uint8"
-            inputs[name] = TensorProto.UINT8 if unsigned else TensorProto.INT8
+            inputs[name] = helper.np_dtype_to_tensor_dtype(grids[name].dtype)
+            parameters = writer.grid(name, grids[name])
             writer.nodes.append(
-                helper.make_node(
-                    "DequantizeLinear", [name, *writer.grid(name, grid)], [f"{name}_real"]
-                )
+                helper.make_node("DequantizeLinear", [name, *parameters], [f"{name}_real"])
             )
-    node.input[:] = [f"{name}_real" if name in grids else name for name in node.input]
-    if linear is not None:
-        shape = (-1, *(1,) * (linear.weight.ndim - 1))
-        real = linear.weight.astype(np.float32) * linear.scale.reshape(shape)
-        constants["weight"] = real
-        constants["bias"] = linear.bias.astype(np.float64).astype(np.float32) * linear.bias_scale
-        node.input[:] = [node.input[0], "weight", "bias"]
-        if node.op_type == "Gemm":
-            kept = [a for a in node.attribute if a.name != "transB"]
-            del node.attribute[:]
-            node.attribute.extend([*kept, helper.make_attribute("transB", 1)])
-    made = step.output
+    made = f"{step.output}_float" if step.output in grids else step.output
+    _write_step(writer, network, step, grids, linear, made, unsigned_weights=False)
     if step.output in grids:
-        made = f"{step.output}_float"
-        quantize = helper.make_node(
-            "QuantizeLinear", [made, *writer.grid(step.output, grids[step.output])], [step.output]
-        )
-    node.output[:] = [made]
-    writer.nodes.append(node)
-    if step.output in grids:
-        writer.nodes.append(quantize)
-    constants |= {n: numpy_helper.to_array(t) for n, t in writer.constants.items()}
-    return submodel(network, writer.nodes, constants, inputs, [step.output])
+        parameters = writer.grid(step.output, grids[step.output])
+        writer.nodes.append(helper.make_node("QuantizeLinear", [made, *parameters], [step.output]))
+    graph = helper.make_graph(
+        writer.nodes,
+        "step",
+        [helper.make_tensor_value_info(name, kind, None) for name, kind in inputs.items()],
+        [onnx.ValueInfoProto(name=step.output)],
+        list(writer.constants.values()),
+    )
+    return _model(network, graph).SerializeToString(deterministic=True)

@@ -26,7 +26,7 @@ from mobilenet_cli.calibration.kernels import (
 )
 from mobilenet_cli.calibration.network import Linear, Network, Step
 from mobilenet_cli.calibration.observe import Images, Opener, Tick
-from mobilenet_cli.calibration.qdq import BIAS_MAX, QuantizedLinear, simulated_step
+from mobilenet_cli.calibration.qdq import BIAS_MAX, QuantizedLinear, step_model
 
 Codes = NDArray[np.uint8 | np.int8]
 POSITIONS = 200_000  # input positions that the second moments of one layer are taken over
@@ -202,9 +202,9 @@ def reconstruct(
     target: Target,
     copies: dict[str, NDArray[np.intp]],
     images: Images,
-    open_session: Opener,
+    simulate: Opener,
     tick: Tick,
-    watch: Callable[[Step, Codes], None],
+    watch: Callable[[Step, bytes, dict[str, Codes], Codes], None],
 ) -> dict[str, QuantizedLinear]:
     """Quantize every linear step in the order of computation.
 
@@ -218,9 +218,9 @@ def reconstruct(
         target: what the kernels can add.
         copies: (copy, original) channels of tensors, from ``reuse``.
         images: the calibration images, batch by batch.
-        open_session: makes a session that computes a model exactly as written.
+        simulate: makes a session that computes an integer model in float.
         tick: told 1 for every step done.
-        watch: shown each step's codes on all images, for measurements.
+        watch: shown each step, its model, its inputs and its output on all images.
     """
     values: dict[str, Any] = {network.input: _input_codes(images, grids.get(network.input))}
     quantized: dict[str, QuantizedLinear] = {}
@@ -238,9 +238,11 @@ def reconstruct(
                 copies.get(step.output),
                 grids[step.output].scale if step.output in grids else 0.0,
             )
-        session = open_session(simulated_step(network, step, grids, quantized.get(step.output)))
-        values[step.output] = _run_step(session, {name: values[name] for name in step.inputs})
-        watch(step, values[step.output])
+        model = step_model(network, step, grids, quantized.get(step.output))
+        session = simulate(model)
+        read = {name: values[name] for name in step.inputs}
+        values[step.output] = _run_step(session, read)
+        watch(step, model, read, values[step.output])
         needed = {name for later in network.steps[index + 1 :] for name in later.inputs}
         values = {name: value for name, value in values.items() if name in needed}
         tick(1)

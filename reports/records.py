@@ -98,12 +98,15 @@ class LayerRecord(Record):
         sqnr_db: of that tensor against the float network's on the same images, everything before
             it quantized too; None for a step that stayed float.
         scale: of the tensor's grid; None where it stayed float.
+        kernel_error: largest difference, in codes, between this machine's integer kernels and the
+            simulation given the same inputs; 1 is a tie rounded the other way.
     """
 
     name: str
     operator: str
     sqnr_db: float | None
     scale: float | None
+    kernel_error: float = 0.0
 
 
 class QuantizeRecord(Record):

@@ -1,0 +1,70 @@
+"""Is a quantized model really integer, and do this machine's kernels compute what it says?"""
+
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from mobilenet_cli.calibration.network import Network
+from mobilenet_cli.pipeline.errors import CheckError
+from mobilenet_cli.pipeline.parity import sqnr_db
+from mobilenet_cli.pipeline.session import SessionConfig, open_session
+
+SIMULATED = SessionConfig(integer_kernels=False)
+# A sum within float32 error of a tie is rounded one way in integers and the other way in float.
+ROUNDING = 1
+# Logits that stay float differ by float32 rounding only; saturation costs far more.
+FLOAT_SQNR_DB = 60.0
+
+
+def running_operators(content: bytes) -> Counter[str]:
+    """Nodes by type in the graph that ONNX Runtime makes of a model and really runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "optimized.onnx"
+        open_session(content, SessionConfig(optimized_path=path))
+        return Counter(node.op_type for node in onnx.load(path).graph.node)
+
+
+def check_integer(network: Network, operators: Counter[str]) -> None:
+    """Refuse a graph in which something that should be integer runs in float.
+
+    Raises:
+        CheckError: says what does.
+    """
+    kept = [s for s in network.steps if s.kind == "float"]
+    allowed = Counter(s.node.op_type for s in kept)
+    for operator in ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "Clip", "Relu"):
+        if operators[operator] > allowed[operator]:
+            raise CheckError(
+                f"{operators[operator]} {operator} of the quantized model run in float",
+                "Install the onnxruntime version of constraints.txt; nothing was written",
+            )
+    if not kept and max(operators["QuantizeLinear"], operators["DequantizeLinear"]) > 1:
+        raise CheckError(
+            "the quantized model goes back to float between layers: "
+            f"{operators['QuantizeLinear']} QuantizeLinear and "
+            f"{operators['DequantizeLinear']} DequantizeLinear are left",
+            "Install the onnxruntime version of constraints.txt; nothing was written",
+        )
+
+
+def kernel_error(model: bytes, inputs: dict[str, NDArray[Any]], simulated: NDArray[Any]) -> float:
+    """How far this machine's kernels are from the simulation of one step, given the same inputs.
+
+    Args:
+        model: the step, from codes to codes.
+        inputs: its inputs on a few images, by name.
+        simulated: what the simulation made of them.
+
+    Returns:
+        Largest difference in codes, of which up to ``ROUNDING`` is a tie rounded differently. For
+        a step that makes float values: 0 when equal to float32 precision, infinity otherwise.
+    """
+    found = open_session(model).run(None, inputs)[0]
+    if np.issubdtype(found.dtype, np.floating):
+        return 0.0 if sqnr_db(simulated, found) >= FLOAT_SQNR_DB else float("inf")
+    return float(np.abs(found.astype(np.int16) - simulated.astype(np.int16)).max())
