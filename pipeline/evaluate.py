@@ -60,7 +60,7 @@ class EvaluateConfig:
     workers: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What a model says about one image.
 
@@ -102,7 +102,7 @@ def evaluate(
     """
     facts, dataset = artifact.facts, evaluation_set(artifact, config.data)
     targets = targets_of(dataset, facts.classes, artifact.path)
-    answers = [] if answers is None else answers
+    images = top1 = top5 = 0  # counted as they come, so that memory does not grow with the set
     bad: list[str] = []
     with open_predictor(artifact, config.provider) as predictor:
         started = time.perf_counter()
@@ -115,19 +115,22 @@ def evaluate(
         for chunk, outcomes in zip(chunks, results, strict=True):
             for (sample, _), outcome in zip(chunk, outcomes, strict=True):
                 if not isinstance(outcome, DataError):
-                    answers.append(outcome)
+                    images += 1
+                    top1 += outcome.rank < 1
+                    top5 += outcome.rank < 5
+                    if answers is not None:
+                        answers.append(outcome)
                 elif config.strict:
                     raise outcome
                 else:
                     bad.append(sample.key)
-            progress(len(answers) + len(bad), len(pairs), f"{len(bad)} unreadable" if bad else "")
+            progress(images + len(bad), len(pairs), f"{len(bad)} unreadable" if bad else "")
     seconds = time.perf_counter() - started
-    if not answers:
+    if not images:
         raise DataError(
             f"none of the {len(bad)} images of {dataset.name} can be read, such as {bad[0]}",
             "Check that the files are images",
         )
-    top1, top5 = sum(a.rank < 1 for a in answers), sum(a.rank < 5 for a in answers)
     return EvaluationRecord(
         model=str(artifact.path),
         sha256=artifact.sha256,
@@ -135,10 +138,10 @@ def evaluate(
         data=dataset.name,
         data_fingerprint=dataset.fingerprint,
         provider=predictor.provider,
-        images=len(answers),
+        images=images,
         bad_images=tuple(bad),
-        top1=share(top1, len(answers)),
-        top5=share(top5, len(answers)),
+        top1=share(top1, images),
+        top5=share(top5, images),
         top1_correct=top1,
         top5_correct=top5,
         images_per_second=len(dataset.samples) / seconds,
