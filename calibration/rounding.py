@@ -4,14 +4,15 @@ Rounding each weight to the nearest step minimizes the change of the weights; wh
 change of the output ``E[((W_q - W) x)^2] = (W_q - W) H (W_q - W)^T`` with ``H = E[x x^T]``, x being
 the layer's input in the quantized network. Weights are rounded one input at a time, and the error
 of each is spread over those not yet rounded (Frantar et al., "GPTQ", arXiv:2210.17323, algorithm
-1); afterwards each integer in turn moves to its best value given the others, until none moves
-(coordinate descent on the same objective, as in arXiv:2406.17542).
+1); afterwards, from there or from the nearest steps where they are better, each integer in turn
+moves to its best value given the others, until none moves (coordinate descent on the same
+objective, as in arXiv:2406.17542).
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenet_cli.calibration.kernels import PAIR_MAX, WEIGHT_MAX
+from mobilenet_cli.calibration.kernels import PAIR_MAX, WEIGHT_MAX, largest_pair_sum
 
 DAMPING = 0.01  # of the mean diagonal: GPTQ's percdamp
 BLOCK = 64  # columns whose errors are spread together, as in GPTQ
@@ -73,7 +74,31 @@ def round_dense(
             left[:, i:stop] -= np.outer(error, factor[i, i:stop])
             errors[:, i - start] = error
         left[:, stop:] -= errors @ factor[start:stop, stop:]
+    plain = nearest(weight, scale)
+    better = cost(plain, weight, scale, hessian) < cost(codes, weight, scale, hessian)
+    if partner is not None:
+        better &= largest_pair_sum(plain, partner) <= PAIR_MAX
+    codes[better] = plain[better]
     return descend(codes, weight, scale, hessian, partner)
+
+
+def nearest(weight: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The code next to each weight [out, K], where descent starts for rows that spreading hurt."""
+    codes: NDArray[np.float64] = np.clip(np.rint(weight / scale[:, None]), -WEIGHT_MAX, WEIGHT_MAX)
+    return codes
+
+
+def cost(
+    codes: NDArray[np.float64],
+    weight: NDArray[np.float64],
+    scale: NDArray[np.float64],
+    hessian: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """What rounding changes in the outputs, [out]: the objective; ``hessian`` shared or by row."""
+    off = codes * scale[:, None] - weight
+    gradient = off @ hessian if hessian.ndim == 2 else (off[:, None] @ hessian)[:, 0]
+    changed: NDArray[np.float64] = (gradient * off).sum(1)
+    return changed
 
 
 def descend(
@@ -121,6 +146,9 @@ def round_depthwise(
         codes[:, i] = np.clip(np.rint(left[:, i] / scale), -WEIGHT_MAX, WEIGHT_MAX)
         error = (left[:, i] - codes[:, i] * scale) / factor[:, i, i]
         left[:, i:] -= error[:, None] * factor[:, i, i:]
+    plain = nearest(weight, scale)
+    better = cost(plain, weight, scale, hessian) < cost(codes, weight, scale, hessian)
+    codes[better] = plain[better]
     gradient = ((codes * scale[:, None] - weight)[:, None, :] @ hessian)[:, 0]
     for _ in range(SWEEPS):
         for k in range(weight.shape[1]):
