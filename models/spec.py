@@ -10,6 +10,15 @@ Padding = Literal["symmetric", "same"]
 Activation = Literal["relu6", "relu"]
 
 
+def check_width(width: float) -> None:
+    """Raise OptionError unless ``width`` is a positive number."""
+    if not (math.isfinite(width) and width > 0):
+        raise OptionError(
+            f"width multiplier {width:g} is not a positive number",
+            "Pass --width with a value such as 1.0, 0.75, 0.5 or 0.25",
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """One member of an architecture's family.
@@ -35,11 +44,7 @@ class ModelSpec:
     activation: Activation = "relu6"
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.width) and self.width > 0):
-            raise OptionError(
-                f"width multiplier {self.width} is not a positive number",
-                "Pass --width with a value such as 1.0, 0.75, 0.5 or 0.25",
-            )
+        check_width(self.width)
         if self.classes < 1:
             raise OptionError(
                 f"a classifier cannot have {self.classes} classes", "Pass at least one class"

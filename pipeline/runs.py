@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from mobilenet_cli.models.spec import check_width
 from mobilenet_cli.pipeline.artifact import sidecar_path
 from mobilenet_cli.pipeline.errors import ModelError
 
@@ -82,7 +83,10 @@ def find_run(name: str | None, needs: str, width: float | None = None) -> Run:
 
     Raises:
         ModelError: there is no such run, or it lacks the file.
+        OptionError: the width is not a positive number.
     """
+    if width is not None:
+        check_width(width)
     if name is not None:
         run = Run(RUNS / name)
         path: Path = getattr(run, needs)

@@ -15,7 +15,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mobilenet_cli.pipeline import cuda
-from mobilenet_cli.pipeline.errors import ModelError, OptionError, ProviderError
+from mobilenet_cli.pipeline.errors import (
+    ModelError,
+    OptionError,
+    ProviderError,
+    StorageError,
+)
 from mobilenet_cli.pipeline.machine import usable_cpus
 
 SUFFIX = "ExecutionProvider"
@@ -157,6 +162,11 @@ def _session_error(model: Path | bytes, config: SessionConfig, error: Exception)
             f"{config.provider} cannot run every node of {name}, as with int8 on CUDA; "
             "some would run on the CPU",
             "Use another artifact or provider, or pass --allow-fallback, which labels the row",
+        )
+    if config.optimized_path and "serialization failed" in reason:
+        return StorageError(
+            f"ONNX Runtime cannot write {config.optimized_path}",
+            "Free some space, or set TMPDIR to a folder that has some",
         )
     if config.provider != CPU:
         return ProviderError(

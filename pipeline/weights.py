@@ -8,7 +8,7 @@ from safetensors.numpy import save
 
 from mobilenet_cli.data import imagenet
 from mobilenet_cli.models.mobilenet_v1 import check_resolution, parameters
-from mobilenet_cli.models.spec import Activation, ModelSpec
+from mobilenet_cli.models.spec import Activation, ModelSpec, check_width
 from mobilenet_cli.pipeline import layout_hugging_face, layout_keras, layout_timm, layout_torch
 from mobilenet_cli.pipeline.artifact import (
     METADATA_KEY,
@@ -66,6 +66,10 @@ class ImportConfig:
     classes: Path | None = None
     activation: Activation | None = None
     revision: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.width is not None:
+            check_width(self.width)
 
 
 @dataclass(frozen=True)

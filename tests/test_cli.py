@@ -1,0 +1,122 @@
+"""What holds for every command, whatever it does."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from mobilenet_cli.cli import app
+
+COMMANDS = [
+    "import",
+    "export",
+    "simplify",
+    "quantize",
+    "evaluate",
+    "bench",
+    "report",
+    "predict",
+    "convert",
+    "inspect",
+    "doctor",
+]
+HEAVY = ("torch", "onnxruntime", "onnx", "numpy", "pydantic", "sklearn", "matplotlib", "PIL")
+
+
+def cli(*arguments: object) -> subprocess.CompletedProcess[str]:
+    program = "from mobilenet_cli.cli import main; main()"
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_help_lists_every_command():
+    result = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "300"})
+    assert result.exit_code == 0
+    listed = re.findall(r"^│ ([a-z]+) +\S", result.stdout, re.MULTILINE)
+    assert sorted(listed) == sorted(COMMANDS)
+
+
+def test_help_imports_nothing_heavy():
+    program = (
+        "import sys\n"
+        "from mobilenet_cli.cli import main\n"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        f"    print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)\n"
+    )
+    command = [sys.executable, "-c", program, "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "Usage" in result.stdout
+    assert result.stderr == "[]\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_and_speaks_json(command: str):
+    result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    text = result.stdout
+    assert f" {command} [OPTIONS]" in text
+    assert re.search(r"^ [A-Z][^│]{20,}\.", text, re.MULTILINE)  # the description
+    for option in ("--json", "--debug", "--help"):
+        assert f"{option} " in text
+    # An option without a text ends with its type.
+    assert re.findall(r"^│ +\*? *(--\S+)[^│]*> +│$", text, re.MULTILINE) == []
+
+
+def test_version():
+    result = CliRunner().invoke(app, ["--version"])
+    assert result.exit_code == 0
+    assert re.fullmatch(r"mobilenet-cli \d+\.\d+\.\d+\n", result.stdout)
+
+
+def test_shells_can_complete():
+    program = (
+        "import sys; sys.argv[0] = 'mobilenet-cli'\nfrom mobilenet_cli.cli import main; main()"
+    )
+    typed = {
+        "_MOBILENET_CLI_COMPLETE": "complete_zsh",
+        "_TYPER_COMPLETE_ARGS": "mobilenet-cli qu",
+    }
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, env=os.environ | typed, capture_output=True, text=True)
+    assert '"quantize"' in result.stdout
+
+
+def test_a_usage_error_exits_2():
+    for arguments in (["no-such-command"], ["export", "--no-such-option"], ["predict"]):
+        assert cli(*arguments).returncode == 2
+
+
+@pytest.fixture
+def no_torch(tmp_path: Path) -> str:
+    """A PYTHONPATH on which importing torch is an error, in child processes as well."""
+    folder = tmp_path / "no_torch" / "torch"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("raise SystemExit('torch was imported')\n")
+    return os.pathsep.join([str(folder.parent), os.environ.get("PYTHONPATH", "")])
+
+
+def test_what_serves_a_model_never_imports_torch(
+    chain, no_torch: str, class_folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("PYTHONPATH", no_torch)
+    trapped = cli("export", "--checkpoint", chain.checkpoint.path, "--out", tmp_path / "x.onnx")
+    assert "torch was imported" in trapped.stderr
+    images = class_folders({str(digit): 2 for digit in range(10)})
+    model = tmp_path / "int8.onnx"
+    for arguments in (
+        ("quantize", chain.folded.path, "--calib-dir", images, "--out", model),
+        ("evaluate", model, "--data", images),
+        ("bench", model, "--seconds", "0.1"),
+        ("predict", model, images / "3" / "000.png"),
+        ("inspect", model),
+    ):
+        result = cli(*arguments, "--json")
+        assert result.returncode == 0, result.stderr
+        json.loads(result.stdout)
