@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,14 +14,21 @@ from mobilenet_cli.pipeline.artifact import (
     sidecar_path,
     write_atomically,
 )
-from mobilenet_cli.pipeline.errors import MobilenetError, ModelError
+from mobilenet_cli.pipeline.errors import DataError, MobilenetError, ModelError
+from mobilenet_cli.pipeline.pictures import pictures
 from mobilenet_cli.pipeline.runs import Run
+from mobilenet_cli.pipeline.weight_ranges import weight_ranges
+from mobilenet_cli.reports.answers import confusion, disagreements, mistakes
+from mobilenet_cli.reports.card import model_card
+from mobilenet_cli.reports.html import report_html
 from mobilenet_cli.reports.markdown import report_markdown
+from mobilenet_cli.reports.paired import compare_paired
 from mobilenet_cli.reports.records import (
     ArtifactRecord,
     BenchRecord,
     EvaluationRecord,
     Missing,
+    PredictionsRecord,
     ReportRecord,
     RunRecord,
 )
@@ -34,11 +42,19 @@ COMMANDS = {
     "int8.onnx": "quantize",
     "train.jsonl": "train",
     "evaluate.json": "evaluate",
+    "predictions.json": "evaluate",
     "bench.json": "bench",
+}
+FORMATS = {
+    "report.md": "markdown",
+    "report.json": "json",
+    "report.html": "html",
+    "model_card.md": "model_card",
 }
 T = TypeVar("T")
 EPOCHS = TypeAdapter(list[dict[str, JsonValue]])
 EVALUATIONS = TypeAdapter(list[EvaluationRecord])
+PREDICTIONS = TypeAdapter(list[PredictionsRecord])
 BENCH = TypeAdapter(BenchRecord)
 
 
@@ -49,19 +65,46 @@ def report(run: Run) -> tuple[ReportRecord, dict[str, Path]]:
         ModelError: there is no such run, or it has no model.
         StorageError: the folder cannot be written to.
     """
-    record = summarize(collect(run))
+    run_record, predictions = collect_all(run)
+    record = summarize(run_record)
     texts = {
-        "md": report_markdown(record),
-        "json": record.model_dump_json(indent=2) + "\n",
+        "report.md": report_markdown(record),
+        "report.json": record.model_dump_json(indent=2) + "\n",
+        "model_card.md": model_card(record),
+        "report.html": report_html(record, *gallery_pictures(run_record, predictions)),
     }
-    paths = {form: run.folder / f"report.{form}" for form in texts}
-    for form, text in texts.items():
-        write_atomically(paths[form], text.encode())
+    for file, text in texts.items():
+        write_atomically(run.folder / file, text.encode())
+    paths = {FORMATS[file]: run.folder / file for file in texts}
     return record, paths
 
 
+def gallery_pictures(
+    run: RunRecord, predictions: Sequence[PredictionsRecord]
+) -> tuple[dict[str, str], str]:
+    """Pictures of the images that the report shows by name; or none, and why."""
+    keys = [case.key for case in (*run.disagreements, *run.mistakes)]
+    last = run.artifacts[-1]
+    record = next(
+        (r for a in reversed(run.artifacts) if (r := newest(predictions, a.sha256))), None
+    )
+    if record is None or not keys:
+        return {}, ""
+    try:
+        return pictures(record.source, last.data, record.data_fingerprint, keys), ""
+    except DataError as error:
+        return {}, error.what
+
+
 def collect(run: Run) -> RunRecord:
+    """Everything in a run's folder as a record; errors as ``collect_all``."""
+    return collect_all(run)[0]
+
+
+def collect_all(run: Run) -> tuple[RunRecord, list[PredictionsRecord]]:
     """Read everything in a run's folder; what is missing or broken is listed, not raised.
+
+    The predictions, one entry an image and artifact, are too many for the record.
 
     Raises:
         ModelError: there is no such run, or it has no model.
@@ -76,20 +119,57 @@ def collect(run: Run) -> RunRecord:
     ]
     if not artifacts:
         raise ModelError(f"{run.folder} has no model", "Make one with train or import")
+    imported = artifacts[0].stage == "import"
     evaluations = read_part(run, run.evaluation, missing, reader(EVALUATIONS)) or []
     bench = read_part(run, run.bench, missing, reader(BENCH))
-    imported = artifacts[0].stage == "import"
     training = None if imported else read_part(run, run.training, missing, read_epochs)
+    predictions = read_part(run, run.predictions, missing, reader(PREDICTIONS)) or []
+    both = run.folded.is_file() and run.int8.is_file()
+    weights = read_part(run, run.int8, missing, partial(weight_ranges, run.folded)) if both else ()
     record = RunRecord(
         run=run.name,
         artifacts=tuple(artifacts),
         training=tuple(training or ()),
         evaluations=tuple(evaluations),
         bench=bench,
-        missing=tuple(missing),
+        weights=weights or (),
+        missing=tuple(dict.fromkeys(missing)),
     )
-    record = without_outdated(record)
-    return record.model_copy(update={"warnings": warnings_of(record)})
+    record = with_answers(without_outdated(record), predictions)
+    return record.model_copy(update={"warnings": warnings_of(record)}), predictions
+
+
+def with_answers(run: RunRecord, predictions: Sequence[PredictionsRecord]) -> RunRecord:
+    """The run with what its models say about single images, the float model's as the base."""
+    found = [
+        (artifact, record)
+        for artifact in run.artifacts
+        if (record := newest(predictions, artifact.sha256)) is not None
+    ]
+    if not found:
+        return run
+    by_stage = {artifact.stage: record for artifact, record in found}
+    base = by_stage.get("simplify") or by_stage.get("export")
+    last_artifact, last = found[-1]
+    names = last_artifact.names or last_artifact.classes
+    update: dict[str, object] = {
+        "mistakes": mistakes(last, names),
+        "confusion": confusion(last, names),
+    }
+    if base is not None:
+        others = [record for _, record in found if record is not base]
+        pairs = [compare_paired(base, record) for record in others]
+        update["paired"] = tuple(pair for pair in pairs if pair is not None)
+        int8 = by_stage.get("quantize")
+        if int8 is not None and int8.data_fingerprint == base.data_fingerprint:
+            update["disagreements"] = disagreements(base, int8, names)
+    return run.model_copy(update=update)
+
+
+def newest(records: Sequence[PredictionsRecord], sha256: str) -> PredictionsRecord | None:
+    """The last record of exactly this file."""
+    found = [record for record in records if record.sha256 == sha256]
+    return found[-1] if found else None
 
 
 def read_part(run: Run, path: Path, missing: list[Missing], read: Callable[[Path], T]) -> T | None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mobilenet_cli.reports.records import BenchRecord, BenchResult, ClassicRow, MachineRecord
+from mobilenet_cli.reports.tables import table
 
 NO_FUSION = "batch norms not fused"
 INTEGER_CONVOLUTIONS = ("QLinearConv", "ConvInteger")
@@ -16,13 +17,6 @@ INTEGER_SETS = (
     "NEON dot product",
     "NEON I8MM",
 )
-
-
-def table(header: str, rows: list[list[str]]) -> str:
-    """A Markdown table; ``header`` is its first line without the outer bars."""
-    titles = [title.strip() for title in header.split("|")]
-    lines = [titles, ["---"] * len(titles), *rows]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def row_name(result: BenchResult) -> str:

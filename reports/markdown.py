@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pydantic import JsonValue
 
-from mobilenet_cli.reports.latency import classic_markdown, latency_markdown, table
+from mobilenet_cli.reports.latency import classic_markdown, latency_markdown
 from mobilenet_cli.reports.records import (
     ArtifactRecord,
     Interval,
@@ -13,6 +13,7 @@ from mobilenet_cli.reports.records import (
     ReportRecord,
     ReportRow,
 )
+from mobilenet_cli.reports.tables import code, escape, table
 
 
 def report_markdown(report: ReportRecord) -> str:
@@ -34,7 +35,7 @@ def report_markdown(report: ReportRecord) -> str:
 def rows_markdown(rows: Sequence[ReportRow]) -> str:
     """One line an artifact, and below the table what its columns refer to."""
     header = "artifact | size MiB | images | top-1 % | top-5 % | p50 ms | p99 ms | speed-up"
-    text = table(header, [[escape(cell) for cell in row_cells(row)] for row in rows])
+    text = table(header, [row_cells(row) for row in rows])
     notes = sorted({note for row in rows if (note := setting(row))})
     return text + "".join(f"\n{escape(note)}\n" for note in notes)
 
@@ -94,12 +95,12 @@ def provenance_markdown(artifacts: Sequence[ArtifactRecord]) -> str:
     files = {artifact.sha256: artifact.file for artifact in artifacts}
     rows = [
         [
-            escape(artifact.file),
+            artifact.file,
             artifact.sha256[:12],
-            escape(artifact.stage),
-            escape(parent_text(artifact, files)),
-            escape(pairs(artifact.config)),
-            escape(pairs(artifact.versions)),
+            artifact.stage,
+            parent_text(artifact, files),
+            pairs(artifact.config),
+            pairs(artifact.versions),
         ]
         for artifact in artifacts
     ]
@@ -116,16 +117,3 @@ def parent_text(artifact: ArtifactRecord, files: dict[str, str]) -> str:
 def pairs(values: dict[str, JsonValue] | dict[str, str]) -> str:
     """``epochs 10, seed 0``; what is not set is left out."""
     return ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)
-
-
-def escape(text: str) -> str:
-    """Text as Markdown shows it: no HTML, no end of a table's cell, no formatting, one line."""
-    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
-    for mark in "\\`*[]|":
-        text = text.replace(mark, f"\\{mark}")
-    return text
-
-
-def code(text: str) -> str:
-    """Text between backticks: a backtick would end it."""
-    return " ".join(text.split()).replace("`", "'")

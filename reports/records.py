@@ -446,6 +446,14 @@ class InspectRecord(Record):
     provenance: tuple[str, ...]
 
 
+class Interval(Record):
+    """A number with its 95 % confidence interval; the interval is None where it is unknown."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
 class ArtifactRecord(Record):
     """A model file of a run and what its stage said about it.
 
@@ -471,6 +479,78 @@ class ArtifactRecord(Record):
     record: dict[str, JsonValue] = {}
 
 
+class GuessRecord(Record):
+    """One class as people call it, with its probability, 0..1."""
+
+    name: str
+    probability: float
+
+
+class ImageCase(Record):
+    """One evaluation image and what the artifacts say about it.
+
+    Attributes:
+        key: the image's name in its data set.
+        label: its class as people call it.
+        guesses: the most probable classes by artifact's file name, most probable first.
+    """
+
+    key: str
+    label: str
+    guesses: dict[str, tuple[GuessRecord, ...]]
+
+
+class Confusion(Record):
+    """What the images of the worst classes were taken for.
+
+    Attributes:
+        model: file name of the artifact.
+        classes: the worst classes, the worst first; ``images`` how many each has.
+        taken_for: classes that were predicted for them, the most frequent first.
+        counts: images by class and prediction, [classes, taken_for].
+    """
+
+    model: str
+    classes: tuple[str, ...]
+    images: tuple[int, ...]
+    taken_for: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+
+class PairedRecord(Record):
+    """Two artifacts on the same images.
+
+    Attributes:
+        base: file name of one, and ``other`` of the other.
+        data: the data set's name; ``images`` how many both could read.
+        both: images that both classify rightly; ``neither`` that neither does.
+        only_base: images that only the first classifies rightly; ``only_other`` the second.
+        difference: top-1 of the other less that of the base, in points.
+        p_value: of McNemar's exact test that neither is better.
+    """
+
+    base: str
+    other: str
+    data: str
+    images: int
+    both: int
+    neither: int
+    only_base: int
+    only_other: int
+    difference: Interval
+    p_value: float
+
+
+class WeightRange(Record):
+    """Smallest and largest weight of a layer, in float and as its integers stand for."""
+
+    layer: str
+    low: float
+    high: float
+    quantized_low: float
+    quantized_high: float
+
+
 class Missing(Record):
     """A part of a run that is not there, or not usable.
 
@@ -494,6 +574,11 @@ class RunRecord(Record):
         training: one JSON object an epoch, as ``train`` wrote them.
         evaluations: of the artifacts as they are now.
         bench: latencies; None if there are none.
+        paired: each other artifact against the float one, on the same images.
+        disagreements: images on which the int8 and the float artifact differ most surely.
+        mistakes: images on which the last artifact is wrong most surely.
+        confusion: of the last artifact's worst classes.
+        weights: of the layers before and after quantization.
         missing: what the report has to do without.
         warnings: what a reader must know before he trusts the figures.
     """
@@ -503,16 +588,13 @@ class RunRecord(Record):
     training: tuple[dict[str, JsonValue], ...] = ()
     evaluations: tuple[EvaluationRecord, ...] = ()
     bench: BenchRecord | None = None
+    paired: tuple[PairedRecord, ...] = ()
+    disagreements: tuple[ImageCase, ...] = ()
+    mistakes: tuple[ImageCase, ...] = ()
+    confusion: Confusion | None = None
+    weights: tuple[WeightRange, ...] = ()
     missing: tuple[Missing, ...] = ()
     warnings: tuple[str, ...] = ()
-
-
-class Interval(Record):
-    """A number with its 95 % confidence interval; the interval is None where it is unknown."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
 
 
 class ReportRow(Record):

@@ -84,8 +84,9 @@ def headline(run: RunRecord, rows: Sequence[ReportRow]) -> str:
         names = ", ".join(row.file for row in rows) or "no model"
         return f"Run {run.run} has {names}; int8 cannot be compared with fp32 yet."
     parts = [part for part in (_speed(int8, base), _size(int8, base)) if part]
-    parts.append(_accuracy(int8, base))
-    return f"int8 {', '.join(parts)}."
+    pair = next((p for p in run.paired if (p.base, p.other) == (base.file, int8.file)), None)
+    parts.append(points(pair.difference) if pair else _accuracy(int8, base))
+    return f"int8 {', '.join(parts[:-1])}{' and ' if parts[:-1] else ''}{parts[-1]}."
 
 
 def _speed(int8: ReportRow, base: ReportRow) -> str:
@@ -101,14 +102,18 @@ def _size(int8: ReportRow, base: ReportRow) -> str:
 
 def _accuracy(int8: ReportRow, base: ReportRow) -> str:
     if int8.top1 is None or base.top1 is None:
-        return "accuracy not compared"
+        return "has not been compared in accuracy"
     if (int8.data, int8.images) != (base.data, base.images):
-        return "evaluated on other images than fp32"
-    return points(int8.top1.value - base.top1.value)
+        return "was evaluated on other images than fp32"
+    return points(Interval(value=int8.top1.value - base.top1.value))
 
 
-def points(difference: float) -> str:
-    """``loses 0.2 points of top-1``."""
-    if abs(difference) < 0.005:
-        return "as accurate as fp32"
-    return f"{'gains' if difference > 0 else 'loses'} {abs(difference):.2f} points of top-1"
+def points(difference: Interval) -> str:
+    """``loses 0.2 points of top-1 (95 %: -0.9 to +0.5)``."""
+    text = "has the same top-1 as fp32"
+    if abs(difference.value) >= 0.005:
+        verb = "gains" if difference.value > 0 else "loses"
+        text = f"{verb} {abs(difference.value):.2f} points of top-1"
+    if difference.low is None or difference.high is None:
+        return text
+    return f"{text} (95 %: {difference.low:+.2f} to {difference.high:+.2f})"

@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -12,9 +13,12 @@ from mobilenet_cli.pipeline.errors import ModelError
 from mobilenet_cli.pipeline.evaluate import EvaluateConfig, evaluate, merge_records
 from mobilenet_cli.pipeline.report import collect, report
 from mobilenet_cli.pipeline.runs import Run
-from mobilenet_cli.reports.markdown import escape, report_markdown
-from mobilenet_cli.reports.records import ReportRecord, RunRecord
+from mobilenet_cli.reports.card import model_card
+from mobilenet_cli.reports.markdown import report_markdown
+from mobilenet_cli.reports.records import Metric, ReportRecord, RunRecord
+from mobilenet_cli.reports.reproduce import commands
 from mobilenet_cli.reports.summary import summarize
+from mobilenet_cli.reports.tables import escape
 from mobilenet_cli.reports.text import report_text
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -48,6 +52,10 @@ def test_markdown(golden_run: RunRecord) -> None:
     matches_golden(report_markdown(summarize(golden_run)), "report.md")
 
 
+def test_model_card(golden_run: RunRecord) -> None:
+    matches_golden(model_card(summarize(golden_run)), "model_card.md")
+
+
 def test_terminal_text(golden_run: RunRecord) -> None:
     matches_golden(report_text(summarize(golden_run)), "report.txt")
 
@@ -74,19 +82,27 @@ def test_speedup_is_the_inverse_of_the_measured_ratio(golden_run: RunRecord) -> 
     assert row.speedup_over == "folded.onnx"
 
 
-def test_headline_counts_points_from_the_evaluations(golden_run: RunRecord) -> None:
-    tops = {e.stage: e.top1.value for e in golden_run.evaluations}
-    lost = tops["simplify"] - tops["quantize"]
-    assert f"loses {lost:.2f} points" in summarize(golden_run).headline
+def test_headline_takes_the_paired_difference(golden_run: RunRecord) -> None:
+    pair = next(pair for pair in golden_run.paired if pair.other == "int8.onnx")
+    assert pair.difference.low is not None
+    assert f"(95 %: {pair.difference.low:+.2f} to" in summarize(golden_run).headline
+
+
+def with_int8(run: RunRecord, **update: object) -> RunRecord:
+    """A run without predictions, whose evaluation of the int8 model is another."""
+    records = [e.model_copy(update=update) if e.stage == "quantize" else e for e in run.evaluations]
+    return run.model_copy(update={"evaluations": tuple(records), "paired": ()})
+
+
+def test_headline_without_predictions_counts_points(golden_run: RunRecord) -> None:
+    base = next(e.top1.value for e in golden_run.evaluations if e.stage == "simplify")
+    worse = Metric(value=base - 1.25, low=0, high=100)
+    assert "loses 1.25 points of top-1." in summarize(with_int8(golden_run, top1=worse)).headline
 
 
 def test_headline_compares_nothing_measured_on_other_images(golden_run: RunRecord) -> None:
-    records = [
-        e.model_copy(update={"data": "others"}) if e.stage == "quantize" else e
-        for e in golden_run.evaluations
-    ]
-    run = golden_run.model_copy(update={"evaluations": tuple(records)})
-    assert "evaluated on other images than fp32" in summarize(run).headline
+    run = with_int8(golden_run, data="others")
+    assert "was evaluated on other images than fp32" in summarize(run).headline
 
 
 def test_a_partial_run_says_what_is_missing_and_how_to_make_it(run: Run) -> None:
@@ -94,7 +110,7 @@ def test_a_partial_run_says_what_is_missing_and_how_to_make_it(run: Run) -> None
     commands = {part.file: part.command for part in record.run.missing}
     assert commands["int8.onnx"] == "mobilenet-cli quantize --run tiny"
     assert commands["bench.json"] == "mobilenet-cli bench --run tiny"
-    text = paths["md"].read_text()
+    text = paths["markdown"].read_text()
     assert "folded.onnx has not been made: run `mobilenet-cli simplify --run tiny`" in text
     assert ReportRecord.model_validate_json(paths["json"].read_bytes()) == record
 
@@ -164,7 +180,7 @@ def test_warnings_of_the_stages_come_first(run: Run) -> None:
     document[0]["bad_images"] = ["a|b.png"]
     run.evaluation.write_text(json.dumps(document))
     record, paths = report(run)
-    text = paths["md"].read_text()
+    text = paths["markdown"].read_text()
     assert any("cannot be read" in warning for warning in record.run.warnings)
     assert text.index(r"a\|b.png") < text.index("## Artifacts")
 
@@ -186,7 +202,7 @@ def test_command_prints_one_document_and_writes_every_file(run: Run) -> None:
     assert result.exit_code == 0
     document = json.loads(result.stdout)
     assert document["run"] == run.name
-    assert {"md", "json"} <= document["report"].keys()
+    assert document["report"].keys() == {"markdown", "json", "html", "model_card"}
     assert all(Path(path).stat().st_size for path in document["report"].values())
 
 
@@ -202,3 +218,22 @@ def test_command_names_a_run_that_is_not_there(run: Run) -> None:
     result = CliRunner().invoke(app, ["report", "--run", "nowhere"])
     assert result.exit_code == 2
     assert "runs/nowhere does not exist" in result.stderr
+
+
+def test_commands_make_the_run_again(golden_run: RunRecord) -> None:
+    lines = commands(golden_run)
+    assert lines[0].startswith("mobilenet-cli import mobilenet_7_5_224_tf.h5 --run keras75")
+    assert [line.split()[1] for line in lines] == [
+        "import",
+        "export",
+        "simplify",
+        "quantize",
+        "evaluate",
+        "bench",
+        "report",
+    ]
+    for line in lines:  # every option exists
+        words = shlex.split(line)
+        result = CliRunner().invoke(app, [*words[1:], "--help"], env={"COLUMNS": "200"})
+        assert result.exit_code == 0
+        assert all(word in result.stdout for word in words if word.startswith("--"))

@@ -1,0 +1,147 @@
+"""A run as one HTML page that opens offline: a pure function from records to text."""
+
+import functools
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+
+from mobilenet_cli.reports.charts import charts
+from mobilenet_cli.reports.markdown import metric_text, pairs, setting, times_text
+from mobilenet_cli.reports.records import ArtifactRecord, ReportRecord, ReportRow, RunRecord
+from mobilenet_cli.reports.reproduce import commands
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the sortable table: what is shown, and the number to sort by."""
+
+    text: str
+    sort: float | str | None
+
+
+@dataclass(frozen=True)
+class Node:
+    """One file in the graph of provenance, with the files made from it."""
+
+    artifact: ArtifactRecord
+    settings: str
+    versions: str
+    children: tuple["Node", ...]
+
+
+def report_html(report: ReportRecord, pictures: Mapping[str, str], no_pictures: str = "") -> str:
+    """The page.
+
+    Args:
+        report: what to show.
+        pictures: ``data:`` addresses by name of an evaluation image.
+        no_pictures: why there are none, as a sentence without a full stop.
+    """
+    run = report.run
+    drawn = charts(report)
+    return template("page.html.j2").render(
+        report=report,
+        run=run,
+        columns=COLUMNS,
+        rows=[row_cells(row) for row in report.rows],
+        notes=sorted({note for row in report.rows if (note := setting(row))}),
+        charts=drawn,
+        figures={chart.name: {"data": chart.data, "layout": chart.layout} for chart in drawn},
+        roots=provenance(run.artifacts),
+        pictures=pictures,
+        no_pictures=no_pictures,
+        machine=machine_lines(run),
+        commands=commands(run),
+        plotly=plotly_source() if drawn else "",
+    )
+
+
+COLUMNS = (
+    "artifact",
+    "made by",
+    "size, MiB",
+    "top-1, %",
+    "top-5, %",
+    "p50, ms",
+    "p99, ms",
+    "speed-up",
+)
+
+
+def row_cells(row: ReportRow) -> list[Cell]:
+    """One artifact in the sortable table."""
+    return [
+        Cell(row.file, row.file),
+        Cell(row.stage, row.stage),
+        Cell(f"{row.size_mb:.2f}", row.size_mb),
+        Cell(metric_text(row.top1), row.top1.value if row.top1 else None),
+        Cell(metric_text(row.top5), row.top5.value if row.top5 else None),
+        milliseconds(row.p50_ms),
+        milliseconds(row.p99_ms),
+        Cell(times_text(row.speedup), row.speedup.value if row.speedup else None),
+    ]
+
+
+def milliseconds(value: float | None) -> Cell:
+    """A time, or a dash."""
+    return Cell("–" if value is None else f"{value:.2f}", value)
+
+
+def provenance(artifacts: Sequence[ArtifactRecord]) -> tuple[Node, ...]:
+    """The files of a run as trees: each below the one it was made from."""
+    known = {artifact.sha256 for artifact in artifacts}
+
+    def below(parent: str) -> tuple[Node, ...]:
+        return tuple(node(a) for a in artifacts if a.parent == parent and a.sha256 != parent)
+
+    def node(artifact: ArtifactRecord) -> Node:
+        return Node(
+            artifact, pairs(artifact.config), pairs(artifact.versions), below(artifact.sha256)
+        )
+
+    return tuple(node(a) for a in artifacts if a.parent not in known)
+
+
+def machine_lines(run: RunRecord) -> list[tuple[str, str]]:
+    """Where the latencies were measured, as names and values."""
+    if run.bench is None:
+        return []
+    here = run.bench.machine
+    quota = f", {here.cpu_quota:g} granted" if here.cpu_quota else ""
+    return [
+        ("processor", f"{here.cpu}, {here.architecture}"),
+        ("CPUs", f"{here.cpus}, {here.usable_cpus} usable{quota}"),
+        ("instruction sets", ", ".join(here.instruction_sets)),
+        ("memory", f"{here.memory_mb / 1024:.1f} GiB"),
+        ("GPUs", "; ".join(here.gpus) or "none"),
+        ("system", f"{here.os}, Python {here.python}"),
+        ("versions", pairs(here.versions)),
+        ("input images", run.bench.input),
+    ]
+
+
+@functools.cache
+def plotly_source() -> str:
+    """Plotly's JavaScript, as its Python package brings it."""
+    package = importlib.util.find_spec("plotly")  # importing it would take a second
+    assert package is not None  # a dependency
+    assert package.origin is not None  # of every package that is no namespace
+    return (Path(package.origin).parent / "package_data" / "plotly.min.js").read_text("utf-8")
+
+
+@functools.cache
+def template(name: str) -> jinja2.Template:
+    """A template of this folder; everything put into it is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)

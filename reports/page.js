@@ -1,0 +1,54 @@
+"use strict";
+// Sorting of tables, and charts in the colours of the page.
+
+for (const table of document.querySelectorAll("table.sortable")) {
+  const heads = [...table.tHead.rows[0].cells];
+  const compare = (a, b) => {
+    const [x, y] = [Number(a), Number(b)];
+    return Number.isNaN(x) || Number.isNaN(y) ? a.localeCompare(b) : x - y;
+  };
+  heads.forEach((head, column) => {
+    head.querySelector("button").addEventListener("click", () => {
+      const ascending = head.getAttribute("aria-sort") !== "ascending";
+      const body = table.tBodies[0];
+      const key = (row) => row.cells[column].dataset.sort;
+      const rows = [...body.rows].sort((a, b) => {
+        if (!key(a) || !key(b)) return Number(!key(a)) - Number(!key(b)); // what is unknown, last
+        return (ascending ? 1 : -1) * compare(key(a), key(b));
+      });
+      heads.forEach((other) => other.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", ascending ? "ascending" : "descending");
+      body.append(...rows);
+    });
+  });
+}
+
+const figures = JSON.parse(document.getElementById("figures").textContent);
+const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+function themed(layout) {
+  const line = { gridcolor: color("--line"), zerolinecolor: color("--line"), automargin: true };
+  return {
+    ...layout,
+    paper_bgcolor: "rgba(0,0,0,0)",
+    plot_bgcolor: "rgba(0,0,0,0)",
+    font: { color: color("--text"), family: "system-ui, sans-serif", size: 13 },
+    hoverlabel: { bgcolor: color("--panel"), font: { color: color("--text") } },
+    legend: { orientation: "h", y: 1.02, yanchor: "bottom", ...layout.legend },
+    margin: { t: 12, r: 12, b: 48, l: 56 },
+    xaxis: { ...line, ...layout.xaxis },
+    yaxis: { ...line, ...layout.yaxis },
+  };
+}
+
+function draw() {
+  for (const [name, figure] of Object.entries(figures)) {
+    Plotly.react(name, figure.data, themed(figure.layout), { responsive: true, displayModeBar: false });
+  }
+}
+
+if (window.Plotly) {
+  draw();
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  matchMedia("print").addEventListener("change", draw);
+}

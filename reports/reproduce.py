@@ -1,0 +1,69 @@
+"""The commands that make a run again, from the settings that its files carry."""
+
+import shlex
+
+from pydantic import JsonValue
+
+from mobilenet_cli.reports.records import ArtifactRecord, RunRecord
+
+# Settings that are options of the command, by stage; other settings have no option.
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "train": ("data", "width", "resolution", "recipe", "epochs", "seed"),
+    "import": ("width", "resolution", "classes", "activation", "revision"),
+    "export": ("opset",),
+    "simplify": ("data",),
+    "quantize": ("calib_dir", "calib_count", "calibrator", "target", "seed"),
+}
+
+
+def commands(run: RunRecord) -> list[str]:
+    """One shell command a stage, in the order of the chain."""
+    made = [command(run, artifact) for artifact in run.artifacts]
+    made += [evaluate_command(run, data) for data in dict.fromkeys(r.data for r in run.evaluations)]
+    if run.bench is not None:
+        made.append(bench_command(run))
+    return [*filter(None, made), shlex.join(["mobilenet-cli", "report", "--run", run.run])]
+
+
+def command(run: RunRecord, artifact: ArtifactRecord) -> str:
+    """What makes one model file; empty for a stage without a command."""
+    if artifact.stage not in OPTIONS:
+        return ""
+    words = ["mobilenet-cli", artifact.stage]
+    if artifact.stage == "import":
+        words.append(str(artifact.config.get("source", "WEIGHTS")))
+    words += ["--run", run.run]
+    for name in OPTIONS[artifact.stage]:
+        words += option(name, artifact.config.get(name))
+    return shlex.join(words)
+
+
+def option(name: str, value: JsonValue | None) -> list[str]:
+    """``--calib-dir DIR``; nothing for a setting that was left open."""
+    if value is None or isinstance(value, list | dict):
+        return []
+    return [f"--{name.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]
+
+
+def evaluate_command(run: RunRecord, data: str) -> str:
+    """Evaluation on a data set, by the name that its record gives it."""
+    record = next(r for r in run.evaluations if r.data == data)
+    source = data.rsplit(" (", 1)[0]  # the name ends with the split, which the command chooses
+    words = ["mobilenet-cli", "evaluate", "--run", run.run, "--data", source]
+    if record.provider.endswith("ExecutionProvider"):
+        words += ["--provider", record.provider]
+    return shlex.join(words)
+
+
+def bench_command(run: RunRecord) -> str:
+    """The benchmark with the same threads and batches."""
+    assert run.bench is not None  # the caller looked
+    results = run.bench.results
+    providers = [r.provider for r in results if r.provider != "torch"]
+    words = ["mobilenet-cli", "bench", "--run", run.run]
+    words += ["--threads", ",".join(map(str, sorted({r.threads for r in results})))]
+    words += ["--batch", ",".join(map(str, sorted({r.batch for r in results})))]
+    words += ["--provider", providers[0]] if providers else []
+    for name, value in run.bench.provider_options.items():
+        words += ["--provider-option", f"{name}={value}"]
+    return shlex.join(words)

@@ -1,0 +1,266 @@
+"""The HTML page as a browser shows it, and what is written into it."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+import pytest
+
+from mobilenet_cli.reports.card import model_card
+from mobilenet_cli.reports.charts import charts
+from mobilenet_cli.reports.html import report_html
+from mobilenet_cli.reports.markdown import report_markdown
+from mobilenet_cli.reports.records import Missing, ReportRecord, RunRecord
+from mobilenet_cli.reports.summary import summarize
+from mobilenet_cli.reports.text import report_text
+
+GOLDEN = Path(__file__).parent / "golden"
+ATTACK = (
+    "<script>document.title='attacked'</script><img src=x onerror=\"document.title='attacked'\">"
+)
+PIXEL = "data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA="
+
+
+@pytest.fixture(scope="module")
+def report() -> ReportRecord:
+    return summarize(RunRecord.model_validate_json((GOLDEN / "run.json").read_bytes()))
+
+
+def pictures_of(report: ReportRecord) -> dict[str, str]:
+    return {case.key: PIXEL for case in (*report.run.disagreements, *report.run.mistakes)}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("there is no chromium (apt-get install chromium)")
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-background-networking"]
+        )
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def open_page(browser: Any, tmp_path: Path) -> Iterator[Any]:
+    """Open a page; at the end there must have been no error, and no request for anything."""
+    contexts, problems = [], []
+
+    def open_it(text: str, **options: Any) -> Any:
+        path = tmp_path / "report.html"
+        path.write_text(text)
+        contexts.append(browser.new_context(**options))
+        page = contexts[-1].new_page()
+        page.on("console", lambda message: problems.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("request", lambda request: problems.append(request.url))
+        page.goto(path.as_uri())
+        page.wait_for_function("document.querySelectorAll('.plot .main-svg').length > 0")
+        return page
+
+    yield open_it
+    for context in contexts:
+        context.close()
+    assert [p for p in problems if not p.startswith(("file:///", "data:", "blob:"))] == []
+    assert len([p for p in problems if p.startswith("file:///")]) == len(contexts)
+
+
+def test_every_chart_is_a_valid_plotly_figure_with_its_numbers_as_a_table(
+    report: ReportRecord,
+) -> None:
+    drawn = charts(report)
+    assert [chart.name for chart in drawn] == [
+        "accuracy",
+        "latency",
+        "throughput",
+        "operators",
+        "loss",
+        "learning",
+        "sqnr",
+        "weights",
+        "confusion",
+    ]
+    for chart in drawn:
+        go.Figure({"data": chart.data, "layout": chart.layout})  # raises where it is not
+        assert chart.rows
+        assert {len(row) for row in chart.rows} == {len(chart.header)}
+        assert chart.summary.endswith(".")
+
+
+def test_series_differ_without_colour(report: ReportRecord) -> None:
+    for chart in charts(report):
+        looks = [
+            (
+                trace.get("line", {}).get("dash"),
+                trace.get("marker", {}).get("symbol"),
+                trace.get("marker", {}).get("pattern", {}).get("shape"),
+            )
+            for trace in chart.data
+        ]
+        assert len(set(looks)) == len(looks)
+
+
+def test_page_is_small_and_asks_for_nothing(report: ReportRecord) -> None:
+    run = report.run
+    ten = [
+        artifact.model_copy(update={"file": f"{i}-{artifact.file}", "sha256": f"{i}" * 64})
+        for i, artifact in enumerate((*run.artifacts, *run.artifacts, *run.artifacts)[:10])
+    ]
+    evaluations = [
+        record.model_copy(update={"sha256": artifact.sha256})
+        for artifact, record in zip(ten, run.evaluations * 3, strict=False)
+    ]
+    assert run.bench is not None
+    results = [
+        result.model_copy(update={"model": artifact.file, "sha256": artifact.sha256})
+        for artifact in ten
+        for result in run.bench.results
+    ]
+    big = run.model_copy(
+        update={
+            "artifacts": tuple(ten),
+            "evaluations": tuple(evaluations),
+            "bench": run.bench.model_copy(update={"results": tuple(results)}),
+        }
+    )
+    picture = "data:image/jpeg;base64," + "A" * 8000  # a noisy 128 pixel JPEG
+    text = report_html(summarize(big), dict.fromkeys(pictures_of(report), picture))
+    assert len(text.encode()) < 6_000_000
+    assert text.count("0-model.safetensors") > 3
+    own = text.replace(re.search(r"<script>.*?</script>", text, re.DOTALL)[0], "")  # type: ignore[index]  # Plotly is there
+    assert not re.search(r"(src|href)=[\"']?(https?:)?//", own)
+
+
+def test_page_opens_without_errors_and_draws_every_chart(
+    report: ReportRecord, open_page: Any
+) -> None:
+    page = open_page(report_html(report, pictures_of(report)))
+    assert page.inner_text("h1") == report.headline
+    page.wait_for_function(
+        f"document.querySelectorAll('.plot .main-svg').length >= {len(charts(report))}"
+    )
+    assert page.evaluate("[...document.images].every((image) => image.naturalWidth > 0)")
+    painted = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+    assert painted > 0
+
+
+def test_table_sorts_by_number_and_back_with_the_keyboard(
+    report: ReportRecord, open_page: Any
+) -> None:
+    page = open_page(report_html(report, {}))
+    files = "[...document.querySelectorAll('.sortable tbody th')].map((cell) => cell.textContent)"
+    rising = [row.file for row in sorted(report.rows, key=lambda row: row.p50_ms or 0)]
+    button = page.get_by_role("button", name="p50, ms")
+    button.click()
+    assert page.evaluate(files) == rising
+    button.focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate(files) == rising[::-1]
+    head = page.locator("th", has=button)
+    assert head.get_attribute("aria-sort") == "descending"
+
+
+def test_hover_names_the_artifact(report: ReportRecord, open_page: Any) -> None:
+    page = open_page(report_html(report, {}))
+    page.locator("#accuracy .points path").last.hover(
+        force=True
+    )  # Plotly's own layer takes the events
+    page.wait_for_selector("#accuracy .hovertext")
+    assert report.rows[-1].file in page.text_content("#accuracy .hoverlayer")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_serious_accessibility_violation(
+    report: ReportRecord, open_page: Any, scheme: str
+) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    run = report.run.model_copy(
+        update={"missing": (Missing(file="x.json", why="is missing", command="make x"),)}
+    )
+    page = open_page(report_html(summarize(run), pictures_of(report), "x"), color_scheme=scheme)
+    page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+    found = Axe().run(page).response["violations"]
+    assert [
+        (v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")
+    ] == []
+
+
+def test_colours_follow_the_scheme_and_print_is_light(report: ReportRecord, open_page: Any) -> None:
+    page = open_page(report_html(report, {}), color_scheme="dark")
+    background = "getComputedStyle(document.body).backgroundColor"
+    text = "getComputedStyle(document.querySelector('#accuracy .xtick text')).fill"
+    assert page.evaluate(background) == "rgb(20, 23, 27)"
+    assert page.evaluate(text) == "rgb(233, 237, 241)"
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.evaluate(background) == "rgb(255, 255, 255)"
+    page.wait_for_function(f"{text} === 'rgb(0, 0, 0)'")
+
+
+def test_a_phone_does_not_scroll_sideways(report: ReportRecord, open_page: Any) -> None:
+    page = open_page(
+        report_html(report, pictures_of(report)), viewport={"width": 390, "height": 800}
+    )
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def attacked(value: Any) -> Any:
+    """Every text of a JSON document with markup that would run."""
+    if isinstance(value, dict):
+        return {name: attacked(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [attacked(inner) for inner in value]
+    return f"{value}{ATTACK}" if isinstance(value, str) else value
+
+
+def attacked_report(report: ReportRecord) -> ReportRecord:
+    document = attacked(json.loads(report.run.model_dump_json()))
+    for before, after in zip(
+        report.run.bench.results if report.run.bench else (),
+        document["bench"]["results"],
+        strict=True,
+    ):
+        after |= {"direction": before.direction, "variant": before.variant}
+    for before, after in zip(report.run.artifacts, document["artifacts"], strict=True):
+        after["stage"] = before.stage
+    return summarize(RunRecord.model_validate(document))
+
+
+def test_no_text_of_a_record_becomes_markup(report: ReportRecord, open_page: Any) -> None:
+    bad = attacked_report(report)
+    keys = {case.key: PIXEL for case in (*bad.run.disagreements, *bad.run.mistakes)}
+    page = open_page(report_html(bad, keys, ATTACK))
+    page.wait_for_timeout(500)  # for an image that fails to load
+    assert "attacked" not in page.title().split("<")[0]
+    assert page.evaluate("[...document.images].filter((i) => i.src.endsWith('/x')).length") == 0
+    assert page.evaluate("document.querySelectorAll('main script').length") == 0
+    assert "<script>" in page.inner_text("main")
+
+
+def test_no_text_of_a_record_becomes_markup_in_markdown(report: ReportRecord) -> None:
+    bad = attacked_report(report)
+    for text in (report_markdown(bad), model_card(bad)):
+        outside = re.sub(r"`[^`]*`", "", text.replace("\\`", ""))
+        assert "<script" not in outside
+        assert "<img" not in outside
+    assert bad.rows[0].file in report_text(bad)
+
+
+def test_a_bare_run_still_has_a_page(report: ReportRecord) -> None:
+    bare = RunRecord(
+        run="bare",
+        artifacts=report.run.artifacts[:1],
+        missing=(Missing(file="fp32.onnx", why="has not been made", command="make <it>"),),
+    )
+    text = report_html(summarize(bare), {})
+    assert "fp32.onnx has not been made. Run <code>make &lt;it&gt;</code>" in text
+    assert "Plotly.js" not in text  # nothing to draw
+    assert text.index("Read this first") < text.index(">Artifacts<")
