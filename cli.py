@@ -232,6 +232,47 @@ def import_command(
     )
 
 
+@command("train")
+def train_command(
+    data: Annotated[
+        str, typer.Option("--data", help="'digits', or a folder with one folder per class.")
+    ] = "digits",
+    width: Annotated[float, typer.Option("--width", help="Width multiplier, any above 0.")] = 1.0,
+    resolution: Annotated[
+        int | None,
+        typer.Option("--resolution", help="Input side in pixels. Default: 224, digits 32."),
+    ] = None,
+    recipe: Annotated[str, typer.Option("--recipe", help="How to train.")] = "quick",
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", help="Passes over the images. Default: the recipe's.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of weights, order and augmentation.")] = 0,
+    run: Annotated[
+        str | None,
+        typer.Option("--run", help="Folder under runs/ to make. Default: from the options."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a network on a folder of images, or on the built-in digits."""
+    from mobilenet_cli.pipeline.runs import RUNS, Run
+    from mobilenet_cli.pipeline.train import TrainConfig, train
+
+    config = TrainConfig(
+        data=data, width=width, resolution=resolution, recipe=recipe, epochs=epochs, seed=seed
+    )
+    made_in = Run(RUNS / (run or f"{Path(data).resolve().name}-{width:g}-{config.side}"))
+    with progress_bar("training", "images") as progress:
+        made = train(config, made_in.checkpoint, progress)
+    record: dict[str, Any] = made.record
+    emit(
+        {"run": made_in.name, "checkpoint": str(made.path), **record},
+        as_json,
+        f"{made.path}: top-1 {record['top1']:.2f} % of held-out images after {record['epochs']} "
+        f"epochs, {record['images_per_second']:.0f} images/s; curves in "
+        f"{made.path.with_name('curves.png')}",
+    )
+
+
 @command("export")
 def export_command(
     width: Width = None,

@@ -39,6 +39,46 @@ class ImportRecord(Record):
     notes: tuple[str, ...]
 
 
+class EpochRecord(Record):
+    """One line of ``train.jsonl``.
+
+    Attributes:
+        epoch: from 1.
+        loss: mean training loss; ``train_top1`` the accuracy on the augmented images, in percent.
+        top1: on the held-out images, in percent; likewise ``top5``.
+        learning_rate: at the epoch's end.
+    """
+
+    epoch: int
+    loss: float
+    train_top1: float
+    top1: float
+    top5: float
+    learning_rate: float
+
+
+class TrainRecord(Record):
+    """What ``train`` did.
+
+    Attributes:
+        epochs: how many; ``images`` in each.
+        top1: on the held-out images at the end, in percent; likewise ``top5``.
+        seconds: wall time; ``images_per_second`` over all of it, evaluation included.
+        parameters: trainable parameters; ``multiply_adds`` of one image.
+        device: ``cpu`` or ``cuda``.
+    """
+
+    epochs: int
+    images: int
+    top1: float
+    top5: float
+    seconds: float
+    images_per_second: float
+    parameters: int
+    multiply_adds: int
+    device: str
+
+
 class ExportRecord(Record):
     """What ``export`` proved.
 

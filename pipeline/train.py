@@ -1,0 +1,336 @@
+"""Images to a checkpoint: a seeded, reproducible training loop in PyTorch."""
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobilenet_cli.data.dataset import Dataset
+from mobilenet_cli.data.datasets import open_dataset
+from mobilenet_cli.data.loader import batches
+from mobilenet_cli.data.preprocess import InputSpec
+from mobilenet_cli.models.mobilenet_v1 import check_resolution, multiply_adds, parameters
+from mobilenet_cli.models.spec import ModelSpec
+from mobilenet_cli.pipeline.artifact import (
+    Artifact,
+    Facts,
+    save_artifact,
+    sidecar_path,
+    versions,
+    write_atomically,
+)
+from mobilenet_cli.pipeline.checkpoint import checkpoint_bytes
+from mobilenet_cli.pipeline.errors import CheckError, DataError, OptionError, StorageError
+from mobilenet_cli.pipeline.machine import usable_cpus
+from mobilenet_cli.pipeline.progress import Progress, silent
+from mobilenet_cli.pipeline.recipes import RECIPES, Recipe
+from mobilenet_cli.reports.records import EpochRecord, TrainRecord
+
+if TYPE_CHECKING:
+    import torch
+
+    from mobilenet_cli.models.network import MobileNetV1
+
+# Prepared images of the training set are kept in memory up to this size, as bytes.
+CACHE_BYTES = 1_000_000_000
+# Digits were drawn on 8x8 pixels; 32 is the smallest map that five halvings allow.
+RESOLUTIONS = {"digits": 32}
+UPRIGHT = {"digits"}  # mirrored, these are other classes
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of ``train``.
+
+    Attributes:
+        data: as ``open_dataset`` takes it.
+        width: width multiplier.
+        resolution: side of the input in pixels; None takes 32 for digits and 224 otherwise.
+        recipe: a key of ``RECIPES``.
+        epochs: instead of the recipe's number.
+        seed: of weights, order and augmentation.
+    """
+
+    data: str = "digits"
+    width: float = 1.0
+    resolution: int | None = None
+    recipe: str = "quick"
+    epochs: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.recipe not in RECIPES:
+            raise OptionError(f"unknown recipe '{self.recipe}'", f"Use one of {', '.join(RECIPES)}")
+        if self.epochs is not None and self.epochs < 1:
+            raise OptionError(f"cannot train for {self.epochs} epochs", "Pass --epochs 1 or more")
+        check_resolution(self.side)
+
+    @property
+    def side(self) -> int:
+        """The resolution that is used."""
+        return RESOLUTIONS.get(self.data, 224) if self.resolution is None else self.resolution
+
+    @property
+    def input(self) -> InputSpec:
+        """Images are cut from a frame an eighth larger, as is usual, except where all counts."""
+        resize = self.side if self.data in UPRIGHT else round(self.side * 8 / 7)
+        return InputSpec(resolution=self.side, resize=resize)
+
+
+def train(config: TrainConfig, out: Path, progress: Progress = silent) -> Artifact:
+    """Train a network and write its checkpoint to ``out``, with a log and curves beside it.
+
+    On a CPU the same configuration gives the same file, bit for bit, on the same machine.
+
+    Raises:
+        DataError: the images cannot be used, or there are fewer than two classes.
+        CheckError: the loss became NaN.
+        StorageError: ``out`` cannot be written.
+    """
+    import torch
+
+    if out.exists() and not sidecar_path(out).exists():
+        raise StorageError(f"{out} exists and was not made by this tool", "Choose another --run")
+    recipe = RECIPES[config.recipe]
+    epochs = config.epochs or recipe.epochs
+    training, held = (open_dataset(config.data, split) for split in ("train", "val"))
+    if len(training.classes) < 2:
+        raise DataError(
+            f"'{config.data}' has only {len(training.classes)} class",
+            "A classifier needs at least two; put each class's images in a folder of its own",
+        )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_num_threads(usable_cpus())
+    torch.manual_seed(config.seed)
+    spec = ModelSpec(width=config.width, classes=len(training.classes))
+    network = _network(spec, device)
+    generator = torch.Generator().manual_seed(config.seed)
+    started = time.monotonic()
+    steps = math.ceil(len(training.samples) / recipe.batch)
+    optimizer, schedule = _optimizer(network, recipe, epochs * steps, steps)
+    images = _Images(training, config.input, recipe.batch)
+    history: list[EpochRecord] = []
+    correct: tuple[int, int] = (0, 0)
+    for epoch in range(1, epochs + 1):
+        network.train()
+        loss_sum, hits, seen = 0.0, 0, 0
+        for pixels, labels in images.epoch(generator):
+            batch = _augment(_to_tensor(pixels, device), config, recipe, generator)
+            target = torch.from_numpy(labels).to(device)
+            logits = network(batch)
+            loss = torch.nn.functional.cross_entropy(
+                logits, target, label_smoothing=recipe.label_smoothing
+            )
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise CheckError(
+                    f"the loss became {value} in step {seen // recipe.batch + 1} of epoch {epoch}",
+                    "Nothing was written; lower the learning rate, or check the images",
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            loss_sum += value * len(labels)
+            hits += int((logits.argmax(1) == target).sum())
+            seen += len(labels)
+            done = (epoch - 1) * len(training.samples) + seen
+            progress(done, epochs * len(training.samples), f"loss {loss_sum / seen:.3f}")
+        correct = _evaluate(network, held, config.input, device)
+        history.append(
+            EpochRecord(
+                epoch=epoch,
+                loss=loss_sum / seen,
+                train_top1=100 * hits / seen,
+                top1=100 * correct[0] / len(held.samples),
+                top5=100 * correct[1] / len(held.samples),
+                learning_rate=schedule.get_last_lr()[0],
+            )
+        )
+        _write_log(out, history)
+    seconds = time.monotonic() - started
+    facts = Facts(
+        stage="train",
+        config=asdict(config) | {"recipe": asdict(recipe) | {"name": config.recipe}},
+        versions=versions("torch", "numpy", "pillow", "scikit-learn"),
+        model=spec,
+        input=config.input,
+        classes=training.classes,
+        data=config.data,
+    )
+    record = TrainRecord(
+        epochs=epochs,
+        images=len(training.samples),
+        top1=history[-1].top1,
+        top5=history[-1].top5,
+        seconds=seconds,
+        images_per_second=epochs * len(training.samples) / seconds,
+        parameters=parameters(spec),
+        multiply_adds=multiply_adds(spec, config.side),
+        device=str(device),
+    )
+    _write_curves(out, history)
+    return save_artifact(out, checkpoint_bytes(network, facts), facts, record)
+
+
+def _network(spec: ModelSpec, device: "torch.device") -> "MobileNetV1":
+    """A freshly initialized network: He et al., arXiv:1502.01852, for ReLU; fan-out per group."""
+    import torch
+    from torch import nn
+
+    from mobilenet_cli.models.network import MobileNetV1
+
+    network = MobileNetV1(spec)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            fan_out = module.kernel_size[0] ** 2 * module.out_channels // module.groups
+            nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))
+    nn.init.normal_(network.classifier.weight, 0.0, 0.01)
+    nn.init.zeros_(network.classifier.bias)
+    # Measured on two cores at 32 pixels, batch 64: 83 ms a step on this layout, 120 ms without.
+    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub of Module.to lacks memory_format with a device
+
+
+def _optimizer(
+    network: "MobileNetV1", recipe: Recipe, total: int, steps_per_epoch: int
+) -> "tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]":
+    import torch
+
+    decayed, others = [], []
+    for parameter in network.parameters():
+        dense = parameter.ndim == 2 or (parameter.ndim == 4 and parameter.shape[1] > 1)
+        (decayed if dense else others).append(parameter)
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others}],
+        lr=recipe.learning_rate,
+        weight_decay=0.0,
+        fused=True,  # one kernel for 137 small tensors: a sixth of the step at 32 pixels
+    )
+    warmup = min(recipe.warmup * steps_per_epoch, total / 2)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total - warmup, 1)))
+
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+class _Images:
+    """The training images as uint8, kept in memory if they fit and decoded again if not."""
+
+    def __init__(self, dataset: Dataset, spec: InputSpec, batch: int) -> None:
+        self.dataset, self.spec, self.size = dataset, spec, batch
+        index = {name: i for i, name in enumerate(dataset.classes)}
+        self.labels = np.array([index[str(s.label)] for s in dataset.samples], dtype=np.int64)
+        self.cache: dict[int, NDArray[np.uint8]] | None = (
+            {} if len(dataset.samples) * 3 * spec.resolution**2 <= CACHE_BYTES else None
+        )
+
+    def epoch(
+        self, generator: "torch.Generator"
+    ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
+        """Batches (pixels [n, 3, R, R], labels [n]) in a new order."""
+        import torch
+
+        order = torch.randperm(len(self.labels), generator=generator).tolist()
+        # BatchNorm needs two images; a last batch of one is left to the next epoch's order.
+        for start in range(0, len(order) - 1, self.size):
+            chosen = order[start : start + self.size]
+            yield self._pixels(chosen), self.labels[chosen]
+
+    def _pixels(self, chosen: list[int]) -> NDArray[np.uint8]:
+        cache = self.cache if self.cache is not None else {}
+        missing = [i for i in chosen if i not in cache]
+        samples = [self.dataset.samples[i] for i in missing]
+        for batch in batches(samples, self.spec, self.size):
+            # Undo the normalization: bytes take a quarter of the memory.
+            pixels = np.rint((batch.images + 1) * 127.5).astype(np.uint8)
+            cache.update(zip((missing[i] for i in batch.indices), pixels, strict=True))
+        return np.stack([cache[i] for i in chosen])
+
+
+def _to_tensor(pixels: NDArray[np.uint8], device: "torch.device") -> "torch.Tensor":
+    import torch
+
+    tensor = torch.from_numpy(pixels).to(device).float().div_(127.5).sub_(1.0)
+    return tensor.contiguous(memory_format=torch.channels_last)
+
+
+def _augment(
+    images: "torch.Tensor", config: TrainConfig, recipe: Recipe, generator: "torch.Generator"
+) -> "torch.Tensor":
+    """Random rotation, zoom, shift and, where classes allow, reflection of each image [n, ...]."""
+    import torch
+    import torch.nn.functional as F  # noqa: N812 - the name that every torch program uses
+
+    count = len(images)
+
+    def uniform(limit: float) -> torch.Tensor:
+        return (2 * torch.rand(count, generator=generator) - 1) * limit
+
+    angle = uniform(math.radians(recipe.rotation))
+    scale = 1 + uniform(recipe.zoom)
+    flip = torch.ones(count)
+    if config.data not in UPRIGHT:
+        flip = torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0)
+    cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
+    shift_x, shift_y = uniform(2 * recipe.shift), uniform(2 * recipe.shift)
+    rows = [torch.stack([cos * flip, -sin, shift_x], 1), torch.stack([sin * flip, cos, shift_y], 1)]
+    theta = torch.stack(rows, 1).to(images.device)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    return moved.contiguous(memory_format=torch.channels_last)
+
+
+def _evaluate(
+    network: "MobileNetV1", held: Dataset, spec: InputSpec, device: "torch.device"
+) -> tuple[int, int]:
+    """Numbers of held-out images whose class is first, and among the first five."""
+    import torch
+
+    network.eval()
+    index = {name: i for i, name in enumerate(held.classes)}
+    labels = torch.tensor([index[str(s.label)] for s in held.samples])
+    top1 = top5 = 0
+    with torch.inference_mode():
+        for batch in batches(held.samples, spec, 64):
+            logits = network(torch.from_numpy(batch.images).to(device)).cpu()
+            best = logits.topk(min(5, logits.shape[1]), dim=1).indices
+            hit = best == labels[list(batch.indices)][:, None]
+            top1 += int(hit[:, 0].sum())
+            top5 += int(hit.any(1).sum())
+    return top1, top5
+
+
+def _write_log(out: Path, history: list[EpochRecord]) -> None:
+    lines = "".join(json.dumps(epoch.model_dump(mode="json")) + "\n" for epoch in history)
+    write_atomically(out.with_name("train.jsonl"), lines.encode())
+
+
+def _write_curves(out: Path, history: list[EpochRecord]) -> None:
+    """Loss and accuracy per epoch as ``curves.png``."""
+    import io
+
+    from matplotlib.figure import Figure
+
+    epochs = [epoch.epoch for epoch in history]
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    loss, accuracy = figure.subplots(1, 2)
+    loss.plot(epochs, [e.loss for e in history], marker=".")
+    loss.set(title="Training loss", xlabel="epoch", ylabel="cross-entropy", ylim=(0, None))
+    accuracy.plot(epochs, [e.train_top1 for e in history], marker=".", label="training, augmented")
+    accuracy.plot(epochs, [e.top1 for e in history], marker=".", label="held out")
+    accuracy.set(title="Top-1 accuracy", xlabel="epoch", ylabel="%", ylim=(None, 100.5))
+    accuracy.legend()
+    for axes in (loss, accuracy):
+        axes.grid(alpha=0.3)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120, metadata={"Software": None})
+    write_atomically(out.with_name("curves.png"), picture.getvalue())
