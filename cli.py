@@ -16,6 +16,7 @@ from mobilenet_cli.pipeline.errors import MobilenetError
 from mobilenet_cli.pipeline.progress import Progress
 
 if TYPE_CHECKING:
+    from mobilenet_cli.pipeline.bench import BenchConfig
     from mobilenet_cli.reports.records import EvaluationRecord, Metric
 
 # Stages are imported inside the commands: torch and onnxruntime take seconds, --help must not.
@@ -352,6 +353,44 @@ def models_of(
     return list(taken)
 
 
+def run_loadgen(
+    paths: list[Path],
+    scenario: str,
+    accuracy: bool,
+    server_qps: float | None,
+    config: "BenchConfig",
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Run an MLPerf scenario on each ONNX file; checkpoints have none."""
+    from mobilenet_cli.pipeline.artifact import load_artifact, write_atomically
+    from mobilenet_cli.pipeline.loadgen import LoadgenConfig, run_scenario
+    from mobilenet_cli.pipeline.machine import machine
+    from mobilenet_cli.reports.latency import loadgen_markdown
+    from mobilenet_cli.reports.records import LoadgenReport
+
+    settings = LoadgenConfig(
+        scenario=scenario,
+        accuracy=accuracy,
+        seconds=config.seconds,
+        batch=max(config.batches),
+        server_qps=server_qps,
+        session=config.sessions()[0],
+        data=config.data,
+    )
+    results = []
+    for path in paths:
+        if path.suffix == ".safetensors":
+            say(f"leaving out {path}: LoadGen runs ONNX files")
+            continue
+        with console.status(f"{scenario}: {path}"):
+            results.append(run_scenario(load_artifact(path), settings))
+    report = LoadgenReport(machine=machine(), results=tuple(results))
+    if out is not None:
+        write_atomically(out, (report.model_dump_json(indent=2) + "\n").encode())
+    emit(report.model_dump(mode="json"), as_json, loadgen_markdown(report))
+
+
 @command("bench")
 def bench_command(
     models: Annotated[
@@ -391,6 +430,17 @@ def bench_command(
     max_slowdown: Annotated[
         str, typer.Option("--max-slowdown", help="Exit with 1 when a row got slower by more.")
     ] = "5%",
+    scenario: Annotated[
+        str | None,
+        typer.Option("--scenario", help="MLPerf LoadGen: single-stream, offline or server."),
+    ] = None,
+    accuracy: Annotated[
+        bool, typer.Option("--accuracy", help="With --scenario: top-1 instead of time.")
+    ] = False,
+    server_qps: Annotated[
+        float | None,
+        typer.Option("--server-qps", help="With --scenario server: queries per second."),
+    ] = None,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
@@ -420,6 +470,9 @@ def bench_command(
         compiled=compiled,
     )
     paths = models_of(models, run, width)
+    if scenario:
+        run_loadgen(paths, scenario, accuracy, server_qps, config, out, as_json)
+        return
     with progress_bar("bench", "%") as progress:
         record = bench([open_model(path) for path in paths], config, progress)
     target = out or (None if models else Run(paths[0].parent).bench)

@@ -3,7 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from mobilenet_cli.reports.records import BenchRecord, BenchResult, ClassicRow, MachineRecord
+from mobilenet_cli.reports.records import (
+    BenchRecord,
+    BenchResult,
+    ClassicRow,
+    LoadgenRecord,
+    LoadgenReport,
+    MachineRecord,
+)
 from mobilenet_cli.reports.tables import table
 
 NO_FUSION = "batch norms not fused"
@@ -177,3 +184,33 @@ def remark_of(result: BenchResult, here: MachineRecord) -> str:
     parts += [f"{result.threads} threads" if result.threads > 1 else "1 thread"]
     parts += [f"batch {result.batch}"] if result.batch > 1 else []
     return ", ".join(part for part in parts if part)
+
+
+def loadgen_markdown(report: LoadgenReport) -> str:
+    """One line a scenario run, and why LoadGen calls it INVALID."""
+    rows = [
+        [
+            Path(r.model).name,
+            r.scenario,
+            r.mode,
+            f"{r.threads}",
+            f"{r.batch}",
+            "" if r.valid is None else "VALID" if r.valid else "INVALID",
+            f"top-1 {r.top1:.2f} % of {r.images} images" if r.top1 is not None else _metric(r),
+        ]
+        for r in report.results
+    ]
+    reasons = [
+        f"- {Path(r.model).name}, {r.scenario}: {reason}"
+        for r in report.results
+        for reason in r.reasons
+    ]
+    return table("model | scenario | mode | threads | batch | LoadGen | result", rows) + "\n".join(
+        reasons
+    )
+
+
+def _metric(record: LoadgenRecord) -> str:
+    if record.metric and record.metric.endswith("(ns)") and record.value is not None:
+        return f"{record.metric.removesuffix(' (ns)')} {record.value / 1e6:.2f} ms"
+    return f"{record.value:.1f} {(record.metric or '').lower()}"

@@ -673,3 +673,42 @@ class ReportRecord(Record):
     headline: str
     rows: tuple[ReportRow, ...]
     run: RunRecord
+
+
+class LoadgenRecord(Record):
+    """One run of an MLPerf scenario, as LoadGen judged it.
+
+    Attributes:
+        model: path of the artifact; ``sha256`` its hash.
+        scenario: ``single-stream``, ``offline`` or ``server``.
+        mode: ``performance`` or ``accuracy``.
+        provider: what ran the model, on ``threads`` threads in batches of at most ``batch``.
+        data: where the images came from; ``images`` how many there are.
+        valid: LoadGen's verdict on a performance run; ``reasons`` why not.
+        metric: what the scenario is compared by; ``value`` in the unit that the name ends in.
+        summary: all of LoadGen's summary.
+        top1: of an accuracy run, in percent.
+    """
+
+    model: str
+    sha256: str
+    scenario: str
+    mode: Literal["performance", "accuracy"]
+    provider: str
+    threads: int
+    batch: int
+    data: str
+    images: int
+    valid: bool | None = None
+    reasons: tuple[str, ...] = ()
+    metric: str | None = None
+    value: float | None = None
+    summary: dict[str, str] = {}
+    top1: float | None = None
+
+
+class LoadgenReport(Record):
+    """Scenarios of several artifacts on one machine."""
+
+    machine: MachineRecord
+    results: tuple[LoadgenRecord, ...]
