@@ -2,6 +2,9 @@
 
 import io
 import os
+import platform
+import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,3 +180,17 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     folded = simplify(fp32, SimplifyConfig(), folder / "folded.onnx")
     int8 = quantize(folded, QuantizeConfig(calib_count=40), folder / "int8.onnx")
     return Chain(checkpoint, fp32, folded, int8)
+
+
+@pytest.fixture(scope="session")
+def avx2_only(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment in which a child process takes its CPU for one that ends at AVX2."""
+    if platform.machine() != "x86_64" or shutil.which("gcc") is None:
+        pytest.skip("hiding AVX-512 and VNNI from a process needs gcc and an x86 CPU")
+    library = tmp_path_factory.mktemp("shim") / "avx2_only.so"
+    source = ROOT / "benchmarks" / "avx2_only.c"
+    subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
+    environment = os.environ | {"LD_PRELOAD": str(library)}
+    if subprocess.run(["true"], env=environment, capture_output=True).returncode == 77:
+        pytest.skip("this machine cannot intercept CPUID, so newer instructions cannot be hidden")
+    return environment
