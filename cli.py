@@ -353,6 +353,25 @@ def models_of(
     return list(taken)
 
 
+def fit_for_provider(paths: list[Path], provider: str) -> list[Path]:
+    """Of a run's models, those worth running on a GPU: int8 is for TensorRT, and made for it."""
+    from mobilenet_cli.pipeline.artifact import load_artifact
+    from mobilenet_cli.pipeline.session import PROVIDERS
+
+    def fits(path: Path) -> bool:
+        facts = load_artifact(path).facts
+        made_for = facts.config.get("target") if facts.stage == "quantize" else None
+        return made_for is None or (made_for, provider) == ("tensorrt", "TensorrtExecutionProvider")
+
+    known = PROVIDERS.get(provider)
+    if known is None or not known.device:
+        return paths
+    for path in paths:
+        if not fits(path):
+            say(f"leaving out {path}: its int8 is for CPUs; name it to measure it all the same")
+    return [path for path in paths if fits(path)]
+
+
 def run_loadgen(
     paths: list[Path],
     scenario: str,
@@ -469,7 +488,7 @@ def bench_command(
         data=data,
         compiled=compiled,
     )
-    paths = models_of(models, run, width)
+    paths = models or fit_for_provider(models_of(models, run, width), provider)
     if scenario:
         run_loadgen(paths, scenario, accuracy, server_qps, config, out, as_json)
         return

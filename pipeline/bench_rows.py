@@ -61,6 +61,11 @@ def rows_of(artifact: Artifact, session: SessionConfig, batch: int, compiled: bo
 
 
 def _onnx_rows(plain: Row) -> Iterator[Row]:
+    options = plain.session.provider_options
+    if options.get("enable_cuda_graph", "0") not in ("0", "false", "False"):
+        # A captured graph reads and writes fixed addresses, so there are no host rows.
+        yield replace(plain, variant="device-bound, CUDA graph", on_device=True)
+        return
     yield plain
     if has_batch_norms(plain.artifact.path):
         unfused = replace(plain.session, disabled_optimizers=("ConvBNFusion",))

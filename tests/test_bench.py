@@ -8,6 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from mobilenet_cli.cli import fit_for_provider
 from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.pipeline.artifact import Facts, save_artifact
 from mobilenet_cli.pipeline.bench import BenchConfig, bench, float_leftovers, remarks_on
@@ -267,6 +268,30 @@ def test_gpu_rows_include_one_within_its_memory(exported):
         (NO_FUSION, False),
         ("device-bound", True),
     ]
+
+
+def test_cuda_graph_is_measured_within_the_gpus_memory_only(exported):
+    session = SessionConfig(
+        provider="CUDAExecutionProvider", provider_options={"enable_cuda_graph": "1"}
+    )
+    (row,) = rows_of(exported, session, 1, compiled=False)
+    assert row.on_device
+    assert row.variant == "device-bound, CUDA graph"
+
+
+def test_of_a_run_a_gpu_gets_what_is_made_for_it(tmp_path, capsys):
+    def quantized(target):
+        facts = Facts(stage="quantize", input=SPEC, classes=(), config={"target": target})
+        return save_artifact(
+            tmp_path / f"{target}.onnx", with_facts(small_model(norm=False), facts), facts
+        ).path
+
+    floats = write(tmp_path / "folded.onnx", small_model(norm=False), "simplify").path
+    paths = [floats, quantized("vnni"), quantized("tensorrt")]
+    assert fit_for_provider(paths, "CPUExecutionProvider") == paths
+    assert fit_for_provider(paths, "CUDAExecutionProvider") == [floats]
+    assert fit_for_provider(paths, "TensorrtExecutionProvider") == [floats, paths[2]]
+    assert f"leaving out {paths[1]}" in capsys.readouterr().err.replace("\n", "")
 
 
 def test_bound_memory_gives_the_same_logits(folded):
