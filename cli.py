@@ -745,12 +745,40 @@ def quantize_command(
 
 
 @command("report")
-def report_command(run: RunName = None, width: Width = None, as_json: Json = False) -> None:
-    """Write what is known about a run as Markdown and JSON, and show its table."""
+def report_command(
+    runs: Annotated[
+        list[str] | None, typer.Argument(help="With --compare: two runs or more.")
+    ] = None,
+    run: RunName = None,
+    width: Width = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Put runs side by side, the first against the rest.")
+    ] = False,
+    all_runs: Annotated[
+        bool, typer.Option("--history", help="List every run under runs/, oldest first.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write what is known about a run as a page, Markdown, JSON and a model card."""
+    from mobilenet_cli.pipeline.compare import compare_runs, history
+    from mobilenet_cli.pipeline.errors import OptionError
     from mobilenet_cli.pipeline.report import report
     from mobilenet_cli.pipeline.runs import RUNS, Run, find_run
+    from mobilenet_cli.reports.compare import comparison_markdown, history_markdown
     from mobilenet_cli.reports.text import report_text
 
+    if compare and not all_runs and not run:
+        compared = compare_runs([Run(RUNS / name) for name in runs or []])
+        emit(compared.model_dump(mode="json"), as_json, comparison_markdown(compared))
+        return
+    if runs or compare:
+        raise OptionError(
+            "runs are named with --compare alone", "Pass --compare A B, or --run A for one report"
+        )
+    if all_runs:
+        past = history(RUNS)
+        emit(past.model_dump(mode="json"), as_json, history_markdown(past))
+        return
     target = Run(RUNS / run) if run else find_run(None, "checkpoint", width)
     record, paths = report(target)
     emit(

@@ -712,3 +712,54 @@ class LoadgenReport(Record):
 
     machine: MachineRecord
     results: tuple[LoadgenRecord, ...]
+
+
+class ComparedPair(Record):
+    """One kind of artifact in two runs.
+
+    Attributes:
+        stage: what made the artifact in both.
+        base: name of the one run, and ``other`` of the other.
+        accuracy: top-1 on the same images; None where ``accuracy_note`` says why not.
+        speedup: how many times faster the other's artifact is, from the intervals of the two
+            medians; None where ``latency_note`` says why not.
+    """
+
+    stage: str
+    base: str
+    other: str
+    accuracy: PairedRecord | None
+    accuracy_note: str
+    speedup: Interval | None
+    latency_note: str
+
+
+class ComparedRun(Record):
+    """A run as it is listed beside others.
+
+    Attributes:
+        run: its name; ``made`` when its newest model was written, as ISO 8601 in UTC.
+        machine: the processor that its latencies were measured on, None if there are none.
+        headline: of its report, and ``rows`` its table.
+        broken: why the run cannot be read; empty if it can.
+    """
+
+    run: str
+    made: str | None = None
+    machine: str | None = None
+    headline: str = ""
+    rows: tuple[ReportRow, ...] = ()
+    broken: str = ""
+
+
+class ComparisonRecord(Record):
+    """Runs side by side, the first against each other one."""
+
+    runs: tuple[ComparedRun, ...]
+    pairs: tuple[ComparedPair, ...]
+
+
+class HistoryRecord(Record):
+    """The runs of a folder, oldest first."""
+
+    runs: tuple[ComparedRun, ...]

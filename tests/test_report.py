@@ -3,6 +3,7 @@ import os
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -10,10 +11,17 @@ from typer.testing import CliRunner
 from mobilenet_cli.cli import app
 from mobilenet_cli.pipeline.artifact import load_artifact, sha256_file, write_atomically
 from mobilenet_cli.pipeline.errors import ModelError
-from mobilenet_cli.pipeline.evaluate import EvaluateConfig, evaluate, merge_records
+from mobilenet_cli.pipeline.evaluate import (
+    EvaluateConfig,
+    evaluate,
+    evaluate_into,
+    merge_records,
+)
 from mobilenet_cli.pipeline.report import collect, report
 from mobilenet_cli.pipeline.runs import Run
+from mobilenet_cli.pipeline.weight_ranges import weight_ranges
 from mobilenet_cli.reports.card import model_card
+from mobilenet_cli.reports.html import report_html
 from mobilenet_cli.reports.markdown import report_markdown
 from mobilenet_cli.reports.records import Metric, ReportRecord, RunRecord
 from mobilenet_cli.reports.reproduce import commands
@@ -237,3 +245,40 @@ def test_commands_make_the_run_again(golden_run: RunRecord) -> None:
         result = CliRunner().invoke(app, [*words[1:], "--help"], env={"COLUMNS": "200"})
         assert result.exit_code == 0
         assert all(word in result.stdout for word in words if word.startswith("--"))
+
+
+def test_a_record_without_the_newer_fields_still_renders(golden_run: RunRecord) -> None:
+    document = json.loads(golden_run.model_dump_json())
+    for name in ("paired", "disagreements", "mistakes", "confusion", "weights", "warnings"):
+        del document[name]
+    for result in document["bench"]["results"]:
+        del result["percentiles_ms"]
+    for artifact in document["artifacts"]:
+        artifact["record"] = {}
+    old = summarize(RunRecord.model_validate(document))
+    for text in (report_markdown(old), report_html(old, {}), model_card(old), report_text(old)):
+        assert "int8.onnx" in text
+
+
+def test_gallery_without_its_images_says_why(run: Run) -> None:
+    evaluate_into(run, load_artifact(run.fp32), EvaluateConfig(data="digits"))
+    assert "data:image/jpeg" in report(run)[1]["html"].read_text()
+    document = json.loads(run.predictions.read_bytes())
+    document[0]["source"] = "gone"
+    run.predictions.write_text(json.dumps(document))
+    text = report(run)[1]["html"].read_text()
+    assert "There are no pictures: data &#39;gone&#39; does not exist." in text
+    assert "data:image/jpeg" not in text
+
+
+def test_weight_ranges_of_a_real_chain(chain: Any) -> None:
+    found = weight_ranges(chain.folded.path, chain.int8.path)
+    assert len(found) == 28
+    for layer in found:
+        assert layer.low < layer.high
+        assert layer.quantized_low < layer.quantized_high
+
+
+def test_a_report_says_the_same_twice(run: Run) -> None:
+    first = {form: path.read_bytes() for form, path in report(run)[1].items()}
+    assert {form: path.read_bytes() for form, path in report(run)[1].items()} == first
