@@ -207,7 +207,11 @@ def enforces_activation(grid: Grid | None, step: Step) -> bool:
 
 
 def step_model(
-    network: Network, step: Step, grids: dict[str, Grid], linear: QuantizedLinear | None
+    network: Network,
+    step: Step,
+    grids: dict[str, Grid],
+    linear: QuantizedLinear | None,
+    unsigned_weights: bool,
 ) -> bytes:
     """One step as a model of its own, from codes to codes, its tensors under their own names.
 
@@ -225,7 +229,7 @@ def step_model(
                 helper.make_node("DequantizeLinear", [name, *parameters], [f"{name}_real"])
             )
     made = f"{step.output}_float" if step.output in grids else step.output
-    _write_step(writer, network, step, grids, linear, made, unsigned_weights=False)
+    _write_step(writer, network, step, grids, linear, made, unsigned_weights)
     if step.output in grids:
         parameters = writer.grid(step.output, grids[step.output])
         writer.nodes.append(helper.make_node("QuantizeLinear", [made, *parameters], [step.output]))

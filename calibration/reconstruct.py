@@ -238,7 +238,8 @@ def reconstruct(
                 copies.get(step.output),
                 grids[step.output].scale if step.output in grids else 0.0,
             )
-        model = step_model(network, step, grids, quantized.get(step.output))
+        unsigned = target.weights == "uint8"
+        model = step_model(network, step, grids, quantized.get(step.output), unsigned)
         session = simulate(model)
         read = {name: values[name] for name in step.inputs}
         values[step.output] = _run_step(session, read)

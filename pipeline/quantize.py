@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mobilenet_cli.calibration.calibrators import CALIBRATORS
 from mobilenet_cli.calibration.equalize import channel_factors, equalize
 from mobilenet_cli.calibration.grid import Grid
-from mobilenet_cli.calibration.kernels import TARGETS
+from mobilenet_cli.calibration.kernels import TARGETS, Target
 from mobilenet_cli.calibration.network import Linear, Network, Step, parse
 from mobilenet_cli.calibration.observe import exposing, histograms, observe, run_exposed
 from mobilenet_cli.calibration.plan import choose_grids, coded_tensors, scaled_ranges
@@ -88,6 +88,16 @@ class QuantizeConfig:
             raise OptionError(f"unknown weight type '{self.weights}'", "Use s8 or u8")
         if self.format not in ("qdq", "qoperator"):
             raise OptionError(f"unknown format '{self.format}'", "Use qdq or qoperator")
+        if self.format == "qoperator" and self.target != "auto" and not TARGETS[self.target].cpu:
+            raise OptionError(
+                f"{self.target} does not read the format qoperator", "Leave --format out"
+            )
+
+    @property
+    def kernels(self) -> Target:
+        """What the model is made for; the target is no longer ``auto``."""
+        target = TARGETS[self.target]
+        return target if self.weights == "s8" else target.with_unsigned_weights()
 
 
 @dataclass(frozen=True)
@@ -164,7 +174,7 @@ def quantize(
         calibrator=config.calibrator,
         target=config.target,
         weight_bits=8,
-        pairs_limited=TARGETS[config.target].pairs_saturate,
+        pairs_limited=config.kernels.pairs_saturate,
         format=config.format,
         sqnr_db=parity.sqnr_db,
         agreement=parity.agreement,
@@ -183,7 +193,7 @@ def build(
     network: Network, calibration: Calibration, config: QuantizeConfig, progress: Progress
 ) -> Quantized:
     """Ranges, dead channels, equalization, rounding, biases: the transformations in order."""
-    target = TARGETS[config.target]
+    target = config.kernels
     images = len(calibration.samples)
     done = 0.0
 

@@ -14,7 +14,6 @@ from mobilenet_cli.cli import app
 
 COMMANDS = [
     "import",
-    "train",
     "export",
     "simplify",
     "quantize",

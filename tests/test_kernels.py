@@ -21,17 +21,22 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 from mobilenet_cli.pipeline.session import SessionConfig, open_session
 
-def saturating(operator, shape, groups):
+def saturating(operator, shape, groups, unsigned=False):
     taps = int(np.prod(shape))
     pairs = list(itertools.combinations(range(taps), 2))
-    weight = np.zeros((len(pairs), taps), np.int8)
+    weight = np.zeros((len(pairs), taps), np.int16)
     for row, pair in zip(weight, pairs):
         row[list(pair)] = 127
     channels = shape[0] if groups == 1 else len(pairs)
     image = [1, channels, *shape[1:]] if operator == "Conv" else [1, taps]
     constants = {
-        "xs": np.float32(1), "xz": np.uint8(0), "w": weight.reshape(len(pairs), *shape),
+        "xs": np.float32(1), "xz": np.uint8(0),
+        "w": weight.astype(np.int8).reshape(len(pairs), *shape),
         "ws": np.ones(len(pairs), np.float32), "wz": np.zeros(len(pairs), np.int8),
+    } | ({
+        "w": (weight + 128).astype(np.uint8).reshape(len(pairs), *shape),
+        "wz": np.full(len(pairs), 128, np.uint8),
+    } if unsigned else {}) | {
         "ys": np.float32(2 * 127), "yz": np.uint8(0),
     }
     attributes = {"transB": 1}
@@ -68,7 +73,8 @@ DENSE = {
     "odd product": ("Gemm", (11,), 1),
 }
 DEPTHWISE = {"depthwise": ("Conv", (1, 3, 3), 0), "large depthwise": ("Conv", (1, 5, 5), 0)}
-CASES = DENSE | DEPTHWISE
+UNSIGNED = {f"{name}, u8": (*case, True) for name, case in (DENSE | DEPTHWISE).items()}
+CASES = DENSE | DEPTHWISE | UNSIGNED
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +97,8 @@ def test_exactly_the_named_pairs_saturate(measured, case):
     assert measured[case] == {(k, int(p)) for k, p in enumerate(partner) if k < p}
 
 
-@pytest.mark.parametrize("case", DEPTHWISE)
-def test_depthwise_never_saturates(measured, case):
+@pytest.mark.parametrize("case", DEPTHWISE | UNSIGNED)
+def test_depthwise_and_unsigned_weights_never_saturate(measured, case):
     assert measured[case] == set()
 
 
