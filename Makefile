@@ -148,7 +148,7 @@ $(R)/report.md: $(R)/evaluate.json $(R)/bench.json | $(INSTALLED)
 
 # -- what developers run ---------------------------------------------------------------------------
 
-.PHONY: run check test fuzz clean clean-runs help
+.PHONY: run check test fuzz readme-table schema clean clean-runs help
 run: $(INSTALLED) | $(R)/.train-options $(R)/.quantize-options $(R)/.bench-options ## the whole chain again as one command, which skips what is current by content
 	$(CLI) run --run $(RUN) $(train-options) $(quantize-options) $(bench-options)
 
@@ -163,6 +163,12 @@ test: $(INSTALLED) ## the tests, or some of them: TESTS
 
 fuzz: $(INSTALLED) ## damage weight files and images for some minutes: FUZZ
 	MOBILENET_CLI_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/test_fuzz.py
+
+readme-table: $(R)/report.md ## the figures in README.md, from the records of a run
+	$(CLI) report --run $(RUN) --into README.md
+
+schema: $(INSTALLED) ## the published schemas of the records
+	$(BIN)/python -m mobilenet_cli.reports.schema docs/schema
 
 clean: ## what tools leave behind; .venv and runs stay
 	rm -rf build/lib build/bdist.* dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

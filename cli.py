@@ -757,12 +757,16 @@ def report_command(
     all_runs: Annotated[
         bool, typer.Option("--history", help="List every run under runs/, oldest first.")
     ] = False,
+    into: Annotated[
+        Path | None,
+        typer.Option("--into", help="Also bring the marked tables of a Markdown file up to date."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write what is known about a run as a page, Markdown, JSON and a model card."""
     from mobilenet_cli.pipeline.compare import compare_runs, history
     from mobilenet_cli.pipeline.errors import OptionError
-    from mobilenet_cli.pipeline.report import report
+    from mobilenet_cli.pipeline.report import embed_into, report
     from mobilenet_cli.pipeline.runs import RUNS, Run, find_run
     from mobilenet_cli.reports.compare import comparison_markdown, history_markdown
     from mobilenet_cli.reports.text import report_text
@@ -781,6 +785,8 @@ def report_command(
         return
     target = Run(RUNS / run) if run else find_run(None, "checkpoint", width)
     record, paths = report(target)
+    if into is not None:
+        embed_into(into, record)
     emit(
         {"run": target.name, "report": {form: str(path) for form, path in paths.items()}},
         as_json,

@@ -14,12 +14,19 @@ from mobilenet_cli.pipeline.artifact import (
     sidecar_path,
     write_atomically,
 )
-from mobilenet_cli.pipeline.errors import DataError, MobilenetError, ModelError
+from mobilenet_cli.pipeline.errors import (
+    DataError,
+    MobilenetError,
+    ModelError,
+    OptionError,
+    StorageError,
+)
 from mobilenet_cli.pipeline.pictures import pictures
 from mobilenet_cli.pipeline.runs import Run
 from mobilenet_cli.pipeline.weight_ranges import weight_ranges
 from mobilenet_cli.reports.answers import confusion, disagreements, mistakes
 from mobilenet_cli.reports.card import model_card
+from mobilenet_cli.reports.embed import BENCH_SECTIONS, MARK, SECTIONS, embed
 from mobilenet_cli.reports.html import report_html
 from mobilenet_cli.reports.markdown import report_markdown
 from mobilenet_cli.reports.paired import compare_paired
@@ -77,6 +84,34 @@ def report(run: Run) -> tuple[ReportRecord, dict[str, Path]]:
         write_atomically(run.folder / file, text.encode())
     paths = {FORMATS[file]: run.folder / file for file in texts}
     return record, paths
+
+
+def embed_into(path: Path, record: ReportRecord) -> None:
+    """Bring the tables of a report in a Markdown file up to date.
+
+    Raises:
+        StorageError: the file cannot be read or written.
+        OptionError: it does not say where, or asks for what the run does not have.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StorageError(f"{path} cannot be read ({error})", "Check the path") from error
+    names = ", ".join((*SECTIONS, *BENCH_SECTIONS))
+    if not MARK.search(text):
+        raise OptionError(
+            f"{path} does not say where a table belongs",
+            "Put '<!-- report: NAME -->' and '<!-- /report -->' on lines of their own; "
+            f"NAME is one of {names}",
+        )
+    try:
+        text = embed(text, record)
+    except KeyError as error:
+        raise OptionError(
+            f"{path} asks for {error.args[0]}, which run {record.run.run} does not have",
+            f"Use one of {names}, and bench the run for the last three",
+        ) from error
+    write_atomically(path, text.encode())
 
 
 def gallery_pictures(

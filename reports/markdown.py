@@ -77,9 +77,15 @@ def times_text(interval: Interval | None) -> str:
     """``1.62× (1.58 to 1.66)``."""
     if interval is None:
         return "–"
+    value = times(interval.value)
     if interval.low is None or interval.high is None:
-        return f"{interval.value:.2f}×"
-    return f"{interval.value:.2f}× ({interval.low:.2f} to {interval.high:.2f})"
+        return f"{value}×"
+    return f"{value}× ({times(interval.low)} to {times(interval.high)})"
+
+
+def times(value: float) -> str:
+    """Two decimals, or two digits where that would show nothing."""
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
 def missing_markdown(missing: Sequence[Missing]) -> str:

@@ -10,14 +10,14 @@ from typer.testing import CliRunner
 
 from mobilenet_cli.cli import app
 from mobilenet_cli.pipeline.artifact import load_artifact, sha256_file, write_atomically
-from mobilenet_cli.pipeline.errors import ModelError
+from mobilenet_cli.pipeline.errors import ModelError, OptionError, StorageError
 from mobilenet_cli.pipeline.evaluate import (
     EvaluateConfig,
     evaluate,
     evaluate_into,
     merge_records,
 )
-from mobilenet_cli.pipeline.report import collect, report
+from mobilenet_cli.pipeline.report import collect, embed_into, report
 from mobilenet_cli.pipeline.runs import Run
 from mobilenet_cli.pipeline.weight_ranges import weight_ranges
 from mobilenet_cli.reports.card import model_card
@@ -25,6 +25,7 @@ from mobilenet_cli.reports.html import report_html
 from mobilenet_cli.reports.markdown import report_markdown
 from mobilenet_cli.reports.records import Metric, ReportRecord, RunRecord
 from mobilenet_cli.reports.reproduce import commands
+from mobilenet_cli.reports.schema import SCHEMAS, schema_text, write_schemas
 from mobilenet_cli.reports.summary import summarize
 from mobilenet_cli.reports.tables import escape
 from mobilenet_cli.reports.text import report_text
@@ -282,3 +283,49 @@ def test_weight_ranges_of_a_real_chain(chain: Any) -> None:
 def test_a_report_says_the_same_twice(run: Run) -> None:
     first = {form: path.read_bytes() for form, path in report(run)[1].items()}
     assert {form: path.read_bytes() for form, path in report(run)[1].items()} == first
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_published_schemas_are_current(name: str) -> None:
+    published = Path(__file__).parents[1] / "docs" / "schema" / f"{name}.json"
+    assert published.read_text() == schema_text(name), "make schema writes it again"
+
+
+def test_no_schema_is_left_over() -> None:
+    folder = Path(__file__).parents[1] / "docs" / "schema"
+    assert {path.stem for path in folder.iterdir()} == SCHEMAS.keys()
+
+
+def test_schemas_are_written(tmp_path: Path) -> None:
+    write_schemas(tmp_path / "new")
+    schema = json.loads((tmp_path / "new" / "evaluate.json").read_bytes())
+    assert "top1_correct" in schema["$defs"]["EvaluationRecord"]["properties"]
+    assert schema["$defs"]["EvaluationRecord"]["additionalProperties"] is True
+
+
+def test_tables_of_another_file_are_replaced(golden_run: RunRecord, tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    mark = "<!-- report: {} -->\nold\n<!-- /report -->\n"
+    names = ("headline", "artifacts", "classic", "latency", "machine", "provenance")
+    readme.write_text("# Title\n" + "".join(mark.format(name) for name in names) + "the end\n")
+    embed_into(readme, summarize(golden_run))
+    text = readme.read_text()
+    assert text.startswith("# Title\n<!-- report: headline -->\nint8 is ")
+    assert text.endswith("<!-- /report -->\nthe end\n")
+    assert "old" not in text.splitlines()
+    assert "Example CPU, 2 CPUs" in text
+    embed_into(readme, summarize(golden_run))
+    assert readme.read_text() == text
+
+
+def test_a_file_that_asks_for_nothing_or_too_much(golden_run: RunRecord, tmp_path: Path) -> None:
+    record = summarize(golden_run.model_copy(update={"bench": None}))
+    readme = tmp_path / "README.md"
+    with pytest.raises(StorageError, match="cannot be read"):
+        embed_into(readme, record)
+    readme.write_text("nothing")
+    with pytest.raises(OptionError, match="does not say where"):
+        embed_into(readme, record)
+    readme.write_text("<!-- report: classic -->\n<!-- /report -->")
+    with pytest.raises(OptionError, match="asks for classic, which run keras75 does not have"):
+        embed_into(readme, record)

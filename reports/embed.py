@@ -1,0 +1,52 @@
+"""Tables of a report inside another Markdown file, such as a README: never typed, always current.
+
+The file says where, with a pair of comments; what is between them is replaced::
+
+    <!-- report: artifacts -->
+    <!-- /report -->
+"""
+
+import re
+from collections.abc import Callable
+
+from mobilenet_cli.reports.latency import classic_markdown, latency_markdown
+from mobilenet_cli.reports.markdown import provenance_markdown, rows_markdown
+from mobilenet_cli.reports.records import BenchRecord, ReportRecord
+from mobilenet_cli.reports.tables import escape
+
+MARK = re.compile(r"(<!-- report: ([a-z-]+) -->\n).*?(<!-- /report -->)", re.DOTALL)
+
+
+def machine_markdown(bench: BenchRecord) -> str:
+    """The machine in one sentence."""
+    here = bench.machine
+    versions = ", ".join(f"{name} {version}" for name, version in here.versions.items())
+    return escape(f"{here.cpu}, {here.usable_cpus} CPUs, {here.os}; {versions}.") + "\n"
+
+
+SECTIONS: dict[str, Callable[[ReportRecord], str]] = {
+    "headline": lambda report: escape(report.headline) + "\n",
+    "artifacts": lambda report: rows_markdown(report.rows),
+    "provenance": lambda report: provenance_markdown(report.run.artifacts),
+}
+BENCH_SECTIONS: dict[str, Callable[[BenchRecord], str]] = {
+    "classic": classic_markdown,
+    "latency": latency_markdown,
+    "machine": machine_markdown,
+}
+
+
+def embed(text: str, report: ReportRecord) -> str:
+    """The text with the sections that it asks for.
+
+    Raises:
+        KeyError: no section has a name that is asked for, or the run lacks what it shows.
+    """
+
+    def section(match: re.Match[str]) -> str:
+        name = match[2]
+        if name in BENCH_SECTIONS and report.run.bench is not None:
+            return match[1] + BENCH_SECTIONS[name](report.run.bench) + match[3]
+        return match[1] + SECTIONS[name](report) + match[3]
+
+    return MARK.sub(section, text)

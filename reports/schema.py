@@ -1,0 +1,60 @@
+"""JSON Schemas of the files in a run's folder, published in ``docs/schema``.
+
+``python -m mobilenet_cli.reports.schema FOLDER`` writes them.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from mobilenet_cli.reports.records import (
+    BenchRecord,
+    ComparisonRecord,
+    EpochRecord,
+    EvaluationRecord,
+    ExportRecord,
+    HistoryRecord,
+    ImportRecord,
+    PredictionsRecord,
+    QuantizeRecord,
+    ReportRecord,
+    SimplifyRecord,
+    TrainRecord,
+)
+
+# By the name of the schema's file: what is in the file of that name, or what the stage of that
+# name leaves as "record" in the sidecar of the model it made.
+SCHEMAS: dict[str, TypeAdapter[object]] = {
+    "bench": TypeAdapter(BenchRecord),
+    "comparison": TypeAdapter(ComparisonRecord),
+    "evaluate": TypeAdapter(list[EvaluationRecord]),
+    "export": TypeAdapter(ExportRecord),
+    "history": TypeAdapter(HistoryRecord),
+    "import": TypeAdapter(ImportRecord),
+    "predictions": TypeAdapter(list[PredictionsRecord]),
+    "quantize": TypeAdapter(QuantizeRecord),
+    "report": TypeAdapter(ReportRecord),
+    "simplify": TypeAdapter(SimplifyRecord),
+    "train": TypeAdapter(TrainRecord),
+    "train-epoch": TypeAdapter(EpochRecord),
+}
+
+
+def schema_text(name: str) -> str:
+    """One schema of ``SCHEMAS`` as the text of its file."""
+    schema = SCHEMAS[name].json_schema()
+    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return json.dumps(dialect | schema, indent=1, sort_keys=True) + "\n"
+
+
+def write_schemas(folder: Path) -> None:
+    """Write every schema into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in SCHEMAS:
+        (folder / f"{name}.json").write_text(schema_text(name))
+
+
+if __name__ == "__main__":
+    write_schemas(Path(sys.argv[1]))
