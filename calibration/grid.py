@@ -42,7 +42,9 @@ class Grid:
         """Nearest codes, ties to even, saturating: what QuantizeLinear computes in float32."""
         limits = np.iinfo(self.dtype)
         codes = np.rint(values.astype(np.float32) / np.float32(self.scale)) + self.zero_point
-        return np.clip(codes, limits.min, limits.max).astype(self.dtype)
+        saturated: NDArray[np.uint8 | np.int8]
+        saturated = np.clip(codes, limits.min, limits.max).astype(self.dtype)
+        return saturated
 
     def dequantize(self, codes: NDArray[np.integer]) -> NDArray[np.float32]:
         """Real values of codes."""

@@ -203,5 +203,5 @@ def _activation(
     limits = [-np.inf, np.inf]
     for index, name in enumerate(node.input[1:3]):
         if name:
-            limits[index] = float(constants[name])  # type: ignore[arg-type]  # a 0-d array
+            limits[index] = float(constants[name])
     return (limits[0], limits[1]) if limits[0] == 0.0 < limits[1] else None

@@ -240,4 +240,5 @@ def step_model(
         [onnx.ValueInfoProto(name=step.output)],
         list(writer.constants.values()),
     )
-    return _model(network, graph).SerializeToString(deterministic=True)
+    serialized: bytes = _model(network, graph).SerializeToString(deterministic=True)
+    return serialized

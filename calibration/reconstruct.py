@@ -117,7 +117,10 @@ def weight_scale(linear: Linear, input_scale: float, target: Target) -> NDArray[
         scale = np.maximum(scale, largest_pair_sum(taps, partners(linear.weight)) / PAIR_MAX)
     # A dead channel's weights are tiny beside its bias: on their own scale it would overflow.
     fits_bias = np.abs(linear.bias) / (input_scale * BIAS_ROOM)
-    return np.maximum(np.maximum(scale, fits_bias), 1e-12).astype(np.float32)
+    fitting: NDArray[np.float32] = np.maximum(np.maximum(scale, fits_bias), 1e-12).astype(
+        np.float32
+    )
+    return fitting
 
 
 def mean_outputs(
@@ -130,10 +133,9 @@ def mean_outputs(
     taps = weight.reshape(len(weight), -1).astype(np.float64)
     linear = Linear(weight.astype(np.float64), np.zeros(len(weight)), _is_depthwise(network, step))
     seen = patches(mean_input.astype(np.float32), step, linear).mean(2, dtype=np.float64)
-    if linear.depthwise:
-        return (taps * seen).sum(1)
-    result: NDArray[np.float64] = taps @ seen.ravel()
-    return result
+    means: NDArray[np.float64]
+    means = (taps * seen).sum(1) if linear.depthwise else taps @ seen.ravel()
+    return means
 
 
 def _is_depthwise(network: Network, step: Step) -> bool:

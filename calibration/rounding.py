@@ -23,7 +23,8 @@ def damped(hessian: NDArray[np.float64]) -> NDArray[np.float64]:
     """Add ``DAMPING`` of the mean diagonal to [..., K, K], so that it can be inverted."""
     size = hessian.shape[-1]
     mean = np.trace(hessian, axis1=-2, axis2=-1)[..., None, None] / size
-    return hessian + (DAMPING * mean + 1e-12) * np.eye(size)
+    invertible: NDArray[np.float64] = hessian + (DAMPING * mean + 1e-12) * np.eye(size)
+    return invertible
 
 
 def bounds(
