@@ -14,6 +14,7 @@ from mobilenet_cli.cli import app
 
 COMMANDS = [
     "import",
+    "train",
     "export",
     "simplify",
     "quantize",

@@ -1,0 +1,65 @@
+"""The scripts in benchmarks/ run, on the smallest model, and say what they promise."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from mobilenet_cli.data.preprocess import InputSpec
+from mobilenet_cli.pipeline.artifact import Facts, save_artifact
+from mobilenet_cli.pipeline.onnx_file import with_facts
+
+SCRIPTS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "w"], ["c"]),
+            helper.make_node("Relu", ["c"], ["r"]),
+            helper.make_node("GlobalAveragePool", ["r"], ["p"]),
+            helper.make_node("Flatten", ["p"], ["y"]),
+        ],
+        "small",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ("N", 3, 32, 32))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ("N", 8))],
+        [
+            numpy_helper.from_array(
+                np.random.default_rng(0).normal(size=(8, 3, 3, 3)).astype(np.float32), "w"
+            )
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    facts = Facts(
+        stage="simplify", input=InputSpec(resolution=32, resize=32), classes=tuple("abcdefgh")
+    )
+    folder = tmp_path / "runs" / "r"
+    folder.mkdir(parents=True)
+    save_artifact(folder / "folded.onnx", with_facts(model, facts), facts)
+    return folder
+
+
+def call(script, *arguments, cwd):
+    command = [sys.executable, str(SCRIPTS / script), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_method(run_folder):
+    model = run_folder / "folded.onnx"
+    done = call("method.py", model, "--calls", 1, "--seconds", 0.1, cwd=run_folder)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"timing loop: \d+ ns a run", done.stdout)
+    assert re.search(r"of 1 calls: same file within 2 % in [01]", done.stdout)
+
+
+def test_engines(run_folder):
+    page = run_folder / "engines.md"
+    done = call("engines.py", "--seconds", 0.1, "--markdown", page, cwd=run_folder.parents[1])
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"\| ONNX Runtime float32 \| [\d.]+ \|", page.read_text())
+    assert "ONNX Runtime int8 is left out: runs/r/int8.onnx does not exist" in done.stdout
