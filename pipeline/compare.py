@@ -34,7 +34,7 @@ def compare_runs(runs: Sequence[Run]) -> ComparisonRecord:
         raise OptionError(
             "there is nothing to compare", "Name two runs or more, as in: report --compare A B"
         )
-    read = [collect_all(run) for run in runs]
+    read = [collect_all(run, layers=False) for run in runs]
     pairs = [pair for other in read[1:] for pair in compare_two(read[0], other)]
     return ComparisonRecord(
         runs=tuple(compared_run(run, record) for run, (record, _) in zip(runs, read, strict=True)),
@@ -99,7 +99,7 @@ def history(folder: Path) -> HistoryRecord:
     listed = []
     for run in runs:
         try:
-            listed.append(compared_run(run, collect_all(run)[0]))
+            listed.append(compared_run(run, collect_all(run, layers=False)[0]))
         except MobilenetError as error:
             listed.append(ComparedRun(run=run.name, made=made_at(run), broken=error.what))
     return HistoryRecord(runs=tuple(sorted(listed, key=lambda run: (run.made or "", run.run))))

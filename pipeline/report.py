@@ -136,10 +136,11 @@ def collect(run: Run) -> RunRecord:
     return collect_all(run)[0]
 
 
-def collect_all(run: Run) -> tuple[RunRecord, list[PredictionsRecord]]:
+def collect_all(run: Run, layers: bool = True) -> tuple[RunRecord, list[PredictionsRecord]]:
     """Read everything in a run's folder; what is missing or broken is listed, not raised.
 
-    The predictions, one entry an image and artifact, are too many for the record.
+    The predictions, one entry an image and artifact, are too many for the record. Without
+    ``layers`` the models are not opened for the ranges of their weights, which saves a third.
 
     Raises:
         ModelError: there is no such run, or it has no model.
@@ -159,7 +160,7 @@ def collect_all(run: Run) -> tuple[RunRecord, list[PredictionsRecord]]:
     bench = read_part(run, run.bench, missing, reader(BENCH))
     training = None if imported else read_part(run, run.training, missing, read_epochs)
     predictions = read_part(run, run.predictions, missing, reader(PREDICTIONS)) or []
-    both = run.folded.is_file() and run.int8.is_file()
+    both = layers and run.folded.is_file() and run.int8.is_file()
     weights = read_part(run, run.int8, missing, partial(weight_ranges, run.folded)) if both else ()
     record = RunRecord(
         run=run.name,

@@ -1,15 +1,25 @@
 """Smallest and largest weight of each layer, before and after quantization."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from mobilenet_cli.pipeline.onnx_file import load_onnx
 from mobilenet_cli.reports.records import WeightRange
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or matrix product: name, shape of its weights, and their range."""
+
+    name: str
+    shape: tuple[int, ...]
+    low: float
+    high: float
 
 
 def weight_ranges(folded: Path, int8: Path) -> tuple[WeightRange, ...]:
@@ -18,23 +28,23 @@ def weight_ranges(folded: Path, int8: Path) -> tuple[WeightRange, ...]:
     Raises:
         ModelError: a file is not a readable ONNX model.
     """
-    before, after = list(layer_weights(folded)), list(layer_weights(int8))
-    if [w.shape for _, w in before] != [w.shape for _, w in after]:
+    before, after = list(layers(folded)), list(layers(int8))
+    if [layer.shape for layer in before] != [layer.shape for layer in after]:
         return ()
     return tuple(
         WeightRange(
-            layer=layer,
-            low=float(real.min()),
-            high=float(real.max()),
-            quantized_low=float(coded.min()),
-            quantized_high=float(coded.max()),
+            layer=real.name,
+            low=real.low,
+            high=real.high,
+            quantized_low=coded.low,
+            quantized_high=coded.high,
         )
-        for (layer, real), (_, coded) in zip(before, after, strict=True)
+        for real, coded in zip(before, after, strict=True)
     )
 
 
-def layer_weights(path: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Name and weights of every convolution and matrix product, integers as the reals they mean."""
+def layers(path: Path) -> Iterator[Layer]:
+    """Every convolution and matrix product, integer weights as the reals they stand for."""
     graph = load_onnx(path).graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     makers = {node.output[0]: node for node in graph.node}
@@ -42,16 +52,20 @@ def layer_weights(path: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
         if node.op_type in ("Conv", "Gemm"):
             name = node.input[1]
             if name in constants:
-                yield node.output[0], numpy_helper.to_array(constants[name])
+                values = numpy_helper.to_array(constants[name])
+                yield Layer(node.output[0], values.shape, float(values.min()), float(values.max()))
             elif name in makers and makers[name].op_type == "DequantizeLinear":
-                yield node.output[0], dequantized(makers[name], constants)
+                yield dequantized(node.output[0], makers[name], constants)
 
 
-def dequantized(
-    node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]
-) -> NDArray[np.float32]:
-    """``(codes - zero point) * scale``, by output channel where there is a scale for each."""
+def dequantized(name: str, node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> Layer:
+    """The range of ``(codes - zero point) * scale``, whose scales are by output channel.
+
+    A scale is positive, so each channel's extremes are those of its codes.
+    """
     codes, scale, zero_point = (numpy_helper.to_array(constants[name]) for name in node.input)
-    shape = (-1,) + (1,) * (codes.ndim - 1)
-    differences = codes.astype(np.int32) - zero_point.astype(np.int32).reshape(shape)
-    return (differences * scale.reshape(shape)).astype(np.float32)
+    channels = codes.reshape(len(codes), -1)
+    zero = zero_point.astype(np.int32)
+    low = (channels.min(axis=1) - zero) * scale
+    high = (channels.max(axis=1) - zero) * scale
+    return Layer(name, codes.shape, float(low.min()), float(high.max()))

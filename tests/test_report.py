@@ -5,7 +5,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
+from onnx import numpy_helper
 from typer.testing import CliRunner
 
 from mobilenet_cli.cli import app
@@ -278,6 +280,14 @@ def test_weight_ranges_of_a_real_chain(chain: Any) -> None:
     for layer in found:
         assert layer.low < layer.high
         assert layer.quantized_low < layer.quantized_high
+    graph = onnx.load(chain.int8.path).graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    node = next(node for node in graph.node if node.op_type == "Conv")
+    makers = {maker.output[0]: maker for maker in graph.node}
+    codes, scale, zero = (constants[name] for name in makers[node.input[1]].input)
+    reals = (codes.astype(float) - zero.reshape(-1, 1, 1, 1)) * scale.reshape(-1, 1, 1, 1)
+    assert found[0].quantized_low == pytest.approx(reals.min())
+    assert found[0].quantized_high == pytest.approx(reals.max())
 
 
 def test_a_report_says_the_same_twice(run: Run) -> None:
