@@ -12,6 +12,9 @@ checkpoint in ``torch.compile``. Engines that are not installed are left out and
 All engines live in this process, take turns in blocks as in ``mobilenet-cli bench``, and get the
 same image as a NumPy array in host memory. Every engine's logits are compared with ONNX Runtime's
 before anything is timed, so that no row is fast for want of doing the work.
+
+With ``avx2_only.c`` preloaded every engine takes its AVX2 kernels; leave out torch.compile there,
+whose compiler does not run under it.
 """
 
 import argparse
@@ -153,7 +156,7 @@ ENGINES = (
 
 
 def build_all(
-    run: Run, image: Images, threads: int
+    run: Run, image: Images, threads: int, unwanted: list[str]
 ) -> tuple[dict[str, Runner], dict[str, float], list[str]]:
     """Every engine that is installed, its logits' closeness in dB, and who is left out and why."""
     runners: dict[str, Runner] = {}
@@ -161,6 +164,9 @@ def build_all(
     left_out: list[str] = []
     reference: NDArray[Any] | None = None
     for engine in ENGINES:
+        if any(word in engine.name for word in unwanted):
+            left_out.append(f"{engine.name} is left out, as asked")
+            continue
         path: Path = getattr(run, engine.artifact)
         missing = [name for name in engine.needs if importlib.util.find_spec(name) is None]
         if missing or not path.is_file():
@@ -228,11 +234,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="0 takes every usable CPU")
     parser.add_argument("--seconds", type=float, default=5.0, help="most time to spend on a row")
     parser.add_argument("--markdown", type=Path, help="also write the table to this file")
+    parser.add_argument("--leave-out", action="append", default=[], help="part of a row's name")
     arguments = parser.parse_args()
     run, threads = find_run(arguments.run, "folded"), arguments.threads or usable_cpus()
     image, _ = probe_images(load_artifact(run.folded).facts, None, 1)
     start = time.monotonic()
-    runners, closeness, left_out = build_all(run, image, threads)
+    runners, closeness, left_out = build_all(run, image, threads, arguments.leave_out)
     text = f"{setting(run, threads)}\n\n{markdown(measure(runners, arguments.seconds), closeness)}"
     text += "".join(f"\n{line}" for line in left_out)
     print(text)
