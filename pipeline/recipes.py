@@ -36,15 +36,15 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     "quick": Recipe(
-        epochs=20,
-        batch=64,
-        learning_rate=4e-3,
-        weight_decay=0.02,
+        epochs=24,
+        batch=32,
+        learning_rate=3e-3,
+        weight_decay=0.05,
         warmup=2,
-        label_smoothing=0.05,
-        shift=0.08,
-        zoom=0.1,
-        rotation=10,
-        note="small images in a minute on a CPU",
+        label_smoothing=0.0,
+        shift=0.06,
+        zoom=0.15,
+        rotation=12,
+        note="small images in a minute or two on a CPU",
     ),
 }
