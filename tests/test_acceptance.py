@@ -32,7 +32,8 @@ made = quantize(load_artifact(Path(source)), QuantizeConfig(**json.loads(options
 values = np.load(images, mmap_mode="r")
 for name, config in (("kernels", SessionConfig()), ("simulated", SessionConfig(integer_kernels=False))):
     session = open_session(made.path, config)
-    rows = [session.run(None, {"input": values[i : i + 10]})[0] for i in range(0, len(values), 10)]
+    parts = (values[i : i + 10] for i in range(0, len(values), 10))
+    rows = [session.run(None, {"input": part})[0] for part in parts]
     np.save(f"{out}.{name}.npy", np.concatenate(rows))
 print(json.dumps(made.record))
 """
