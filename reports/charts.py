@@ -330,7 +330,8 @@ def curves(
         title,
         f"{len(epochs)} epochs; the last: {last}.",
         data,
-        axes("epoch", unit),
+        axes("epoch", unit)
+        | {"xaxis": {"title": {"text": "epoch"}, "tick0": x[0], "dtick": max(1, len(x) // 10)}},
         ("epoch", *columns),
         rows,
     )

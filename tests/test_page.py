@@ -197,9 +197,10 @@ def test_no_serious_accessibility_violation(
 def test_colours_follow_the_scheme_and_print_is_light(report: ReportRecord, open_page: Any) -> None:
     page = open_page(report_html(report, {}), color_scheme="dark")
     background = "getComputedStyle(document.body).backgroundColor"
-    text = "getComputedStyle(document.querySelector('#accuracy .xtick text')).fill"
+    tick = "document.querySelector('#accuracy .xtick text')"  # absent while it is drawn anew
+    text = f"(t => t && getComputedStyle(t).fill)({tick})"
     assert page.evaluate(background) == "rgb(20, 23, 27)"
-    assert page.evaluate(text) == "rgb(233, 237, 241)"
+    page.wait_for_function(f"{text} === 'rgb(233, 237, 241)'")
     page.emulate_media(media="print", color_scheme="dark")
     assert page.evaluate(background) == "rgb(255, 255, 255)"
     page.wait_for_function(f"{text} === 'rgb(0, 0, 0)'")
@@ -210,6 +211,14 @@ def test_a_phone_does_not_scroll_sideways(report: ReportRecord, open_page: Any) 
         report_html(report, pictures_of(report)), viewport={"width": 390, "height": 800}
     )
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_print_cuts_no_table_off(report: ReportRecord, open_page: Any) -> None:
+    page = open_page(report_html(report, {}), viewport={"width": 720, "height": 1000})
+    hidden = "(e => e.scrollWidth - e.clientWidth)(document.querySelector('.scroll'))"
+    assert page.evaluate(hidden) > 0  # on a screen one scrolls
+    page.emulate_media(media="print")
+    assert page.evaluate(hidden) == 0
 
 
 def attacked(value: Any) -> Any:
