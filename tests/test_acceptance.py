@@ -30,8 +30,8 @@ from mobilenet_cli.pipeline.session import SessionConfig, open_session
 source, out, images, options = sys.argv[1:]
 made = quantize(load_artifact(Path(source)), QuantizeConfig(**json.loads(options)), Path(out))
 values = np.load(images, mmap_mode="r")
-for name, config in (("kernels", SessionConfig()), ("simulated", SessionConfig(integer_kernels=False))):
-    session = open_session(made.path, config)
+for name, exact in (("kernels", False), ("simulated", True)):
+    session = open_session(made.path, SessionConfig(integer_kernels=not exact))
     parts = (values[i : i + 10] for i in range(0, len(values), 10))
     rows = [session.run(None, {"input": part})[0] for part in parts]
     np.save(f"{out}.{name}.npy", np.concatenate(rows))
