@@ -18,7 +18,7 @@ PROVIDER =
 THREADS =
 BATCH =
 # Folder under runs/ for the results.
-RUN = $(subst $(space),_,$(strip $(notdir $(DATA:/=)) $(WIDTH) $(RESOLUTION)))
+RUN = $(subst $(space),-,$(strip $(notdir $(DATA:/=)) $(WIDTH) $(RESOLUTION)))
 # Of `make fuzz`: damaged files to try, per test.
 FUZZ = 6000
 # Of `make test`: what to give pytest, as in `make test TESTS=tests/test_bench.py`.
@@ -103,7 +103,7 @@ train: $(R)/model.safetensors ## the checkpoint: DATA, WIDTH, RESOLUTION, EPOCHS
 export: $(R)/fp32.onnx ## the checkpoint as ONNX
 simplify: $(R)/folded.onnx ## BatchNorm folded into the convolutions
 quantize: $(R)/int8.onnx ## the int8 model: CALIB, CALIB_COUNT, CALIBRATOR, TARGET
-evaluate: $(R)/evaluate.json ## accuracy of each model: PROVIDER
+evaluate: $(R)/.evaluated ## accuracy of each model: PROVIDER
 bench: $(R)/bench.json ## latency of each model: PROVIDER, THREADS, BATCH
 report: $(R)/report.md ## one table of everything
 
@@ -137,18 +137,21 @@ $(R)/folded.onnx: $(R)/fp32.onnx | $(INSTALLED)
 $(R)/int8.onnx: $(R)/folded.onnx $(R)/.quantize-options $(training-images) | $(INSTALLED)
 	$(CLI) quantize --run $(RUN) $(quantize-options)
 
-$(R)/evaluate.json: $(R)/int8.onnx $(R)/.evaluate-options $(other-images) | $(INSTALLED)
+# evaluate.json grows by one model at a time, so its own time does not tell that it is complete.
+$(R)/.evaluated: $(R)/int8.onnx $(R)/.evaluate-options $(other-images) \
+		$(if $(wildcard $(R)/evaluate.json),,FORCE) | $(INSTALLED)
 	$(CLI) evaluate --run $(RUN) $(evaluate-options)
+	@touch $@
 
 $(R)/bench.json: $(R)/int8.onnx $(R)/.bench-options | $(INSTALLED)
 	$(CLI) bench --run $(RUN) $(bench-options)
 
-$(R)/report.md: $(R)/evaluate.json $(R)/bench.json | $(INSTALLED)
+$(R)/report.md: $(R)/.evaluated $(R)/bench.json | $(INSTALLED)
 	$(CLI) report --run $(RUN)
 
 # -- what developers run ---------------------------------------------------------------------------
 
-.PHONY: run check test fuzz readme-table schema clean clean-runs help
+.PHONY: run check test fuzz readme-table schema acceptance-kill clean clean-runs help
 run: $(INSTALLED) | $(R)/.train-options $(R)/.quantize-options $(R)/.bench-options ## the whole chain again as one command, which skips what is current by content
 	$(CLI) run --run $(RUN) $(train-options) $(quantize-options) $(bench-options)
 
@@ -170,6 +173,9 @@ readme-table: $(R)/report.md ## the figures in README.md, from the records of a 
 schema: $(INSTALLED) ## the published schemas of the records
 	$(BIN)/python -m mobilenet_cli.reports.schema docs/schema
 
+acceptance-kill: $(INSTALLED) ## kill the chain at 20 random moments; each time it must end the same
+	MOBILENET_CLI_KILLS=20 $(BIN)/python -m pytest -k killed tests/test_chain.py --junit-xml=build/kills.xml
+
 clean: ## what tools leave behind; .venv and runs stay
 	rm -rf build/lib build/bdist.* dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -path ./.venv -prune -o -path ./runs -prune -o -name __pycache__ -type d -exec rm -rf {} +
@@ -179,4 +185,4 @@ clean-runs: ## everything that was trained and measured
 
 help: ## this list
 	@echo "make [TARGET] [VARIABLE=VALUE]..., as in: make DATA=/path/to/imagenet WIDTH=0.5 RESOLUTION=160"
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  %-12s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  %-15s %s\n", $$1, $$2}'

@@ -128,6 +128,7 @@ def progress_bar(title: str, unit: str) -> Iterator[Progress]:
         TextColumn("{task.fields[note]}"),
         console=console,
         transient=True,
+        disable=not console.is_terminal,
     ) as bars:
         task = bars.add_task(title, total=None, note="", rate="")
 
@@ -261,7 +262,7 @@ def train_command(
     config = TrainConfig(
         data=data, width=width, resolution=resolution, recipe=recipe, epochs=epochs, seed=seed
     )
-    made_in = Run(RUNS / (run or f"{Path(data).resolve().name}-{width:g}-{config.side}"))
+    made_in = Run(RUNS / (run or config.run_name))
     with progress_bar("training", "images") as progress:
         made = train(config, made_in.checkpoint, progress)
     record: dict[str, Any] = made.record
@@ -793,6 +794,99 @@ def report_command(
         report_text(record),
     )
     say(f"wrote {', '.join(map(str, paths.values()))}")
+
+
+@command("run")
+def run_command(
+    data: Annotated[
+        str, typer.Option("--data", help="'digits', or a folder with one folder per class.")
+    ] = "digits",
+    width: Annotated[float, typer.Option("--width", help="Width multiplier, any above 0.")] = 1.0,
+    resolution: Annotated[
+        int | None,
+        typer.Option("--resolution", help="Input side in pixels. Default: 224, digits 32."),
+    ] = None,
+    recipe: Annotated[str, typer.Option("--recipe", help="How to train.")] = "quick",
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", help="Passes over the images. Default: the recipe's.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of everything that is random.")] = 0,
+    calib_dir: Annotated[
+        str | None,
+        typer.Option("--calib-dir", help="Images to calibrate on. Default: the training images."),
+    ] = None,
+    calib_count: Annotated[
+        int, typer.Option("--calib-count", help="How many images to calibrate on.")
+    ] = 256,
+    calibrator: Annotated[
+        str, typer.Option("--calibrator", help="minmax, percentile, entropy or mse.")
+    ] = "minmax",
+    target: Annotated[
+        str, typer.Option("--target", help="As for quantize; auto is this CPU.")
+    ] = "auto",
+    provider: Provider = CPU,
+    threads: Annotated[
+        str, typer.Option("--threads", help="Threads per operator; several, as in 1,all.")
+    ] = "all",
+    batch: Annotated[
+        str, typer.Option("--batch", help="Images per benchmark run; several, as in 1,8,32.")
+    ] = "1",
+    seconds: Annotated[
+        float, typer.Option("--seconds", help="Most time to spend on timing one row.")
+    ] = 5.0,
+    run: Annotated[
+        str | None,
+        typer.Option("--run", help="Folder under runs/. Default: from the options."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Take images through the whole chain to the report, skipping what is up to date."""
+    from mobilenet_cli.pipeline.bench import BenchConfig
+    from mobilenet_cli.pipeline.bench_rows import parse_batches, parse_threads
+    from mobilenet_cli.pipeline.chain import ChainConfig, run_chain
+    from mobilenet_cli.pipeline.evaluate import EvaluateConfig
+    from mobilenet_cli.pipeline.quantize import QuantizeConfig
+    from mobilenet_cli.pipeline.runs import RUNS, Run
+    from mobilenet_cli.pipeline.train import TrainConfig
+    from mobilenet_cli.reports.text import report_text
+
+    config = ChainConfig(
+        train=TrainConfig(
+            data=data, width=width, resolution=resolution, recipe=recipe, epochs=epochs, seed=seed
+        ),
+        quantize=QuantizeConfig(
+            calib_dir=calib_dir,
+            calib_count=calib_count,
+            calibrator=calibrator,
+            target=target,
+            seed=seed,
+        ),
+        evaluate=EvaluateConfig(provider=provider),
+        bench=BenchConfig(
+            provider=provider,
+            threads=parse_threads(threads),
+            batches=parse_batches(batch),
+            seconds=seconds,
+        ),
+    )
+    target_run = Run(RUNS / (run or config.train.run_name))
+    result = run_chain(target_run, config, progress_bar)
+    if result.skipped:
+        say(f"up to date: {', '.join(result.skipped)}")
+    stages: dict[str, dict[str, Any]] = {
+        stage: {"model": str(model.path), **model.record} for stage, model in result.models.items()
+    }
+    stages["train"] |= {"run": target_run.name, "checkpoint": stages["train"].pop("model")}
+    document = {
+        "run": target_run.name,
+        "skipped": list(result.skipped),
+        **stages,
+        "evaluate": [evaluation_json(record) for record in result.evaluations],
+        "bench": result.bench.model_dump(mode="json"),
+        "report": {form: str(path) for form, path in result.report_paths.items()},
+    }
+    emit(document, as_json, report_text(result.report))
+    say(f"wrote {', '.join(map(str, result.report_paths.values()))}")
 
 
 def main() -> None:

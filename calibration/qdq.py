@@ -151,8 +151,8 @@ def _write_step(
     node.CopyFrom(step.node)
     node.input[:] = [f"{name}_real" if name in grids else name for name in node.input]
     node.output[:] = [made]
-    writer.nodes.append(node)
     if linear is None:
+        writer.nodes.append(node)
         for name in step.node.input:
             if name in network.constants:
                 writer.constant(name, network.constants[name])
@@ -162,6 +162,7 @@ def _write_step(
         bias = writer.constant(f"{step.output}_bias", linear.bias.astype(np.float32))
     else:
         weight, bias = _write_parameters(writer, step, linear, unsigned_weights)
+    writer.nodes.append(node)  # after what makes its weights: ONNX wants nodes in order
     node.input[:] = [node.input[0], weight, bias]
     if node.op_type == "Gemm":  # weights are kept as [out, in]
         kept = [a for a in node.attribute if a.name != "transB"]

@@ -99,6 +99,11 @@ class QuantizeConfig:
         target = TARGETS[self.target]
         return target if self.weights == "s8" else target.with_unsigned_weights()
 
+    def resolved(self) -> "QuantizeConfig":
+        """The same with ``auto`` replaced by this machine's target: what the facts keep."""
+        target = detect_target() if self.target == "auto" else self.target
+        return replace(self, target=target, cross=self.cross or not TARGETS[target].cpu)
+
 
 @dataclass(frozen=True)
 class Quantized:
@@ -139,8 +144,7 @@ def quantize(
     started = time.monotonic()
     refuse_overwrite(out, [source.path])
     network = parse(load_onnx(source.path))
-    target = detect_target() if config.target == "auto" else config.target
-    config = replace(config, target=target, cross=config.cross or not TARGETS[target].cpu)
+    config = config.resolved()
     calibration = choose_images(source, config.calib_dir, config.calib_count, config.seed)
     quantized = build(network, calibration, config, progress)
     check_kernels(quantized.layers, config)

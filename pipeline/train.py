@@ -82,6 +82,16 @@ class TrainConfig:
         resize = self.side if self.data in UPRIGHT else round(self.side * 8 / 7)
         return InputSpec(resolution=self.side, resize=resize)
 
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What the checkpoint's facts say about how it was made."""
+        return asdict(self) | {"recipe": asdict(RECIPES[self.recipe]) | {"name": self.recipe}}
+
+    @property
+    def run_name(self) -> str:
+        """The run that training goes to unless told otherwise, such as ``digits-1-32``."""
+        return f"{Path(self.data).resolve().name}-{self.width:g}-{self.side}"
+
 
 def train(config: TrainConfig, out: Path, progress: Progress = silent) -> Artifact:
     """Train a network and write its checkpoint to ``out``, with a log and curves beside it.
@@ -157,7 +167,7 @@ def train(config: TrainConfig, out: Path, progress: Progress = silent) -> Artifa
     seconds = time.monotonic() - started
     facts = Facts(
         stage="train",
-        config=asdict(config) | {"recipe": asdict(recipe) | {"name": config.recipe}},
+        config=config.recorded,
         versions=versions("torch", "numpy", "pillow", "scikit-learn"),
         model=spec,
         input=config.input,

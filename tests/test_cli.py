@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from mobilenet_cli.cli import app
 
 COMMANDS = [
+    "train",
     "import",
     "train",
     "export",
@@ -21,6 +22,7 @@ COMMANDS = [
     "evaluate",
     "bench",
     "report",
+    "run",
     "predict",
     "convert",
     "inspect",

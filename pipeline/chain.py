@@ -1,0 +1,215 @@
+"""The whole chain in one call: a stage runs only where its result is not there already.
+
+A model file is current when its sidecar names the same stage, parent and settings and the hash of
+exactly this file; a measurement, when it was made of these very files in the same setting. Nothing
+depends on times, and a chain that was killed goes on where it stopped.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from mobilenet_cli.pipeline.artifact import Artifact, is_current, load_artifact, write_atomically
+from mobilenet_cli.pipeline.bench import BenchConfig, bench
+from mobilenet_cli.pipeline.errors import OptionError
+from mobilenet_cli.pipeline.evaluate import (
+    EvaluateConfig,
+    evaluate_into,
+    evaluation_set,
+    load_records,
+)
+from mobilenet_cli.pipeline.export import ExportConfig, export
+from mobilenet_cli.pipeline.machine import machine, usable_cpus
+from mobilenet_cli.pipeline.predictor import TORCH
+from mobilenet_cli.pipeline.progress import Progress
+from mobilenet_cli.pipeline.quantize import QuantizeConfig, quantize
+from mobilenet_cli.pipeline.report import report
+from mobilenet_cli.pipeline.runs import Run
+from mobilenet_cli.pipeline.simplify import SimplifyConfig, simplify
+from mobilenet_cli.pipeline.train import TrainConfig, train
+from mobilenet_cli.reports.records import BenchRecord, EvaluationRecord, ReportRecord
+
+# Given a stage's name and its unit of work, shows its progress while it runs.
+Watch = Callable[[str, str], AbstractContextManager[Progress]]
+
+
+@dataclass(frozen=True)
+class ChainConfig:
+    """Settings of every stage."""
+
+    train: TrainConfig = field(default_factory=TrainConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+    simplify: SimplifyConfig = field(default_factory=SimplifyConfig)
+    quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    bench: BenchConfig = field(default_factory=BenchConfig)
+
+
+@dataclass(frozen=True)
+class ChainResult:
+    """What a run holds when the chain is complete.
+
+    Attributes:
+        models: by the stage that made them, in the order of the chain.
+        evaluations: one a model.
+        bench: of all models.
+        report: what the report says, and ``report_paths`` where it is, by format.
+        skipped: stages whose result was there already.
+    """
+
+    models: Mapping[str, Artifact]
+    evaluations: tuple[EvaluationRecord, ...]
+    bench: BenchRecord
+    report: ReportRecord
+    report_paths: Mapping[str, Path]
+    skipped: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage that makes a model file.
+
+    Attributes:
+        stage: its name in the file's facts.
+        out: the file.
+        settings: as the file's facts hold them.
+        make: runs the stage, given the models made so far, of which the last is its input.
+    """
+
+    stage: str
+    out: Path
+    settings: Mapping[str, Any]
+    make: Callable[[Sequence[Artifact], Progress], Artifact]
+
+
+def steps(run: Run, config: ChainConfig) -> tuple[Step, ...]:
+    """The stages from images to int8."""
+    return (
+        Step(
+            "train",
+            run.checkpoint,
+            config.train.recorded,
+            lambda _, progress: train(config.train, run.checkpoint, progress),
+        ),
+        Step(
+            "export",
+            run.fp32,
+            asdict(config.export),
+            lambda models, _: export(models[-1], config.export, run.fp32),
+        ),
+        Step(
+            "simplify",
+            run.folded,
+            asdict(config.simplify),
+            lambda models, _: simplify(models[-1], config.simplify, run.folded),
+        ),
+        Step(
+            "quantize",
+            run.int8,
+            asdict(config.quantize.resolved()),
+            lambda models, progress: quantize(models[-1], config.quantize, run.int8, progress),
+        ),
+    )
+
+
+def run_chain(run: Run, config: ChainConfig, watch: Watch) -> ChainResult:
+    """Bring a run up to date.
+
+    Raises:
+        OptionError: the run starts from imported weights, which training would replace.
+        MobilenetError: of the first stage that fails; the results before it stay.
+    """
+    if run.checkpoint.is_file() and load_artifact(run.checkpoint).facts.stage == "import":
+        raise OptionError(
+            f"run '{run.name}' starts from imported weights, which training would replace",
+            "Choose another --run, or take its stages one by one, beginning with export",
+        )
+    skipped: list[str] = []
+    models: list[Artifact] = []
+    for step in steps(run, config):
+        parent = models[-1].sha256 if models else None
+        if is_current(step.out, step.stage, parent, dict(step.settings)):
+            skipped.append(step.stage)
+            models.append(load_artifact(step.out))
+        else:
+            with watch(step.stage, "images") as progress:
+                models.append(step.make(models, progress))
+    evaluations = evaluate_all(run, models, config.evaluate, watch, skipped)
+    measured = bench_all(run, models, config.bench, watch, skipped)
+    summary, paths = report(run)
+    return ChainResult(
+        models={model.facts.stage: model for model in models},
+        evaluations=evaluations,
+        bench=measured,
+        report=summary,
+        report_paths=paths,
+        skipped=tuple(skipped),
+    )
+
+
+def evaluate_all(
+    run: Run, models: Sequence[Artifact], config: EvaluateConfig, watch: Watch, skipped: list[str]
+) -> tuple[EvaluationRecord, ...]:
+    """A current record of each model."""
+    found = [current_evaluation(run, model, config) for model in models]
+    if all(found):
+        skipped.append("evaluate")
+    records = []
+    for model, record in zip(models, found, strict=True):
+        if record is None:
+            with watch(f"evaluate {model.path.name}", "images") as progress:
+                record = evaluate_into(run, model, config, progress)
+        records.append(record)
+    return tuple(records)
+
+
+def bench_all(
+    run: Run, models: Sequence[Artifact], config: BenchConfig, watch: Watch, skipped: list[str]
+) -> BenchRecord:
+    """A current record of all models together."""
+    if record := current_bench(run, models, config):
+        skipped.append("bench")
+        return record
+    with watch("bench", "%") as progress:
+        record = bench(models, config, progress)
+    write_atomically(run.bench, (record.model_dump_json(indent=2) + "\n").encode())
+    return record
+
+
+def current_evaluation(
+    run: Run, model: Artifact, config: EvaluateConfig
+) -> EvaluationRecord | None:
+    """The run's record of this very file on the same images and provider, if it has one.
+
+    Images are told apart by their names and labels, not by their content.
+    """
+    images = evaluation_set(model, config.data)
+    ran_by = TORCH if model.path.suffix == ".safetensors" else config.provider
+    wanted = (model.sha256, images.name, images.fingerprint, ran_by)
+    for record in load_records(run.evaluation):
+        if wanted == (record.sha256, record.data, record.data_fingerprint, record.provider):
+            return record
+    return None
+
+
+def current_bench(run: Run, models: Sequence[Artifact], config: BenchConfig) -> BenchRecord | None:
+    """The run's record of these very files in the same setting on this machine, if it has one."""
+    try:
+        record = BenchRecord.model_validate_json(run.bench.read_bytes())
+    except (OSError, ValidationError):
+        return None
+    settings = {(row.sha256, row.provider, row.threads, row.batch) for row in record.results}
+    wanted = {
+        (model.sha256, TORCH if model.path.suffix == ".safetensors" else config.provider, n, batch)
+        for model in models
+        for n in config.threads or (usable_cpus(),)
+        for batch in config.batches
+    }
+    here = machine()
+    same_machine = (record.machine.cpu, record.machine.versions) == (here.cpu, here.versions)
+    same_options = record.provider_options == dict(config.provider_options)
+    return record if settings == wanted and same_machine and same_options else None
