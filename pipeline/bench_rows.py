@@ -15,7 +15,7 @@ from mobilenet_cli.pipeline.errors import ModelError, OptionError
 from mobilenet_cli.pipeline.machine import available_memory, usable_cpus
 from mobilenet_cli.pipeline.probe import probe_images
 from mobilenet_cli.pipeline.session import PROVIDERS, SessionConfig
-from mobilenet_cli.reports.latency import NO_FUSION
+from mobilenet_cli.reports.latency import FROZEN, NO_FUSION
 
 MAX_IMAGES = 64  # different ones in a batch
 
@@ -76,10 +76,10 @@ def _onnx_rows(plain: Row) -> Iterator[Row]:
 
 
 def _torch_rows(plain: Row, compiled: bool) -> Iterator[Row]:
-    eager = [plain]
-    # Batch statistics need more than one value a channel.
-    if plain.batch * feature_sizes(plain.artifact.facts.input.resolution)[-1] ** 2 > 1:
-        eager.append(replace(plain, direction="forward-backward"))
+    # Batch statistics need more than one value a channel; without, the running ones are used.
+    values = plain.batch * feature_sizes(plain.artifact.facts.input.resolution)[-1] ** 2
+    frozen = FROZEN if values == 1 else plain.variant
+    eager = [plain, replace(plain, direction="forward-backward", variant=frozen)]
     yield from eager
     if compiled:
         yield from (replace(row, variant="compiled", compiled=True) for row in eager)

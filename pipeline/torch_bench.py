@@ -38,7 +38,8 @@ def runner(
     """Load the network, channels_last, float32; return a function that runs it once.
 
     Forward is inference from host memory to host memory: no gradients, batch normalization with
-    its running statistics. Forward-backward starts from images on the device: batch statistics,
+    its running statistics. Forward-backward starts from images on the device: batch statistics
+    (the running ones where the last maps have a single value a channel and so no statistics),
     cross-entropy, gradients of every parameter, and ends when the loss is in host memory and the
     gradients are computed.
 
@@ -55,7 +56,8 @@ def runner(
     torch.backends.cudnn.benchmark = True  # as in training; ONNX Runtime searches as well
     network = load_network(load_artifact(checkpoint))
     network.to(setting.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-    network.train(setting.backward)
+    side = -(-images.shape[-1] // 32)  # of the last maps, after five halvings
+    network.train(setting.backward and len(images) * side**2 > 1)
     function = torch.compile(network) if setting.compiled else network
     batch = torch.from_numpy(images).contiguous(memory_format=torch.channels_last)
 

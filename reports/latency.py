@@ -14,6 +14,7 @@ from mobilenet_cli.reports.records import (
 from mobilenet_cli.reports.tables import table
 
 NO_FUSION = "batch norms not fused"
+FROZEN = "frozen BatchNorm statistics"  # a backward pass where there are none to compute
 INTEGER_CONVOLUTIONS = ("QLinearConv", "ConvInteger")
 FLOAT_SETS = ("SSE4.2", "AVX", "AVX2", "AVX-512F", "NEON", "SVE")
 INTEGER_SETS = (
@@ -133,19 +134,17 @@ def _classic_row(row: ClassicRow) -> list[str]:
 def classic_table(results: Sequence[BenchResult], here: MachineRecord) -> tuple[ClassicRow, ...]:
     """Device | Forward | Forward-Backward | Instruction set | Quantized | Fused-BN | Remark."""
     backward = {
-        _setting(result): result.p50_ms
-        for result in results
-        if result.direction == "forward-backward"
+        _setting(result): result for result in results if result.direction == "forward-backward"
     }
     return tuple(
         ClassicRow(
             device=device_of(result, here),
             forward_ms=result.p50_ms,
-            forward_backward_ms=backward.get(_setting(result)),
+            forward_backward_ms=both.p50_ms if (both := backward.get(_setting(result))) else None,
             instruction_set=instruction_set_of(result, here),
             quantized=is_integer(result),
             fused_bn=result.provider != "torch" and result.variant != NO_FUSION,
-            remark=remark_of(result, here),
+            remark=remark_of(result, here) + (f", {FROZEN}" if both and _frozen(both) else ""),
         )
         for result in results
         if result.direction == "forward"
@@ -153,7 +152,12 @@ def classic_table(results: Sequence[BenchResult], here: MachineRecord) -> tuple[
 
 
 def _setting(result: BenchResult) -> tuple[str, str, int, int]:
-    return result.model, result.variant, result.batch, result.threads
+    variant = "" if _frozen(result) else result.variant
+    return result.model, variant, result.batch, result.threads
+
+
+def _frozen(result: BenchResult) -> bool:
+    return result.variant == FROZEN
 
 
 def is_integer(result: BenchResult) -> bool:
