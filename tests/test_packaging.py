@@ -1,0 +1,145 @@
+"""What is in the wheel: these files and no others, under one import name."""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SOURCES = ["*.py", "*.toml", "*.md", "LICENSE", "py.typed", "*.html.j2", "*.css", "*.js"]
+FILES = """
+calibration/__init__.py
+calibration/calibrators.py
+calibration/entropy.py
+calibration/equalize.py
+calibration/grid.py
+calibration/histogram.py
+calibration/kernels.py
+calibration/minmax.py
+calibration/mse.py
+calibration/network.py
+calibration/observe.py
+calibration/percentile.py
+calibration/plan.py
+calibration/qdq.py
+calibration/qoperator.py
+calibration/reconstruct.py
+calibration/reuse.py
+calibration/rounding.py
+calibration/select.py
+cli.py
+data/__init__.py
+data/dataset.py
+data/datasets.py
+data/digits.py
+data/files.py
+data/folder.py
+data/imagenet.py
+data/loader.py
+data/parquet.py
+data/preprocess.py
+data/shards.py
+data/split.py
+data/webdataset.py
+models/__init__.py
+models/mobilenet_v1.py
+models/network.py
+models/spec.py
+pipeline/__init__.py
+pipeline/artifact.py
+pipeline/bench.py
+pipeline/bench_rows.py
+pipeline/bench_worker.py
+pipeline/calibration_images.py
+pipeline/chain.py
+pipeline/checkpoint.py
+pipeline/compare.py
+pipeline/convert.py
+pipeline/cuda.py
+pipeline/doctor.py
+pipeline/errors.py
+pipeline/evaluate.py
+pipeline/export.py
+pipeline/hub.py
+pipeline/inspection.py
+pipeline/integer_proof.py
+pipeline/layout.py
+pipeline/layout_hugging_face.py
+pipeline/layout_keras.py
+pipeline/layout_timm.py
+pipeline/layout_torch.py
+pipeline/loadgen.py
+pipeline/machine.py
+pipeline/onnx_file.py
+pipeline/parity.py
+pipeline/pictures.py
+pipeline/predict.py
+pipeline/predictor.py
+pipeline/probe.py
+pipeline/progress.py
+pipeline/quantize.py
+pipeline/recipes.py
+pipeline/regression.py
+pipeline/report.py
+pipeline/roofline.py
+pipeline/runs.py
+pipeline/session.py
+pipeline/simplify.py
+pipeline/target.py
+pipeline/timing.py
+pipeline/torch_bench.py
+pipeline/train.py
+pipeline/weight_files.py
+pipeline/weight_ranges.py
+pipeline/weights.py
+py.typed
+reports/__init__.py
+reports/answers.py
+reports/card.py
+reports/charts.py
+reports/compare.py
+reports/embed.py
+reports/html.py
+reports/latency.py
+reports/markdown.py
+reports/page.css
+reports/page.html.j2
+reports/page.js
+reports/paired.py
+reports/records.py
+reports/reproduce.py
+reports/schema.py
+reports/summary.py
+reports/tables.py
+reports/text.py
+"""
+METADATA = {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "top_level.txt", "licenses/LICENSE"}
+
+
+def test_the_wheel_holds_exactly_these_files(tmp_path: Path):
+    # Of a copy: what setuptools finds in build/ from earlier would get into the wheel.
+    copy = tmp_path / "source"
+    copy.mkdir()
+    for folder in (".", "calibration", "data", "models", "pipeline", "reports", "tests"):
+        for pattern in SOURCES:
+            for file in (ROOT / folder).glob(pattern):
+                (copy / folder).mkdir(exist_ok=True)
+                shutil.copy(file, copy / folder)
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+    ]
+    subprocess.run(
+        [*build, "--wheel-dir", str(tmp_path), str(copy)], check=True, capture_output=True
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    found = set(zipfile.ZipFile(wheel).namelist())
+    about = f"{'-'.join(wheel.name.split('-')[:2])}.dist-info"
+    expected = {f"mobilenet_cli/{name}" for name in FILES.split()}
+    assert found == expected | {f"{about}/{name}" for name in METADATA}
