@@ -245,7 +245,7 @@ def run_child(do: str, shim: Path | None = None, **job: Any) -> dict[str, Any]:
         command, env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise RuntimeError(f"{do} failed: {done.stderr[-2000:]}")
+        raise RuntimeError(f"{do} failed with status {done.returncode}: {done.stderr[-2000:]}")
     cost: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return cost
 
