@@ -123,7 +123,7 @@ def test_a_checkpoint_of_another_width():
 
 
 @pytest.mark.parametrize("width", ["0", "-1", "nan", "inf"])
-@pytest.mark.parametrize("command", ["import", "export"])
+@pytest.mark.parametrize("command", ["train", "import", "export", "run"])
 def test_a_width_that_is_none(command: str, width: str):
     source = ["runs/good/model.safetensors"] if command == "import" else []
     sentence = refused(command, *source, f"--width={width}")

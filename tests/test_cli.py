@@ -15,6 +15,7 @@ from mobilenet_cli.cli import app
 COMMANDS = [
     "train",
     "import",
+    "train",
     "export",
     "simplify",
     "quantize",
