@@ -55,8 +55,8 @@ class Writer:
             self.constant(f"{tensor}_zero_point", grid.dtype.type(grid.zero_point)),
         ]
 
-    def quantize(self, tensor: str, source: str, grid: Grid) -> None:
-        """Codes of ``source`` as ``<tensor>_codes`` and their real values as ``<tensor>_real``."""
+    def quantize(self, tensor: str, source: str, grid: Grid, real: str) -> None:
+        """Codes of ``source`` as ``<tensor>_codes``, and their real values as ``real``."""
         parameters = self.grid(tensor, grid)
         codes = f"{tensor}_codes"
         self.nodes.append(
@@ -64,7 +64,7 @@ class Writer:
         )
         self.nodes.append(
             helper.make_node(
-                "DequantizeLinear", [codes, *parameters], [f"{tensor}_real"], f"{tensor}_dequantize"
+                "DequantizeLinear", [codes, *parameters], [real], f"{tensor}_dequantize"
             )
         )
 
@@ -103,13 +103,14 @@ def write_qdq(
     """
     writer = Writer()
     if network.input in grids:
-        writer.quantize(network.input, network.input, grids[network.input])
+        writer.quantize(network.input, network.input, grids[network.input], f"{network.input}_real")
     for step in network.steps:
         made = f"{step.output}_float" if step.output in grids else step.output
         linear = linears.get(step.output)
         _write_step(writer, network, step, grids, linear, made, unsigned_weights)
         if step.output in grids:
-            writer.quantize(step.output, made, grids[step.output])
+            real = step.output if step.output == network.output else f"{step.output}_real"
+            writer.quantize(step.output, made, grids[step.output], real)
     return as_model(network, writer)
 
 

@@ -145,6 +145,23 @@ def slim(path):
     return foreign(path, nodes, constants)
 
 
+def convolutional(path):
+    """No matrix product: the last convolution is pooled and flattened into the logits."""
+    g = np.random.default_rng(3)
+    nodes = [
+        ("Conv", ["x", "w1", "b1"], "c1", {"strides": [2, 2], "pads": [1, 1, 1, 1]}),
+        ("Relu", ["c1"], "r1", {}),
+        ("Conv", ["r1", "w2", "b2"], "c2", {"pads": [1, 1, 1, 1]}),
+        ("GlobalAveragePool", ["c2"], "p", {}),
+        ("Flatten", ["p"], "y", {}),
+    ]
+    constants = {
+        "w1": weights(g, 8, 3, 3, 3), "b1": weights(g, 8),
+        "w2": weights(g, 10, 8, 3, 3), "b2": weights(g, 10),
+    }  # fmt: skip
+    return foreign(path, nodes, constants)
+
+
 def mixed(path):
     """What has no integer form here: Sigmoid, Mul, Add, a Relu of its own, Softmax."""
     g = np.random.default_rng(2)
@@ -262,7 +279,7 @@ def test_range_methods_differ(tmp_path):
     assert len(scales) == 4
 
 
-@pytest.mark.parametrize("build", [vgg, slim])
+@pytest.mark.parametrize("build", [vgg, slim, convolutional])
 @pytest.mark.parametrize("form", ["qdq", "qoperator"])
 def test_other_topologies_become_integer(tmp_path, build, form):
     source = build(tmp_path / "float.onnx")
