@@ -151,7 +151,7 @@ $(R)/report.md: $(R)/.evaluated $(R)/bench.json | $(INSTALLED)
 
 # -- what developers run ---------------------------------------------------------------------------
 
-.PHONY: run check test fuzz readme-table schema acceptance-kill clean clean-runs help
+.PHONY: run check test fuzz readme-table quantizers schema acceptance-kill clean clean-runs help
 run: $(INSTALLED) | $(R)/.train-options $(R)/.quantize-options $(R)/.bench-options ## the whole chain again as one command, which skips what is current by content
 	$(CLI) run --run $(RUN) $(train-options) $(quantize-options) $(bench-options)
 
@@ -169,6 +169,10 @@ fuzz: $(INSTALLED) ## damage weight files and images for some minutes: FUZZ
 
 readme-table: $(R)/report.md ## the figures in README.md, from the records of a run
 	$(CLI) report --run $(RUN) --into README.md
+
+quantizers: $(R)/folded.onnx ## docs/quantizers.md, ours beside other quantizers: CALIB and DATA
+	$(BIN)/python benchmarks/quantizers.py $< --calib-dir "$(CALIB)" --data "$(DATA)" \
+		--markdown docs/quantizers.md
 
 schema: $(INSTALLED) ## the published schemas of the records
 	$(BIN)/python -m mobilenet_cli.reports.schema docs/schema

@@ -1,5 +1,6 @@
 """The scripts in benchmarks/ run, on the smallest model, and say what they promise."""
 
+import json
 import re
 import subprocess
 import sys
@@ -18,20 +19,21 @@ SCRIPTS = Path(__file__).parents[1] / "benchmarks"
 
 @pytest.fixture
 def run_folder(tmp_path):
+    generator = np.random.default_rng(0)
     graph = helper.make_graph(
         [
             helper.make_node("Conv", ["x", "w"], ["c"]),
             helper.make_node("Relu", ["c"], ["r"]),
             helper.make_node("GlobalAveragePool", ["r"], ["p"]),
-            helper.make_node("Flatten", ["p"], ["y"]),
+            helper.make_node("Flatten", ["p"], ["f"]),
+            helper.make_node("Gemm", ["f", "v"], ["y"]),
         ],
         "small",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ("N", 3, 32, 32))],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ("N", 8))],
         [
-            numpy_helper.from_array(
-                np.random.default_rng(0).normal(size=(8, 3, 3, 3)).astype(np.float32), "w"
-            )
+            numpy_helper.from_array(generator.normal(size=shape).astype(np.float32), name)
+            for name, shape in (("w", (8, 3, 3, 3)), ("v", (8, 8)))
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
@@ -63,3 +65,26 @@ def test_engines(run_folder):
     assert done.returncode == 0, done.stderr
     assert re.search(r"\| ONNX Runtime float32 \| [\d.]+ \|", page.read_text())
     assert "ONNX Runtime int8 is left out: runs/r/int8.onnx does not exist" in done.stdout
+
+
+@pytest.mark.slow  # some fifty processes
+def test_quantizers(run_folder, class_folders):
+    images = class_folders({"a": 4, "b": 4})
+    page, found = run_folder / "quantizers.md", run_folder / "quantizers.json"
+    model = ["folded.onnx", "--calib-dir", images, "--data", images, "--calib-count", 2]
+    done = call(
+        "quantizers.py", *model, "--seconds", 0.1, "--markdown", page, "--json", found,
+        cwd=run_folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(found.read_text())["rows"]
+    quantizers = set(rows) - {"folded fp32"}
+    assert {"mobilenet-cli, avx2", "mobilenet-cli, vnni"} < quantizers
+    assert sum(name.startswith("ORT ") for name in quantizers) == 9
+    assert rows["folded fp32"]["native"]["agreement"] == 1
+    for name in quantizers:
+        assert rows[name]["native"]["sqnr_db"] > 6, name
+        assert rows[name]["native"]["p50_ms"] > 0
+        assert rows[name]["peak_rss_mb"] > 10
+        assert f"| {name} | " in page.read_text()
+    assert rows["ORT minmax, per-tensor"]["native"] != rows["ORT minmax, per-channel"]["native"]

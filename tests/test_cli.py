@@ -15,7 +15,6 @@ from mobilenet_cli.cli import app
 COMMANDS = [
     "train",
     "import",
-    "train",
     "export",
     "simplify",
     "quantize",
