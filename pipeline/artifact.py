@@ -163,7 +163,7 @@ def load_artifact(path: Path, input_spec: InputSpec | None = None) -> Artifact:
         if input_spec is None:
             raise ModelError(
                 f"{path} does not say how its input is prepared, so it was not made by this tool",
-                "Use a model of a run, or pass --preprocessing to say what the model expects",
+                "Use a model of a run; from Python, load_artifact takes an InputSpec for any other",
             )
         return Artifact(path, sha256, Facts(stage="foreign", input=input_spec, classes=()))
     try:
