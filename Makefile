@@ -19,6 +19,8 @@ THREADS =
 BATCH =
 # Folder under runs/ for the results.
 RUN = $(subst $(space),-,$(strip $(notdir $(DATA:/=)) $(WIDTH) $(RESOLUTION)))
+# Of `make install`: further extras of pyproject.toml, as in `make install EXTRAS=tensorflow`.
+EXTRAS =
 # Of `make fuzz`: damaged files to try, per test.
 FUZZ = 6000
 # Of `make test`: what to give pytest, as in `make test TESTS=tests/test_bench.py`.
@@ -31,6 +33,7 @@ SHELL = /bin/bash
 MAKEFLAGS += --no-builtin-rules
 # The steps use all CPUs by themselves, and a benchmark wants them alone.
 .NOTPARALLEL:
+comma := ,
 empty :=
 space := $(empty) $(empty)
 
@@ -84,7 +87,7 @@ ifeq ($(EXTRA) $(shell uname -s),cpu Linux)
 endif
 	@echo "installing everything else"
 	@$(PIP) install -qq --constraint constraints.txt --no-build-isolation \
-		--editable '.[$(EXTRA),train,import,parquet,interop,dev]'
+		--editable '.[$(EXTRA),$(subst $(space),$(comma),$(strip train import parquet interop dev $(EXTRAS)))]'
 	@touch $@
 
 # An editable install links each source file, so files that came or went need another one.

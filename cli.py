@@ -175,8 +175,8 @@ def import_command(
     weights: Annotated[
         str,
         typer.Argument(
-            help="Keras .h5, safetensors or torch file, a folder from the Hugging Face hub, or a "
-            "hub id such as google/mobilenet_v1_1.0_224."
+            help="Keras .h5, safetensors or torch file, TensorFlow checkpoint or frozen graph, a "
+            "folder from the Hugging Face hub, or a hub id such as google/mobilenet_v1_1.0_224."
         ),
     ],
     width: Annotated[
@@ -201,7 +201,7 @@ def import_command(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Turn pretrained weights of Keras, Hugging Face, timm or torch into a checkpoint."""
+    """Turn weights of Keras, Hugging Face, timm, torch or TensorFlow into a checkpoint."""
     from mobilenet_cli.pipeline.errors import OptionError
     from mobilenet_cli.pipeline.runs import RUNS, Run
     from mobilenet_cli.pipeline.weights import ImportConfig, read_source, run_name, write_checkpoint

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mobilenet_cli.pipeline.errors import ModelError, OptionError
+from mobilenet_cli.pipeline.tensorflow_files import checkpoint_index
 
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -32,6 +33,7 @@ def is_repository(source: str) -> bool:
         bool(REPOSITORY.fullmatch(source))
         and path.suffix not in FILE_SUFFIXES
         and not path.exists()
+        and checkpoint_index(path) is None
     )
 
 

@@ -1,7 +1,8 @@
-"""Reading the tensors of a pretrained file: HDF5, safetensors, or torch without running code."""
+"""Reading the tensors of a pretrained file: HDF5, safetensors, torch, TensorFlow: no code runs."""
 
 import json
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenet_cli.pipeline.errors import ModelError
+from mobilenet_cli.pipeline.tensorflow_files import (
+    GRAPH_HEAD,
+    checkpoint_index,
+    read_checkpoint,
+    read_graph,
+)
 
 Tensors = dict[str, NDArray[np.float32]]
 MAX_BYTES = 1 << 28  # of one tensor: 16 times the largest of width 1.0; more is a corrupt header
 CONFIG_BYTES = 1 << 24
-
-CONVERSION = (
-    "Convert TensorFlow checkpoints and frozen graphs first, or take the same weights from "
-    "google/mobilenet_v1_* on the Hugging Face hub"
-)
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,15 @@ class WeightFile:
 def read_weights(path: Path) -> WeightFile:
     """Read a weights file, or the one in a folder as the Hugging Face hub has them.
 
+    Of a TensorFlow checkpoint, any of its files or their common name.
+
     Raises:
         ModelError: no such file, an unknown format, truncated, or a pickle with code in it.
     """
     if path.is_dir():
         path = _in_folder(path)
+    if index := checkpoint_index(path):
+        return WeightFile(index, False, _read_tensorflow(index, read_checkpoint))
     try:
         with path.open("rb") as file:
             head = file.read(16)
@@ -63,8 +69,11 @@ def read_weights(path: Path) -> WeightFile:
         return WeightFile(path, False, _read_safetensors(path), config, preprocessor)
     if head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04")):
         return WeightFile(path, True, _read_torch(path), config, preprocessor)
+    if head.startswith(GRAPH_HEAD):
+        return WeightFile(path, False, _read_tensorflow(path, read_graph))
     raise ModelError(
-        f"{path} is no HDF5, safetensors or torch file; it begins with {head!r}", CONVERSION
+        f"{path} is no HDF5, safetensors, torch or TensorFlow file; it begins with {head!r}",
+        "Check that the file is whole; of a TensorFlow checkpoint all of its files are needed",
     )
 
 
@@ -72,8 +81,12 @@ def _in_folder(folder: Path) -> Path:
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).is_file():
             return folder / name
+    checkpoints = list(folder.glob("*.index"))
+    if len(checkpoints) == 1:
+        return checkpoints[0]
     raise ModelError(
-        f"{folder} has neither model.safetensors nor pytorch_model.bin",
+        f"{folder} has neither model.safetensors nor pytorch_model.bin, and "
+        f"{len(checkpoints) or 'no'} TensorFlow checkpoints",
         "Pass the weights file itself, or a folder downloaded from the Hugging Face hub",
     )
 
@@ -175,6 +188,22 @@ def _read_torch(path: Path) -> Tensors:
             except Exception as error:  # sparse, quantized and meta tensors cannot be converted
                 raise _unreadable(path, "torch", error) from error
             tensors[str(name).removeprefix("module.")] = array
+    return tensors
+
+
+def _read_tensorflow(
+    path: Path, read: Callable[[Path], Iterator[tuple[str, NDArray[Any]]]]
+) -> Tensors:
+    tensors: Tensors = {}
+    try:
+        for name, tensor in read(path):
+            _check_bytes(path, name, tensor.shape, tensor.itemsize)
+            if _is_real(tensor.dtype):
+                tensors[name] = tensor.astype(np.float32)
+    except ModelError:
+        raise
+    except Exception as error:  # protobuf's and TensorFlow's errors share no base class
+        raise _unreadable(path, "TensorFlow", error) from error
     return tensors
 
 

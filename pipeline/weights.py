@@ -9,7 +9,13 @@ from safetensors.numpy import save
 from mobilenet_cli.data import imagenet
 from mobilenet_cli.models.mobilenet_v1 import check_resolution, parameters
 from mobilenet_cli.models.spec import Activation, ModelSpec, check_width
-from mobilenet_cli.pipeline import layout_hugging_face, layout_keras, layout_timm, layout_torch
+from mobilenet_cli.pipeline import (
+    layout_hugging_face,
+    layout_keras,
+    layout_slim,
+    layout_timm,
+    layout_torch,
+)
 from mobilenet_cli.pipeline.artifact import (
     METADATA_KEY,
     Artifact,
@@ -35,17 +41,22 @@ class Layout:
         recognizes: is a file in this layout?
         plan: which tensor is which; takes the resolution the user asked for.
         expected: the layout in a few words, for errors.
+        prepare: turns a file's tensors into such as map to ours one by one.
     """
 
     recognizes: Callable[[WeightFile], bool]
     plan: Callable[[WeightFile, int | None], Plan]
     expected: str
+    prepare: Callable[[WeightFile], WeightFile] = lambda file: file
 
 
 # In the order in which they are tried: the last one matches by shape alone.
-LAYOUTS = tuple(
-    Layout(module.recognizes, module.plan, module.EXPECTED)
-    for module in (layout_keras, layout_hugging_face, layout_timm, layout_torch)
+LAYOUTS = (
+    Layout(layout_keras.recognizes, layout_keras.plan, layout_keras.EXPECTED),
+    Layout(layout_slim.recognizes, layout_slim.plan, layout_slim.EXPECTED, layout_slim.prepare),
+    Layout(layout_hugging_face.recognizes, layout_hugging_face.plan, layout_hugging_face.EXPECTED),
+    Layout(layout_timm.recognizes, layout_timm.plan, layout_timm.EXPECTED),
+    Layout(layout_torch.recognizes, layout_torch.plan, layout_torch.EXPECTED),
 )
 
 
@@ -101,7 +112,9 @@ def read_source(source: str, config: ImportConfig) -> Imported:
     elif config.revision is not None:
         raise OptionError(f"{source} is no hub repository", "Leave --revision out")
     file = read_weights(path)
-    plan = _plan(file, config.resolution)
+    layout = recognize(file)
+    file = layout.prepare(file)
+    plan = _plan(layout, file, config.resolution)
     check_resolution(plan.input.resolution)
     activation, notes = _activation(file, plan, config.activation)
     spec, tensors = convert(file, plan, activation)
@@ -113,7 +126,9 @@ def read_source(source: str, config: ImportConfig) -> Imported:
         stage="import",
         parent=(sha256 := sha256_file(file.path)),
         config={"source": file.path.name, "layout": plan.layout, "revision": revision},
-        versions=versions("numpy", "safetensors", "h5py", "huggingface_hub"),
+        versions=versions(
+            "numpy", "safetensors", "h5py", "huggingface_hub", "tensorflow", "tensorflow_cpu"
+        ),
         model=spec,
         input=plan.input,
         classes=classes,
@@ -169,9 +184,9 @@ def recognize(file: WeightFile) -> Layout:
     )
 
 
-def _plan(file: WeightFile, resolution: int | None) -> Plan:
+def _plan(layout: Layout, file: WeightFile, resolution: int | None) -> Plan:
     try:
-        return recognize(file).plan(file, resolution)
+        return layout.plan(file, resolution)
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         if not (file.config or file.preprocessor):
             raise  # then it is no value of theirs

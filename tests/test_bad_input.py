@@ -191,6 +191,11 @@ def test_a_run_that_is_read_only(command: str):
     assert "runs/good" in sentence
 
 
+def as_in_a_terminal() -> None:
+    """Heed Ctrl-C, which background jobs of a shell, and so their children, are told to ignore."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("delay", [0.0, 1.5], ids=["starting", "working"])
 @pytest.mark.parametrize(
     ("command", "options"),
@@ -200,13 +205,19 @@ def test_a_run_that_is_read_only(command: str):
     ],
 )
 def test_ctrl_c(command: str, options: list[str], delay: float):
-    process = start(command, "--run", "good", *options, start_new_session=True)
+    process = start(
+        command, "--run", "good", *options, start_new_session=True, preexec_fn=as_in_a_terminal
+    )
     assert process.stderr is not None
     while "taking" not in process.stderr.readline():
         assert process.poll() is None
     time.sleep(delay)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the children as well
-    out, err = process.communicate()
+    try:
+        out, err = process.communicate(timeout=60)  # it must not go on for as long as it was asked
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
     assert process.returncode == 130, err
     assert out == ""
     assert err.splitlines()[-1] == f"{command}: interrupted; earlier files are unchanged"

@@ -67,6 +67,7 @@ pipeline/integer_proof.py
 pipeline/layout.py
 pipeline/layout_hugging_face.py
 pipeline/layout_keras.py
+pipeline/layout_slim.py
 pipeline/layout_timm.py
 pipeline/layout_torch.py
 pipeline/loadgen.py
@@ -87,6 +88,7 @@ pipeline/runs.py
 pipeline/session.py
 pipeline/simplify.py
 pipeline/target.py
+pipeline/tensorflow_files.py
 pipeline/timing.py
 pipeline/torch_bench.py
 pipeline/train.py

@@ -461,9 +461,9 @@ def test_pickled_code_does_not_run(tmp_path, zipped):
 
 def test_format_that_is_not_weights(tmp_path):
     (tmp_path / "x.ckpt").write_bytes(b"\x00\x00TensorFlow")
-    with pytest.raises(ModelError, match="no HDF5, safetensors or torch file") as error:
+    with pytest.raises(ModelError, match="no HDF5, safetensors, torch or TensorFlow") as error:
         read_source(str(tmp_path / "x.ckpt"), AS_IS)
-    assert "google/mobilenet_v1" in error.value.fix
+    assert "all of its files" in error.value.fix
 
 
 def test_file_that_does_not_exist(tmp_path):
