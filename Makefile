@@ -181,7 +181,8 @@ schema: $(INSTALLED) ## the published schemas of the records
 	$(BIN)/python -m mobilenet_cli.reports.schema docs/schema
 
 acceptance-kill: $(INSTALLED) ## kill the chain at 20 random moments; each time it must end the same
-	MOBILENET_CLI_KILLS=20 $(BIN)/python -m pytest -k killed tests/test_chain.py --junit-xml=build/kills.xml
+	MOBILENET_CLI_KILLS=20 $(BIN)/python -m pytest -k killed tests/test_chain.py \
+		-o junit_family=xunit1 --junit-xml=build/kills.xml
 
 clean: ## what tools leave behind; .venv and runs stay
 	rm -rf build/lib build/bdist.* dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
