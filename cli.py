@@ -237,14 +237,31 @@ def import_command(
 @command("train")
 def train_command(
     data: Annotated[
-        str, typer.Option("--data", help="'digits', or a folder with one folder per class.")
+        str, typer.Option("--data", help="'digits', or images in any format evaluate takes.")
     ] = "digits",
-    width: Annotated[float, typer.Option("--width", help="Width multiplier, any above 0.")] = 1.0,
+    width: Annotated[
+        float | None,
+        typer.Option("--width", help="Width multiplier, any above 0. Default: 1.0, or --init's."),
+    ] = None,
     resolution: Annotated[
         int | None,
-        typer.Option("--resolution", help="Input side in pixels. Default: 224, digits 32."),
+        typer.Option("--resolution", help="Side in pixels. Default: --init's, 224, or digits 32."),
     ] = None,
-    recipe: Annotated[str, typer.Option("--recipe", help="How to train.")] = "quick",
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", help="How to train. Default: quick; with --init, finetune."),
+    ] = None,
+    list_recipes: Annotated[
+        bool, typer.Option("--list-recipes", help="Show the recipes and their values, and leave.")
+    ] = False,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a recipe's value: batch=32; may be repeated."),
+    ] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option("--init", help="Checkpoint to start from, with a new head for new classes."),
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option("--epochs", help="Passes over the images. Default: the recipe's.")
     ] = None,
@@ -255,12 +272,26 @@ def train_command(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Train a network on a folder of images, or on the built-in digits."""
+    """Train a network on images or on the built-in digits, from nothing or from a checkpoint."""
+    from dataclasses import asdict
+
+    from mobilenet_cli.pipeline.recipes import RECIPES
     from mobilenet_cli.pipeline.runs import RUNS, Run
     from mobilenet_cli.pipeline.train import TrainConfig, train
 
+    if list_recipes:
+        tables = {name: asdict(row) for name, row in RECIPES.items()}
+        emit(tables, as_json, "\n\n".join(recipe_text(*item) for item in tables.items()))
+        return
     config = TrainConfig(
-        data=data, width=width, resolution=resolution, recipe=recipe, epochs=epochs, seed=seed
+        data=data,
+        width=width,
+        resolution=resolution,
+        recipe=recipe,
+        epochs=epochs,
+        seed=seed,
+        init=str(init) if init else None,
+        changes=tuple(changes or ()),
     )
     made_in = Run(RUNS / (run or config.run_name))
     with progress_bar("training", "images") as progress:
@@ -273,6 +304,13 @@ def train_command(
         f"epochs, {record['images_per_second']:.0f} images/s; curves in "
         f"{made.path.with_name('curves.png')}",
     )
+
+
+def recipe_text(name: str, values: dict[str, Any]) -> str:
+    """A recipe as lines for people."""
+    numbers = {k: v for k, v in values.items() if type(v) in (int, float)}
+    settings = " ".join(f"{key}={value:g}" for key, value in numbers.items())
+    return f"{name}: {values['note']}\n  from {values['source']}\n  {settings}"
 
 
 @command("export")

@@ -2,20 +2,25 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from mobilenet_cli.cli import app
 from mobilenet_cli.data.datasets import open_dataset
+from mobilenet_cli.data.loader import batches
 from mobilenet_cli.models.mobilenet_v1 import multiply_adds, parameters
 from mobilenet_cli.models.network import MobileNetV1, window_padding
 from mobilenet_cli.models.spec import ModelSpec
-from mobilenet_cli.pipeline.artifact import load_artifact
-from mobilenet_cli.pipeline.checkpoint import load_network
+from mobilenet_cli.pipeline.artifact import load_artifact, save_artifact
+from mobilenet_cli.pipeline.checkpoint import checkpoint_bytes, load_network
 from mobilenet_cli.pipeline.errors import CheckError, DataError, OptionError, StorageError
-from mobilenet_cli.pipeline.train import TrainConfig, _evaluate, train
+from mobilenet_cli.pipeline.recipes import RECIPES
+from mobilenet_cli.pipeline.train import TrainConfig, _evaluate, _Images, _to_tensor, train
 
 SMALL = TrainConfig(width=0.25, epochs=2)
 
@@ -153,3 +158,118 @@ def test_any_resolution_runs(padding: str, resolution: int) -> None:
 def test_same_padding_is_tensorflows(size: int, stride: int, expected: tuple[int, int]) -> None:
     assert window_padding(size, 3, stride, "same") == expected
     assert window_padding(size, 3, stride, "symmetric") == (1, 1)
+
+
+@pytest.fixture(scope="module")
+def other_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of real digits, of three classes under other names."""
+    folder = tmp_path_factory.mktemp("digits")
+    for sample in open_dataset("digits", "train").samples:
+        if sample.label in ("3", "5", "8") and int(sample.key[-7:-4]) % 5 == 0:
+            path = folder / f"class-{sample.label}" / Path(sample.key).name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(sample.read())
+    return folder
+
+
+def test_fine_tuning_keeps_the_layers_and_replaces_the_head(
+    trained: Path, other_digits: Path, tmp_path: Path
+) -> None:
+    frozen = ("learning_rate=0", "shift=0", "zoom=0", "rotation=0")
+    config = TrainConfig(str(other_digits), init=str(trained), epochs=1, changes=frozen)
+    made = train(config, tmp_path / "model.safetensors")
+    before, after = load_network(load_artifact(trained)), load_network(made)
+    assert torch.equal(before.layers[5].conv.weight, after.layers[5].conv.weight)
+    assert after.classifier.weight.shape == (3, 256)
+    assert made.facts.parent == load_artifact(trained).sha256
+    assert made.facts.classes == ("class-3", "class-5", "class-8")
+    assert (made.facts.model.width, made.facts.input.resolution) == (0.25, 32)
+
+
+def test_the_same_classes_keep_their_head(trained: Path, tmp_path: Path) -> None:
+    config = TrainConfig(init=str(trained), epochs=1, changes=("learning_rate=0",))
+    made = train(config, tmp_path / "model.safetensors")
+    before, after = load_network(load_artifact(trained)), load_network(made)
+    assert torch.equal(before.classifier.weight, after.classifier.weight)
+
+
+def test_the_body_learns_at_its_own_rate(trained: Path, tmp_path: Path) -> None:
+    config = TrainConfig(init=str(trained), epochs=1, changes=("body_rate=0",))
+    made = train(config, tmp_path / "model.safetensors")
+    before, after = load_network(load_artifact(trained)), load_network(made)
+    assert torch.equal(before.layers[5].conv.weight, after.layers[5].conv.weight)
+    assert not torch.equal(before.classifier.weight, after.classifier.weight)
+
+
+def test_normalization_is_that_of_the_weights_to_start_from(trained: Path, tmp_path: Path) -> None:
+    artifact = load_artifact(trained)
+    spec = replace(artifact.facts.input, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4), channels="BGR")
+    facts = artifact.facts.model_copy(update={"input": spec})
+    content = checkpoint_bytes(load_network(artifact), facts)
+    init = save_artifact(tmp_path / "other.safetensors", content, facts)
+    config = TrainConfig(init=str(init.path))
+    assert config.input == spec
+    images = _Images(open_dataset("digits", "val"), spec, 4)
+    order = torch.randperm(len(images.labels), generator=torch.Generator().manual_seed(0))
+    pixels, _ = next(images.epoch(torch.Generator().manual_seed(0)))
+    chosen = [images.dataset.samples[i] for i in order[:4].tolist()]
+    expected = next(batches(chosen, spec, 4)).images
+    prepared = _to_tensor(pixels, spec, torch.device("cpu")).numpy()
+    np.testing.assert_allclose(prepared, expected, atol=1e-5)
+
+
+def test_weights_of_another_width_are_refused(trained: Path) -> None:
+    with pytest.raises(OptionError, match=r"has width 0\.25, not 1"):
+        TrainConfig(init=str(trained), width=1.0)
+
+
+def test_fine_tuning_does_not_replace_what_it_starts_from(trained: Path) -> None:
+    before = trained.read_bytes()
+    with pytest.raises(StorageError, match="holds the weights to start from"):
+        train(TrainConfig(init=str(trained)), trained)
+    assert trained.read_bytes() == before
+
+
+def test_finetune_without_weights_is_refused() -> None:
+    with pytest.raises(OptionError, match="needs weights to start from"):
+        TrainConfig(recipe="finetune")
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ("batch=1", "batch 1 makes no sense"),
+        ("learning_rate=nan", "learning_rate nan"),
+        ("zoom=1", "zoom 1 makes no sense"),
+        ("epochs=2.5", "a whole number"),
+        ("batch", "a whole number"),
+        ("note=hello", "changes no value"),
+    ],
+)
+def test_changes_that_make_no_sense(change: str, problem: str) -> None:
+    with pytest.raises(OptionError, match=problem):
+        TrainConfig(changes=(change,))
+
+
+def test_changes_are_used_and_recorded(tmp_path: Path) -> None:
+    config = TrainConfig(width=0.25, changes=("epochs=1", "batch=100", "learning_rate=0.001"))
+    made = train(config, tmp_path / "model.safetensors")
+    assert made.record["epochs"] == 1
+    recorded = made.facts.config["recipe"]
+    assert isinstance(recorded, dict)
+    assert (recorded["batch"], recorded["learning_rate"]) == (100, 0.001)
+
+
+def test_every_recipe_is_listed_with_its_source() -> None:
+    result = CliRunner().invoke(app, ["train", "--list-recipes", "--json"])
+    listed = json.loads(result.stdout)
+    assert listed.keys() == RECIPES.keys()
+    assert all(row["source"] and row["note"] for row in listed.values())
+    text = CliRunner().invoke(app, ["train", "--list-recipes"]).stdout
+    assert all(f"{name}: {row['note']}" in text for name, row in listed.items())
+
+
+def test_a_width_left_out_is_recorded_as_the_one_that_is_used(trained: Path) -> None:
+    assert TrainConfig().recorded == TrainConfig(width=1.0).recorded
+    assert TrainConfig(init=str(trained)).recorded["width"] == 0.25
+    assert TrainConfig(init=str(trained)).run_name == "digits-0.25-32"
