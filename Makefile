@@ -9,6 +9,8 @@ WIDTH =
 RESOLUTION =
 EPOCHS =
 RECIPE =
+# A checkpoint to start training from, such as an imported one.
+INIT =
 # Images to calibrate on; by default training images of DATA.
 CALIB =
 CALIB_COUNT =
@@ -102,7 +104,7 @@ $(INSTALLED): $(DEPENDENCIES) $(call outdated,$(INSTALLED),$(sources))
 .PRECIOUS: $(R)/%
 
 .PHONY: train export simplify quantize evaluate bench report
-train: $(R)/model.safetensors ## the checkpoint: DATA, WIDTH, RESOLUTION, EPOCHS, RECIPE
+train: $(R)/model.safetensors ## the checkpoint: DATA, WIDTH, RESOLUTION, EPOCHS, RECIPE, INIT
 export: $(R)/fp32.onnx ## the checkpoint as ONNX
 simplify: $(R)/folded.onnx ## BatchNorm folded into the convolutions
 quantize: $(R)/int8.onnx ## the int8 model: CALIB, CALIB_COUNT, CALIBRATOR, TARGET
@@ -116,7 +118,8 @@ training-images := $(wildcard $(folder) $(folder:=/train) $(folder:=/train/*/.))
 other-images := $(wildcard $(folder:=/val) $(folder:=/val/*/.))
 
 train-options = $(call option,data,DATA) $(call option,width,WIDTH) \
-	$(call option,resolution,RESOLUTION) $(call option,epochs,EPOCHS) $(call option,recipe,RECIPE)
+	$(call option,resolution,RESOLUTION) $(call option,epochs,EPOCHS) $(call option,recipe,RECIPE) \
+	$(call option,init,INIT)
 quantize-options = $(call option,calib-dir,CALIB) $(call option,calib-count,CALIB_COUNT) \
 	$(call option,calibrator,CALIBRATOR) $(call option,target,TARGET)
 evaluate-options = $(call option,provider,PROVIDER)
@@ -128,7 +131,7 @@ $(R)/.%-options: $$(call outdated,$$@,$$($$*-options))
 	@mkdir -p $(@D)
 	@echo "$($*-options)" >$@
 
-$(R)/model.safetensors: $(R)/.train-options $(training-images) | $(INSTALLED)
+$(R)/model.safetensors: $(R)/.train-options $(training-images) $(INIT) | $(INSTALLED)
 	$(CLI) train --run $(RUN) $(train-options)
 
 $(R)/fp32.onnx: $(R)/model.safetensors | $(INSTALLED)

@@ -47,6 +47,33 @@ Out = Annotated[
 Model = Annotated[
     Path | None, typer.Argument(help="A model file. Default: the right one of the run.")
 ]
+Data = Annotated[
+    str, typer.Option("--data", help="'digits', or images in any format evaluate takes.")
+]
+Multiplier = Annotated[
+    float | None,
+    typer.Option("--width", help="Width multiplier, any above 0. Default: 1.0, or --init's."),
+]
+Resolution = Annotated[
+    int | None,
+    typer.Option("--resolution", help="Side in pixels. Default: --init's, 224, or digits 32."),
+]
+RecipeName = Annotated[
+    str | None,
+    typer.Option("--recipe", help="How to train. Default: quick; with --init, finetune."),
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a recipe's value: batch=32; may be repeated."),
+]
+Init = Annotated[
+    Path | None,
+    typer.Option("--init", help="Checkpoint to start from, with a new head for new classes."),
+]
+Epochs = Annotated[
+    int | None, typer.Option("--epochs", help="Passes over the images. Default: the recipe's.")
+]
+Seed = Annotated[int, typer.Option("--seed", help="Of everything that is random.")]
 Provider = Annotated[
     str, typer.Option("--provider", help="Execution provider of ONNX Runtime, by its full name.")
 ]
@@ -236,36 +263,17 @@ def import_command(
 
 @command("train")
 def train_command(
-    data: Annotated[
-        str, typer.Option("--data", help="'digits', or images in any format evaluate takes.")
-    ] = "digits",
-    width: Annotated[
-        float | None,
-        typer.Option("--width", help="Width multiplier, any above 0. Default: 1.0, or --init's."),
-    ] = None,
-    resolution: Annotated[
-        int | None,
-        typer.Option("--resolution", help="Side in pixels. Default: --init's, 224, or digits 32."),
-    ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option("--recipe", help="How to train. Default: quick; with --init, finetune."),
-    ] = None,
+    data: Data = "digits",
+    width: Multiplier = None,
+    resolution: Resolution = None,
+    recipe: RecipeName = None,
     list_recipes: Annotated[
         bool, typer.Option("--list-recipes", help="Show the recipes and their values, and leave.")
     ] = False,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Change a recipe's value: batch=32; may be repeated."),
-    ] = None,
-    init: Annotated[
-        Path | None,
-        typer.Option("--init", help="Checkpoint to start from, with a new head for new classes."),
-    ] = None,
-    epochs: Annotated[
-        int | None, typer.Option("--epochs", help="Passes over the images. Default: the recipe's.")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of weights, order and augmentation.")] = 0,
+    changes: Changes = None,
+    init: Init = None,
+    epochs: Epochs = None,
+    seed: Seed = 0,
     run: Annotated[
         str | None,
         typer.Option("--run", help="Folder under runs/ to make. Default: from the options."),
@@ -836,19 +844,14 @@ def report_command(
 
 @command("run")
 def run_command(
-    data: Annotated[
-        str, typer.Option("--data", help="'digits', or a folder with one folder per class.")
-    ] = "digits",
-    width: Annotated[float, typer.Option("--width", help="Width multiplier, any above 0.")] = 1.0,
-    resolution: Annotated[
-        int | None,
-        typer.Option("--resolution", help="Input side in pixels. Default: 224, digits 32."),
-    ] = None,
-    recipe: Annotated[str, typer.Option("--recipe", help="How to train.")] = "quick",
-    epochs: Annotated[
-        int | None, typer.Option("--epochs", help="Passes over the images. Default: the recipe's.")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of everything that is random.")] = 0,
+    data: Data = "digits",
+    width: Multiplier = None,
+    resolution: Resolution = None,
+    recipe: RecipeName = None,
+    changes: Changes = None,
+    init: Init = None,
+    epochs: Epochs = None,
+    seed: Seed = 0,
     calib_dir: Annotated[
         str | None,
         typer.Option("--calib-dir", help="Images to calibrate on. Default: the training images."),
@@ -890,7 +893,14 @@ def run_command(
 
     config = ChainConfig(
         train=TrainConfig(
-            data=data, width=width, resolution=resolution, recipe=recipe, epochs=epochs, seed=seed
+            data=data,
+            width=width,
+            resolution=resolution,
+            recipe=recipe,
+            epochs=epochs,
+            seed=seed,
+            init=str(init) if init else None,
+            changes=tuple(changes or ()),
         ),
         quantize=QuantizeConfig(
             calib_dir=calib_dir,

@@ -113,6 +113,17 @@ def write_atomically(path: Path, content: bytes) -> None:
             temporary.unlink()
 
 
+def check_writable(path: Path) -> None:
+    """Find out before hours of work that their result cannot be written.
+
+    Raises:
+        StorageError: as ``write_atomically`` would.
+    """
+    probe = path.with_name(f".{path.name}.probe")
+    write_atomically(probe, b"")
+    probe.unlink(missing_ok=True)
+
+
 def _remove_abandoned(path: Path) -> None:
     """Delete temporary files of processes that were killed while writing ``path``."""
     for leftover in path.parent.glob(f".{path.name}.*.tmp"):

@@ -120,18 +120,14 @@ def run_chain(run: Run, config: ChainConfig, watch: Watch) -> ChainResult:
     """Bring a run up to date.
 
     Raises:
-        OptionError: the run starts from imported weights, which training would replace.
+        OptionError: training would replace imported or fine-tuned weights by others.
         MobilenetError: of the first stage that fails; the results before it stay.
     """
-    if run.checkpoint.is_file() and load_artifact(run.checkpoint).facts.stage == "import":
-        raise OptionError(
-            f"run '{run.name}' starts from imported weights, which training would replace",
-            "Choose another --run, or take its stages one by one, beginning with export",
-        )
+    _refuse_replacing(run, config.train)
     skipped: list[str] = []
     models: list[Artifact] = []
     for step in steps(run, config):
-        parent = models[-1].sha256 if models else None
+        parent = models[-1].sha256 if models else config.train.parent
         if is_current(step.out, step.stage, parent, dict(step.settings)):
             skipped.append(step.stage)
             models.append(load_artifact(step.out))
@@ -149,6 +145,20 @@ def run_chain(run: Run, config: ChainConfig, watch: Watch) -> ChainResult:
         report_paths=paths,
         skipped=tuple(skipped),
     )
+
+
+def _refuse_replacing(run: Run, config: TrainConfig) -> None:
+    """Weights that this tool did not make from nothing are not trained over in passing."""
+    if not run.checkpoint.is_file():
+        return
+    facts = load_artifact(run.checkpoint).facts
+    imported = facts.stage == "import"
+    if imported or facts.parent not in (None, config.parent):
+        kind = "imported" if imported else "fine-tuned"
+        raise OptionError(
+            f"run '{run.name}' holds {kind} weights, which training would replace",
+            "Choose another --run, or take its stages one by one, beginning with export",
+        )
 
 
 def evaluate_all(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mobilenet_cli.data import imagenet
 from mobilenet_cli.data.dataset import Dataset
 from mobilenet_cli.data.datasets import open_dataset
 from mobilenet_cli.data.loader import batches
@@ -21,6 +22,7 @@ from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.artifact import (
     Artifact,
     Facts,
+    check_writable,
     load_artifact,
     save_artifact,
     sidecar_path,
@@ -101,6 +103,11 @@ class TrainConfig:
         return None if self.init is None else load_artifact(Path(self.init))
 
     @property
+    def parent(self) -> str | None:
+        """SHA-256 of the checkpoint to start from."""
+        return self.source.sha256 if self.source else None
+
+    @property
     def recipe_name(self) -> str:
         """The recipe that is used."""
         return self.recipe or ("quick" if self.init is None else "finetune")
@@ -167,22 +174,19 @@ def train(config: TrainConfig, out: Path, progress: Progress = silent) -> Artifa
         raise StorageError(f"{out} holds the weights to start from", "Choose another --run")
     if out.exists() and not sidecar_path(out).exists():
         raise StorageError(f"{out} exists and was not made by this tool", "Choose another --run")
+    check_writable(out)
     training, held = (open_dataset(config.data, split) for split in ("train", "val"))
-    if len(training.classes) < 2:
-        raise DataError(
-            f"'{config.data}' has only {len(training.classes)} class",
-            "A classifier needs at least two; put each class's images in a folder of its own",
-        )
+    classes = class_list(config.data, training, held)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(usable_cpus())
     torch.manual_seed(config.seed)
-    spec = config.model(len(training.classes))
-    network = _network(spec, device, source, training.classes)
+    spec = config.model(len(classes))
+    network = _network(spec, device, source, classes)
     generator = torch.Generator().manual_seed(config.seed)
     started = time.monotonic()
     steps = math.ceil(len(training.samples) / recipe.batch)
     optimizer, schedule = _optimizer(network, recipe, epochs * steps, steps)
-    images = _Images(training, config.input, recipe.batch)
+    images = _Images(training, classes, config.input, recipe.batch)
     history: list[EpochRecord] = []
     correct: tuple[int, int] = (0, 0)
     for epoch in range(1, epochs + 1):
@@ -210,7 +214,7 @@ def train(config: TrainConfig, out: Path, progress: Progress = silent) -> Artifa
             seen += len(labels)
             done = (epoch - 1) * len(training.samples) + seen
             progress(done, epochs * len(training.samples), f"loss {loss_sum / seen:.3f}")
-        correct = _evaluate(network, held, config.input, device)
+        correct = _evaluate(network, held, classes, config.input, device)
         history.append(
             EpochRecord(
                 epoch=epoch,
@@ -225,13 +229,13 @@ def train(config: TrainConfig, out: Path, progress: Progress = silent) -> Artifa
     seconds = time.monotonic() - started
     facts = Facts(
         stage="train",
-        parent=source.sha256 if source else None,
+        parent=config.parent,
         config=config.recorded,
         versions=versions("torch", "numpy", "pillow", "scikit-learn"),
         model=spec,
         input=config.input,
-        classes=training.classes,
-        names=source.facts.names if source and source.facts.classes == training.classes else (),
+        classes=classes,
+        names=names_of(classes, source),
         data=config.data,
     )
     record = TrainRecord(
@@ -247,6 +251,39 @@ def train(config: TrainConfig, out: Path, progress: Progress = silent) -> Artifa
     )
     _write_curves(out, history)
     return save_artifact(out, checkpoint_bytes(network, facts), facts, record)
+
+
+def class_list(data: str, training: Dataset, held: Dataset) -> tuple[str, ...]:
+    """The classes of the model's outputs: those of the training images.
+
+    A part of ImageNet whose held-out images have classes that its training images lack gets all
+    1000 of ImageNet, by the usual labels.
+
+    Raises:
+        DataError: there are fewer than two, or held-out images of classes without training images.
+    """
+    if len(training.classes) < 2:
+        raise DataError(
+            f"'{data}' has only {len(training.classes)} class",
+            "A classifier needs at least two; put each class's images in a folder of its own",
+        )
+    unknown = set(held.classes) - set(training.classes)
+    if not unknown:
+        return training.classes
+    if unknown | set(training.classes) <= set(imagenet.synsets()):
+        return imagenet.synsets()
+    raise DataError(
+        f"{len(unknown)} classes of the held-out images of '{data}' have no training images, such "
+        f"as '{min(unknown)}'",
+        "Give each folder under val/ one of the same name under train/",
+    )
+
+
+def names_of(classes: tuple[str, ...], source: Artifact | None) -> tuple[str, ...]:
+    """Names for people, where they are known."""
+    if classes == imagenet.synsets():
+        return imagenet.names()
+    return source.facts.names if source and source.facts.classes == classes else ()
 
 
 def _network(
@@ -310,10 +347,12 @@ def _optimizer(
 class _Images:
     """The training images as uint8, kept in memory if they fit and decoded again if not."""
 
-    def __init__(self, dataset: Dataset, spec: InputSpec, batch: int) -> None:
+    def __init__(
+        self, dataset: Dataset, classes: tuple[str, ...], spec: InputSpec, batch: int
+    ) -> None:
         self.dataset, self.size = dataset, batch
         self.spec = replace(spec, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-        index = {name: i for i, name in enumerate(dataset.classes)}
+        index = {name: i for i, name in enumerate(classes)}
         self.labels = np.array([index[str(s.label)] for s in dataset.samples], dtype=np.int64)
         self.cache: dict[int, NDArray[np.uint8]] | None = (
             {} if len(dataset.samples) * 3 * spec.resolution**2 <= CACHE_BYTES else None
@@ -379,13 +418,17 @@ def _augment(
 
 
 def _evaluate(
-    network: "MobileNetV1", held: Dataset, spec: InputSpec, device: "torch.device"
+    network: "MobileNetV1",
+    held: Dataset,
+    classes: tuple[str, ...],
+    spec: InputSpec,
+    device: "torch.device",
 ) -> tuple[int, int]:
     """Numbers of held-out images whose class is first, and among the first five."""
     import torch
 
     network.eval()
-    index = {name: i for i, name in enumerate(held.classes)}
+    index = {name: i for i, name in enumerate(classes)}
     labels = torch.tensor([index[str(s.label)] for s in held.samples])
     top1 = top5 = 0
     with torch.inference_mode():

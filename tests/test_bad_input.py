@@ -178,7 +178,9 @@ def without_privilege() -> None:
     ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0)
 
 
-@pytest.mark.parametrize("command", ["export", "simplify", "quantize", "evaluate", "bench"])
+@pytest.mark.parametrize(
+    "command", ["train", "export", "simplify", "quantize", "evaluate", "bench"]
+)
 def test_a_run_that_is_read_only(command: str):
     Path("runs/good").chmod(0o555)
     probe = [sys.executable, "-c", "open('runs/good/probe', 'w')"]

@@ -145,7 +145,23 @@ def test_imported_weights_are_not_trained_over(whole, home: Path, monkeypatch: p
     save_file(tensors, run.checkpoint, {METADATA_KEY: facts.model_dump_json()})
     result = CliRunner().invoke(app, arguments("imported"))
     assert result.exit_code == 2
-    assert "starts from imported weights" in result.stderr
+    assert "holds imported weights" in result.stderr
+
+
+def test_fine_tuned_weights_are_not_trained_over(whole, home: Path, monkeypatch):
+    monkeypatch.chdir(home)
+    init = {"init": "runs/whole/model.safetensors", "epochs": 1}
+    tuned = Run(home / "runs" / "tuned")
+    for skipped in ([], STAGES):
+        result = CliRunner().invoke(app, arguments("tuned", **init))
+        assert result.exit_code == 0, result.stderr
+        assert json.loads(result.stdout)["skipped"] == skipped
+    assert load_artifact(tuned.checkpoint).facts.parent == sha256_file(whole[0].checkpoint)
+    before = hashes(tuned)
+    result = CliRunner().invoke(app, arguments("tuned"))
+    assert result.exit_code == 2
+    assert "holds fine-tuned weights" in result.stderr
+    assert hashes(tuned) == before
 
 
 def assert_nothing_is_truncated(run: Run) -> None:

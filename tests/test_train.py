@@ -20,7 +20,15 @@ from mobilenet_cli.pipeline.artifact import load_artifact, save_artifact
 from mobilenet_cli.pipeline.checkpoint import checkpoint_bytes, load_network
 from mobilenet_cli.pipeline.errors import CheckError, DataError, OptionError, StorageError
 from mobilenet_cli.pipeline.recipes import RECIPES
-from mobilenet_cli.pipeline.train import TrainConfig, _evaluate, _Images, _to_tensor, train
+from mobilenet_cli.pipeline.train import (
+    TrainConfig,
+    _evaluate,
+    _Images,
+    _to_tensor,
+    class_list,
+    names_of,
+    train,
+)
 
 SMALL = TrainConfig(width=0.25, epochs=2)
 
@@ -46,7 +54,13 @@ def test_two_epochs_learn_and_leave_log_and_curves(trained: Path) -> None:
 def test_checkpoint_gives_the_accuracy_that_was_recorded(trained: Path) -> None:
     artifact = load_artifact(trained)
     held = open_dataset("digits", "val")
-    top1, _ = _evaluate(load_network(artifact), held, artifact.facts.input, torch.device("cpu"))
+    top1, _ = _evaluate(
+        load_network(artifact),
+        held,
+        artifact.facts.classes,
+        artifact.facts.input,
+        torch.device("cpu"),
+    )
     assert 100 * top1 / len(held.samples) == artifact.record["top1"]
 
 
@@ -209,7 +223,7 @@ def test_normalization_is_that_of_the_weights_to_start_from(trained: Path, tmp_p
     init = save_artifact(tmp_path / "other.safetensors", content, facts)
     config = TrainConfig(init=str(init.path))
     assert config.input == spec
-    images = _Images(open_dataset("digits", "val"), spec, 4)
+    images = _Images(open_dataset("digits", "val"), artifact.facts.classes, spec, 4)
     order = torch.randperm(len(images.labels), generator=torch.Generator().manual_seed(0))
     pixels, _ = next(images.epoch(torch.Generator().manual_seed(0)))
     chosen = [images.dataset.samples[i] for i in order[:4].tolist()]
@@ -273,3 +287,43 @@ def test_a_width_left_out_is_recorded_as_the_one_that_is_used(trained: Path) -> 
     assert TrainConfig().recorded == TrainConfig(width=1.0).recorded
     assert TrainConfig(init=str(trained)).recorded["width"] == 0.25
     assert TrainConfig(init=str(trained)).run_name == "digits-0.25-32"
+
+
+def test_imagenet_classes_that_have_held_out_images_alone(class_folders):
+    root = class_folders({"n01440764": 3, "n01443537": 3}, "part/train").parent
+    class_folders({"n01443537": 2, "n01484850": 2}, "part/val")
+    training, held = (open_dataset(str(root), split) for split in ("train", "val"))
+    classes = class_list(str(root), training, held)
+    assert len(classes) == 1000
+    assert classes[2] == "n01484850"
+    assert names_of(classes, None)[0] == "tench"
+
+
+def test_held_out_images_of_an_unknown_class(class_folders, tmp_path):
+    root = class_folders({"cat": 3, "dog": 3}, "pets/train").parent
+    class_folders({"cat": 2, "hamster": 1}, "pets/val")
+    with pytest.raises(DataError, match=r"1 classes of the held-out images .* such as 'hamster'"):
+        train(TrainConfig(data=str(root)), tmp_path / "model.safetensors")
+
+
+def test_held_out_images_are_judged_by_the_models_classes(class_folders, tmp_path, monkeypatch):
+    """The held-out part lacks a class, so its own ranks are not the model's."""
+    root = class_folders({"a": 4, "b": 4, "c": 4}, "abc/train").parent
+    class_folders({"b": 2, "c": 2}, "abc/val")
+    asked = []
+
+    def watched(network, held, classes, *others):
+        asked.append((held.classes, classes))
+        return _evaluate(network, held, classes, *others)
+
+    monkeypatch.setattr("mobilenet_cli.pipeline.train._evaluate", watched)
+    config = TrainConfig(data=str(root), width=0.25, resolution=32, epochs=1)
+    train(config, tmp_path / "model.safetensors")
+    assert asked == [(("b", "c"), ("a", "b", "c"))]
+
+
+def test_where_nothing_can_be_written_no_epoch_is_wasted(tmp_path, monkeypatch):
+    (tmp_path / "taken").write_text("a file")
+    monkeypatch.setattr("mobilenet_cli.pipeline.train.open_dataset", None)  # never reached
+    with pytest.raises(StorageError, match="taken"):
+        train(TrainConfig(), tmp_path / "taken" / "model.safetensors")
