@@ -5,7 +5,6 @@ dropped, so that nothing stands between a convolution and its QuantizeLinear: ru
 exactly that pattern as an integer convolution.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from mobilenet_cli.calibration.grid import Grid
-from mobilenet_cli.calibration.network import Linear, Network, Step
+from mobilenet_cli.calibration.network import Network, Step
 
 BIAS_MAX = 2**31 - 1
 
@@ -90,7 +89,7 @@ class Writer:
 def write_qdq(
     network: Network,
     grids: dict[str, Grid],
-    linears: Mapping[str, QuantizedLinear | Linear],
+    linears: dict[str, QuantizedLinear],
     unsigned_weights: bool = False,
 ) -> onnx.ModelProto:
     """The quantized model, with the float model's input and output.
@@ -98,7 +97,7 @@ def write_qdq(
     Args:
         network: the float model.
         grids: of every tensor that is represented by codes.
-        linears: integer parameters by output tensor, or float ones of a layer that stays float.
+        linears: integer parameters by output tensor.
         unsigned_weights: store weight codes as uint8 with zero point 128.
     """
     writer = Writer()
@@ -143,7 +142,7 @@ def _write_step(
     network: Network,
     step: Step,
     grids: dict[str, Grid],
-    linear: QuantizedLinear | Linear | None,
+    linear: QuantizedLinear | None,
     made: str,
     unsigned_weights: bool,
 ) -> None:
@@ -158,11 +157,7 @@ def _write_step(
             if name in network.constants:
                 writer.constant(name, network.constants[name])
         return
-    if isinstance(linear, Linear):
-        weight = writer.constant(f"{step.output}_weight", linear.weight.astype(np.float32))
-        bias = writer.constant(f"{step.output}_bias", linear.bias.astype(np.float32))
-    else:
-        weight, bias = _write_parameters(writer, step, linear, unsigned_weights)
+    weight, bias = _write_parameters(writer, step, linear, unsigned_weights)
     writer.nodes.append(node)  # after what makes its weights: ONNX wants nodes in order
     node.input[:] = [node.input[0], weight, bias]
     if node.op_type == "Gemm":  # weights are kept as [out, in]

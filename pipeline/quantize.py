@@ -5,6 +5,7 @@ proves the result: every convolution and matrix product is integer in the graph 
 the kernels compute what the simulation says, and how close the logits are to the float model's.
 """
 
+import math
 import resource
 import time
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from mobilenet_cli.calibration.calibrators import CALIBRATORS
 from mobilenet_cli.calibration.equalize import channel_factors, equalize
 from mobilenet_cli.calibration.grid import Grid
 from mobilenet_cli.calibration.kernels import TARGETS, Target
-from mobilenet_cli.calibration.network import Linear, Network, Step, parse
+from mobilenet_cli.calibration.network import Network, Step, parse
 from mobilenet_cli.calibration.observe import exposing, histograms, observe, run_exposed
 from mobilenet_cli.calibration.plan import choose_grids, coded_tensors, scaled_ranges
 from mobilenet_cli.calibration.qdq import QuantizedLinear, write_qdq
@@ -37,6 +38,7 @@ from mobilenet_cli.pipeline.integer_proof import (
     kernel_error,
     running_operators,
 )
+from mobilenet_cli.pipeline.mixed import Judge, fewest, priced
 from mobilenet_cli.pipeline.onnx_file import load_onnx, with_facts
 from mobilenet_cli.pipeline.parity import compare, sqnr_db
 from mobilenet_cli.pipeline.progress import Progress, silent
@@ -46,6 +48,7 @@ from mobilenet_cli.reports.records import LayerRecord, QuantizeRecord
 
 PROBE_IMAGES = 4  # on which each layer is compared with the float network and with the kernels
 MIN_SQNR_DB = 6.0  # of the logits: below, the error has more than a quarter of the signal's power
+RANKING_IMAGES = 32  # enough to tell which layers matter
 RECONSTRUCTION_IMAGES = 256  # codes of so many images are held in memory; ranges see all
 
 
@@ -62,6 +65,8 @@ class QuantizeConfig:
         weights: ``s8``, or ``u8`` for unsigned storage.
         format: ``qdq``, which every runtime reads, or ``qoperator``, ONNX Runtime's own operators.
         cross: the model is for another machine, so this one's kernels prove nothing.
+        max_drop: keep the fewest layers in float by which top-1 drops no more than so many points.
+        data: labelled images that this is measured on; None takes the model's evaluation images.
         seed: of the choice of images.
     """
 
@@ -72,6 +77,8 @@ class QuantizeConfig:
     weights: Literal["s8", "u8"] = "s8"
     format: Literal["qdq", "qoperator"] = "qdq"
     cross: bool = False
+    max_drop: float | None = None
+    data: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -91,6 +98,17 @@ class QuantizeConfig:
         if self.format == "qoperator" and self.target != "auto" and not TARGETS[self.target].cpu:
             raise OptionError(
                 f"{self.target} does not read the format qoperator", "Leave --format out"
+            )
+        if self.max_drop is None:
+            return
+        if not (math.isfinite(self.max_drop) and self.max_drop >= 0):
+            raise OptionError(
+                f"--max-drop {self.max_drop:g} is no number of points", "Use 0 or more, such as 0.3"
+            )
+        if self.cross or (self.target != "auto" and not TARGETS[self.target].cpu):
+            raise OptionError(
+                "--max-drop is measured on this machine, and this model is for another",
+                "Leave one of the two out",
             )
 
     @property
@@ -113,20 +131,26 @@ class Quantized:
         network: the float network it stands for.
         grids: of every tensor that is represented by codes.
         linears: integer parameters by output tensor.
-        floats: the same layers in float, scaled alike, for those that are to stay float.
         layers: what was measured of each step.
     """
 
     network: Network
     grids: dict[str, Grid]
     linears: dict[str, QuantizedLinear]
-    floats: dict[str, Linear]
     layers: tuple[LayerRecord, ...]
 
     def write(self, config: QuantizeConfig) -> onnx.ModelProto:
         """The model in the format asked for."""
         write = write_qdq if config.format == "qdq" else write_qoperator
         return write(self.network, self.grids, self.linears, config.weights == "u8")
+
+
+@dataclass(frozen=True)
+class Made:
+    """An integer network and the file that holds it."""
+
+    quantized: Quantized
+    content: bytes
 
 
 def quantize(
@@ -143,11 +167,10 @@ def quantize(
     """
     started = time.monotonic()
     refuse_overwrite(out, [source.path])
-    network = parse(load_onnx(source.path))
+    model = load_onnx(source.path)
+    parse(model)  # refuses what cannot be quantized before any image is read
     config = config.resolved()
     calibration = choose_images(source, config.calib_dir, config.calib_count, config.seed)
-    quantized = build(network, calibration, config, progress)
-    check_kernels(quantized.layers, config)
     facts = source.facts.model_copy(
         update={
             "stage": "quantize",
@@ -156,7 +179,14 @@ def quantize(
             "versions": versions("numpy", "onnx", "onnxruntime"),
         }
     )
-    content = with_facts(quantized.write(config), facts)
+
+    def make(kept: tuple[str, ...], images: Calibration = calibration) -> Made:
+        quantized = build(parse(model, frozenset(kept)), images, config, progress)
+        check_kernels(quantized.layers, config)
+        return Made(quantized, with_facts(quantized.write(config), facts))
+
+    made, drop = within_drop(source, config, calibration, make)
+    quantized, network, content = made.quantized, made.quantized.network, made.content
     operators = running_operators(content)
     if TARGETS[config.target].cpu:
         check_integer(network, operators)
@@ -187,10 +217,49 @@ def quantize(
         operators=dict(operators),
         layers=quantized.layers,
         float_layers=tuple(step.output for step in network.steps if step.kind == "float"),
+        **drop,
         seconds=time.monotonic() - started,
         peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     )
     return save_artifact(out, content, facts, record)
+
+
+def within_drop(
+    source: Artifact,
+    config: QuantizeConfig,
+    calibration: Calibration,
+    make: Callable[..., Made],
+) -> tuple[Made, dict[str, Any]]:
+    """The model as asked for, with the fewest layers in float, and what the record says of it."""
+    if config.max_drop is None:
+        return make(()), {}
+    judge = Judge.of(source, config.data)
+    made: dict[bytes, Made] = {}
+
+    def content(kept: tuple[str, ...]) -> bytes:
+        one = make(kept)
+        made[one.content] = one
+        return one.content
+
+    few = replace(calibration, samples=calibration.samples[:RANKING_IMAGES])
+
+    def ranked() -> list[str]:
+        def alone(layer: str) -> float:
+            one = make((layer,), few)
+            expected, _, found = logits(one.quantized.network, one.content, few)
+            return sqnr_db(expected, found)
+
+        return sorted(parse(load_onnx(source.path)).linears, key=alone, reverse=True)
+
+    candidates = fewest(content, ranked, judge.drop, config.max_drop)
+    layers, drop = priced(candidates, next(calibration.batches(1)))
+    return made[candidates[-1].content], {
+        "max_drop": config.max_drop,
+        "drop": drop,
+        "drop_data": judge.name,
+        "drop_images": judge.images,
+        "kept_float": layers,
+    }
 
 
 def build(
@@ -259,7 +328,7 @@ def build(
         lambda n: tick(n / len(network.steps), "rounding"),
         layer_meter(network, calibration, grids, as_coded, layers),
     )
-    return Quantized(network, grids, quantized, linears, tuple(layers))
+    return Quantized(network, grids, quantized, tuple(layers))
 
 
 def layer_meter(

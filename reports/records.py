@@ -149,6 +149,22 @@ class LayerRecord(Record):
     kernel_error: float = 0.0
 
 
+class FloatLayer(Record):
+    """A layer that stays in float so that accuracy drops by no more than was asked for.
+
+    Attributes:
+        name: of the tensor it makes.
+        drop: of top-1 in points against the float model, with it and those listed before it.
+        p50_ms: median latency of that model, one image, one thread, here.
+        slowdown: that against the model that is integer throughout, timed in turns.
+    """
+
+    name: str
+    drop: float
+    p50_ms: float
+    slowdown: float
+
+
 class QuantizeRecord(Record):
     """What ``quantize`` did and proved.
 
@@ -167,6 +183,9 @@ class QuantizeRecord(Record):
             None where the model cannot run here.
         operators: nodes by type in the graph that really runs.
         layers: in the order of computation; ``float_layers`` names those not integer.
+        max_drop: of top-1 in points that was asked for, None if it was not.
+        drop: what it is, measured on ``drop_images`` images of ``drop_data``.
+        kept_float: the layers that stayed in float for it, and their price.
         seconds: wall time; ``peak_rss_mb`` the process's peak memory.
     """
 
@@ -187,6 +206,11 @@ class QuantizeRecord(Record):
     operators: dict[str, int]
     layers: tuple[LayerRecord, ...]
     float_layers: tuple[str, ...]
+    max_drop: float | None = None
+    drop: float | None = None
+    drop_data: str | None = None
+    drop_images: int | None = None
+    kept_float: tuple[FloatLayer, ...] = ()
     seconds: float
     peak_rss_mb: float
 

@@ -72,6 +72,7 @@ pipeline/layout_timm.py
 pipeline/layout_torch.py
 pipeline/loadgen.py
 pipeline/machine.py
+pipeline/mixed.py
 pipeline/onnx_file.py
 pipeline/parity.py
 pipeline/pictures.py

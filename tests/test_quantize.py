@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -22,6 +23,7 @@ from mobilenet_cli.pipeline.errors import (
     StorageError,
 )
 from mobilenet_cli.pipeline.evaluate import EvaluateConfig, evaluate
+from mobilenet_cli.pipeline.mixed import Judge
 from mobilenet_cli.pipeline.onnx_file import with_facts
 from mobilenet_cli.pipeline.parity import compare
 from mobilenet_cli.pipeline.quantize import QuantizeConfig, quantize
@@ -674,3 +676,52 @@ def test_result_that_is_another_function_is_refused(chain, tmp_path, monkeypatch
     with pytest.raises(CheckError, match="is not the float model's function"):
         quantize(chain.folded, FEW, tmp_path / "x.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+# --- layers in float --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["qdq", "qoperator"])
+@pytest.mark.parametrize("topology", [vgg, slim])
+def test_the_fewest_layers_stay_float(topology, form, tmp_path, monkeypatch):
+    """Two layers must join before the limit is met; the judge is ours, all else is real."""
+    drops = iter([3.0, 1.0, 0.2])
+    monkeypatch.setattr(Judge, "drop", lambda *_: next(drops))
+    source = topology(tmp_path / "f.onnx")
+    config = replace(FEW, max_drop=0.3, format=form)
+    made = quantize(source, config, tmp_path / "x.onnx")
+    plain = quantize(source, replace(FEW, format=form), tmp_path / "plain.onnx")
+    kept = [layer["name"] for layer in made.record["kept_float"]]
+    assert len(set(kept)) == 2
+    assert [layer["drop"] for layer in made.record["kept_float"]] == [1.0, 0.2]
+    assert all(layer["p50_ms"] > 0 < layer["slowdown"] for layer in made.record["kept_float"])
+    assert (made.record["drop"], made.record["max_drop"]) == (0.2, 0.3)
+    assert made.record["drop_images"] == 359
+    count = {"Conv": "QLinearConv", "Gemm": "QGemm"}
+    integer = [sum(m.record["operators"].get(o, 0) for o in count.values()) for m in (made, plain)]
+    assert integer[0] == integer[1] - 2
+    assert made.record["sqnr_db"] > 20
+    assert compare(logits(source.path), logits(made.path)).sqnr_db > 20
+
+
+def test_no_layer_stays_float_where_int8_is_good_enough(chain, tmp_path):
+    made = quantize(chain.folded, replace(FEW, max_drop=100.0), tmp_path / "x.onnx")
+    assert made.record["kept_float"] == []
+    assert made.record["drop_data"] == "digits (val)"
+    plain = quantize(chain.folded, FEW, tmp_path / "plain.onnx")
+    assert made.record["operators"] == plain.record["operators"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"max_drop": -0.1}, {"max_drop": float("nan")}, {"max_drop": 0.3, "target": "tensorrt"}],
+)
+def test_limits_that_make_no_sense(options):
+    with pytest.raises(OptionError, match="--max-drop"):
+        QuantizeConfig(**options)
+
+
+def test_a_limit_needs_labels(chain, class_folders, tmp_path):
+    flat = class_folders({"all": 4}) / "all"
+    with pytest.raises(DataError, match="have no labels"):
+        quantize(chain.folded, replace(FEW, max_drop=0.3, data=str(flat)), tmp_path / "x.onnx")
