@@ -16,6 +16,7 @@ from mobilenet_cli.pipeline.errors import MobilenetError
 from mobilenet_cli.pipeline.progress import Progress
 
 if TYPE_CHECKING:
+    from mobilenet_cli.pipeline.adopt import AdoptConfig
     from mobilenet_cli.pipeline.bench import BenchConfig
     from mobilenet_cli.reports.records import EvaluationRecord, Metric
 
@@ -203,7 +204,8 @@ def import_command(
         str,
         typer.Argument(
             help="Keras .h5, safetensors or torch file, TensorFlow checkpoint or frozen graph, a "
-            "folder from the Hugging Face hub, or a hub id such as google/mobilenet_v1_1.0_224."
+            "folder from the Hugging Face hub, a hub id such as google/mobilenet_v1_1.0_224, or "
+            "any float classifier as .onnx."
         ),
     ],
     width: Annotated[
@@ -223,18 +225,31 @@ def import_command(
     revision: Annotated[
         str | None, typer.Option("--revision", help="Branch, tag or commit on the hub.")
     ] = None,
+    normalization: Annotated[
+        str | None,
+        typer.Option(
+            "--normalization",
+            help="Of pixels, for an .onnx file: inception (to -1..1) or imagenet (mean and std).",
+        ),
+    ] = None,
     run: Annotated[
         str | None, typer.Option("--run", help="Folder under runs/. Default: by the network.")
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Turn weights of Keras, Hugging Face, timm, torch or TensorFlow into a checkpoint."""
+    from mobilenet_cli.pipeline.adopt import AdoptConfig
     from mobilenet_cli.pipeline.errors import OptionError
     from mobilenet_cli.pipeline.runs import RUNS, Run
     from mobilenet_cli.pipeline.weights import ImportConfig, read_source, run_name, write_checkpoint
 
     if activation not in (None, "relu", "relu6"):
         raise OptionError(f"unknown activation '{activation}'", "Pass relu or relu6")
+    if weights.endswith(".onnx"):
+        refuse_options("an .onnx file", width=width, activation=activation, revision=revision)
+        import_onnx(weights, AdoptConfig(normalization, resolution, classes), run, as_json)
+        return
+    refuse_options("anything but an .onnx file", normalization=normalization)
     config = ImportConfig(width, resolution, classes, activation, revision)  # type: ignore[arg-type]  # checked above
     imported = read_source(weights, config)
     target = Run(RUNS / (run or run_name(imported.facts)))
@@ -258,6 +273,44 @@ def import_command(
         f"{made.path}: {record.layout} weights, width {spec.width:g}, resolution "
         f"{imported.facts.input.resolution}, {record.parameters:,} parameters, "
         f"{record.outputs} classes",
+    )
+
+
+def refuse_options(what: str, **options: object) -> None:
+    """Options that would be ignored are errors."""
+    from mobilenet_cli.pipeline.errors import OptionError
+
+    for name, value in options.items():
+        if value is not None:
+            raise OptionError(f"--{name} says nothing about {what}", "Leave it out")
+
+
+def import_onnx(source: str, config: "AdoptConfig", run: str | None, as_json: bool) -> None:
+    """Take an ONNX classifier into a run: as fp32.onnx, or folded.onnx where nothing is to fold."""
+    from mobilenet_cli.pipeline.adopt import needs_folding, read_onnx
+    from mobilenet_cli.pipeline.runs import RUNS, Run
+    from mobilenet_cli.pipeline.weights import write_checkpoint
+
+    imported = read_onnx(Path(source), config)
+    target = Run(RUNS / (run or Path(source).stem))
+    unfolded = needs_folding(imported.content)
+    made = write_checkpoint(imported, target.fp32 if unfolded else target.folded)
+    record = imported.record
+    for note in record.notes:
+        say(f"import: {note}")
+    document = {
+        **record.model_dump(mode="json"),
+        "run": target.name,
+        "checkpoint": str(made.path),
+        "classes": record.outputs,
+        "resolution": imported.facts.input.resolution,
+    }
+    step = "simplify" if unfolded else "quantize"
+    emit(
+        document,
+        as_json,
+        f"{made.path}: resolution {imported.facts.input.resolution}, {record.parameters:,} "
+        f"parameters, {record.outputs} classes; next: mobilenet-cli {step} --run {target.name}",
     )
 
 
@@ -379,7 +432,7 @@ def simplify_command(
 
 
 def models_of(
-    models: list[Path] | None, run: str | None, width: float | None, needs: str = "fp32"
+    models: list[Path] | None, run: str | None, width: float | None, needs: str = "start"
 ) -> list[Path]:
     """The model files given, or else all of the run's, saying which were taken.
 
@@ -581,7 +634,7 @@ def evaluate_command(
     target = Run(RUNS / run) if run else None
     config = EvaluateConfig(data=data, provider=provider, strict=strict)
     records = []
-    for path in models_of(models, run, width, needs="checkpoint"):
+    for path in models_of(models, run, width):
         with progress_bar(f"evaluating {path.name}", "images") as progress:
             home = target or run_of(path)
             record = (

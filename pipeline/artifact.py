@@ -171,12 +171,12 @@ def load_artifact(path: Path, input_spec: InputSpec | None = None) -> Artifact:
     metadata = _checkpoint_metadata(path) if path.suffix == ".safetensors" else _onnx_metadata(path)
     sha256 = sha256_file(path)
     if METADATA_KEY not in metadata:
-        if input_spec is None:
-            raise ModelError(
-                f"{path} does not say how its input is prepared, so it was not made by this tool",
-                "Use a model of a run; from Python, load_artifact takes an InputSpec for any other",
-            )
-        return Artifact(path, sha256, Facts(stage="foreign", input=input_spec, classes=()))
+        if input_spec is not None:
+            return Artifact(path, sha256, Facts(stage="foreign", input=input_spec, classes=()))
+        raise ModelError(
+            f"{path} does not say how its input is prepared, so it was not made by this tool",
+            "Take it into a run first with 'mobilenet-cli import'",
+        )
     try:
         facts = Facts.model_validate_json(metadata[METADATA_KEY])
     except ValidationError as error:

@@ -150,7 +150,7 @@ def collect_all(run: Run, layers: bool = True) -> tuple[RunRecord, list[Predicti
     missing: list[Missing] = []
     artifacts = [
         found
-        for path in (run.checkpoint, run.fp32, run.folded, run.int8)
+        for path in expected_files(run)
         if (found := read_part(run, path, missing, artifact_record)) is not None
     ]
     if not artifacts:
@@ -173,6 +173,17 @@ def collect_all(run: Run, layers: bool = True) -> tuple[RunRecord, list[Predicti
     )
     record = with_answers(without_outdated(record), predictions)
     return record.model_copy(update={"warnings": warnings_of(record)}), predictions
+
+
+def expected_files(run: Run) -> tuple[Path, ...]:
+    """The model files of a complete run: those from its first one on, where that was imported."""
+    files = (run.checkpoint, run.fp32, run.folded, run.int8)
+    present = [path for path in files if path.is_file()]
+    if present and present[0] != run.checkpoint:
+        facts, _ = sidecar(present[0], sha256_file(present[0]))
+        if facts and facts.get("stage") == "import":
+            return files[files.index(present[0]) :]
+    return files
 
 
 def with_answers(run: RunRecord, predictions: Sequence[PredictionsRecord]) -> RunRecord:

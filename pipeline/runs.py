@@ -28,6 +28,11 @@ class Run:
         return self.folder / "model.safetensors"
 
     @property
+    def start(self) -> Path:
+        """The first model of the run: a checkpoint, or an imported ONNX file."""
+        return next(iter(self.artifacts()), self.checkpoint)
+
+    @property
     def fp32(self) -> Path:
         """What export made."""
         return self.folder / "fp32.onnx"
@@ -126,6 +131,7 @@ def width_of(path: Path) -> float | None:
 def _stage_hint(needs: str) -> str:
     stages = {
         "checkpoint": "train' or 'mobilenet-cli import",
+        "start": "train' or 'mobilenet-cli import",
         "fp32": "export",
         "folded": "simplify",
         "int8": "quantize",

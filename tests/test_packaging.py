@@ -47,6 +47,7 @@ models/mobilenet_v1.py
 models/network.py
 models/spec.py
 pipeline/__init__.py
+pipeline/adopt.py
 pipeline/artifact.py
 pipeline/bench.py
 pipeline/bench_rows.py
