@@ -97,8 +97,8 @@ def parse(model: onnx.ModelProto, keep_float: frozenset[str] = frozenset()) -> N
         keep_float: outputs of linear steps that are to stay float.
 
     Raises:
-        ModelError: the model is quantized already, still has BatchNormalization, or has no
-            convolution or matrix product that could become integer.
+        ModelError: the model is quantized already, still has BatchNormalization, has a fixed batch
+            size, or has no convolution or matrix product that could become integer.
     """
     graph = model.graph
     operators = {node.op_type for node in graph.node}
@@ -118,6 +118,12 @@ def parse(model: onnx.ModelProto, keep_float: frozenset[str] = frozenset()) -> N
         raise ModelError(
             f"the model has {len(inputs)} inputs and {len(graph.output)} outputs",
             "Only classifiers with one input and one output can be quantized",
+        )
+    batch = next(i for i in graph.input if i.name in inputs).type.tensor_type.shape.dim[:1]
+    if batch and batch[0].HasField("dim_value"):
+        raise ModelError(
+            f"the batch size of the model is fixed at {batch[0].dim_value}",
+            "Export it with a free first dimension",
         )
     steps, linears = _steps(model, constants, keep_float)
     if not linears:

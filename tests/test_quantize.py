@@ -494,6 +494,16 @@ def test_activations_that_overflow(tmp_path):
         quantize(source, FEW, tmp_path / "x.onnx")
 
 
+def test_fixed_batch_size(tmp_path):
+    source = slim(tmp_path / "float.onnx")
+
+    def fix(_, model):
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+
+    with pytest.raises(ModelError, match="batch size of the model is fixed at 1"):
+        quantize(edited(source, tmp_path / "fixed.onnx", fix), FEW, tmp_path / "x.onnx")
+
+
 def test_batch_norms_left(chain, tmp_path):
     with pytest.raises(ModelError, match="simplify"):
         quantize(chain.fp32, FEW, tmp_path / "x.onnx")
