@@ -4,6 +4,19 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from mobilenet_cli.pipeline.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Samples that lie so close that reading one of them reads all: they share this object.
+
+    Attributes:
+        bytes: memory that reading it takes.
+    """
+
+    bytes: int
+
 
 @dataclass(frozen=True, slots=True)  # ImageNet has over a million
 class Sample:
@@ -13,11 +26,13 @@ class Sample:
         key: what to call it in messages and records: a path, or a name within a container.
         label: the class identifier (a folder's name, a synset), None where it is unknown.
         read: returns the encoded bytes; raises DataError.
+        block: what else is read with it; None where each image is read by itself.
     """
 
     key: str
     label: str | None
     read: Callable[[], bytes]
+    block: Block | None = None
 
 
 @dataclass(frozen=True)
@@ -28,11 +43,13 @@ class Dataset:
         name: where they come from, as the user wrote it, with the split.
         samples: in a reproducible order.
         classes: identifiers in label order; a model trained on this set has these outputs.
+        lost: what damaged files no longer give, one sentence each: samples that cannot be named.
     """
 
     name: str
     samples: Sequence[Sample]
     classes: tuple[str, ...]
+    lost: tuple[DataError, ...] = ()
 
     @property
     def fingerprint(self) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from mobilenet_cli.data import parquet, webdataset
+from mobilenet_cli.data import parquet, tfrecord, webdataset
 from mobilenet_cli.data.dataset import Dataset, Sample
 from mobilenet_cli.data.digits import digits
 from mobilenet_cli.data.files import read_file
@@ -36,6 +36,7 @@ DATASETS: dict[str, Callable[[Split, int], Dataset]] = {"digits": digits}
 FORMATS: dict[str, Format] = {
     "parquet": Format(parquet.recognizes, parquet.has_splits, parquet.parquet),
     "WebDataset": Format(webdataset.recognizes, webdataset.has_splits, webdataset.webdataset),
+    "TFRecord": Format(tfrecord.recognizes, tfrecord.has_splits, tfrecord.tfrecord),
     "image folder": Format(Path.is_dir, has_splits, image_folder),
 }
 
@@ -100,7 +101,7 @@ def _format(source: str) -> Format:
         if kind.recognizes(path):
             return kind
     raise DataError(
-        f"data '{source}' is not a folder, nor a .parquet or .tar file",
+        f"data '{source}' is not a folder, nor a .parquet, .tar or .tfrecord file",
         "Give the folder that holds the images",
     )
 

@@ -1,6 +1,7 @@
 """Images in parquet files as the Hugging Face hub has them: a column of images, one of labels."""
 
 import json
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -9,25 +10,29 @@ from pathlib import Path
 from typing import Any
 
 from mobilenet_cli.data import imagenet
-from mobilenet_cli.data.dataset import Dataset, Sample
+from mobilenet_cli.data.dataset import Block, Dataset, Sample
+from mobilenet_cli.data.order import WINDOW_BYTES
 from mobilenet_cli.data.shards import has_split_names, numbered, read_shards, shard_files
 from mobilenet_cli.data.split import Split
 from mobilenet_cli.pipeline.errors import DataError
 
-SUFFIX = ".parquet"
+NAME = re.compile(r".*\.parquet")
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMN = "label"
-ROW_GROUPS = 2  # kept in memory: the one being read, and the one that threads still work on
+# Row groups are kept in memory up to this size: twice what data/order.py mixes, so that threads
+# can begin the next images while others finish the last; and two in any case.
+CACHE_BYTES = 2 * WINDOW_BYTES
+MIN_GROUPS = 2
 
 
 def recognizes(root: Path) -> bool:
     """Is this a parquet file or a folder of them?"""
-    return bool(shard_files(root, SUFFIX))
+    return bool(shard_files(root, NAME))
 
 
 def has_splits(root: Path) -> bool:
     """Are there files named train and val or test?"""
-    return has_split_names(root, SUFFIX)
+    return has_split_names(root, NAME)
 
 
 def parquet(root: Path, split: Split, seed: int) -> Dataset:
@@ -39,9 +44,18 @@ def parquet(root: Path, split: Split, seed: int) -> Dataset:
     rows = _RowGroups()
     listed: list[tuple[str, ...]] = []
 
-    def read(path: Path) -> Iterator[Sample]:
-        shard = _open(path)
-        schema = shard.schema_arrow
+    def read(path: Path) -> Iterator[Sample | DataError]:
+        try:
+            yield from shard(path)
+        except (OSError, ValueError) as error:  # pyarrow's errors are subclasses of these
+            yield DataError(
+                f"{path} cannot be read as parquet ({' '.join(str(error).split())[:200]})",
+                "Download it again",
+            )
+
+    def shard(path: Path) -> Iterator[Sample]:
+        file = _open(path)
+        schema = file.schema_arrow
         image = next((name for name in IMAGE_COLUMNS if name in schema.names), None)
         if image is None:
             raise DataError(
@@ -50,25 +64,19 @@ def parquet(root: Path, split: Split, seed: int) -> Dataset:
             )
         classes = class_names(schema.metadata or {})
         listed.append(classes)
-        for group in range(shard.num_row_groups):
-            count = shard.metadata.row_group(group).num_rows
-            labels: list[Any] = [None] * count
+        for group in range(file.num_row_groups):
+            metadata = file.metadata.row_group(group)
+            labels: list[Any] = [None] * metadata.num_rows
             if LABEL_COLUMN in schema.names:
-                labels = shard.read_row_group(group, [LABEL_COLUMN])[LABEL_COLUMN].to_pylist()
+                labels = file.read_row_group(group, [LABEL_COLUMN])[LABEL_COLUMN].to_pylist()
+            block = Block(metadata.total_byte_size)
             for row, label in enumerate(labels):
                 key = f"{path.name}:{group}:{row}"
-                yield Sample(
-                    key, _label(label, classes), partial(rows.image, path, image, group, row)
-                )
+                read = partial(rows.image, path, image, group, row)
+                yield Sample(key, _label(label, classes), read, block)
 
-    try:
-        samples = read_shards(root, SUFFIX, split, seed, read)
-    except (OSError, ValueError) as error:  # pyarrow's errors are subclasses of these
-        raise DataError(
-            f"{root} cannot be read as parquet ({' '.join(str(error).split())[:200]})",
-            "Download it again",
-        ) from error
-    return numbered(f"{root} ({split})", samples, listed[0])
+    samples, lost = read_shards(root, NAME, split, seed, read)
+    return numbered(f"{root} ({split})", samples, listed[0], lost)
 
 
 def class_names(metadata: dict[bytes, bytes]) -> tuple[str, ...]:
@@ -102,7 +110,7 @@ def _open(path: Path) -> Any:
 
 
 class _RowGroups:
-    """The images of the row groups read last, for threads that go through them in order."""
+    """The images of the row groups read last, for threads that go through them together."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -126,6 +134,10 @@ class _RowGroups:
         with self.lock:
             if (path, group) not in self.groups:
                 self.groups[path, group] = _open(path).read_row_group(group, [column])[column]
-                while len(self.groups) > ROW_GROUPS:
+                while len(self.groups) > MIN_GROUPS and self._bytes() > CACHE_BYTES:
                     self.groups.popitem(last=False)
+            self.groups.move_to_end((path, group))
             return self.groups[path, group]
+
+    def _bytes(self) -> int:
+        return sum(column.nbytes for column in self.groups.values())

@@ -3,6 +3,7 @@
 The archives are indexed once; an image is then read by its offset, so that threads share nothing.
 """
 
+import re
 import tarfile
 from collections.abc import Iterator
 from functools import partial
@@ -15,34 +16,37 @@ from mobilenet_cli.data.shards import has_split_names, numbered, read_shards, sh
 from mobilenet_cli.data.split import Split
 from mobilenet_cli.pipeline.errors import DataError
 
-SUFFIX = ".tar"
+NAME = re.compile(r".*\.tar")
 LABEL_BYTES = 1000  # of a .cls member; more is no class
 
 
 def recognizes(root: Path) -> bool:
     """Is this a tar file or a folder of them?"""
-    return bool(shard_files(root, SUFFIX))
+    return bool(shard_files(root, NAME))
 
 
 def has_splits(root: Path) -> bool:
     """Are there files named train and val or test?"""
-    return has_split_names(root, SUFFIX)
+    return has_split_names(root, NAME)
 
 
 def webdataset(root: Path, split: Split, seed: int) -> Dataset:
     """Images as samples; the label is the text of the .cls member, or the synset in the name.
 
     Raises:
-        DataError: an archive is corrupt or has no images.
+        DataError: there are no images.
     """
-    samples = read_shards(root, SUFFIX, split, seed, _samples)
-    return numbered(f"{root} ({split})", samples, ())
+    samples, lost = read_shards(root, NAME, split, seed, _samples)
+    return numbered(f"{root} ({split})", samples, (), lost)
 
 
-def _samples(path: Path) -> Iterator[Sample]:
+def _samples(path: Path) -> Iterator[Sample | DataError]:
+    """The images of one archive; of one that is cut off, those before the cut."""
+    end = 0
     images: list[tuple[str, tarfile.TarInfo]] = []
     labels: dict[str, str] = {}
     try:
+        end = path.stat().st_size
         with tarfile.open(path, "r:") as archive:
             for member in archive:
                 if not member.isreg():
@@ -56,10 +60,13 @@ def _samples(path: Path) -> Iterator[Sample]:
                     assert content is not None  # it is a regular file
                     labels[f"{folder}/{key}"] = content.read().decode("utf-8", "replace").strip()
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise DataError(
-            f"{path} cannot be read as a tar file ({error})", "Download it again"
-        ) from error
+        after = f" after {images[-1][1].name}" if images else ""
+        yield DataError(
+            f"{path} cannot be read as a tar file{after} ({error})", "Download it again"
+        )
     for key, member in images:
+        if member.offset_data + member.size > end:
+            continue  # cut off, which has been said
         read = partial(_read, path, member.name, member.offset_data, member.size)
         label = labels.get(key) or class_of_name(key.rpartition("/")[2])
         yield Sample(f"{path.name}/{member.name}", label, read)

@@ -103,7 +103,9 @@ def evaluate(
     facts, dataset = artifact.facts, evaluation_set(artifact, config.data)
     targets = targets_of(dataset, facts.classes, artifact.path)
     images = top1 = top5 = 0  # counted as they come, so that memory does not grow with the set
-    bad: list[str] = []
+    bad = [error.what for error in dataset.lost]
+    if config.strict and dataset.lost:
+        raise dataset.lost[0]
     with open_predictor(artifact, config.provider) as predictor:
         started = time.perf_counter()
         pairs = list(zip(dataset.samples, targets, strict=True))
@@ -124,7 +126,8 @@ def evaluate(
                     raise outcome
                 else:
                     bad.append(sample.key)
-            progress(images + len(bad), len(pairs), f"{len(bad)} unreadable" if bad else "")
+            done = images + len(bad) - len(dataset.lost)
+            progress(done, len(pairs), f"{len(bad)} unreadable" if bad else "")
     seconds = time.perf_counter() - started
     if not images:
         raise DataError(

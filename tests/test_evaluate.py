@@ -1,7 +1,10 @@
+import io
 import json
 import shutil
 import subprocess
 import sys
+import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -123,6 +126,23 @@ def test_strict_stops_at_an_unreadable_image(tiny, ten):
     (ten / "4" / "001.png").write_text("no image")
     with pytest.raises(DataError, match=r"4/001\.png is not an image"):
         evaluate(load_artifact(tiny / "fp32.onnx"), EvaluateConfig(data=str(ten), strict=True))
+
+
+def test_what_a_cut_archive_lost_is_named(tiny, tmp_path, encoded):
+    archive = tmp_path / "x.tar"
+    with tarfile.open(archive, "w") as tar:
+        for name, content in (("0.cls", b"4"), ("0.png", encoded()), ("1.png", encoded())):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    content = archive.read_bytes()
+    archive.write_bytes(content[: content.rindex(b"IDAT")])
+    artifact, config = load_artifact(tiny / "fp32.onnx"), EvaluateConfig(data=str(archive))
+    record = evaluate(artifact, config)
+    assert record.images == 1
+    assert "x.tar cannot be read as a tar file after 1.png" in record.bad_images[0]
+    with pytest.raises(DataError, match=r"x\.tar cannot be read"):
+        evaluate(artifact, replace(config, strict=True))
 
 
 def test_no_readable_image_at_all(tiny, class_folders):

@@ -177,6 +177,34 @@ def test_truncated_tar(tmp_path, encoded, length):
         _ = [s.read() for s in open_dataset(str(tmp_path / "x.tar"), "all").samples]
 
 
+def test_tar_cut_off_in_the_middle_gives_what_is_before(tmp_path, encoded):
+    members: dict[str, bytes] = {}
+    for i in range(3):
+        members |= {f"{i}.cls": b"7", f"{i}.jpg": encoded(seed=i)}
+    write_tar(tmp_path / "x.tar", members)
+    whole = (tmp_path / "x.tar").read_bytes()
+    (tmp_path / "x.tar").write_bytes(whole[: whole.index(encoded(seed=2)) + 50])
+    dataset = open_dataset(str(tmp_path / "x.tar"), "all")
+    assert [s.read() for s in dataset.samples] == [encoded(seed=0), encoded(seed=1)]
+    (lost,) = dataset.lost
+    assert lost.what.startswith(f"{tmp_path}/x.tar cannot be read as a tar file after 2.jpg")
+
+
+def test_parquet_cut_off_is_lost_and_the_others_stay(tmp_path, encoded):
+    for name in ("a", "b"):
+        write_parquet(tmp_path / "d" / f"{name}.parquet", [encoded()] * 4, ["x"] * 4)
+    file = tmp_path / "d" / "a.parquet"
+    file.write_bytes(file.read_bytes()[:-30])
+    dataset = open_dataset(str(tmp_path / "d"), "all")
+    assert [s.key for s in dataset.samples] == [
+        "b.parquet:0:0",
+        "b.parquet:0:1",
+        "b.parquet:0:2",
+        "b.parquet:1:0",
+    ]
+    assert "a.parquet cannot be read as parquet" in dataset.lost[0].what
+
+
 # --- labels that are numbers -------------------------------------------------------------------
 
 

@@ -37,10 +37,12 @@ data/files.py
 data/folder.py
 data/imagenet.py
 data/loader.py
+data/order.py
 data/parquet.py
 data/preprocess.py
 data/shards.py
 data/split.py
+data/tfrecord.py
 data/webdataset.py
 models/__init__.py
 models/mobilenet_v1.py
