@@ -5,7 +5,7 @@ import functools
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
@@ -891,7 +891,12 @@ def report_command(
     as_json: Json = False,
 ) -> None:
     """Write what is known about a run as a page, Markdown, JSON and a model card."""
-    from mobilenet_cli.pipeline.compare import compare_runs, history
+    from mobilenet_cli.pipeline.compare import (
+        compare_runs,
+        history,
+        write_comparison,
+        write_history,
+    )
     from mobilenet_cli.pipeline.errors import OptionError
     from mobilenet_cli.pipeline.report import embed_into, report
     from mobilenet_cli.pipeline.runs import RUNS, Run, find_run
@@ -900,7 +905,13 @@ def report_command(
 
     if compare and not all_runs and not run:
         compared = compare_runs([Run(RUNS / name) for name in runs or []])
-        emit(compared.model_dump(mode="json"), as_json, comparison_markdown(compared))
+        paths = write_comparison(compared, RUNS)
+        emit(
+            compared.model_dump(mode="json") | {"report": as_text(paths)},
+            as_json,
+            comparison_markdown(compared),
+        )
+        say(f"wrote {', '.join(as_text(paths).values())}")
         return
     if runs or compare:
         raise OptionError(
@@ -908,18 +919,29 @@ def report_command(
         )
     if all_runs:
         past = history(RUNS)
-        emit(past.model_dump(mode="json"), as_json, history_markdown(past))
+        paths = write_history(past, RUNS)
+        emit(
+            past.model_dump(mode="json") | {"report": as_text(paths)},
+            as_json,
+            history_markdown(past),
+        )
+        say(f"wrote {', '.join(as_text(paths).values())}")
         return
     target = Run(RUNS / run) if run else find_run(None, "checkpoint", width)
     record, paths = report(target)
     if into is not None:
         embed_into(into, record)
     emit(
-        {"run": target.name, "report": {form: str(path) for form, path in paths.items()}},
+        {"run": target.name, "report": as_text(paths)},
         as_json,
         report_text(record),
     )
-    say(f"wrote {', '.join(map(str, paths.values()))}")
+    say(f"wrote {', '.join(as_text(paths).values())}")
+
+
+def as_text(paths: Mapping[str, Path]) -> dict[str, str]:
+    """Paths by format, as JSON has them."""
+    return {form: str(path) for form, path in paths.items()}
 
 
 @command("run")
@@ -1011,10 +1033,10 @@ def run_command(
         **stages,
         "evaluate": [evaluation_json(record) for record in result.evaluations],
         "bench": result.bench.model_dump(mode="json"),
-        "report": {form: str(path) for form, path in result.report_paths.items()},
+        "report": as_text(result.report_paths),
     }
     emit(document, as_json, report_text(result.report))
-    say(f"wrote {', '.join(map(str, result.report_paths.values()))}")
+    say(f"wrote {', '.join(as_text(result.report_paths).values())}")
 
 
 def main() -> None:

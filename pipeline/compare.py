@@ -4,10 +4,16 @@ import datetime
 from collections.abc import Sequence
 from pathlib import Path
 
+from mobilenet_cli.pipeline.artifact import write_atomically
 from mobilenet_cli.pipeline.errors import MobilenetError, ModelError, OptionError
 from mobilenet_cli.pipeline.report import collect_all, newest
 from mobilenet_cli.pipeline.runs import Run
-from mobilenet_cli.reports.compare import compare_latency
+from mobilenet_cli.reports.compare import (
+    compare_latency,
+    comparison_markdown,
+    history_markdown,
+)
+from mobilenet_cli.reports.compare_html import comparison_html, history_html
 from mobilenet_cli.reports.paired import compare_paired
 from mobilenet_cli.reports.records import (
     ComparedPair,
@@ -40,6 +46,41 @@ def compare_runs(runs: Sequence[Run]) -> ComparisonRecord:
         runs=tuple(compared_run(run, record) for run, (record, _) in zip(runs, read, strict=True)),
         pairs=tuple(pairs),
     )
+
+
+def write_comparison(record: ComparisonRecord, folder: Path) -> dict[str, Path]:
+    """Write what ``compare_runs`` found in every format; return the paths.
+
+    Raises:
+        StorageError: the folder cannot be written to.
+    """
+    return _write(
+        folder / "comparison", comparison_html(record), comparison_markdown(record), record
+    )
+
+
+def write_history(record: HistoryRecord, folder: Path) -> dict[str, Path]:
+    """Write what ``history`` found in every format; return the paths.
+
+    Raises:
+        StorageError: the folder cannot be written to.
+    """
+    return _write(folder / "history", history_html(record), history_markdown(record), record)
+
+
+def _write(
+    stem: Path, html: str, markdown: str, record: ComparisonRecord | HistoryRecord
+) -> dict[str, Path]:
+    texts = {
+        "markdown": (".md", markdown + "\n"),
+        "json": (".json", record.model_dump_json(indent=2) + "\n"),
+        "html": (".html", html),
+    }
+    paths = {}
+    for form, (suffix, text) in texts.items():
+        paths[form] = stem.with_suffix(suffix)
+        write_atomically(paths[form], text.encode())
+    return paths
 
 
 def compare_two(base: Read, other: Read) -> list[ComparedPair]:

@@ -72,6 +72,11 @@ def plain(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
+def short(name: str) -> str:
+    """A name that leaves room for the chart."""
+    return plain(name if len(name) <= 24 else name[:23] + "…")
+
+
 def axes(x: str, y: str, **more: object) -> Json:
     """A layout with titled axes."""
     return {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}, **more}
@@ -476,8 +481,8 @@ def confusion_chart(run: RunRecord) -> Chart | None:
 
 def class_axis(names: Sequence[str]) -> Json:
     """Positions labelled with classes, of which two may have one name."""
-    short = [plain(name if len(name) <= 24 else name[:23] + "…") for name in names]
-    return {"tickvals": list(range(len(names))), "ticktext": short, "automargin": True}
+    shown = [short(name) for name in names]
+    return {"tickvals": list(range(len(names))), "ticktext": shown, "automargin": True}
 
 
 def right_of(name: str, taken_for: Sequence[str], counts: Sequence[int]) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jinja2
 
-from mobilenet_cli.reports.charts import charts
+from mobilenet_cli.reports.charts import Chart, charts
 from mobilenet_cli.reports.markdown import metric_text, pairs, setting, times_text
 from mobilenet_cli.reports.records import ArtifactRecord, ReportRecord, ReportRow, RunRecord
 from mobilenet_cli.reports.reproduce import commands
@@ -43,21 +43,45 @@ def report_html(report: ReportRecord, pictures: Mapping[str, str], no_pictures: 
         no_pictures: why there are none, as a sentence without a full stop.
     """
     run = report.run
-    drawn = charts(report)
-    return template("page.html.j2").render(
-        report=report,
+    return document(
+        "page.html.j2",
+        f"{run.run}: report",
+        f"Run {run.run}",
+        report.headline,
+        charts(report),
         run=run,
         columns=COLUMNS,
         rows=[row_cells(row) for row in report.rows],
         notes=sorted({note for row in report.rows if (note := setting(row))}),
-        charts=drawn,
-        figures={chart.name: {"data": chart.data, "layout": chart.layout} for chart in drawn},
         roots=provenance(run.artifacts),
         pictures=pictures,
         no_pictures=no_pictures,
         machine=machine_lines(run),
         commands=commands(run),
+    )
+
+
+def document(
+    name: str, title: str, kicker: str, headline: str, drawn: Sequence[Chart], **content: object
+) -> str:
+    """A page: everything it needs is in it.
+
+    Args:
+        name: of the template.
+        title: of the window.
+        kicker: what the page is about, above the headline.
+        headline: its one sentence.
+        drawn: charts.
+        content: what else the template shows.
+    """
+    return template(name).render(
+        title=title,
+        kicker=kicker,
+        headline=headline,
+        charts=drawn,
+        figures={chart.name: {"data": chart.data, "layout": chart.layout} for chart in drawn},
         plotly=plotly_source() if drawn else "",
+        **content,
     )
 
 

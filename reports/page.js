@@ -41,14 +41,37 @@ function themed(layout) {
   };
 }
 
-function draw() {
-  for (const [name, figure] of Object.entries(figures)) {
-    Plotly.react(name, figure.data, themed(figure.layout), { responsive: true, displayModeBar: false });
-  }
+function draw(name) {
+  const { data, layout } = figures[name];
+  Plotly.react(name, data, themed(layout), { responsive: true, displayModeBar: false });
 }
 
+// What is in view is drawn at once, and the rest while nothing else is to do.
 if (window.Plotly) {
-  draw();
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-  matchMedia("print").addEventListener("change", draw);
+  const drawn = new Set();
+  const waiting = new Set(Object.keys(figures));
+  const take = (name) => {
+    if (!waiting.delete(name)) return;
+    draw(name);
+    drawn.add(name);
+  };
+  const later = window.requestIdleCallback ?? ((step) => setTimeout(step, 50));
+  const rest = () => {
+    for (const name of waiting) {
+      take(name);
+      break;
+    }
+    if (waiting.size) later(rest);
+  };
+  const view = new IntersectionObserver((entries) => {
+    for (const entry of entries) if (entry.isIntersecting) take(entry.target.id);
+    later(rest);
+  });
+  document.querySelectorAll(".plot").forEach((plot) => view.observe(plot));
+  const redraw = () => drawn.forEach(draw);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  matchMedia("print").addEventListener("change", () => {
+    waiting.forEach(take);
+    redraw();
+  });
 }

@@ -104,10 +104,14 @@ reports/__init__.py
 reports/answers.py
 reports/card.py
 reports/charts.py
+reports/base.html.j2
+reports/compare.html.j2
 reports/compare.py
+reports/compare_html.py
 reports/embed.py
 reports/html.py
 reports/latency.py
+reports/macros.html.j2
 reports/markdown.py
 reports/page.css
 reports/page.html.j2

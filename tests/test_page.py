@@ -12,9 +12,25 @@ import pytest
 
 from mobilenet_cli.reports.card import model_card
 from mobilenet_cli.reports.charts import charts
+from mobilenet_cli.reports.compare_html import (
+    accuracy_chart,
+    comparison_html,
+    difference_chart,
+    history_charts,
+    history_html,
+)
 from mobilenet_cli.reports.html import report_html
 from mobilenet_cli.reports.markdown import report_markdown
-from mobilenet_cli.reports.records import Missing, ReportRecord, RunRecord
+from mobilenet_cli.reports.records import (
+    ComparedPair,
+    ComparedRun,
+    ComparisonRecord,
+    HistoryRecord,
+    Interval,
+    Missing,
+    ReportRecord,
+    RunRecord,
+)
 from mobilenet_cli.reports.summary import summarize
 from mobilenet_cli.reports.text import report_text
 
@@ -49,6 +65,15 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
+def eventually(page: Any, expression: str) -> None:
+    """Wait for something on a page, asking from outside: its policy forbids to evaluate inside."""
+    for _ in range(100):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(f"never: {expression}")
+
+
 @pytest.fixture
 def open_page(browser: Any, tmp_path: Path) -> Iterator[Any]:
     """Open a page; at the end there must have been no error, and no request for anything."""
@@ -63,7 +88,7 @@ def open_page(browser: Any, tmp_path: Path) -> Iterator[Any]:
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("request", lambda request: problems.append(request.url))
         page.goto(path.as_uri())
-        page.wait_for_function("document.querySelectorAll('.plot .main-svg').length > 0")
+        eventually(page, "document.querySelectorAll('.plot .main-svg').length > 0")
         return page
 
     yield open_it
@@ -144,8 +169,8 @@ def test_page_opens_without_errors_and_draws_every_chart(
 ) -> None:
     page = open_page(report_html(report, pictures_of(report)))
     assert page.inner_text("h1") == report.headline
-    page.wait_for_function(
-        f"document.querySelectorAll('.plot .main-svg').length >= {len(charts(report))}"
+    eventually(
+        page, f"document.querySelectorAll('.plot .main-svg').length >= {len(charts(report))}"
     )
     assert page.evaluate("[...document.images].every((image) => image.naturalWidth > 0)")
     painted = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
@@ -200,10 +225,10 @@ def test_colours_follow_the_scheme_and_print_is_light(report: ReportRecord, open
     tick = "document.querySelector('#accuracy .xtick text')"  # absent while it is drawn anew
     text = f"(t => t && getComputedStyle(t).fill)({tick})"
     assert page.evaluate(background) == "rgb(20, 23, 27)"
-    page.wait_for_function(f"{text} === 'rgb(233, 237, 241)'")
+    eventually(page, f"{text} === 'rgb(233, 237, 241)'")
     page.emulate_media(media="print", color_scheme="dark")
     assert page.evaluate(background) == "rgb(255, 255, 255)"
-    page.wait_for_function(f"{text} === 'rgb(0, 0, 0)'")
+    eventually(page, f"{text} === 'rgb(0, 0, 0)'")
 
 
 def test_a_phone_does_not_scroll_sideways(report: ReportRecord, open_page: Any) -> None:
@@ -273,3 +298,100 @@ def test_a_bare_run_still_has_a_page(report: ReportRecord) -> None:
     assert "fp32.onnx has not been made. Run <code>make &lt;it&gt;</code>" in text
     assert "Plotly.js" not in text  # nothing to draw
     assert text.index("Read this first") < text.index(">Artifacts<")
+
+
+# --- runs against each other ------------------------------------------------------------------
+
+
+def compared(report: ReportRecord, name: str, **changes: Any) -> ComparedRun:
+    values = {"made": "2026-01-02T03:04:05+00:00", "machine": "One CPU", "rows": report.rows}
+    return ComparedRun(run=name, **(values | changes))
+
+
+@pytest.fixture(scope="module")
+def comparison(report: ReportRecord) -> ComparisonRecord:
+    paired = report.run.paired[0]
+    same = {"stage": "quantize", "base": "one", "other": "two"}
+    return ComparisonRecord(
+        runs=(compared(report, "one"), compared(report, "two", machine="Another CPU")),
+        pairs=(
+            ComparedPair(
+                **same,
+                accuracy=paired,
+                accuracy_note="",
+                speedup=Interval(value=1.5, low=1.4, high=1.6),
+                latency_note="",
+            ),
+            ComparedPair(
+                **(same | {"stage": "export"}),
+                accuracy=None,
+                accuracy_note="evaluated on different images: a and b",
+                speedup=None,
+                latency_note="measured on different machines (cpu: x and y)",
+            ),
+        ),
+    )
+
+
+def test_a_comparison_opens_and_sorts(open_page: Any, comparison: ComparisonRecord) -> None:
+    page = open_page(comparison_html(comparison))
+    eventually(page, "document.querySelectorAll('.plot .main-svg').length >= 6")
+    warnings = page.locator(".warnings li").all_inner_texts()
+    assert warnings == [
+        "two (export): evaluated on different images: a and b",
+        "two (export): measured on different machines (cpu: x and y)",
+    ]
+    assert "different machines" in page.locator(".charts").inner_text()
+    rows = page.locator("table.sortable").nth(1).locator("tbody tr")
+    assert rows.count() == 2 * len(comparison.runs[0].rows)
+    page.get_by_role("button", name="p50, ms").click()
+    values = [text for text in rows.locator("td:nth-child(6)").all_inner_texts() if text != "–"]
+    assert values == sorted(values, key=float)
+    assert len(set(values)) > 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_comparison_is_accessible(
+    open_page: Any, comparison: ComparisonRecord, scheme: str
+) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = open_page(comparison_html(comparison), color_scheme=scheme)
+    found = Axe().run(page).response["violations"]
+    assert [v["id"] for v in found if v["impact"] in ("serious", "critical")] == []
+
+
+def test_a_history_opens_and_names_broken_runs(open_page: Any, report: ReportRecord) -> None:
+    gone = ComparedRun(run="gone", broken="its sidecar is no JSON")
+    record = HistoryRecord(runs=(compared(report, "one"), gone, compared(report, "two")))
+    page = open_page(history_html(record))
+    assert page.locator(".warnings li").all_inner_texts() == ["gone: its sidecar is no JSON"]
+    assert page.locator("h1").inner_text() == "3 runs, the last of 2026-01-02 03:04"
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_names_in_a_comparison_become_no_markup(
+    open_page: Any, report: ReportRecord, comparison: ComparisonRecord
+) -> None:
+    pair = comparison.pairs[0].model_copy(update={"other": ATTACK, "accuracy_note": ATTACK})
+    runs = tuple(compared(report, ATTACK, machine=ATTACK) for _ in range(2))
+    attacked = ComparisonRecord(runs=runs, pairs=(pair,))
+    history = HistoryRecord(runs=(*runs, ComparedRun(run=ATTACK, broken=ATTACK)))
+    for text in (comparison_html(attacked), history_html(history)):
+        page = open_page(text)
+        page.wait_for_timeout(500)
+        assert "attacked" not in page.evaluate("document.title").replace(ATTACK, "")
+        assert page.locator("img[src=x]").count() == 0
+
+
+def test_charts_of_comparisons_are_valid_figures(
+    report: ReportRecord, comparison: ComparisonRecord
+) -> None:
+    runs = [*comparison.runs, compared(report, "empty", rows=())]
+    made = [difference_chart(comparison.pairs), accuracy_chart(runs), *history_charts(runs)]
+    for chart in made:
+        assert chart is not None
+        go.Figure({"data": chart.data, "layout": chart.layout})  # raises where it is not
+        assert {len(row) for row in chart.rows} == {len(chart.header)}
+    nothing = [compared(report, "empty", rows=())]
+    assert [difference_chart([]), accuracy_chart(nothing), *history_charts(nothing)] == 4 * [None]
