@@ -87,7 +87,7 @@ def decode(encoded: bytes, key: str) -> Image.Image:
     """
     try:
         image = Image.open(io.BytesIO(encoded), formats=FORMATS)
-        _check_size(image.size, key)
+        check_size(image.size, key)
         image.load()
         return _to_rgb(ImageOps.exif_transpose(image), key)
     except DataError:
@@ -104,7 +104,12 @@ def decode(encoded: bytes, key: str) -> Image.Image:
         ) from error
 
 
-def _check_size(size: tuple[int, int], key: str) -> None:
+def check_size(size: tuple[int, int], key: str) -> None:
+    """Refuse an image (width, height) larger than ``MAX_PIXELS`` before it takes that memory.
+
+    Raises:
+        DataError: it is larger.
+    """
     width, height = size
     if width * height > MAX_PIXELS:
         raise DataError(

@@ -30,6 +30,7 @@ calibration/rounding.py
 calibration/select.py
 cli.py
 data/__init__.py
+data/crop.py
 data/dataset.py
 data/datasets.py
 data/digits.py
@@ -43,6 +44,7 @@ data/preprocess.py
 data/shards.py
 data/split.py
 data/tfrecord.py
+data/training.py
 data/webdataset.py
 models/__init__.py
 models/mobilenet_v1.py

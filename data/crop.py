@@ -1,0 +1,146 @@
+"""From an image file to the square of bytes that training sees: a random crop, or the centre.
+
+A JPEG is decoded by libjpeg-turbo (simplejpeg), at 1/2, 1/4 or 1/8 of its size where the crop
+still has enough pixels then: the inverse transform of 8x8 blocks gives smaller blocks directly.
+Other ratios exist but have no vector code and take longer than the whole image (measured: 7/8 at
+1.55 ms, whole at 1.09 ms, 1/2 at 0.95 ms for photographs of 500x400). What is not a plain upright
+JPEG goes through ``preprocess.decode``, which knows everything.
+"""
+
+import io
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import simplejpeg
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from mobilenet_cli.data.preprocess import InputSpec, check_size, decode, resize_and_crop
+
+ATTEMPTS = 10  # to find a crop within the image, as everybody's random-resized-crop
+DRAWS = 1 + 4 * ATTEMPTS  # random numbers that one image may use: reflection, and each attempt's
+EXIF_BYTES = 65536  # a JPEG's EXIF segment is at its beginning
+ORIENTATION = 274  # EXIF tag
+PLAIN = frozenset({"Gray", "YCbCr", "RGB"})
+
+# Encoded bytes, the image's name, DRAWS numbers in 0..1 -> uint8 [side, side, 3].
+Cut = Callable[[bytes, str, NDArray[np.float64]], NDArray[np.uint8]]
+Box = tuple[float, float, float, float]  # left, top, width, height
+
+
+@dataclass(frozen=True)
+class RandomCrop:
+    """A random part of random shape, scaled to a square: arXiv:1409.4842, section 6.
+
+    Attributes:
+        side: of the result in pixels.
+        scale: smallest and largest share of the image's area.
+        ratio: smallest and largest width / height; drawn evenly in its logarithm.
+        mirror: reflect every other image.
+    """
+
+    side: int
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    mirror: bool = True
+
+    def __call__(self, encoded: bytes, key: str, draws: NDArray[np.float64]) -> NDArray[np.uint8]:
+        """Uint8 [side, side, 3], RGB.
+
+        Raises:
+            DataError: the image cannot be decoded.
+        """
+        pixels, box = self._decode(encoded, key, draws[1:])
+        square = resize(pixels, box, self.side)
+        return square[:, ::-1] if self.mirror and draws[0] < 0.5 else square
+
+    def _decode(
+        self, encoded: bytes, key: str, draws: NDArray[np.float64]
+    ) -> tuple[NDArray[np.uint8], Box]:
+        """The image, perhaps scaled down, and where to cut it."""
+        size = _plain_jpeg_size(encoded)
+        if size is not None:
+            check_size(size, key)
+            box = self.box(*size, draws)
+            needed = [math.ceil(n * self.side / m) for n, m in zip(size, box[2:], strict=True)]
+            try:
+                pixels = simplejpeg.decode_jpeg(
+                    encoded, "RGB", min_width=needed[0], min_height=needed[1], min_factor=2
+                )
+            except ValueError:
+                pass  # damaged, or merely odd: Pillow decides
+            else:
+                by = pixels.shape[1] / size[0], pixels.shape[0] / size[1]
+                return pixels, (box[0] * by[0], box[1] * by[1], box[2] * by[0], box[3] * by[1])
+        pixels = np.array(decode(encoded, key))
+        return pixels, self.box(pixels.shape[1], pixels.shape[0], draws)
+
+    def box(self, width: int, height: int, draws: NDArray[np.float64]) -> Box:
+        """Where to cut an image of this size; the largest allowed centre if no attempt fits."""
+        low, high = (math.log(v) for v in self.ratio)
+        for area, shape, x, y in draws.reshape(ATTEMPTS, 4).tolist():
+            pixels = width * height * (self.scale[0] + area * (self.scale[1] - self.scale[0]))
+            ratio = math.exp(low + shape * (high - low))
+            w, h = math.sqrt(pixels * ratio), math.sqrt(pixels / ratio)
+            if w <= width and h <= height:
+                return x * (width - w), y * (height - h), w, h
+        w = min(width, height * self.ratio[1])
+        h = min(height, width / self.ratio[0])
+        return (width - w) / 2, (height - h) / 2, w, h
+
+
+@dataclass(frozen=True)
+class CentreCrop:
+    """The square that evaluation sees, before it is normalized.
+
+    Attributes:
+        spec: its size and that of the frame around it.
+        mirror: reflect every other image.
+    """
+
+    spec: InputSpec
+    mirror: bool = False
+
+    def __call__(self, encoded: bytes, key: str, draws: NDArray[np.float64]) -> NDArray[np.uint8]:
+        """Uint8 [resolution, resolution, 3], RGB.
+
+        Raises:
+            DataError: the image cannot be decoded.
+        """
+        square = resize_and_crop(decode(encoded, key), self.spec, key)
+        return square[:, ::-1] if self.mirror and draws[0] < 0.5 else square
+
+
+def resize(pixels: NDArray[np.uint8], box: Box, side: int) -> NDArray[np.uint8]:
+    """Scale a box of an image [H, W, 3] to a square [side, side, 3].
+
+    With torch's antialiased bilinear filter for bytes: the same pixels as Pillow's, within one
+    level, in a third of the time, since it uses the CPU's vector instructions.
+    """
+    left, top = int(box[0]), int(box[1])
+    right = min(max(round(box[0] + box[2]), left + 1), pixels.shape[1])
+    bottom = min(max(round(box[1] + box[3]), top + 1), pixels.shape[0])
+    part = torch.from_numpy(pixels[top:bottom, left:right]).permute(2, 0, 1)[None]
+    square = torch.nn.functional.interpolate(part, (side, side), mode="bilinear", antialias=True)
+    return square[0].permute(1, 2, 0).numpy()
+
+
+def _plain_jpeg_size(encoded: bytes) -> tuple[int, int] | None:
+    """Width and height of a JPEG that needs no more than decoding; None of anything else."""
+    if not encoded.startswith(b"\xff\xd8"):
+        return None
+    try:
+        height, width, space, _ = simplejpeg.decode_jpeg_header(encoded)
+        return (width, height) if space in PLAIN and _upright(encoded) else None
+    except (ValueError, OSError, SyntaxError):  # a header that Pillow may yet understand
+        return None
+
+
+def _upright(encoded: bytes) -> bool:
+    if encoded.find(b"Exif\0\0", 0, EXIF_BYTES) < 0:
+        return True
+    with Image.open(io.BytesIO(encoded), formats=("JPEG",)) as image:
+        return bool(image.getexif().get(ORIENTATION, 1) == 1)
