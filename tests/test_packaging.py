@@ -30,6 +30,7 @@ calibration/rounding.py
 calibration/select.py
 cli.py
 data/__init__.py
+data/augment.py
 data/crop.py
 data/dataset.py
 data/datasets.py
