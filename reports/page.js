@@ -47,7 +47,7 @@ function draw(name) {
 }
 
 // What is in view is drawn at once, and the rest while nothing else is to do.
-if (window.Plotly) {
+function drawAll() {
   const drawn = new Set();
   const waiting = new Set(Object.keys(figures));
   const take = (name) => {
@@ -74,4 +74,15 @@ if (window.Plotly) {
     waiting.forEach(take);
     redraw();
   });
+}
+
+// The library takes a second to start: only then, when all else is shown and can be used.
+const library = document.getElementById("plotly");
+if (library) {
+  requestAnimationFrame(() => setTimeout(() => {
+    const script = document.createElement("script");
+    script.textContent = library.textContent;
+    document.head.append(script);
+    drawAll();
+  }));
 }
