@@ -327,6 +327,17 @@ def train_command(
     init: Init = None,
     epochs: Epochs = None,
     seed: Seed = 0,
+    precision: Annotated[
+        str, typer.Option("--precision", help="fp32, or bf16 for automatic mixed precision.")
+    ] = "fp32",
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Insist on going on with an interrupted training of the same options; "
+            "without it, one is taken up where there is one.",
+        ),
+    ] = False,
     run: Annotated[
         str | None,
         typer.Option("--run", help="Folder under runs/ to make. Default: from the options."),
@@ -338,7 +349,8 @@ def train_command(
 
     from mobilenet_cli.pipeline.recipes import RECIPES
     from mobilenet_cli.pipeline.runs import RUNS, Run
-    from mobilenet_cli.pipeline.train import TrainConfig, train
+    from mobilenet_cli.pipeline.train import train
+    from mobilenet_cli.pipeline.train_config import TrainConfig
 
     if list_recipes:
         tables = {name: asdict(row) for name, row in RECIPES.items()}
@@ -353,11 +365,15 @@ def train_command(
         seed=seed,
         init=str(init) if init else None,
         changes=tuple(changes or ()),
+        precision=precision,
+        resume=resume,
     )
     made_in = Run(RUNS / (run or config.run_name))
-    with progress_bar("training", "images") as progress:
-        made = train(config, made_in.checkpoint, progress)
+    with progress_bar("training", "images") as progress, asked_to_stop(made_in.name) as stop:
+        made = train(config, made_in.checkpoint, progress, stop)
     record: dict[str, Any] = made.record
+    for name in record["bad_images"]:
+        say(f"left out, cannot be read: {name}")
     emit(
         {"run": made_in.name, "checkpoint": str(made.path), **record},
         as_json,
@@ -367,11 +383,42 @@ def train_command(
     )
 
 
+@contextlib.contextmanager
+def asked_to_stop(run: str) -> Iterator[Callable[[], bool]]:
+    """Until training has written its state, Ctrl-C and SIGTERM are only remembered.
+
+    Yields:
+        Has one of them come? Where the stage then raises KeyboardInterrupt, SIGTERM exits with
+        143, as a shell shows it.
+    """
+    import signal
+
+    came: list[int] = []
+    wanted = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in wanted}
+    for number in wanted:
+        if before[number] != signal.SIG_IGN:
+            signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield lambda: bool(came)
+    except KeyboardInterrupt:
+        say(f"train: stopped; the same command goes on from here, or train --resume --run {run}")
+        if signal.SIGTERM in came:
+            raise typer.Exit(128 + signal.SIGTERM) from None
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def recipe_text(name: str, values: dict[str, Any]) -> str:
     """A recipe as lines for people."""
     numbers = {k: v for k, v in values.items() if type(v) in (int, float)}
-    settings = " ".join(f"{key}={value:g}" for key, value in numbers.items())
-    return f"{name}: {values['note']}\n  from {values['source']}\n  {settings}"
+    settings = " ".join(f"{key}={value:g}" for key, value in numbers.items() if value)
+    return (
+        f"{name}: {values['note']}\n  expected: {values['expected']}\n"
+        f"  from {values['source']}\n  optimizer={values['optimizer']} {settings}"
+    )
 
 
 @command("export")
@@ -990,7 +1037,7 @@ def run_command(
     from mobilenet_cli.pipeline.evaluate import EvaluateConfig
     from mobilenet_cli.pipeline.quantize import QuantizeConfig
     from mobilenet_cli.pipeline.runs import RUNS, Run
-    from mobilenet_cli.pipeline.train import TrainConfig
+    from mobilenet_cli.pipeline.train_config import TrainConfig
     from mobilenet_cli.reports.text import report_text
 
     config = ChainConfig(

@@ -30,7 +30,8 @@ from mobilenet_cli.pipeline.quantize import QuantizeConfig, quantize
 from mobilenet_cli.pipeline.report import report
 from mobilenet_cli.pipeline.runs import Run
 from mobilenet_cli.pipeline.simplify import SimplifyConfig, simplify
-from mobilenet_cli.pipeline.train import TrainConfig, train
+from mobilenet_cli.pipeline.train import train
+from mobilenet_cli.pipeline.train_config import TrainConfig
 from mobilenet_cli.reports.records import BenchRecord, EvaluationRecord, ReportRecord
 
 # Given a stage's name and its unit of work, shows its progress while it runs.

@@ -47,6 +47,7 @@ class EpochRecord(Record):
         loss: mean training loss; ``train_top1`` the accuracy on the augmented images, in percent.
         top1: on the held-out images, in percent; likewise ``top5``.
         learning_rate: at the epoch's end.
+        waiting: share of the time so far, 0..1, that was spent waiting for images.
     """
 
     epoch: int
@@ -55,6 +56,7 @@ class EpochRecord(Record):
     top1: float
     top5: float
     learning_rate: float
+    waiting: float | None = None
 
 
 class TrainRecord(Record):
@@ -63,9 +65,11 @@ class TrainRecord(Record):
     Attributes:
         epochs: how many; ``images`` in each.
         top1: on the held-out images at the end, in percent; likewise ``top5``.
-        seconds: wall time; ``images_per_second`` over all of it, evaluation included.
+        seconds: of the steps, without evaluation; ``images_per_second`` over them.
         parameters: trainable parameters; ``multiply_adds`` of one image.
-        device: ``cpu`` or ``cuda``.
+        device: ``cpu`` or ``cuda``; ``threads`` of the CPU, on whose number sums depend.
+        waiting: share of the time, 0..1, that was spent waiting for images.
+        bad_images: training images that could not be read; others took their place.
     """
 
     epochs: int
@@ -77,6 +81,9 @@ class TrainRecord(Record):
     parameters: int
     multiply_adds: int
     device: str
+    threads: int | None = None
+    waiting: float | None = None
+    bad_images: tuple[str, ...] = ()
 
 
 class ExportRecord(Record):

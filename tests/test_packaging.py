@@ -80,6 +80,7 @@ pipeline/loadgen.py
 pipeline/machine.py
 pipeline/mixed.py
 pipeline/onnx_file.py
+pipeline/optimizer.py
 pipeline/parity.py
 pipeline/pictures.py
 pipeline/predict.py
@@ -99,6 +100,9 @@ pipeline/tensorflow_files.py
 pipeline/timing.py
 pipeline/torch_bench.py
 pipeline/train.py
+pipeline/train_config.py
+pipeline/train_images.py
+pipeline/train_state.py
 pipeline/weight_files.py
 pipeline/weight_ranges.py
 pipeline/weights.py

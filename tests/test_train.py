@@ -11,8 +11,10 @@ import torch
 from typer.testing import CliRunner
 
 from mobilenet_cli.cli import app
+from mobilenet_cli.data.crop import DRAWS, CentreCrop
 from mobilenet_cli.data.datasets import open_dataset
 from mobilenet_cli.data.loader import batches
+from mobilenet_cli.data.training import TrainBatch
 from mobilenet_cli.models.mobilenet_v1 import multiply_adds, parameters
 from mobilenet_cli.models.network import MobileNetV1, window_padding
 from mobilenet_cli.models.spec import ModelSpec
@@ -20,15 +22,9 @@ from mobilenet_cli.pipeline.artifact import load_artifact, save_artifact
 from mobilenet_cli.pipeline.checkpoint import checkpoint_bytes, load_network
 from mobilenet_cli.pipeline.errors import CheckError, DataError, OptionError, StorageError
 from mobilenet_cli.pipeline.recipes import RECIPES
-from mobilenet_cli.pipeline.train import (
-    TrainConfig,
-    _evaluate,
-    _Images,
-    _to_tensor,
-    class_list,
-    names_of,
-    train,
-)
+from mobilenet_cli.pipeline.train import _evaluate, train
+from mobilenet_cli.pipeline.train_config import TrainConfig, class_list, names_of
+from mobilenet_cli.pipeline.train_images import augmented
 
 SMALL = TrainConfig(width=0.25, epochs=2)
 
@@ -223,13 +219,14 @@ def test_normalization_is_that_of_the_weights_to_start_from(trained: Path, tmp_p
     init = save_artifact(tmp_path / "other.safetensors", content, facts)
     config = TrainConfig(init=str(init.path))
     assert config.input == spec
-    images = _Images(open_dataset("digits", "val"), artifact.facts.classes, spec, 4)
-    order = torch.randperm(len(images.labels), generator=torch.Generator().manual_seed(0))
-    pixels, _ = next(images.epoch(torch.Generator().manual_seed(0)))
-    chosen = [images.dataset.samples[i] for i in order[:4].tolist()]
+    chosen = open_dataset("digits", "val").samples[:4]
+    squares = np.stack([CentreCrop(spec)(c.read(), c.key, np.zeros(DRAWS)) for c in chosen])
+    batch = TrainBatch(squares, np.zeros(4, np.int64), np.arange(4), 0)
+    plain = replace(RECIPES["quick"], shift=0.0, zoom=0.0, rotation=0.0)
+    made, targets = augmented(batch, plain, spec, 10, torch.device("cpu"), (0, 0, 0))
     expected = next(batches(chosen, spec, 4)).images
-    prepared = _to_tensor(pixels, spec, torch.device("cpu")).numpy()
-    np.testing.assert_allclose(prepared, expected, atol=1e-5)
+    np.testing.assert_allclose(made.numpy(), expected, atol=1e-5)
+    assert targets[:, 0].tolist() == [1, 1, 1, 1]
 
 
 def test_weights_of_another_width_are_refused(trained: Path) -> None:

@@ -1,0 +1,166 @@
+"""Images to a checkpoint: the settings of ``train``, and what follows from them."""
+
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mobilenet_cli.data import imagenet
+from mobilenet_cli.data.dataset import Dataset
+from mobilenet_cli.data.preprocess import InputSpec
+from mobilenet_cli.models.mobilenet_v1 import check_resolution
+from mobilenet_cli.models.spec import ModelSpec
+from mobilenet_cli.pipeline.artifact import Artifact, load_artifact
+from mobilenet_cli.pipeline.errors import DataError, OptionError
+from mobilenet_cli.pipeline.recipes import RECIPES, Recipe, changed
+
+# Digits were drawn on 8x8 pixels; 32 is the smallest map that five halvings allow.
+RESOLUTIONS = {"digits": 32}
+UPRIGHT = {"digits"}  # mirrored, these are other classes
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of ``train``.
+
+    Attributes:
+        data: as ``open_dataset`` takes it.
+        width: width multiplier; None takes 1.0, or that of ``init``.
+        resolution: side of the input in pixels; None takes that of ``init``, or else 32 for digits
+            and 224 otherwise.
+        recipe: a key of ``RECIPES``; None takes ``finetune`` with ``init`` and ``quick`` without.
+        epochs: instead of the recipe's number.
+        seed: of weights, order and augmentation.
+        init: a checkpoint to start from. Its classifier is kept where the classes are the same
+            and replaced where they are not.
+        changes: other values of the recipe, as ``name=value``.
+        precision: ``fp32``, or ``bf16`` for automatic mixed precision.
+        resume: there must be an interrupted training with these settings to go on with.
+
+    Raises:
+        OptionError: a value is outside its domain, or ``init`` and the recipe do not fit.
+        ModelError: ``init`` cannot be used.
+    """
+
+    data: str = "digits"
+    width: float | None = None
+    resolution: int | None = None
+    recipe: str | None = None
+    epochs: int | None = None
+    seed: int = 0
+    init: str | None = None
+    changes: tuple[str, ...] = ()
+    precision: str = "fp32"
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        if self.recipe_name not in RECIPES:
+            raise OptionError(f"unknown recipe '{self.recipe}'", f"Use one of {', '.join(RECIPES)}")
+        if self.precision not in ("fp32", "bf16"):
+            raise OptionError(f"unknown precision '{self.precision}'", "Use fp32 or bf16")
+        if self.epochs is not None and self.epochs < 1:
+            raise OptionError(f"cannot train for {self.epochs} epochs", "Pass --epochs 1 or more")
+        if self.plan.pretrained and self.init is None:
+            raise OptionError(
+                f"recipe '{self.recipe}' needs weights to start from",
+                "Pass --init with a checkpoint, which 'mobilenet-cli import' makes",
+            )
+        check_resolution(self.side)
+        given = self.source
+        found = given.facts.model if given else None
+        if given and found and self.width not in (None, found.width):
+            raise OptionError(
+                f"{given.path} has width {found.width:g}, not {self.width:g}",
+                "Leave --width out, or start from other weights",
+            )
+
+    @cached_property
+    def source(self) -> Artifact | None:
+        """The checkpoint to start from."""
+        return None if self.init is None else load_artifact(Path(self.init))
+
+    @property
+    def parent(self) -> str | None:
+        """SHA-256 of the checkpoint to start from."""
+        return self.source.sha256 if self.source else None
+
+    @property
+    def recipe_name(self) -> str:
+        """The recipe that is used."""
+        return self.recipe or ("quick" if self.init is None else "finetune")
+
+    @property
+    def plan(self) -> Recipe:
+        """The recipe with all that was changed."""
+        changes = [*self.changes, *([f"epochs={self.epochs}"] if self.epochs else [])]
+        return changed(RECIPES[self.recipe_name], changes)
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What the checkpoint's facts say about how it was made."""
+        values = asdict(self) | {"width": self.model(1).width, "changes": list(self.changes)}
+        del values["resume"]  # it makes no difference to the result
+        return values | {"recipe": asdict(self.plan) | {"name": self.recipe_name}}
+
+    @property
+    def side(self) -> int:
+        """The resolution that is used."""
+        if self.resolution is not None:
+            return self.resolution
+        return (
+            self.source.facts.input.resolution if self.source else RESOLUTIONS.get(self.data, 224)
+        )
+
+    @property
+    def input(self) -> InputSpec:
+        """Images are cut from a larger frame, as the recipe says, except where all counts.
+
+        Channels and normalization are those to which the first layer's weights belong.
+        """
+        resize = self.side if self.data in UPRIGHT else round(self.side / self.plan.crop)
+        known = self.source.facts.input if self.source else InputSpec()
+        return replace(known, resolution=self.side, resize=resize)
+
+    def model(self, classes: int) -> ModelSpec:
+        """The network that is trained."""
+        known = self.source.facts.model if self.source else None
+        width = 1.0 if self.width is None else self.width
+        return replace(known or ModelSpec(width=width), classes=classes)
+
+    @property
+    def run_name(self) -> str:
+        """The run that training goes to unless told otherwise, such as ``digits-1-32``."""
+        return f"{Path(self.data).resolve().name}-{self.model(1).width:g}-{self.side}"
+
+
+def class_list(data: str, training: Dataset, held: Dataset) -> tuple[str, ...]:
+    """The classes of the model's outputs: those of the training images.
+
+    A part of ImageNet whose held-out images have classes that its training images lack gets all
+    1000 of ImageNet, by the usual labels.
+
+    Raises:
+        DataError: there are fewer than two, or held-out images of classes without training images.
+    """
+    if len(training.classes) < 2:
+        raise DataError(
+            f"'{data}' has only {len(training.classes)} class",
+            "A classifier needs at least two; put each class's images in a folder of its own",
+        )
+    unknown = set(held.classes) - set(training.classes)
+    if not unknown:
+        return training.classes
+    if unknown | set(training.classes) <= set(imagenet.synsets()):
+        return imagenet.synsets()
+    raise DataError(
+        f"{len(unknown)} classes of the held-out images of '{data}' have no training images, such "
+        f"as '{min(unknown)}'",
+        "Give each folder under val/ one of the same name under train/",
+    )
+
+
+def names_of(classes: tuple[str, ...], source: Artifact | None) -> tuple[str, ...]:
+    """Names for people, where they are known."""
+    if classes == imagenet.synsets():
+        return imagenet.names()
+    return source.facts.names if source and source.facts.classes == classes else ()
