@@ -125,10 +125,11 @@ def quantize_nncf(job: dict[str, Any]) -> None:
 
 def ranges_ours(job: dict[str, Any]) -> None:
     """One range method alone, on prepared images."""
-    images = np.load(job["images"], mmap_mode="r")
 
     def by_batch() -> Iterator[Images]:
+        # Mapped anew each time: pages of the images are no memory of the method.
         for start in range(0, job["count"], BATCH):
+            images = np.load(job["images"], mmap_mode="r")
             yield np.array(images[start : min(start + BATCH, job["count"])])
 
     network = parse(load_onnx(Path(job["model"])))

@@ -231,7 +231,9 @@ def accuracy_chart(runs: Sequence[ComparedRun]) -> Chart | None:
 def history_charts(runs: Sequence[ComparedRun]) -> list[Chart | None]:
     """Accuracy and latency of each kind of artifact, run after run."""
     return [
-        over_time("top1", "Top-1 by run", "%", runs, lambda row: row.top1 and row.top1.value),
+        over_time(
+            "top1", "Top-1 by run", "%", runs, lambda row: row.top1.value if row.top1 else None
+        ),
         over_time("p50", "Median latency by run", "ms", runs, lambda row: row.p50_ms),
     ]
 
