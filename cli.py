@@ -4,6 +4,7 @@ import contextlib
 import functools
 import inspect
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -371,6 +372,8 @@ def train_command(
     made_in = Run(RUNS / (run or config.run_name))
     with progress_bar("training", "images") as progress, asked_to_stop(made_in.name) as stop:
         made = train(config, made_in.checkpoint, progress, stop)
+    if int(os.environ.get("RANK", "0")):
+        return  # of several processes the first one speaks
     record: dict[str, Any] = made.record
     for name in record["bad_images"]:
         say(f"left out, cannot be read: {name}")

@@ -27,6 +27,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "cutmix": (0, math.inf),
     "erase": (0, 1),
     "ema": (0, 0.999999),
+    "freeze_norms": (0, 1),
 }
 # The domain of each name.
 CHOICES: dict[str, tuple[str, ...]] = {"optimizer": ("adamw", "sgd", "rmsprop")}
@@ -62,6 +63,7 @@ class Recipe:
         erase: probability of random erasing (arXiv:1708.04896).
         ema: decay, a step, of the moving average of the weights that is kept instead of the
             weights; 0 for none.
+        freeze_norms: 1 keeps the statistics of BatchNorms as they are, for small batches.
         pretrained: it starts from weights that are given, and cannot start from random ones.
         source: where its values come from.
         expected: top-1 on ImageNet or what else it reaches, and where that is said.
@@ -90,6 +92,7 @@ class Recipe:
     cutmix: float = 0.0
     erase: float = 0.0
     ema: float = 0.0
+    freeze_norms: int = 0
     pretrained: bool = False
     source: str
     expected: str

@@ -5,7 +5,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,13 @@ from mobilenet_cli.data.dataset import Dataset, Sample
 from mobilenet_cli.data.datasets import open_dataset
 from mobilenet_cli.data.loader import batches
 from mobilenet_cli.data.preprocess import InputSpec
-from mobilenet_cli.data.training import TrainBatch, class_indices, steps_of, training_batches
+from mobilenet_cli.data.training import (
+    Share,
+    TrainBatch,
+    class_indices,
+    steps_of,
+    training_batches,
+)
 from mobilenet_cli.models.mobilenet_v1 import multiply_adds, parameters
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.artifact import (
@@ -36,6 +42,7 @@ from mobilenet_cli.pipeline.errors import CheckError, DataError, OptionError, St
 from mobilenet_cli.pipeline.machine import usable_cpus
 from mobilenet_cli.pipeline.optimizer import make_optimizer, rate_factor, set_rates
 from mobilenet_cli.pipeline.progress import Progress, silent
+from mobilenet_cli.pipeline.team import Team, joined
 from mobilenet_cli.pipeline.train_config import UPRIGHT, TrainConfig, class_list, names_of
 from mobilenet_cli.pipeline.train_images import augmented, cut_of
 from mobilenet_cli.pipeline.train_state import Learner, Progressed, load_state, save_state
@@ -60,6 +67,7 @@ class Job:
         steps: of an epoch.
         device: where the network is.
         state: the file that an interrupted training leaves.
+        team: the processes that train together.
     """
 
     training: Dataset
@@ -70,6 +78,13 @@ class Job:
     steps: int
     device: "torch.device"
     state: Path
+    team: Team
+
+    @property
+    def share(self) -> Dataset:
+        """The held-out images that this process evaluates: each image is one process's."""
+        mine = self.held.samples[self.team.rank :: self.team.world]
+        return replace(self.held, samples=mine)
 
 
 def train(
@@ -104,28 +119,47 @@ def train(
         raise StorageError(f"{out} holds the weights to start from", "Choose another --run")
     if out.exists() and not sidecar_path(out).exists():
         raise StorageError(f"{out} exists and was not made by this tool", "Choose another --run")
-    check_writable(out)
-    job = prepare(config, out)
-    learner = make_learner(config, job)
-    at, history = where_to_begin(config, out, job, learner)
-    if at is None:
-        return load_artifact(out)
+    with joined() as team:
+        if team.leads:
+            check_writable(out)
+        job = prepare(config, out, team)
+        learner = make_learner(config, job)
+        at, history = where_to_begin(config, out, job, learner)
+        team.wait()
+        if at is not None:
+            work(config, job, learner, at, history, out, progress, stop)
+        team.wait()  # until the file is there
+    return load_artifact(out)
+
+
+def work(
+    config: TrainConfig,
+    job: Job,
+    learner: Learner,
+    at: Progressed,
+    history: list[EpochRecord],
+    out: Path,
+    progress: Progress,
+    stop: Callable[[], bool],
+) -> None:
+    """Train from where ``at`` is to the end, and write what is to be kept."""
     for epoch in range(at.epoch, config.plan.epochs):
         run_epoch(config, job, learner, at, history, progress, stop)
         history.append(epoch_record(config, job, learner, at))
-        _write_log(out, history)
-        keep_best(config, job, learner, history, out)
+        if job.team.leads:
+            _write_log(out, history)
+            keep_best(config, job, learner, history, out)
         at = Progressed(epoch + 1, seconds=at.seconds, waited=at.waited, bad=at.bad)
-    made = finish(config, job, learner, at, history, out)
-    job.state.unlink(missing_ok=True)
-    return made
+    if job.team.leads:
+        finish(config, job, learner, at, history, out)
+        job.state.unlink(missing_ok=True)
 
 
-def prepare(config: TrainConfig, out: Path) -> Job:
+def prepare(config: TrainConfig, out: Path, team: Team) -> Job:
     """Open the images and see that they can be trained on."""
     import torch
 
-    torch.set_num_threads(usable_cpus())
+    torch.set_num_threads(max(1, usable_cpus() // team.here))
     training, held = (open_dataset(config.data, split) for split in ("train", "val"))
     classes = class_list(config.data, training, held)
     return Job(
@@ -135,8 +169,9 @@ def prepare(config: TrainConfig, out: Path) -> Job:
         held,
         classes,
         steps_of(len(training.samples), config.plan.batch),
-        torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        torch.device("cuda", team.local) if torch.cuda.is_available() else torch.device("cpu"),
         out.with_name("training.pt"),
+        team,
     )
 
 
@@ -147,7 +182,8 @@ def make_learner(config: TrainConfig, job: Job) -> Learner:
     torch.manual_seed(config.seed)
     network = _network(config.model(len(job.classes)), job.device, config.source, job.classes)
     average = copy.deepcopy(network).eval() if config.plan.ema else None
-    return Learner(network, average, make_optimizer(network, config.plan))
+    optimizer = make_optimizer(network, config.plan)
+    return Learner(network, job.team.wrap(network), average, optimizer)
 
 
 def where_to_begin(
@@ -156,7 +192,8 @@ def where_to_begin(
     """From a state with the same settings, or from the start; None where training is complete."""
     if job.state.is_file():
         try:
-            return load_state(job.state, config.recorded, learner)
+            at, history = load_state(job.state, config.recorded, learner)
+            return (at if job.team.leads else at.without_sums()), history
         except OptionError:
             if config.resume:
                 raise
@@ -185,7 +222,7 @@ def run_epoch(
         KeyboardInterrupt: ``stop`` said so; the state is written.
     """
     recipe, total = config.plan, config.plan.epochs * job.steps * config.plan.batch
-    learner.network.train()
+    learner.network.train(not recipe.freeze_norms)  # BatchNorm is all that mode changes
     bad = at.bad if at.bad is not None else []
 
     def on_bad(sample: Sample, _: DataError) -> None:
@@ -200,6 +237,8 @@ def run_epoch(
         seed=config.seed,
         epoch=at.epoch,
         first_step=at.step,
+        share=Share(job.team.rank, job.team.world),
+        workers=max(1, usable_cpus() // job.team.here),
         on_bad=on_bad,
     )
     saved = began = time.monotonic()
@@ -214,11 +253,25 @@ def run_epoch(
         at.seconds, began = at.seconds + now - began, now
         done = (at.epoch * job.steps + at.step) * recipe.batch
         progress(done, total, told(at, learner))
-        if stop() or now - saved > SAVE_SECONDS:
-            save_state(job.state, config.recorded, learner, at, history)
+        asked = job.team.any(stop())
+        if asked or job.team.any(now - saved > SAVE_SECONDS):
+            save(config, job, learner, at, history)
             saved = time.monotonic()
-            if stop():
+            if asked:
                 raise KeyboardInterrupt
+    at.loss_sum, hits, seen = job.team.sums(at.loss_sum, at.hits, at.seen)
+    at.hits, at.seen = int(hits), int(seen)
+
+
+def save(
+    config: TrainConfig, job: Job, learner: Learner, at: Progressed, history: list[EpochRecord]
+) -> None:
+    """Write the state, with the sums of all processes; rank 0's network is everybody's."""
+    loss_sum, hits, seen = job.team.sums(at.loss_sum, at.hits, at.seen)
+    if job.team.leads:
+        whole = replace(at, loss_sum=loss_sum, hits=int(hits), seen=int(seen))
+        save_state(job.state, config.recorded, learner, whole, history)
+    job.team.wait()
 
 
 def timed(source: Iterator[TrainBatch]) -> Iterator[tuple[TrainBatch, float]]:
@@ -250,14 +303,14 @@ def take_step(
     """
     import torch
 
-    recipe, network = config.plan, learner.network
+    recipe = config.plan
     number = at.epoch * job.steps + batch.step
     set_rates(learner.optimizer, rate_factor(recipe, number, job.steps))
-    draw = (config.seed, at.epoch, batch.step)
+    draw = (config.seed, at.epoch, batch.step, job.team.rank)
     images, targets = augmented(batch, recipe, config.input, len(job.classes), job.device, draw)
     low = torch.autocast(job.device.type, torch.bfloat16, enabled=config.precision == "bf16")
     with low:
-        logits = network(images)
+        logits = learner.trained(images)
     loss = torch.nn.functional.cross_entropy(
         logits.float(), targets, label_smoothing=recipe.label_smoothing
     )
@@ -272,7 +325,7 @@ def take_step(
     loss.backward()  # type: ignore[no-untyped-call]  # torch has no stub for it
     learner.optimizer.step()
     if learner.average is not None:
-        follow(learner.average, network, min(recipe.ema, (1 + number) / (10 + number)))
+        follow(learner.average, learner.network, min(recipe.ema, (1 + number) / (10 + number)))
     return value, int((logits.argmax(1) == targets.argmax(1)).sum())
 
 
@@ -293,7 +346,9 @@ def follow(average: "MobileNetV1", network: "MobileNetV1", decay: float) -> None
 
 def epoch_record(config: TrainConfig, job: Job, learner: Learner, at: Progressed) -> EpochRecord:
     """The epoch that has just ended, held-out images included."""
-    top1, top5 = _evaluate(learner.kept, job.held, job.classes, config.input, job.device)
+    job.team.agree(learner.kept)
+    counts = _evaluate(learner.kept, job.share, job.classes, config.input, job.device)
+    top1, top5 = job.team.sums(*counts)
     return EpochRecord(
         epoch=at.epoch + 1,
         loss=at.loss_sum / at.seen,

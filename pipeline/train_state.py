@@ -6,7 +6,7 @@ optimizer and counters are all there is to keep.
 
 import io
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,18 +40,23 @@ class Progressed:
     waited: float = 0.0
     bad: list[str] | None = None
 
+    def without_sums(self) -> "Progressed":
+        """The same for a process whose images another one has counted already."""
+        return replace(self, loss_sum=0.0, hits=0, seen=0)
+
 
 @dataclass(frozen=True)
 class Learner:
     """What learns.
 
     Attributes:
-        network: in training.
+        network: in training; ``trained`` is called for it, and averages gradients over processes.
         average: the moving average of its weights; None if the recipe keeps none.
         optimizer: of the network.
     """
 
     network: "MobileNetV1"
+    trained: "torch.nn.Module"
     average: "MobileNetV1 | None"
     optimizer: "torch.optim.Optimizer"
 

@@ -96,6 +96,7 @@ pipeline/runs.py
 pipeline/session.py
 pipeline/simplify.py
 pipeline/target.py
+pipeline/team.py
 pipeline/tensorflow_files.py
 pipeline/timing.py
 pipeline/torch_bench.py
