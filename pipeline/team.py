@@ -82,7 +82,10 @@ def joined() -> Iterator[Team]:
     import torch
     import torch.distributed as dist
 
-    team = Team(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE")), *_local())
+    rank, local, here = (
+        int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    )
+    team = Team(rank, world, local, here)
     if torch.cuda.is_available():
         torch.cuda.set_device(team.local)
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
@@ -90,7 +93,3 @@ def joined() -> Iterator[Team]:
         yield team
     finally:
         dist.destroy_process_group()
-
-
-def _local() -> tuple[int, int]:
-    return int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

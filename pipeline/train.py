@@ -259,8 +259,8 @@ def run_epoch(
             saved = time.monotonic()
             if asked:
                 raise KeyboardInterrupt
-    at.loss_sum, hits, seen = job.team.sums(at.loss_sum, at.hits, at.seen)
-    at.hits, at.seen = int(hits), int(seen)
+    at.loss_sum, right, seen = job.team.sums(at.loss_sum, at.hits, at.seen)
+    at.hits, at.seen = int(right), int(seen)
 
 
 def save(
