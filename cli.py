@@ -843,7 +843,7 @@ def quantize_command(
     ] = "minmax",
     target: Annotated[
         str,
-        typer.Option("--target", help="auto (this CPU), avx2, avx512, vnni, arm64 or tensorrt."),
+        typer.Option("--target", help="auto (this CPU), avx2, avx512, vnni, amx, arm64, tensorrt."),
     ] = "auto",
     weights: Annotated[
         str, typer.Option("--weights", help="s8, or u8 for unsigned weights.")

@@ -269,7 +269,7 @@ def build_shim(folder: Path) -> Path | None:
 
 def jobs(with_nncf: bool) -> dict[str, dict[str, Any]]:
     """What to run for each row."""
-    ours = {f"mobilenet-cli, {t}": {"do": "ours", "target": t} for t in ("avx2", "vnni")}
+    ours = {f"mobilenet-cli, {t}": {"do": "ours", "target": t} for t in ("avx2", "vnni", "amx")}
     ort = {
         f"ORT {method}, {weights}": {"do": "ort", "method": method, "weights": weights}
         for method in ORT_METHODS

@@ -31,12 +31,16 @@ class Target:
         pairs_saturate: pairs of weights must be kept within ``PAIR_MAX``.
         cpu: ONNX Runtime's CPU kernels are what it runs on, so a CPU can prove it.
         weights: code type of stored weights.
+        direct: convolutions take input channels in fours (``shape_for_kernels``).
+        tiles: AMX multiplies matrices.
     """
 
     activations: CodeType
     pairs_saturate: bool
     cpu: bool = True
     weights: CodeType = "int8"
+    direct: bool = False
+    tiles: bool = False
 
     def with_unsigned_weights(self) -> "Target":
         """The same for products of unsigned codes, which every kernel adds in 32 bits."""
@@ -46,7 +50,8 @@ class Target:
 TARGETS: dict[str, Target] = {
     "avx2": Target("uint8", pairs_saturate=True),
     "avx512": Target("uint8", pairs_saturate=True),
-    "vnni": Target("uint8", pairs_saturate=False),
+    "vnni": Target("uint8", pairs_saturate=False, direct=True),
+    "amx": Target("uint8", pairs_saturate=False, direct=True, tiles=True),
     "arm64": Target("uint8", pairs_saturate=False),
     "tensorrt": Target("int8", pairs_saturate=False, cpu=False),
 }

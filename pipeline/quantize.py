@@ -28,6 +28,7 @@ from mobilenet_cli.calibration.qdq import QuantizedLinear, write_qdq
 from mobilenet_cli.calibration.qoperator import write_qoperator
 from mobilenet_cli.calibration.reconstruct import reconstruct
 from mobilenet_cli.calibration.reuse import reuse_dead_channels
+from mobilenet_cli.calibration.shape_for_kernels import pad_input_channels, shift_zero_points
 from mobilenet_cli.pipeline.artifact import Artifact, refuse_overwrite, save_artifact, versions
 from mobilenet_cli.pipeline.calibration_images import Calibration, choose_images, leakage
 from mobilenet_cli.pipeline.errors import CheckError, OptionError
@@ -142,7 +143,12 @@ class Quantized:
     def write(self, config: QuantizeConfig) -> onnx.ModelProto:
         """The model in the format asked for."""
         write = write_qdq if config.format == "qdq" else write_qoperator
-        return write(self.network, self.grids, self.linears, config.weights == "u8")
+        model = write(self.network, self.grids, self.linears, config.weights == "u8")
+        if config.kernels.direct:
+            pad_input_channels(model)
+        if config.kernels.tiles:
+            shift_zero_points(model)
+        return model
 
 
 @dataclass(frozen=True)

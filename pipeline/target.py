@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from mobilenet_cli.pipeline.machine import instruction_sets
 from mobilenet_cli.pipeline.session import open_session
 
 TAPS = 64
@@ -38,4 +39,6 @@ def detect_target() -> str:
     """The key of ``TARGETS`` that fits this machine."""
     if platform.machine() in ("arm64", "aarch64"):
         return "arm64"
-    return "avx2" if pairs_saturate() else "vnni"
+    if pairs_saturate():
+        return "avx2"
+    return "amx" if "AMX-INT8" in instruction_sets() else "vnni"

@@ -28,6 +28,7 @@ calibration/reconstruct.py
 calibration/reuse.py
 calibration/rounding.py
 calibration/select.py
+calibration/shape_for_kernels.py
 cli.py
 data/__init__.py
 data/augment.py

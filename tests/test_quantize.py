@@ -193,8 +193,9 @@ def test_whole_graph_is_integer(chain):
     assert operators["QGemm"] == 1
     assert operators["QLinearAveragePool"] == 1
     assert operators["QuantizeLinear"] == 1  # of the image
-    for operator in ("Conv", "Gemm", "Clip", "DequantizeLinear", "AveragePool", "MatMul", "Pad"):
+    for operator in ("Conv", "Gemm", "Clip", "DequantizeLinear", "AveragePool", "MatMul"):
         assert operators[operator] == 0
+    assert operators["Pad"] <= 1  # of the image's channels, for some targets
     assert chain.int8.record["operators"] == dict(operators)
     assert chain.int8.record["float_layers"] == []
 
@@ -326,7 +327,8 @@ def test_formats_are_the_same_function(tmp_path, build):
 def test_weights_stored_unsigned(chain, tmp_path):
     config = QuantizeConfig(calib_count=12, weights="u8")
     unsigned = quantize(chain.folded, config, tmp_path / "u8.onnx")
-    signed = quantize(chain.folded, FEW, tmp_path / "s8.onnx")
+    as_they_are = replace(FEW, target="arm64", cross=True)  # not shaped for x86 kernels
+    signed = quantize(chain.folded, as_they_are, tmp_path / "s8.onnx")
     codes, other = (
         {k: v for k, v in tensors_of(a.path).items() if k.endswith("_weight_codes")}
         for a in (unsigned, signed)
