@@ -304,12 +304,13 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "calib_count": arguments.calib_count,
     }
     shown = str(prepared(evaluation.samples, spec, folder / "evaluation.npy"))
-    shim = build_shim(folder) if detect_target() == "vnni" else None
+    newer = detect_target() in ("vnni", "amx")
+    shim = build_shim(folder) if newer else None
     notes = []
     with_nncf = importlib.util.find_spec("nncf") is not None
     if not with_nncf:
         notes.append("NNCF is not installed: its row is left out.")
-    if detect_target() == "vnni" and shim is None:
+    if newer and shim is None:
         notes.append("The AVX2 kernels could not be had on this machine (gcc, cpuid_fault).")
     rows: dict[str, dict[str, Any]] = {FOLDED: {"path": common["model"]}}
     for position, (name, job) in enumerate(jobs(with_nncf).items()):
@@ -402,7 +403,7 @@ def document(record: dict[str, Any], command: str) -> str:
         f"# Quantizers compared\n\nMade {record['made']} by `{command}` with "
         f"{record['calibration_images']} calibration images (the same for all) and {total} "
         "evaluation images. What each column means is said in `benchmarks/quantizers.py`; "
-        "`avx2` and `vnni` are targets of `mobilenet-cli quantize`.\n"
+        "`avx2`, `vnni` and `amx` are targets of `mobilenet-cli quantize`.\n"
     ]
     for place, title in KERNELS.items():
         rows = {n: r for n, r in record["rows"].items() if place in r}
