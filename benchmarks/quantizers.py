@@ -41,7 +41,7 @@ from numpy.typing import NDArray
 from mobilenet_cli.calibration.calibrators import CALIBRATORS
 from mobilenet_cli.calibration.network import parse
 from mobilenet_cli.calibration.observe import histograms, observe
-from mobilenet_cli.calibration.plan import coded_tensors, scaled_ranges
+from mobilenet_cli.calibration.plan import coded_tensors, seen_ranges
 from mobilenet_cli.data.loader import batches
 from mobilenet_cli.pipeline.artifact import load_artifact, versions, write_atomically
 from mobilenet_cli.pipeline.bench_worker import time_block
@@ -135,11 +135,9 @@ def ranges_ours(job: dict[str, Any]) -> None:
     network = parse(load_onnx(Path(job["model"])))
     tensors = coded_tensors(network)
     seen = observe(network, tensors, frozenset(), by_batch, open_session, lambda _: None)
-    ranges = scaled_ranges(network, seen, {})
+    ranges = seen_ranges(network, seen)
     if job["method"] != "minmax":
-        counted = histograms(
-            network, ranges, lambda _, v: v, by_batch, open_session, lambda _: None
-        )
+        counted = histograms(network, ranges, by_batch, open_session, lambda _: None)
         ranges = {name: CALIBRATORS[job["method"]](counted[name]) for name in ranges}
     if not np.isfinite(list(ranges.values())).all():
         raise ValueError(f"{job['method']} found ranges that are not finite")

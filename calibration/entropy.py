@@ -5,6 +5,10 @@ Among thresholds ``t``, choose the one that minimizes the Kullback-Leibler diver
 added to the last bin; Q is the cut histogram merged into as many levels as the grid has and spread
 evenly over the occupied bins of each level (Migacz, "8-bit Inference with TensorRT", GTC 2017,
 slides 36-38).
+
+Zeros count as often as their neighbours: the grid represents 0 exactly, and behind a ReLU so many
+zeros, spread over the lowest level, would outweigh every clipping (NVIDIA's pytorch-quantization,
+``calib/histogram.py``, does the same).
 """
 
 import numpy as np
@@ -12,7 +16,7 @@ from numpy.typing import NDArray
 
 from mobilenet_cli.calibration.histogram import Histogram
 
-LEVELS = 128
+ONE_SIDED, TWO_SIDED = 256, 128  # levels that a grid has for magnitudes
 CANDIDATES = 128
 
 
@@ -28,21 +32,23 @@ def entropy(histogram: Histogram) -> tuple[float, float]:
         for sign in (1, -1)
     )
     counts = np.diff(upto - minus_upto)  # of magnitudes, values spread evenly within a bin
-    cuts = np.unique(np.linspace(LEVELS, bins, CANDIDATES).astype(int))
-    best = min(cuts, key=lambda cut: divergence(counts, int(cut)))
+    counts[0] = counts[1]
+    levels = TWO_SIDED if histogram.low < 0 < histogram.high else ONE_SIDED
+    cuts = np.unique(np.linspace(levels, bins, CANDIDATES).astype(int))
+    best = min(cuts, key=lambda cut: divergence(counts, int(cut), levels))
     threshold = largest * best / bins
     return max(histogram.low, -threshold), min(histogram.high, threshold)
 
 
-def divergence(counts: NDArray[np.float64], cut: int) -> float:
-    """KL divergence in nats between the first ``cut`` bins and their merging into ``LEVELS``."""
+def divergence(counts: NDArray[np.float64], cut: int, levels: int) -> float:
+    """KL divergence in nats between the first ``cut`` bins and their merging into ``levels``."""
     inside = counts[:cut]
     reference = inside.copy()
     reference[-1] += counts[cut:].sum()
-    level = np.arange(cut) * LEVELS // cut
+    level = np.arange(cut) * levels // cut
     occupied = reference > 0
-    per_level = np.bincount(level[occupied], minlength=LEVELS)
-    merged = np.bincount(level, weights=inside, minlength=LEVELS)
+    per_level = np.bincount(level[occupied], minlength=levels)
+    merged = np.bincount(level, weights=inside, minlength=levels)
     spread = np.where(occupied, merged[level] / np.maximum(per_level, 1)[level], 0.0)
     total = spread.sum()
     if total == 0:

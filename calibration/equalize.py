@@ -21,13 +21,16 @@ DEPTHWISE_POWER, DENSE_POWER = 1.0, 0.5
 
 
 def channel_factors(
-    network: Network, largest: dict[str, NDArray[np.float64]]
+    network: Network,
+    largest: dict[str, NDArray[np.float64]],
+    ranges: dict[str, tuple[float, float]],
 ) -> dict[str, NDArray[np.float64]]:
     """Factors [channels] of each tensor that can be scaled.
 
     Args:
         network: the parsed model.
         largest: per tensor, the largest value of each channel on the calibration images.
+        ranges: per tensor, what its codes will cover; a channel that exceeds it is not scaled.
     """
     factors = {}
     for step in network.steps:
@@ -35,7 +38,7 @@ def channel_factors(
         if reader is None:
             continue
         peak = largest[step.output]
-        room = peak.max() / np.maximum(MARGIN * peak, 1e-12)
+        room = ranges[step.output][1] / np.maximum(MARGIN * peak, 1e-12)
         power = DEPTHWISE_POWER if network.linears[reader.output].depthwise else DENSE_POWER
         factors[step.output] = np.clip(room, 1.0, LARGEST) ** power
     return factors

@@ -168,7 +168,6 @@ def _extremes(
 def histograms(
     network: Network,
     ranges: dict[str, tuple[float, float]],
-    as_coded: Callable[[str, NDArray[np.float32]], NDArray[np.float32]],
     images: Images,
     open_session: Opener,
     tick: Tick,
@@ -177,8 +176,7 @@ def histograms(
 
     Args:
         network: the float network.
-        ranges: of each tensor as the quantized network will have it.
-        as_coded: what a tensor of the float network becomes there.
+        ranges: of each tensor on these images.
         images: as in ``observe``.
         open_session: as in ``observe``.
         tick: as in ``observe``.
@@ -187,6 +185,6 @@ def histograms(
     counts = {name: np.zeros(BINS, np.int64) for name in ranges}
     for batch in images():
         for name, values in run_exposed(session, network, list(ranges), batch).items():
-            counts[name] += count_values(as_coded(name, values), *ranges[name])
+            counts[name] += count_values(values, *ranges[name])
         tick(len(batch))
     return {name: Histogram(*ranges[name], counts[name]) for name in ranges}

@@ -1,7 +1,6 @@
 """Which tensors become codes, and on which grid each of them."""
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mobilenet_cli.calibration.grid import Grid, asymmetric, symmetric
 from mobilenet_cli.calibration.kernels import Target
@@ -27,18 +26,18 @@ def coded_tensors(network: Network) -> list[str]:
     return list(coded)
 
 
-def scaled_ranges(
-    network: Network, statistics: Statistics, factors: dict[str, NDArray[np.float64]]
-) -> dict[str, tuple[float, float]]:
-    """Range of each tensor after its channels are scaled, within its activation's bounds."""
+def seen_ranges(network: Network, statistics: Statistics) -> dict[str, tuple[float, float]]:
+    """Range of each tensor on the calibration images, 0 included, within its activation's bounds.
+
+    Scaling channels leaves it as it is: none is scaled beyond the largest.
+    """
     limits = {step.output: (step.low, step.high) for step in network.steps}
     ranges = {}
     for name, low in statistics.low.items():
-        factor = factors.get(name, 1.0)
         floor, ceiling = limits.get(name, (-np.inf, np.inf))
         ranges[name] = (
-            float(max(min((low * factor).min(), 0.0), floor)),
-            float(min(max((statistics.high[name] * factor).max(), 0.0), ceiling)),
+            float(max(min(low.min(), 0.0), floor)),
+            float(min(max(statistics.high[name].max(), 0.0), ceiling)),
         )
     return ranges
 

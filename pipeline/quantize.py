@@ -23,7 +23,7 @@ from mobilenet_cli.calibration.grid import Grid
 from mobilenet_cli.calibration.kernels import TARGETS, Target
 from mobilenet_cli.calibration.network import Network, Step, parse
 from mobilenet_cli.calibration.observe import exposing, histograms, observe, run_exposed
-from mobilenet_cli.calibration.plan import choose_grids, coded_tensors, scaled_ranges
+from mobilenet_cli.calibration.plan import choose_grids, coded_tensors, seen_ranges
 from mobilenet_cli.calibration.qdq import QuantizedLinear, write_qdq
 from mobilenet_cli.calibration.qoperator import write_qoperator
 from mobilenet_cli.calibration.reconstruct import reconstruct
@@ -291,13 +291,22 @@ def build(
         open_session,
         lambda n: tick(n / images, "ranges"),
     )
+    ranges = seen_ranges(network, statistics)
+    if config.calibrator == "minmax":
+        tick(1, "ranges")
+    else:
+        # Of the network as it is: behind equalization, what is rare would be all of one channel.
+        seen = histograms(
+            network,
+            ranges,
+            calibration.batches,
+            open_session,
+            lambda n: tick(n / images, "histograms"),
+        )
+        ranges = {name: CALIBRATORS[config.calibrator](seen[name]) for name in ranges}
     reuse = reuse_dead_channels(network, statistics.high)
-    statistics = replace(
-        statistics,
-        low={name: reuse.repeat_channels(name, v) for name, v in statistics.low.items()},
-        high={name: reuse.repeat_channels(name, v) for name, v in statistics.high.items()},
-    )
-    factors = channel_factors(network, statistics.high)
+    highest = {name: reuse.repeat_channels(name, v) for name, v in statistics.high.items()}
+    factors = channel_factors(network, highest, ranges)
 
     def as_coded(name: str, values: NDArray[Any]) -> NDArray[Any]:
         """A tensor of the float network as the quantized one has it: repeated and scaled."""
@@ -306,19 +315,6 @@ def build(
             return values * factors[name].astype(values.dtype)[:, None, None]
         return values
 
-    ranges = scaled_ranges(network, statistics, factors)
-    if config.calibrator == "minmax":
-        tick(1, "ranges")
-    else:
-        seen = histograms(
-            network,
-            ranges,
-            as_coded,
-            calibration.batches,
-            open_session,
-            lambda n: tick(n / images, "histograms"),
-        )
-        ranges = {name: CALIBRATORS[config.calibrator](seen[name]) for name in ranges}
     grids = choose_grids(network, ranges, target)
     linears = equalize(reuse.linears, inputs, factors)
     layers: list[LayerRecord] = []

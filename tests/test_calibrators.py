@@ -93,9 +93,8 @@ def test_percentile_keeps_the_end_of_a_relu():
     assert (low, high) == (0.0, pytest.approx(6))
 
 
-def plain_divergence(counts, cut):
+def plain_divergence(counts, cut, levels=entropy_method.TWO_SIDED):
     """Slides 36 to 38 of Migacz, bin by bin."""
-    levels = entropy_method.LEVELS
     p = [float(c) for c in counts[:cut]]
     members = [[] for _ in range(levels)]
     for i in range(cut):
@@ -115,17 +114,20 @@ def plain_divergence(counts, cut):
     )
 
 
-@pytest.mark.parametrize("cut", [128, 129, 150, 255, 256, 300])
+@pytest.mark.parametrize(
+    ("cut", "levels"),
+    [(128, 128), (129, 128), (150, 128), (255, 128), (256, 128), (300, 128), (300, 256)],
+)
 @pytest.mark.parametrize("seed", range(3))
-def test_divergence_is_the_published_one(cut, seed):
+def test_divergence_is_the_published_one(cut, levels, seed):
     generator = np.random.default_rng(seed)
     counts = generator.poisson(generator.exponential(2, 300)).astype(float)
-    expected = plain_divergence(counts, cut)
-    assert entropy_method.divergence(counts, cut) == pytest.approx(expected, abs=1e-12)
+    expected = plain_divergence(counts, cut, levels)
+    assert entropy_method.divergence(counts, cut, levels) == pytest.approx(expected, abs=1e-12)
 
 
 def test_divergence_of_what_needs_no_merging_is_none():
-    assert entropy_method.divergence(np.arange(1.0, 129.0), 128) == pytest.approx(0, abs=1e-15)
+    assert entropy_method.divergence(np.arange(1.0, 129.0), 128, 128) == pytest.approx(0, abs=1e-15)
 
 
 def test_entropy_takes_the_least_divergent_cut():
@@ -133,12 +135,20 @@ def test_entropy_takes_the_least_divergent_cut():
     low, high = CALIBRATORS["entropy"](histogram)
     largest = max(-histogram.low, histogram.high)
     counts = np.histogram(np.abs(samples("laplace")), BINS, (0, largest))[0]
+    counts[0] = counts[1]  # zeros are represented exactly, and do not count
     cuts = np.unique(np.linspace(128, BINS, entropy_method.CANDIDATES).astype(int))
     found = round(max(-low, high) / largest * BINS)
     assert found in cuts
     # its histogram spreads values evenly within bins of both signs; the values themselves differ
     least = min(plain_divergence(counts, int(cut)) for cut in cuts)
     assert plain_divergence(counts, found) <= 1.3 * least
+
+
+def test_entropy_is_not_misled_by_the_zeros_of_a_relu():
+    values = np.random.default_rng(0).uniform(0, 6, 200_000).astype(np.float32)
+    zeros = np.zeros(len(values), np.float32)
+    low, high = CALIBRATORS["entropy"](histogram_of(np.concatenate([values, zeros])))
+    assert (low, high) == (0.0, pytest.approx(6, rel=0.02))
 
 
 def test_entropy_leaves_out_an_outlier_and_keeps_a_uniform_range():

@@ -272,6 +272,15 @@ def test_batch_size_does_not_matter_to_deep_networks(chain, tmp_path, monkeypatc
     assert made[0] == made[1]
 
 
+@pytest.mark.parametrize("calibrator", ["percentile", "entropy", "mse"])
+def test_range_methods_keep_a_deep_narrow_network(chain, tmp_path, calibrator):
+    """Each layer's clipping adds to that of all before it: 28 of them in a row."""
+    config = QuantizeConfig(calib_count=40, calibrator=calibrator)
+    made = quantize(chain.folded, config, tmp_path / "int8.onnx")
+    assert made.record["sqnr_db"] > 15
+    assert made.record["agreement"] > 0.9
+
+
 def test_range_methods_differ(tmp_path):
     source = slim(tmp_path / "float.onnx")
     scales = set()
