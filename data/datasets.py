@@ -1,7 +1,7 @@
 """Opening a data set by what the user wrote: a built-in name or a path."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from mobilenet_cli.data.dataset import Dataset, Sample
 from mobilenet_cli.data.digits import digits
 from mobilenet_cli.data.files import read_file
 from mobilenet_cli.data.folder import has_splits, image_folder
+from mobilenet_cli.data.remote import is_address, local_copy
 from mobilenet_cli.data.split import Split
 from mobilenet_cli.pipeline.errors import DataError
 
@@ -45,7 +46,8 @@ def open_dataset(source: str, split: Split, seed: int = 0) -> Dataset:
     """Find the samples of a data set; images are read later, one at a time.
 
     Args:
-        source: a name in ``DATASETS``, or the path of something in one of ``FORMATS``.
+        source: a name in ``DATASETS``, or the path of something in one of ``FORMATS``, or the
+            address of its files as ``local_copy`` takes it.
         split: ``train``, ``val`` (held out), or ``all``.
         seed: of the division into train and val, where the data set has none of its own.
 
@@ -55,7 +57,9 @@ def open_dataset(source: str, split: Split, seed: int = 0) -> Dataset:
     """
     if source in DATASETS:
         return DATASETS[source](split, seed)
-    return _format(source).read(Path(source), split, seed)
+    path = _path(source)
+    dataset = _format(path).read(path, split, seed)
+    return replace(dataset, name=f"{source} ({split})") if is_address(source) else dataset
 
 
 def held_out(source: str, trained_on: str | None) -> Dataset:
@@ -84,24 +88,27 @@ def not_held_out(source: str, trained_on: str | None) -> Dataset:
 
 
 def _part(source: str, trained_on: str | None, split: Split) -> Dataset:
-    if source in DATASETS or _format(source).has_splits(Path(source)):
+    if source in DATASETS or _format(_path(source)).has_splits(_path(source)):
         return open_dataset(source, split)
     same = trained_on is not None and Path(source).resolve() == Path(trained_on).resolve()
     return open_dataset(source, split if same else "all")
 
 
-def _format(source: str) -> Format:
-    path = Path(source)
+def _path(source: str) -> Path:
+    return local_copy(source) if is_address(source) else Path(source)
+
+
+def _format(path: Path) -> Format:
     if not path.exists():
         raise DataError(
-            f"data '{source}' does not exist",
+            f"data '{path}' does not exist",
             f"Give the path of a folder of images, or one of: {', '.join(DATASETS)}",
         )
     for kind in FORMATS.values():
         if kind.recognizes(path):
             return kind
     raise DataError(
-        f"data '{source}' is not a folder, nor a .parquet, .tar or .tfrecord file",
+        f"data '{path}' is not a folder, nor a .parquet, .tar or .tfrecord file",
         "Give the folder that holds the images",
     )
 

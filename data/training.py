@@ -1,8 +1,7 @@
 """Batches to train on: which images a step takes, decoded ahead of it.
 
 Decoding is in threads: simplejpeg, Pillow and torch release the interpreter's lock, so that two
-threads give 1.9 times the rate of one (docs/training-data.md compares them with processes), and
-what they make needs no copy to another process.
+threads are faster than two processes, which must copy each batch (docs/training-data.md).
 """
 
 import os

@@ -88,3 +88,19 @@ def test_quantizers(run_folder, class_folders):
         assert rows[name]["peak_rss_mb"] > 10
         assert f"| {name} | " in page.read_text()
     assert rows["ORT minmax, per-tensor"]["native"] != rows["ORT minmax, per-channel"]["native"]
+
+
+def test_train_data(tmp_path, encoded):
+    pytest.importorskip("google_crc32c")
+    pytest.importorskip("pyarrow")
+    for label in "ab":
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for number in range(20):
+            content = encoded(seed=number, form="JPEG")
+            (tmp_path / "images" / label / f"{number}.jpg").write_bytes(content)
+    done = call("train_data.py", "images", 1, 1, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (measured,) = json.loads(done.stdout)["rounds"]
+    names = {"folder", "parquet", "tar", "tfrecord", "processes", "others_cpus"}
+    assert set(measured) == {"decode by simplejpeg", "decode by Pillow"} | names
+    assert all(measured[name] > 0 for name in names - {"others_cpus"})

@@ -43,6 +43,7 @@ data/loader.py
 data/order.py
 data/parquet.py
 data/preprocess.py
+data/remote.py
 data/shards.py
 data/split.py
 data/tfrecord.py
