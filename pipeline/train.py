@@ -415,7 +415,7 @@ def finish(
         device=str(job.device),
         threads=torch.get_num_threads(),
         waiting=at.waited / at.seconds,
-        bad_images=tuple(at.bad or ()),
+        bad_images=(*(error.what for error in job.training.lost), *(at.bad or ())),
     )
     _write_curves(out, history)
     return save_artifact(out, checkpoint_bytes(learner.kept, facts), facts, record)

@@ -1,6 +1,7 @@
 """What training reads: the order of an epoch, random crops, batches, shares, damage."""
 
 import io
+import tarfile
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -287,3 +288,22 @@ def test_images_without_labels(class_folders):
     dataset = open_dataset(str(class_folders({"a": 3}) / "a"), "all")
     with pytest.raises(DataError, match=r"3 of the 3 images .* have no label"):
         class_indices(dataset, ("a", "b"))
+
+
+def test_what_a_cut_shard_lost_is_in_the_record_of_training(tmp_path, encoded):
+    from mobilenet_cli.pipeline.train import train
+    from mobilenet_cli.pipeline.train_config import TrainConfig
+
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        for number in range(12):
+            for name, content in ((f"{number}.cls", b"%d" % (number % 2)), (f"{number}.png", b"")):
+                body = content or encoded(seed=number)
+                info = tarfile.TarInfo(name)
+                info.size = len(body)
+                archive.addfile(info, io.BytesIO(body))
+    whole = (tmp_path / "x.tar").read_bytes()
+    (tmp_path / "x.tar").write_bytes(whole[: whole.rindex(b"IDAT")])
+    config = TrainConfig(data=str(tmp_path / "x.tar"), width=0.25, resolution=32, epochs=1)
+    record = train(config, tmp_path / "model.safetensors").record
+    (lost,) = record["bad_images"]
+    assert "x.tar cannot be read as a tar file after 11.png" in lost
