@@ -206,6 +206,7 @@ def job_of(row: Row, images: Path) -> Job:
     return Job(
         model=row.artifact.path,
         images=images,
+        batch=row.batch,
         session=row.session,
         memory=available_memory(),
         direction=row.direction,

@@ -39,6 +39,7 @@ class Job:
     Attributes:
         model: an ONNX file, or a safetensors checkpoint, which torch runs.
         images: a ``.npy`` file with the input [batch, 3, R, R], float32.
+        batch: how many they are.
         session: how ONNX Runtime is to run it; torch takes its thread count.
         memory: bytes that the worker may allocate.
         direction: ``forward-backward`` is torch's alone.
@@ -48,6 +49,7 @@ class Job:
 
     model: Path
     images: Path
+    batch: int
     session: SessionConfig
     memory: int
     direction: Direction = "forward"
@@ -145,8 +147,7 @@ class Worker:
 def does_not_fit(job: Job) -> OptionError:
     """What to tell when memory ran out."""
     return OptionError(
-        f"a batch of {np.load(job.images, mmap_mode='r').shape[0]} does not fit in memory "
-        f"with {job.model}",
+        f"a batch of {job.batch} does not fit in memory with {job.model}",
         "Pass a smaller --batch",
     )
 

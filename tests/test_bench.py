@@ -421,6 +421,9 @@ def test_batch_beyond_memory(exported, monkeypatch):
     monkeypatch.setattr("mobilenet_cli.pipeline.bench.available_memory", lambda: 64 * 2**20)
     with pytest.raises(OptionError, match=r"batch of 2000 does not fit in memory with .*fp32"):
         bench([exported], BenchConfig(**QUICK, batches=(2000,)))
+    # In the worker not even the input (98 MB) does.
+    with pytest.raises(OptionError, match=r"batch of 8000 does not fit in memory with .*fp32"):
+        bench([exported], BenchConfig(**QUICK, batches=(8000,)))
 
 
 def test_killed_worker_is_reported(exported, monkeypatch):
