@@ -49,8 +49,8 @@ from mobilenet_cli.reports.latency import INTEGER_CONVOLUTIONS, classic_table
 from mobilenet_cli.reports.records import BenchRecord, BenchResult, Ratio, Roofline
 
 TOP_OPERATORS = 10
-# How many of these an integer network has: one at each end, and the change of layout, likewise.
-INTEGER_ENDS = {"QuantizeLinear": 1, "DequantizeLinear": 1, "Transpose": 2}
+# How many of these an integer network has: one at each end, and images are turned channels last.
+INTEGER_ENDS = {"QuantizeLinear": 1, "DequantizeLinear": 1, "Transpose": 1}
 FLOAT_LEFTOVERS = ("Clip", "Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "BatchNormalization")
 
 

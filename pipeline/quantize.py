@@ -18,6 +18,7 @@ import onnx
 from numpy.typing import NDArray
 
 from mobilenet_cli.calibration.calibrators import CALIBRATORS
+from mobilenet_cli.calibration.channels_last import turn_input, turn_single_pixels
 from mobilenet_cli.calibration.equalize import channel_factors, equalize
 from mobilenet_cli.calibration.grid import Grid
 from mobilenet_cli.calibration.kernels import TARGETS, Target
@@ -148,6 +149,9 @@ class Quantized:
             pad_input_channels(model)
         if config.kernels.tiles:
             shift_zero_points(model)
+        if config.kernels.cpu:
+            turn_input(model)
+            turn_single_pixels(model, self.network)
         return model
 
 
