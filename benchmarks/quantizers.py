@@ -45,7 +45,7 @@ from mobilenet_cli.calibration.plan import coded_tensors, seen_ranges
 from mobilenet_cli.data.loader import batches
 from mobilenet_cli.pipeline.artifact import load_artifact, versions, write_atomically
 from mobilenet_cli.pipeline.bench_worker import time_block
-from mobilenet_cli.pipeline.calibration_images import choose_images
+from mobilenet_cli.pipeline.calibration_images import RANGE_BATCH, choose_images
 from mobilenet_cli.pipeline.evaluate import evaluation_set, targets_of
 from mobilenet_cli.pipeline.machine import machine
 from mobilenet_cli.pipeline.onnx_file import load_onnx
@@ -57,7 +57,6 @@ from mobilenet_cli.pipeline.timing import Subject, interleave, ratio
 from mobilenet_cli.reports.latency import table
 
 Images = NDArray[np.float32]
-BATCH = 8
 FOLDED = "folded fp32"
 PLAIN = "ORT minmax, per-channel"  # what latencies are compared with: u8 activations, s8 weights
 ORT_METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
@@ -128,9 +127,9 @@ def ranges_ours(job: dict[str, Any]) -> None:
 
     def by_batch() -> Iterator[Images]:
         # Mapped anew each time: pages of the images are no memory of the method.
-        for start in range(0, job["count"], BATCH):
+        for start in range(0, job["count"], RANGE_BATCH):
             images = np.load(job["images"], mmap_mode="r")
-            yield np.array(images[start : min(start + BATCH, job["count"])])
+            yield np.array(images[start : min(start + RANGE_BATCH, job["count"])])
 
     network = parse(load_onnx(Path(job["model"])))
     tensors = coded_tensors(network)

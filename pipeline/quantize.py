@@ -291,7 +291,7 @@ def build(
         network,
         tensors,
         frozenset(inputs.values()),
-        calibration.batches,
+        calibration.small_batches,
         open_session,
         lambda n: tick(n / images, "ranges"),
     )
@@ -303,7 +303,7 @@ def build(
         seen = histograms(
             network,
             ranges,
-            calibration.batches,
+            calibration.small_batches,
             open_session,
             lambda n: tick(n / images, "histograms"),
         )

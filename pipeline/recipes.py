@@ -203,7 +203,7 @@ def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
                 f"'{change}' changes no value of a recipe",
                 f"Write name=value with one of {', '.join((*CHOICES, *LIMITS))}",
             )
-        whole = isinstance(getattr(recipe, name), int)
+        whole = Recipe.__dataclass_fields__[name].type is int
         try:
             values[name] = int(text) if whole else float(text)
         except ValueError as error:

@@ -257,6 +257,7 @@ def test_batch_size_does_not_matter(tmp_path, monkeypatch, calibrator):
     made = []
     for size in (5, 13, 1):
         monkeypatch.setattr(calibration_images, "BATCH", size)
+        monkeypatch.setattr(calibration_images, "RANGE_BATCH", size)
         made.append(quantize(source, config, tmp_path / f"{size}.onnx"))
     assert len({a.sha256 for a in made}) == 1
     assert made[0].record["calibrator"] == calibrator
@@ -267,6 +268,7 @@ def test_batch_size_does_not_matter_to_deep_networks(chain, tmp_path, monkeypatc
     made = []
     for size in (5, 13):
         monkeypatch.setattr(calibration_images, "BATCH", size)
+        monkeypatch.setattr(calibration_images, "RANGE_BATCH", size)
         config = QuantizeConfig(calib_count=13, calibrator="mse")
         made.append(quantize(chain.folded, config, tmp_path / f"{size}.onnx").sha256)
     assert made[0] == made[1]
