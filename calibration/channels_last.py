@@ -32,20 +32,22 @@ def turn_input(model: onnx.ModelProto) -> None:
     _, channels, rows, columns = shape
     if not (channels and rows and columns):  # a free size
         return
-    axes = numpy_helper.from_array(
-        np.array([0, rows, columns, channels]), f"{codes}_shape"
-    )
+    axes = numpy_helper.from_array(np.array([0, rows, columns, channels]), f"{codes}_shape")
     graph.initializer.append(axes)
     first.input[0], first.output[0] = f"{image}_flat", f"{codes}_flat"
     at = list(graph.node).index(first)
-    ends = [
-        (at + 1, "Transpose", [f"{codes}_last"], codes, {"perm": TO_FIRST}),
-        (at + 1, "Reshape", [f"{codes}_flat", axes.name], f"{codes}_last", {}),
-        (at, "Flatten", [f"{image}_last"], f"{image}_flat", {"axis": 1}),
-        (at, "Transpose", [image], f"{image}_last", {"perm": TO_LAST}),
+    nodes = list(graph.node)
+    at = nodes.index(first)
+    nodes[at:at] = [
+        helper.make_node("Transpose", [image], [f"{image}_last"], f"{image}_last", perm=TO_LAST),
+        helper.make_node("Flatten", [f"{image}_last"], [f"{image}_flat"], f"{image}_flat"),
     ]
-    for where, operator, inputs, output, attributes in ends:
-        graph.node.insert(where, helper.make_node(operator, inputs, [output], output, **attributes))
+    nodes[at + 3 : at + 3] = [
+        helper.make_node("Reshape", [f"{codes}_flat", axes.name], [f"{codes}_last"]),
+        helper.make_node("Transpose", [f"{codes}_last"], [codes], codes, perm=TO_FIRST),
+    ]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def turn_single_pixels(model: onnx.ModelProto, network: Network) -> None:

@@ -19,10 +19,10 @@ def optimized(path, folder):
     return [node.op_type for node in onnx.load(out).graph.node]
 
 
-@pytest.mark.parametrize("format", ["qdq", "qoperator"])
+@pytest.mark.parametrize("written", ["qdq", "qoperator"])
 @pytest.mark.parametrize("target", ["avx2", "vnni", "amx", "arm64"])
-def test_images_are_turned_once_before_they_are_quantized(chain, tmp_path, format, target):
-    config = QuantizeConfig(calib_count=20, target=target, cross=True, format=format)
+def test_images_are_turned_once_before_they_are_quantized(chain, tmp_path, written, target):
+    config = QuantizeConfig(calib_count=20, target=target, cross=True, format=written)
     out = quantize(chain.folded, config, tmp_path / "int8.onnx").path
     operators = optimized(out, tmp_path)
     assert operators[0] == "Transpose"

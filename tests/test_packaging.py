@@ -11,6 +11,7 @@ SOURCES = ["*.py", "*.toml", "*.md", "LICENSE", "py.typed", "*.html.j2", "*.css"
 FILES = """
 calibration/__init__.py
 calibration/calibrators.py
+calibration/channels_last.py
 calibration/entropy.py
 calibration/equalize.py
 calibration/grid.py

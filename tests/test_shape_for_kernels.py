@@ -26,7 +26,7 @@ def plain(request, chain, tmp_path_factory):
     out = tmp_path_factory.mktemp("plain") / "int8.onnx"
     config = QuantizeConfig(calib_count=20, target="arm64", cross=True, format=request.param)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mobilenet_cli.pipeline.quantize.turn_input", lambda model: None)
+        patch.setattr("mobilenet_cli.pipeline.quantize.turn_input", lambda _: None)
         return quantize(chain.folded, config, out).path
 
 
