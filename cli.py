@@ -803,7 +803,7 @@ def convert_command(
 
 @command("inspect")
 def inspect_command(
-    file: Annotated[Path, typer.Argument(help="An ONNX file or a safetensors checkpoint.")],
+    file: Annotated[Path, typer.Argument(help="An ONNX file, a checkpoint, or a training.pt.")],
     as_json: Json = False,
 ) -> None:
     """Show what a model file holds, what it says about itself and what it was made from."""

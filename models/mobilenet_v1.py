@@ -113,5 +113,11 @@ def parameters(spec: ModelSpec) -> int:
 
 def multiply_adds(spec: ModelSpec, resolution: int) -> int:
     """Multiply-adds of one image through convolutions and classifier, as in tables 6 and 7."""
+    return sum(layer_multiply_adds(spec, resolution).values())
+
+
+def layer_multiply_adds(spec: ModelSpec, resolution: int) -> dict[str, int]:
+    """The same by layer, as the network's modules are named."""
     pairs = zip(conv_layers(spec), feature_sizes(resolution), strict=True)
-    return sum(c.weights * side**2 for c, side in pairs) + feature_channels(spec) * spec.classes
+    found = {layer.name: layer.weights * side**2 for layer, side in pairs}
+    return found | {"classifier": feature_channels(spec) * spec.classes}

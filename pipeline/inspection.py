@@ -1,6 +1,7 @@
 """What a model file says about itself, and what it holds. Nothing is run."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from math import prod
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING
 from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.models import mobilenet_v1
 from mobilenet_cli.pipeline.artifact import Artifact, load_artifact
+from mobilenet_cli.pipeline.inspect_state import inspect_state
+from mobilenet_cli.pipeline.layer_sizes import layer_sizes, stored_bytes
 from mobilenet_cli.reports.records import InspectRecord
 
 if TYPE_CHECKING:
@@ -21,11 +24,13 @@ TRAINED_INPUTS = {"Conv": (1, 2), "Gemm": (1, 2), "MatMul": (1,), "BatchNormaliz
 
 
 def inspect_file(path: Path) -> InspectRecord:
-    """Read any ONNX file, or a safetensors checkpoint.
+    """Read any ONNX file, a safetensors checkpoint, or the state of a training.
 
     Raises:
-        ModelError: no such file, or neither of the two.
+        ModelError: no such file, or none of the three.
     """
+    if path.suffix == ".pt":
+        return inspect_state(path)
     artifact = load_artifact(path, InputSpec())  # the default is for foreign files, and not shown
     if path.suffix == ".safetensors":
         return _inspect_checkpoint(artifact)
@@ -50,18 +55,29 @@ def _inspect_checkpoint(artifact: Artifact) -> InspectRecord:
     from safetensors import safe_open
 
     with safe_open(artifact.path, framework="numpy") as file:
-        slices = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118 - not a dict
-        types = Counter[str]()
-        for part in slices:
-            types[part.get_dtype()] += prod(part.get_shape())
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        types, counts, sizes = Counter[str](), {}, {}
+        for name, part in slices.items():
+            counts[name] = prod(part.get_shape())
+            types[part.get_dtype()] += counts[name]
+            sizes[name] = counts[name] * _bits(part.get_dtype()) // 8
     spec = artifact.facts.model
+    layers = layer_sizes(spec, artifact.facts.input.resolution, counts, sizes)
     return _record(
         artifact,
         format="safetensors",
         parameters=mobilenet_v1.parameters(spec) if spec else sum(types.values()),
         multiply_adds=multiply_adds(artifact),
         weight_types=dict(types),
+        layers=layers,
+        stored_bytes=stored_bytes(layers, artifact.path.stat().st_size),
     )
+
+
+def _bits(dtype: str) -> int:
+    """Of one value of a safetensors type, such as F32, BF16 or F8_E4M3; only BOOL has no number."""
+    found = re.search(r"\d+", dtype)
+    return int(found[0]) if found else 8
 
 
 def _inspect_onnx(artifact: Artifact) -> InspectRecord:

@@ -485,12 +485,31 @@ class DoctorRecord(Record):
     findings: tuple[Finding, ...]
 
 
+class LayerSize(Record):
+    """What a file of training holds of one layer, in bytes.
+
+    Attributes:
+        name: of the module, such as ``layers.3``.
+        parameters: that training adjusts.
+        multiply_adds: for one image; None where the layer or the image's size is not known.
+        weights: of the network, statistics of BatchNorm included; ``average`` their moving
+            average; ``optimizer`` what the optimizer remembers of each.
+    """
+
+    name: str
+    parameters: int
+    multiply_adds: int | None
+    weights: int
+    average: int = 0
+    optimizer: int = 0
+
+
 class InspectRecord(Record):
     """What one model file says and holds.
 
     Attributes:
         model: path; ``sha256`` its hash, ``size_mb`` its size in MiB.
-        format: ``ONNX`` or ``safetensors``.
+        format: ``ONNX``, ``safetensors`` or ``training state``.
         opset: of the default ONNX domain; None for a checkpoint, as are inputs and outputs.
         inputs: shape of each input, such as ``input: N x 3 x 224 x 224 float32``.
         outputs: likewise.
@@ -500,6 +519,9 @@ class InspectRecord(Record):
         weight_types: number of stored values by type.
         facts: what the file says about itself; None for a foreign file.
         provenance: the files it was made from, newest first, as far as they lie beside it.
+        layers: of a checkpoint or training state, in the order of the network.
+        stored_bytes: of weights, average, optimizer and everything else, which add up to the file;
+            empty for ONNX.
     """
 
     model: str
@@ -515,6 +537,8 @@ class InspectRecord(Record):
     weight_types: dict[str, int]
     facts: dict[str, JsonValue] | None
     provenance: tuple[str, ...]
+    layers: tuple[LayerSize, ...] = ()
+    stored_bytes: dict[str, int] = {}
 
 
 class Interval(Record):

@@ -19,7 +19,7 @@ def doctor_text(record: DoctorRecord) -> str:
 
 
 def inspect_text(record: InspectRecord) -> str:
-    """Facts by line, then the operators."""
+    """Facts by line, then the operators; of what training made also the layers."""
     facts = record.facts or {}
     rows = [
         ("file", f"{record.model}, {record.format}, {record.size_mb:.2f} MiB"),
@@ -35,7 +35,37 @@ def inspect_text(record: InspectRecord) -> str:
         ("operators", _counts(record.operators)),
         *((name, _pairs(facts.get(name))) for name in ("model", "input", "config", "versions")),
     ]
-    return "\n".join(f"{name + ':':15}{value}" for name, value in rows if value)
+    lines = [f"{name + ':':15}{value}" for name, value in rows if value]
+    return "\n".join([*lines, *(_layer_table(record) if record.layers else ())])
+
+
+def _layer_table(record: InspectRecord) -> list[str]:
+    """A line a layer, then the sums and each part's share of the file."""
+    shown = ["weights", *(p for p in ("average", "optimizer") if record.stored_bytes[p])]
+    size = sum(record.stored_bytes.values())
+    rows = [["", "parameters", "multiply-adds", *(f"{part} KiB" for part in shown), "of the file"]]
+    for layer in record.layers:
+        parts = [getattr(layer, part) for part in shown]
+        products = "–" if layer.multiply_adds is None else f"{layer.multiply_adds:,}"
+        kib = [f"{part / 1024:,.1f}" for part in parts]
+        rows.append([layer.name, f"{layer.parameters:,}", products, *kib, _share(sum(parts), size)])
+    products = f"{record.multiply_adds:,}" if record.multiply_adds else "–"
+    sums = [record.stored_bytes[part] for part in shown]
+    kib = [f"{part / 1024:,.1f}" for part in sums]
+    parameters = f"{sum(layer.parameters for layer in record.layers):,}"
+    rows.append(["in all", parameters, products, *kib, _share(sum(sums), size)])
+    shares = [_share(part, size) for part in sums]
+    other = record.stored_bytes["other"]
+    rows.append(["of the file", "", "", *shares, f"{_share(other, size)} other"])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
+        for row in rows
+    ]
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %"
 
 
 def report_text(record: ReportRecord) -> str:

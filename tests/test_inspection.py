@@ -1,15 +1,21 @@
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
 from mobilenet_cli.data.preprocess import InputSpec
+from mobilenet_cli.models.mobilenet_v1 import multiply_adds, parameters
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.artifact import METADATA_KEY, Facts, save_artifact, sha256_file
 from mobilenet_cli.pipeline.errors import ModelError
 from mobilenet_cli.pipeline.inspection import inspect_file
 from mobilenet_cli.pipeline.onnx_file import with_facts
+from mobilenet_cli.pipeline.train import train
+from mobilenet_cli.pipeline.train_config import TrainConfig
 from mobilenet_cli.reports.text import inspect_text
 
 
@@ -107,3 +113,70 @@ def test_what_is_no_model(tmp_path, name):
     (tmp_path / name).write_bytes(b"no model at all")
     with pytest.raises(ModelError, match="readable"):
         inspect_file(tmp_path / name)
+
+
+@pytest.fixture
+def config(class_folders):
+    """One step an epoch, with a moving average."""
+    folder = class_folders({"cat": 4, "dog": 4})
+    changes = ("batch=4", "ema=0.9")
+    return TrainConfig(data=str(folder), epochs=3, width=0.25, resolution=32, changes=changes)
+
+
+def interrupted(config, out):
+    """The state of a training that took two steps."""
+    asked = []
+    with pytest.raises(KeyboardInterrupt):
+        train(config, out, stop=lambda: bool(asked) or bool(asked.append(1)))
+    return out.with_name("training.pt")
+
+
+@pytest.mark.parametrize(("optimizer", "moments"), [("adamw", 2), ("rmsprop", 2), ("sgd", 1)])
+def test_training_state_tells_weights_average_and_optimizer(config, tmp_path, optimizer, moments):
+    config = replace(config, changes=(*config.changes, f"optimizer={optimizer}", "body_rate=0.1"))
+    state = interrupted(config, tmp_path / "model.safetensors")
+    record = inspect_file(state)
+    spec = ModelSpec(width=0.25, classes=2)
+    assert record.format == "training state"
+    assert record.parameters == parameters(spec)
+    assert record.multiply_adds == multiply_adds(spec, 32)
+    assert sum(record.stored_bytes.values()) == state.stat().st_size
+    assert record.stored_bytes["weights"] == record.stored_bytes["average"]
+    assert [layer.name for layer in record.layers[:3]] == ["layers.0", "layers.1", "layers.2"]
+    assert record.layers[-1].name == "classifier"
+    for layer in record.layers:
+        counters = 0 if optimizer == "sgd" else 4 * (2 if layer.name == "classifier" else 3)
+        assert layer.optimizer == moments * 4 * layer.parameters + counters
+    text = inspect_text(record)
+    assert "interrupted after step 1 of epoch 2" in text
+    share = 100 * record.stored_bytes["optimizer"] / state.stat().st_size
+    assert f"{share:.1f} %" in text.splitlines()[-1]
+
+
+def test_checkpoint_by_layer(config, tmp_path):
+    made = train(replace(config, epochs=1), tmp_path / "model.safetensors")
+    record = inspect_file(made.path)
+    assert len(record.layers) == 28
+    assert sum(layer.parameters for layer in record.layers) == record.parameters
+    assert sum(layer.multiply_adds for layer in record.layers) == record.multiply_adds
+    first, last = record.layers[0], record.layers[-1]
+    assert (first.parameters, first.multiply_adds) == (27 * 8 + 16, 27 * 8 * 16 * 16)
+    assert first.weights == 4 * (27 * 8 + 4 * 8)  # statistics too
+    assert (last.name, last.parameters, last.optimizer) == ("classifier", 2 * 256 + 2, 0)
+    assert record.stored_bytes["optimizer"] == record.stored_bytes["average"] == 0
+    assert sum(record.stored_bytes.values()) == made.path.stat().st_size
+    assert "classifier" in inspect_text(record)
+    assert "optimizer" not in inspect_text(record).splitlines()[-1]
+
+
+def test_what_is_no_training_state(config, tmp_path):
+    with pytest.raises(ModelError, match=r"a\.pt does not exist"):
+        inspect_file(tmp_path / "a.pt")
+    foreign = tmp_path / "a.pt"
+    torch.save({"classifier.bias": torch.zeros(2)}, foreign)
+    with pytest.raises(ModelError, match=r"a\.pt is not the state of a training"):
+        inspect_file(foreign)
+    state = interrupted(config, tmp_path / "model.safetensors")
+    state.write_bytes(state.read_bytes()[:-1000])
+    with pytest.raises(ModelError, match=r"training\.pt is not the state of a training"):
+        inspect_file(state)

@@ -71,7 +71,9 @@ pipeline/errors.py
 pipeline/evaluate.py
 pipeline/export.py
 pipeline/hub.py
+pipeline/inspect_state.py
 pipeline/inspection.py
+pipeline/layer_sizes.py
 pipeline/integer_proof.py
 pipeline/layout.py
 pipeline/layout_hugging_face.py
