@@ -14,6 +14,10 @@ and ratios between rows are medians of block-by-block ratios. Each row first war
 running median is stable. Measuring ends when the 95 % interval of every median is within 2 % of
 it, or after ``seconds`` per row. The intervals count blocks, not runs (``timing``).
 
+**Threads.** Each is pinned to a logical CPU of its own, out of those this process may use, on
+different physical cores as long as there are such; the record names them. On a GPU the threads
+only launch kernels, and more threads than CPUs take turns: neither are pinned.
+
 **Which rows.** A model that still has BatchNormalization nodes is measured twice: as ONNX Runtime
 runs it, which fuses them when it loads the model, and with that fusion disabled, which shows what
 folding gives (ONNX Runtime then runs each normalization as a depthwise 1x1 Conv). On a GPU there
@@ -40,7 +44,7 @@ from mobilenet_cli.pipeline.bench_rows import Row, input_images, rows_of
 from mobilenet_cli.pipeline.bench_worker import Inside, Job, Worker
 from mobilenet_cli.pipeline.errors import OptionError
 from mobilenet_cli.pipeline.inspection import multiply_adds
-from mobilenet_cli.pipeline.machine import available_memory, machine, usable_cpus
+from mobilenet_cli.pipeline.machine import available_memory, cpus_to_pin, machine, usable_cpus
 from mobilenet_cli.pipeline.progress import Progress, silent
 from mobilenet_cli.pipeline.roofline import measure_roofline
 from mobilenet_cli.pipeline.session import CPU, PROVIDERS, SessionConfig, check_provider
@@ -96,6 +100,7 @@ class BenchConfig:
             SessionConfig(
                 provider=self.provider,
                 threads=count,
+                cpus=() if _on_gpu(self.provider) else cpus_to_pin(count),
                 provider_options=self.provider_options,
                 allow_fallback=self.allow_fallback,
             )
@@ -231,6 +236,7 @@ def result_of(
         direction=row.direction,
         provider="torch" if row.is_checkpoint else row.session.provider,
         threads=row.session.threads or usable_cpus(),
+        cpus=row.session.cpus,
         batch=row.batch,
         p50_ms=p50 / 1e6,
         p90_ms=timing.percentile(90) / 1e6,
@@ -247,16 +253,24 @@ def result_of(
         operators=operators,
         operator_ms=dict(list(inside.milliseconds.items())[:TOP_OPERATORS]),
         nodes_by_provider=dict(Counter(provider for _, provider in inside.nodes)),
-        remarks=remarks_on(operators, inside, row.session.provider),
+        remarks=remarks_on(row.session, operators, inside),
         limit_ms=limit_ms(row, operators, roofline),
         reference=reference,
         percentiles_ms=tuple(timing.percentile(q) / 1e6 for q in range(101)),
     )
 
 
-def remarks_on(operators: Mapping[str, int], inside: Inside, provider: str) -> tuple[str, ...]:
+def remarks_on(
+    session: SessionConfig, operators: Mapping[str, int], inside: Inside
+) -> tuple[str, ...]:
     """What a reader must know about the row, each with its cure."""
     remarks = []
+    if (session.threads or 1) > usable_cpus():
+        remarks.append(
+            f"oversubscribed: {session.threads} threads take turns on {usable_cpus()} CPUs, "
+            f"so they are not pinned. Give --threads {usable_cpus()} or fewer."
+        )
+    provider = session.provider
     elsewhere = Counter(where for _, where in inside.nodes if where != provider)
     if elsewhere:
         count = ", ".join(f"{n} on {where}" for where, n in elsewhere.items())

@@ -86,6 +86,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
+            env=os.environ | openmp_binding(job),
         )
         try:
             self.cold_start_ms: float = self._ask(job)
@@ -144,6 +145,24 @@ class Worker:
         )
 
 
+def openmp_binding(job: Job) -> dict[str, str]:
+    """What tells torch's OpenMP, which reads it when it is loaded, where its threads belong."""
+    if not (job.is_checkpoint and job.session.cpus):
+        return {}
+    cpus = " ".join(map(str, job.session.cpus))
+    return {"OMP_PROC_BIND": "true", "GOMP_CPU_AFFINITY": cpus}
+
+
+def pin(job: Job) -> None:
+    """Pin this thread; ONNX Runtime pins those it starts.
+
+    Torch's are OpenMP's to pin, this one included, as soon as torch is imported; here they get the
+    mask that holds them all.
+    """
+    if job.session.cpus:
+        os.sched_setaffinity(0, job.session.cpus if job.is_checkpoint else job.session.cpus[:1])
+
+
 def does_not_fit(job: Job) -> OptionError:
     """What to tell when memory ran out."""
     return OptionError(
@@ -200,6 +219,7 @@ def start(job: Job) -> tuple[Callable[[], Any], float]:
         OptionError: the batch does not fit in memory.
         CheckError: the output has NaN or infinity.
     """
+    pin(job)
     # Imported here: importing libraries is no part of a cold start.
     importlib.import_module("torch" if job.is_checkpoint else "onnxruntime")
     if job.session.provider == CPU:

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import subprocess
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 CPUINFO = Path("/proc/cpuinfo")
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
+TOPOLOGY = Path("/sys/devices/system/cpu")
 
 # Instruction sets that choose between kernels of an inference runtime, most specific last: the
 # name people use, NumPy's name for it (None: NumPy does not look), Linux's name in /proc/cpuinfo.
@@ -48,6 +50,25 @@ def usable_cpus() -> int:
     affinity = len(os.sched_getaffinity(0))
     quota = cpu_quota()
     return affinity if quota is None else max(1, min(affinity, math.ceil(quota)))
+
+
+def cpus_to_pin(threads: int, topology: Path = TOPOLOGY) -> tuple[int, ...]:
+    """Logical CPUs of the affinity for this many threads, on as many physical cores as there are.
+
+    Empty where the threads are more than the CPUs this process may keep busy: pinned, some would
+    wait for one another while others rest.
+    """
+    if threads > usable_cpus():
+        return ()
+    taken: Counter[str] = Counter()
+    turns = []
+    for cpu in sorted(os.sched_getaffinity(0)):
+        core = str(cpu)
+        with contextlib.suppress(OSError):
+            core = (topology / f"cpu{cpu}" / "topology" / "thread_siblings_list").read_text()
+        turns.append((taken[core], cpu))
+        taken[core] += 1
+    return tuple(cpu for _, cpu in sorted(turns)[:threads])
 
 
 def cpu_quota(root: Path = CGROUP) -> float | None:

@@ -55,6 +55,8 @@ class SessionConfig:
     Attributes:
         provider: an execution provider's full name.
         threads: intra-op threads; None takes every CPU this process may use.
+        cpus: logical CPUs to pin them to, one each; empty leaves them to the scheduler. The first
+            belongs to the thread that calls the session, which is the caller's to pin.
         optimization: ``all`` is what is deployed; ``disabled`` runs the graph as written, in which
             an int8 model is simulated in float.
         integer_kernels: False computes a quantized model in float, as its definition says.
@@ -68,6 +70,7 @@ class SessionConfig:
 
     provider: str = CPU
     threads: int | None = None
+    cpus: tuple[int, ...] = ()
     optimization: Literal["all", "disabled"] = "all"
     integer_kernels: bool = True
     disabled_optimizers: tuple[str, ...] = ()
@@ -120,6 +123,10 @@ def open_session(model: Path | bytes, config: SessionConfig = SessionConfig()) -
     options = ort.SessionOptions()
     options.intra_op_num_threads = config.threads or usable_cpus()
     options.inter_op_num_threads = 1
+    if config.cpus[1:]:
+        # ONNX Runtime counts logical processors from 1, and leaves out the calling thread.
+        affinities = ";".join(str(cpu + 1) for cpu in config.cpus[1:])
+        options.add_session_config_entry("session.intra_op_thread_affinities", affinities)
     options.log_severity_level = 3  # what matters is raised below; warnings would go to stderr
     levels = ort.GraphOptimizationLevel
     options.graph_optimization_level = (

@@ -46,8 +46,21 @@ def bench_markdown(record: BenchRecord) -> str:
         for r in record.rooflines
     ]
     options = [f"- provider option {k}={v}" for k, v in record.provider_options.items()]
-    notes = [f"- input: {record.input}", *options, *rooflines, *remarks]
+    notes = [f"- input: {record.input}", *pinning_notes(record), *options, *rooflines, *remarks]
     return "\n".join([*parts, "\n".join(notes)])
+
+
+def pinning_notes(record: BenchRecord) -> list[str]:
+    """``- 2 threads: pinned to CPUs 0, 1``, one line a thread count."""
+    pinned = dict.fromkeys((r.threads, r.cpus) for r in record.results)
+    return [f"- {threads_on(threads, cpus)}" for threads, cpus in pinned]
+
+
+def threads_on(threads: int, cpus: tuple[int, ...]) -> str:
+    """``1 thread, pinned to CPU 0``, or ``4 threads, not pinned``."""
+    count = "1 thread" if threads == 1 else f"{threads} threads"
+    names = f"pinned to CPU{'s' if len(cpus) > 1 else ''} {', '.join(map(str, cpus))}"
+    return f"{count}, {names if cpus else 'not pinned'}"
 
 
 def operators_markdown(record: BenchRecord) -> str:

@@ -357,6 +357,7 @@ class BenchResult(Record):
         direction: ``forward``, or ``forward-backward`` (torch, training mode).
         provider: what ran the model: an execution provider, or ``torch``.
         threads: of the runtime within one operator; ``batch`` images per run.
+        cpus: logical CPUs to which they were pinned; empty where they were not, and in old records.
         p50_ms: median of all timed runs; ``p90_ms``, ``p99_ms``, ``min_ms`` likewise.
         low_ms: of the 95 % interval of the median; ``high_ms`` its other end.
         runs: timed runs, in ``blocks`` that were interleaved with the other rows'.
@@ -381,6 +382,7 @@ class BenchResult(Record):
     direction: Literal["forward", "forward-backward"] = "forward"
     provider: str
     threads: int
+    cpus: tuple[int, ...] = ()
     batch: int
     p50_ms: float
     p90_ms: float

@@ -1,4 +1,6 @@
 import json
+import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -20,9 +22,15 @@ from mobilenet_cli.pipeline.bench_rows import (
     parse_threads,
     rows_of,
 )
-from mobilenet_cli.pipeline.bench_worker import Inside, device_runner, summarize_profile
+from mobilenet_cli.pipeline.bench_worker import (
+    Inside,
+    Job,
+    device_runner,
+    openmp_binding,
+    summarize_profile,
+)
 from mobilenet_cli.pipeline.errors import CheckError, ModelError, OptionError, ProviderError
-from mobilenet_cli.pipeline.machine import usable_cpus
+from mobilenet_cli.pipeline.machine import cpus_to_pin, usable_cpus
 from mobilenet_cli.pipeline.onnx_file import with_facts
 from mobilenet_cli.pipeline.session import SessionConfig, open_session
 from mobilenet_cli.reports.latency import (
@@ -146,7 +154,12 @@ def test_real_images_or_noise(exported, class_folders):
     assert bench([trained], BenchConfig(**QUICK, data="noise")).input == "seeded noise"
 
 
-def test_checkpoint_runs_in_torch_elsewhere(tmp_path):
+@pytest.fixture
+def checkpoint(tmp_path):
+    return small_checkpoint(tmp_path / "model.safetensors", 32)
+
+
+def small_checkpoint(path, resolution):
     torch = pytest.importorskip("torch")
     from mobilenet_cli.models.network import MobileNetV1
     from mobilenet_cli.models.spec import ModelSpec
@@ -157,13 +170,14 @@ def test_checkpoint_runs_in_torch_elsewhere(tmp_path):
     facts = Facts(
         stage="train",
         model=spec,
-        input=InputSpec(resolution=64, resize=64),
+        input=InputSpec(resolution=resolution, resize=resolution),
         classes=("a", "b", "c", "d"),
     )
-    network = MobileNetV1(spec)
-    artifact = save_artifact(
-        tmp_path / "model.safetensors", checkpoint_bytes(network, facts), facts
-    )
+    return save_artifact(path, checkpoint_bytes(MobileNetV1(spec), facts), facts)
+
+
+def test_checkpoint_runs_in_torch_elsewhere(tmp_path):
+    artifact = small_checkpoint(tmp_path / "model.safetensors", 64)
     record = bench([artifact], BenchConfig(**QUICK))
     forward, both = record.results
     assert (forward.direction, both.direction) == ("forward", "forward-backward")
@@ -175,9 +189,7 @@ def test_checkpoint_runs_in_torch_elsewhere(tmp_path):
     assert not row.fused_bn
 
     # At 32 pixels the last maps have one pixel: no batch statistics of a single image.
-    small = facts.model_copy(update={"input": SPEC})
-    artifact = save_artifact(artifact.path, checkpoint_bytes(network, small), small)
-    record = bench([artifact], BenchConfig(**QUICK))
+    record = bench([small_checkpoint(artifact.path, 32)], BenchConfig(**QUICK))
     both = record.results[1]
     assert (both.direction, both.variant) == ("forward-backward", "frozen BatchNorm statistics")
     assert record.classic[0].forward_backward_ms == both.p50_ms
@@ -252,7 +264,9 @@ def test_what_an_integer_network_needs_is_no_leftover():
 
 def test_fallback_is_labelled(folded):
     inside = Inside((("Conv", "CUDAExecutionProvider"), ("Clip", "CPUExecutionProvider")), {})
-    (remark,) = remarks_on({"Conv": 1, "Clip": 1}, inside, "CUDAExecutionProvider")
+    (remark,) = remarks_on(
+        SessionConfig(provider="CUDAExecutionProvider", threads=1), {"Conv": 1, "Clip": 1}, inside
+    )
     assert remark.startswith("not all nodes ran on CUDAExecutionProvider: 1 on CPUExecution")
     record = bench([folded], BenchConfig(**QUICK))
     nodes = {"CUDAExecutionProvider": 5, "CPUExecutionProvider": 1}
@@ -361,6 +375,75 @@ def test_each_thread_count_is_a_group(exported, folded):
     text = bench_markdown(record)
     assert "G multiply-adds/s" in text
     assert "nodes and ms by operator" in text
+
+
+AFFINITIES = """
+import json, os, pickle, sys
+job = pickle.loads(bytes.fromhex(sys.argv[1]))
+if not job.is_checkpoint:
+    import onnxruntime  # its import starts threads that do not compute
+before = set(os.listdir("/proc/self/task")) - {str(os.getpid())}
+from mobilenet_cli.pipeline.bench_worker import start
+run, _ = start(job)
+for _ in range(50):
+    run()
+tasks = set(os.listdir("/proc/self/task")) - before
+print(json.dumps(sorted(sorted(os.sched_getaffinity(int(task))) for task in tasks)))
+"""
+
+
+def affinities(model, folder, cpus):
+    """The CPUs of the calling thread and of each that loading and running a model started."""
+    np.save(folder / "images.npy", np.zeros((4, 3, 32, 32), np.float32))
+    job = Job(model, folder / "images.npy", 4, SessionConfig(threads=len(cpus), cpus=cpus), 2**40)
+    run = subprocess.run(
+        [sys.executable, "-c", AFFINITIES, pickle.dumps(job).hex()],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | openmp_binding(job),
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+needs_two_cpus = pytest.mark.skipif(usable_cpus() < 2, reason="needs two CPUs to pin to")
+
+
+@needs_two_cpus
+def test_each_thread_of_onnx_runtime_has_a_cpu_of_its_own(folded, tmp_path):
+    first, second = cpus_to_pin(2)
+    assert affinities(folded.path, tmp_path, (second, first)) == sorted([[first], [second]])
+    assert affinities(folded.path, tmp_path, (second,)) == [[second]]
+
+
+@needs_two_cpus
+def test_each_thread_of_torch_has_a_cpu_of_its_own(checkpoint, tmp_path):
+    first, second = cpus_to_pin(2)
+    both = affinities(checkpoint.path, tmp_path, (second, first))  # torch has idle ones besides
+    assert {tuple(cpus) for cpus in both} == {(first,), (second,)}
+    assert affinities(checkpoint.path, tmp_path, (second,))[0] == [second]
+
+
+def test_the_record_names_the_cpus(folded):
+    (row,) = bench([folded], BenchConfig(**QUICK)).results
+    assert row.cpus == cpus_to_pin(1)
+    many = usable_cpus() + 1
+    record = bench([folded], BenchConfig(seconds=0.05, threads=(1, many)))
+    assert [r.cpus for r in record.results] == [cpus_to_pin(1), ()]
+    remark = f"oversubscribed: {many} threads take turns on {usable_cpus()} CPUs"
+    assert [any(text.startswith(remark) for text in r.remarks) for r in record.results] == [
+        False,
+        True,
+    ]
+    text = bench_markdown(record)
+    assert f"- 1 thread, pinned to CPU {row.cpus[0]}\n" in text
+    assert f"- {many} threads, not pinned\n" in text
+
+
+def test_a_gpu_is_left_to_the_scheduler():
+    (session,) = BenchConfig(provider="CUDAExecutionProvider", threads=(1,)).sessions()
+    assert session.cpus == ()
 
 
 def test_batches_from_text():

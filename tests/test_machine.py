@@ -6,6 +6,7 @@ import pytest
 
 from mobilenet_cli.pipeline.machine import (
     cpu_quota,
+    cpus_to_pin,
     gpus,
     instruction_sets,
     kernel_flags,
@@ -26,6 +27,17 @@ def test_affinity_limits_the_cpus():
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "1\n"
     assert 1 <= usable_cpus() <= len(os.sched_getaffinity(0))
+
+
+def test_threads_go_to_different_cores_first(tmp_path, monkeypatch):
+    for cpu, siblings in {0: "0,1", 1: "0,1", 2: "2-3", 3: "2-3"}.items():
+        (tmp_path / f"cpu{cpu}" / "topology").mkdir(parents=True)
+        (tmp_path / f"cpu{cpu}" / "topology" / "thread_siblings_list").write_text(siblings)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    monkeypatch.setattr("mobilenet_cli.pipeline.machine.cpu_quota", lambda: None)
+    assert [cpus_to_pin(n, tmp_path) for n in (1, 2, 3)] == [(0,), (0, 2), (0, 2, 1)]
+    assert cpus_to_pin(2, tmp_path / "absent") == (0, 1)
+    assert cpus_to_pin(5, tmp_path) == ()
 
 
 @pytest.mark.parametrize(
