@@ -88,8 +88,12 @@ class BenchConfig:
     compiled: bool = False
 
     def __post_init__(self) -> None:
-        if not self.batches or min(self.batches) < 1:
-            raise OptionError(f"cannot run batches of {self.batches}", "Pass --batch 1 or more")
+        if not self.batches:
+            raise OptionError("no batch size to measure", "Pass --batch 1 or more")
+        if min(self.batches) < 1:
+            raise OptionError(
+                f"cannot run a batch of {min(self.batches)} images", "Pass --batch 1 or more"
+            )
         if not 0 < self.seconds < float("inf"):
             raise OptionError(f"cannot measure for {self.seconds} seconds", "Pass --seconds 5")
         self.sessions()

@@ -356,6 +356,19 @@ def test_senseless_settings(settings):
         BenchConfig(**settings)
 
 
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        ((), "no batch size to measure"),
+        ((0,), "cannot run a batch of 0 images"),
+        ((8, -2), "cannot run a batch of -2 images"),
+    ],
+)
+def test_senseless_batches_are_named(batches, message):
+    with pytest.raises(OptionError, match=message):
+        BenchConfig(batches=batches)
+
+
 def test_thread_counts_and_options_from_text():
     assert parse_threads("1") == (1,)
     assert parse_threads(f"1,all,{usable_cpus()}, 1") == tuple({1: 0, usable_cpus(): 0})
