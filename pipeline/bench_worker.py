@@ -11,7 +11,9 @@ import importlib
 import json
 import os
 import pickle
+import re
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,10 +27,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenet_cli.pipeline.errors import CheckError, MobilenetError, OptionError
-from mobilenet_cli.pipeline.machine import usable_cpus
+from mobilenet_cli.pipeline.machine import oom_kills, usable_cpus
 from mobilenet_cli.pipeline.session import CPU, PROVIDERS, SessionConfig, open_session
 
 PROFILED_RUNS = 5
+OUT_OF_MEMORY = (
+    r"failed to allocate|(can't|cannot|unable to) allocate|bad_alloc|out of memory|alloc_failed"
+    r"|^MemoryError"
+)
+CRASH_CURE = (
+    "The runtime crashed; name the other artifacts to measure them alone, "
+    "and run 'mobilenet-cli doctor'"
+)
+SIGNAL_CURES = dict.fromkeys(
+    (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL), CRASH_CURE
+)
 Direction = Literal["forward", "forward-backward"]
 
 
@@ -80,6 +93,7 @@ class Worker:
 
     def __init__(self, job: Job) -> None:
         self._job = job
+        self._oom_kills = oom_kills()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
             [sys.executable, "-c", f"from {__name__} import main; main()"],
@@ -93,6 +107,11 @@ class Worker:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
 
     def __call__(self, runs: int) -> NDArray[np.int64]:
         """Run once untimed, then ``runs`` times; durations in nanoseconds."""
@@ -134,15 +153,29 @@ class Worker:
 
     def _death(self) -> CheckError | OptionError:
         status = self._process.wait()
-        if status == -9:  # SIGKILL is what Linux sends when memory runs out
-            return does_not_fit(self._job)
         self._log.seek(0)
         words = self._log.read().decode(errors="replace").strip().splitlines()
+        kills = oom_kills()
+        killed_for_memory = status == -signal.SIGKILL and kills != self._oom_kills
+        if killed_for_memory or lacks_memory("".join(words[-1:])):
+            return does_not_fit(self._job)
+        if status < 0:
+            no_lack = "" if kills is None else ", and the kernel reports no lack of memory"
+            return CheckError(
+                f"the process that ran {self._job.model} was ended by "
+                f"{signal.Signals(-status).name}{no_lack}",
+                SIGNAL_CURES.get(-status, "Run it again, unless somebody stopped it on purpose"),
+            )
         return CheckError(
             f"the process that ran {self._job.model} ended with status {status} "
             f"({words[-1] if words else 'no message'})",
             "Run 'mobilenet-cli doctor'",
         )
+
+
+def lacks_memory(words: str) -> bool:
+    """Is this how ONNX Runtime, torch, CUDA or C++ say that memory ran out?"""
+    return bool(re.search(OUT_OF_MEMORY, words, re.IGNORECASE))
 
 
 def openmp_binding(job: Job) -> dict[str, str]:
@@ -233,7 +266,7 @@ def start(job: Job) -> tuple[Callable[[], Any], float]:
     except MobilenetError:
         raise
     except Exception as error:  # ONNX Runtime's, torch's and Python's have no common base
-        if isinstance(error, MemoryError) or "alloc" in str(error).lower():
+        if isinstance(error, MemoryError) or lacks_memory(str(error)):
             raise does_not_fit(job) from error
         raise
     if not np.isfinite(output).all():

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 CPUINFO = Path("/proc/cpuinfo")
 MEMINFO = Path("/proc/meminfo")
+VMSTAT = Path("/proc/vmstat")
 CGROUP = Path("/sys/fs/cgroup")
 TOPOLOGY = Path("/sys/devices/system/cpu")
 
@@ -138,6 +139,20 @@ def saturates_int8(names: tuple[str, ...] | None = None) -> bool:
     """
     names = instruction_sets() if names is None else names
     return platform.machine() in ("x86_64", "AMD64") and not set(names) & set(INT8_DOT_PRODUCTS)
+
+
+def oom_kills(cgroup: Path = CGROUP, vmstat: Path = VMSTAT) -> int | None:
+    """Processes that the kernel has killed because memory ran out; None where it does not say.
+
+    Of the control group (version 2, then 1), or of the whole machine where no group counts them.
+    """
+    for path in (cgroup / "memory.events", cgroup / "memory" / "memory.oom_control", vmstat):
+        with contextlib.suppress(OSError):
+            for line in path.read_text().splitlines():
+                name, _, count = line.partition(" ")
+                if name == "oom_kill":
+                    return int(count)
+    return None
 
 
 def available_memory() -> int:

@@ -1,6 +1,8 @@
+import contextlib
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,12 +27,14 @@ from mobilenet_cli.pipeline.bench_rows import (
 from mobilenet_cli.pipeline.bench_worker import (
     Inside,
     Job,
+    Worker,
     device_runner,
+    lacks_memory,
     openmp_binding,
     summarize_profile,
 )
 from mobilenet_cli.pipeline.errors import CheckError, ModelError, OptionError, ProviderError
-from mobilenet_cli.pipeline.machine import cpus_to_pin, usable_cpus
+from mobilenet_cli.pipeline.machine import cpus_to_pin, oom_kills, usable_cpus
 from mobilenet_cli.pipeline.onnx_file import with_facts
 from mobilenet_cli.pipeline.session import SessionConfig, open_session
 from mobilenet_cli.reports.latency import (
@@ -520,6 +524,45 @@ def test_batch_beyond_memory(exported, monkeypatch):
     # In the worker not even the input (98 MB) does.
     with pytest.raises(OptionError, match=r"batch of 8000 does not fit in memory with .*fp32"):
         bench([exported], BenchConfig(**QUICK, batches=(8000,)))
+
+
+@pytest.fixture
+def worker(folded, tmp_path):
+    np.save(tmp_path / "images.npy", np.zeros((1, 3, 32, 32), np.float32))
+    job = Job(folded.path, tmp_path / "images.npy", 1, SessionConfig(threads=1), 2**40)
+    with contextlib.closing(Worker(job)) as worker:
+        yield worker
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
+def test_a_signal_is_not_taken_for_lack_of_memory(worker, number):
+    os.kill(worker.pid, number)
+    with pytest.raises(CheckError, match=rf"folded\.onnx was ended by {number.name}"):
+        worker(1)
+
+
+def test_the_out_of_memory_killer_is_recognised(worker, monkeypatch):
+    before = oom_kills() or 0
+    monkeypatch.setattr("mobilenet_cli.pipeline.bench_worker.oom_kills", lambda: before + 1)
+    os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(OptionError, match=r"a batch of 1 does not fit in memory with .*folded"):
+        worker(1)
+
+
+@pytest.mark.parametrize(
+    ("words", "lacks"),
+    [
+        ("Failed to allocate memory for requested buffer of size 99", True),
+        ("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory", True),
+        ("CUDA out of memory. Tried to allocate 2.00 GiB", True),
+        ("terminate called after throwing an instance of 'std::bad_alloc'", True),
+        ("CUBLAS_STATUS_ALLOC_FAILED", True),
+        ("This allocator is not registered", False),
+        ("the allocation planner found a cycle in the graph", False),
+    ],
+)
+def test_words_for_lack_of_memory(words, lacks):
+    assert lacks_memory(words) is lacks
 
 
 def test_killed_worker_is_reported(exported, monkeypatch):

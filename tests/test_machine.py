@@ -12,6 +12,7 @@ from mobilenet_cli.pipeline.machine import (
     kernel_flags,
     known_instruction_sets,
     machine,
+    oom_kills,
     saturates_int8,
     usable_cpus,
 )
@@ -38,6 +39,22 @@ def test_threads_go_to_different_cores_first(tmp_path, monkeypatch):
     assert [cpus_to_pin(n, tmp_path) for n in (1, 2, 3)] == [(0,), (0, 2), (0, 2, 1)]
     assert cpus_to_pin(2, tmp_path / "absent") == (0, 1)
     assert cpus_to_pin(5, tmp_path) == ()
+
+
+@pytest.mark.parametrize(
+    ("files", "count"),
+    [
+        ({"memory.events": "oom 3\noom_kill 2\n"}, 2),
+        ({"memory/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 4\n"}, 4),
+        ({}, 7),
+    ],
+)
+def test_out_of_memory_kills_by_kernel_interface(tmp_path, files, count):
+    for name, text in {**files, "vmstat": "pgfault 1\noom_kill 7\n"}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert oom_kills(tmp_path, tmp_path / "vmstat") == count
+    assert oom_kills(tmp_path / "absent", tmp_path / "absent") is None
 
 
 @pytest.mark.parametrize(
