@@ -61,8 +61,7 @@ def rows_of(artifact: Artifact, session: SessionConfig, batch: int, compiled: bo
 
 
 def _onnx_rows(plain: Row) -> Iterator[Row]:
-    options = plain.session.provider_options
-    if options.get("enable_cuda_graph", "0") not in ("0", "false", "False"):
+    if plain.session.switched_on("enable_cuda_graph", default=False):
         # A captured graph reads and writes fixed addresses, so there are no host rows.
         yield replace(plain, variant="device-bound, CUDA graph", on_device=True)
         return

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,9 @@ from numpy.typing import NDArray
 from mobilenet_cli.pipeline.errors import CheckError, MobilenetError, OptionError
 from mobilenet_cli.pipeline.machine import oom_kills, usable_cpus
 from mobilenet_cli.pipeline.session import CPU, PROVIDERS, SessionConfig, open_session
+
+if TYPE_CHECKING:
+    from mobilenet_cli.pipeline.torch_bench import TorchSetting
 
 PROFILED_RUNS = 5
 OUT_OF_MEMORY = (
@@ -322,16 +325,23 @@ def device_runner(
 
 def torch_runner(job: Job, images: NDArray[np.float32]) -> Callable[[], NDArray[Any]]:
     """Run the checkpoint in torch, which is imported nowhere else in ``bench``."""
-    from mobilenet_cli.pipeline.torch_bench import TorchSetting, runner
+    from mobilenet_cli.pipeline.torch_bench import runner
+
+    return runner(job.model, images, torch_setting(job))
+
+
+def torch_setting(job: Job) -> "TorchSetting":
+    """What the job's session says, in torch's words."""
+    from mobilenet_cli.pipeline.torch_bench import TorchSetting
 
     provider = PROVIDERS.get(job.session.provider)
-    setting = TorchSetting(
+    return TorchSetting(
         threads=job.session.threads or usable_cpus(),
         device=(provider and provider.device) or "cpu",
         compiled=job.compiled,
         backward=job.direction == "forward-backward",
+        tf32=job.session.switched_on("use_tf32", default=True),  # ONNX Runtime's default
     )
-    return runner(job.model, images, setting)
 
 
 def look_inside(job: Job) -> Inside:

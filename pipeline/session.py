@@ -83,6 +83,11 @@ class SessionConfig:
         if self.threads is not None and self.threads < 1:
             raise OptionError(f"cannot run on {self.threads} threads", "Pass --threads 1 or more")
 
+    def switched_on(self, option: str, default: bool) -> bool:
+        """Is a provider's option, such as ``use_tf32``, anything but 0 or false?"""
+        value = self.provider_options.get(option, str(default))
+        return value.lower() not in ("0", "false")
+
 
 @functools.cache
 def check_provider(name: str) -> None:

@@ -24,12 +24,24 @@ class TorchSetting:
         device: ``cpu`` or ``cuda``.
         compiled: through ``torch.compile`` with its default backend, instead of eager.
         backward: a training step without the optimizer, instead of inference.
+        tf32: let a GPU round factors of float32 products to TF32's 10 bits of mantissa.
     """
 
     threads: int
     device: str
     compiled: bool
     backward: bool
+    tf32: bool
+
+
+def set_tf32(allowed: bool) -> None:
+    """Have products and convolutions on a GPU use TF32 or not, as ONNX Runtime's ``use_tf32``.
+
+    torch's own defaults differ: TF32 in convolutions, not in matrix products.
+    """
+    precision = "tf32" if allowed else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = precision
+    torch.backends.cudnn.conv.fp32_precision = precision
 
 
 def runner(
@@ -53,6 +65,8 @@ def runner(
             "Install torch for CUDA, or name the ONNX files to measure them alone",
         )
     torch.set_num_threads(setting.threads)
+    if setting.device == "cuda":
+        set_tf32(setting.tf32)
     torch.backends.cudnn.benchmark = True  # as in training; ONNX Runtime searches as well
     network = load_network(load_artifact(checkpoint))
     network.to(setting.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it

@@ -32,6 +32,7 @@ from mobilenet_cli.pipeline.bench_worker import (
     lacks_memory,
     openmp_binding,
     summarize_profile,
+    torch_setting,
 )
 from mobilenet_cli.pipeline.errors import CheckError, ModelError, OptionError, ProviderError
 from mobilenet_cli.pipeline.machine import cpus_to_pin, oom_kills, usable_cpus
@@ -456,6 +457,31 @@ def test_the_record_names_the_cpus(folded):
     text = bench_markdown(record)
     assert f"- 1 thread, pinned to CPU {row.cpus[0]}\n" in text
     assert f"- {many} threads, not pinned\n" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "precision"),
+    [({}, "tf32"), ({"use_tf32": "1"}, "tf32"), ({"use_tf32": "0"}, "ieee")],
+)
+def test_torch_rows_use_the_arithmetic_of_the_onnx_rows(
+    checkpoint, monkeypatch, options, precision
+):
+    torch = pytest.importorskip("torch")
+    from mobilenet_cli.pipeline import torch_bench
+
+    session = SessionConfig(provider="CUDAExecutionProvider", threads=1, provider_options=options)
+    setting = torch_setting(Job(checkpoint.path, Path("images.npy"), 1, session, 0))
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+    before = [backend.fp32_precision for backend in backends]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.delattr(torch_bench, "load_network")  # what follows needs a GPU
+    try:
+        with pytest.raises(NameError, match="load_network"):
+            torch_bench.runner(checkpoint.path, np.zeros((1, 3, 32, 32), np.float32), setting)
+        assert [backend.fp32_precision for backend in backends] == [precision] * 2
+    finally:
+        for backend, value in zip(backends, before, strict=True):
+            backend.fp32_precision = value
 
 
 def test_a_gpu_is_left_to_the_scheduler():
