@@ -12,7 +12,8 @@ interleaved A B C A B C: a turn is one untimed run, which brings caches, threads
 the row, then a block of some 20 milliseconds. Drift of the machine therefore hits all rows alike,
 and ratios between rows are medians of block-by-block ratios. Each row first warms up until its
 running median is stable. Measuring ends when the 95 % interval of every median is within 2 % of
-it, or after ``seconds`` per row. The intervals count blocks, not runs (``timing``).
+it, or after ``seconds`` per row; a row that had not got there is marked noisy. The
+intervals count blocks, not runs (``timing``).
 
 **Threads.** Each is pinned to a logical CPU of its own, out of those this process may use, on
 different physical cores as long as there are such; the record names them. On a GPU the threads
@@ -48,8 +49,8 @@ from mobilenet_cli.pipeline.machine import available_memory, cpus_to_pin, machin
 from mobilenet_cli.pipeline.progress import Progress, silent
 from mobilenet_cli.pipeline.roofline import measure_roofline
 from mobilenet_cli.pipeline.session import CPU, PROVIDERS, SessionConfig, check_provider
-from mobilenet_cli.pipeline.timing import Timing, interleave, ratio
-from mobilenet_cli.reports.latency import INTEGER_CONVOLUTIONS, classic_table
+from mobilenet_cli.pipeline.timing import PRECISION, Timing, interleave, ratio
+from mobilenet_cli.reports.latency import INTEGER_CONVOLUTIONS, NOISY, classic_table
 from mobilenet_cli.reports.records import BenchRecord, BenchResult, Ratio, Roofline
 
 TOP_OPERATORS = 10
@@ -257,11 +258,24 @@ def result_of(
         operators=operators,
         operator_ms=dict(list(inside.milliseconds.items())[:TOP_OPERATORS]),
         nodes_by_provider=dict(Counter(provider for _, provider in inside.nodes)),
-        remarks=remarks_on(row.session, operators, inside),
+        remarks=(*noise_remarks(timing), *remarks_on(row.session, operators, inside)),
         limit_ms=limit_ms(row, operators, roofline),
         reference=reference,
         percentiles_ms=tuple(timing.percentile(q) / 1e6 for q in range(101)),
     )
+
+
+def noise_remarks(timing: Timing) -> tuple[str, ...]:
+    """Say so when time was up before the median was settled."""
+    if timing.settled():
+        return ()
+    blocks, uncertainty = len(timing.blocks), timing.uncertainty()
+    why = (
+        f"the median is known to within {100 * uncertainty:.1f} % only, not {100 * PRECISION:.0f} %"
+        if uncertainty > PRECISION
+        else f"{blocks} blocks of runs are too few to know how sure the median is"
+    )
+    return (f"{NOISY}{why}. Give --seconds more.",)
 
 
 def remarks_on(

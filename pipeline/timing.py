@@ -62,11 +62,12 @@ class Timing:
 
     def settled(self) -> bool:
         """Is the interval of the median within ``PRECISION`` of it on both sides?"""
-        if len(self.blocks) < MIN_BLOCKS:
-            return False
-        low, high = self.interval()
-        median = self.percentile(50)
-        return max(high - median, median - low) <= PRECISION * median
+        return len(self.blocks) >= MIN_BLOCKS and self.uncertainty() <= PRECISION
+
+    def uncertainty(self) -> float:
+        """The larger distance of the median from an end of its interval, relative to it."""
+        (low, high), median = self.interval(), self.percentile(50)
+        return max(high - median, median - low) / median
 
 
 def student_t(freedom: int) -> float:

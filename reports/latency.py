@@ -13,6 +13,7 @@ from mobilenet_cli.reports.records import (
 )
 from mobilenet_cli.reports.tables import table
 
+NOISY = "noisy: "  # how the remark begins that a median is not settled
 NO_FUSION = "batch norms not fused"
 FROZEN = "frozen BatchNorm statistics"  # a backward pass where there are none to compute
 INTEGER_CONVOLUTIONS = ("QLinearConv", "ConvInteger")
@@ -98,7 +99,7 @@ def _latency_row(record: BenchRecord, index: int) -> list[str]:
         str(r.threads),
         str(r.batch),
         f"{r.p50_ms:.3g}",
-        f"{r.low_ms:.3g} to {r.high_ms:.3g}",
+        f"{r.low_ms:.3g} to {r.high_ms:.3g}{' (noisy)' if is_noisy(r) else ''}",
         f"{r.p90_ms:.3g}",
         f"{r.p99_ms:.3g}",
         f"{r.images_per_second:.0f}",
@@ -108,6 +109,11 @@ def _latency_row(record: BenchRecord, index: int) -> list[str]:
         f"{r.peak_rss_mb:.0f}",
         f"{r.size_mb:.1f}",
     ]
+
+
+def is_noisy(result: BenchResult) -> bool:
+    """Was time up before the median was settled?"""
+    return any(remark.startswith(NOISY) for remark in result.remarks)
 
 
 def provider_name(result: BenchResult) -> str:

@@ -15,7 +15,13 @@ from onnx import TensorProto, helper, numpy_helper
 from mobilenet_cli.cli import fit_for_provider
 from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.pipeline.artifact import Facts, save_artifact
-from mobilenet_cli.pipeline.bench import BenchConfig, bench, float_leftovers, remarks_on
+from mobilenet_cli.pipeline.bench import (
+    BenchConfig,
+    bench,
+    float_leftovers,
+    noise_remarks,
+    remarks_on,
+)
 from mobilenet_cli.pipeline.bench_rows import (
     input_shape,
     open_model,
@@ -38,6 +44,7 @@ from mobilenet_cli.pipeline.errors import CheckError, ModelError, OptionError, P
 from mobilenet_cli.pipeline.machine import cpus_to_pin, oom_kills, usable_cpus
 from mobilenet_cli.pipeline.onnx_file import with_facts
 from mobilenet_cli.pipeline.session import SessionConfig, open_session
+from mobilenet_cli.pipeline.timing import MIN_BLOCKS, Timing
 from mobilenet_cli.reports.latency import (
     NO_FUSION,
     bench_markdown,
@@ -75,6 +82,11 @@ def small_model(shape=("N", 3, 32, 32), gamma=1.0, norm=True, elem_type=TensorPr
         [numpy_helper.from_array(v.astype(np.float32), k) for k, v in weights.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def other_remarks(result):
+    """Those that do not depend on how quiet the machine is."""
+    return tuple(remark for remark in result.remarks if not remark.startswith("noisy: "))
 
 
 def write(path: Path, model: onnx.ModelProto, stage="export"):
@@ -123,7 +135,7 @@ def test_rows_of_a_run(exported, folded):
         assert r.nodes_by_provider == {"CPUExecutionProvider": sum(r.operators.values())}
         assert r.operator_ms.keys() == r.operators.keys()
         assert list(r.operator_ms.values()) == sorted(r.operator_ms.values(), reverse=True)
-        assert r.remarks == ()
+        assert other_remarks(r) == ()
         assert r.limit_ms > 0
 
 
@@ -249,7 +261,7 @@ def quantized_with_leftovers():
 def test_model_that_is_not_fully_integer_is_told(tmp_path):
     artifact = write(tmp_path / "int8.onnx", quantized_with_leftovers(), "quantize")
     record = bench([artifact], BenchConfig(**QUICK))
-    (remark,) = record.results[0].remarks
+    (remark,) = other_remarks(record.results[0])
     assert remark.startswith("this model is not fully integer: ")
     assert "1 Conv" in remark
     assert "mobilenet-cli quantize" in remark
@@ -265,6 +277,30 @@ def test_what_an_integer_network_needs_is_no_leftover():
         "Clip": 3,
     }
     assert float_leftovers({"Conv": 27, "Clip": 27}) == {}  # a float model
+
+
+def timing_of(*medians):
+    """Blocks of ten runs at each of these medians, in milliseconds."""
+    return Timing(tuple(np.full(10, 1e6 * median).astype(np.int64) for median in medians))
+
+
+def test_uncertain_medians_are_flagged(folded):
+    steady, shaky = timing_of(*[10] * 20), timing_of(*[10, 11] * 10, 10)
+    assert noise_remarks(steady) == ()
+    (remark,) = noise_remarks(shaky)
+    assert remark.startswith("noisy: the median is known to within 10.0 % only, not 2 %")
+    assert remark.endswith("Give --seconds more.")
+    record = bench([folded], BenchConfig(**QUICK))
+    row = record.results[0]
+    for remarks, cell in [((), "10 to 11 |"), ((remark,), "10 to 11 (noisy) |")]:
+        shown = row.model_copy(update={"low_ms": 10.0, "high_ms": 11.0, "remarks": remarks})
+        assert cell in latency_markdown(record.model_copy(update={"results": (shown,)}))
+
+
+def test_a_row_without_time_to_settle_is_flagged(folded):
+    (row,) = bench([folded], BenchConfig(seconds=1e-9, threads=(1,))).results
+    assert row.blocks < MIN_BLOCKS
+    assert any(remark.startswith("noisy: ") for remark in row.remarks)
 
 
 def test_fallback_is_labelled(folded):
