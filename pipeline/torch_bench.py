@@ -41,7 +41,7 @@ def set_tf32(allowed: bool) -> None:
     """
     precision = "tf32" if allowed else "ieee"
     torch.backends.cuda.matmul.fp32_precision = precision
-    torch.backends.cudnn.conv.fp32_precision = precision
+    torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]  # torch makes it at run time
 
 
 def runner(

@@ -19,6 +19,7 @@ from mobilenet_cli.pipeline.bench import (
     BenchConfig,
     bench,
     float_leftovers,
+    job_of,
     noise_remarks,
     remarks_on,
 )
@@ -493,6 +494,29 @@ def test_the_record_names_the_cpus(folded):
     text = bench_markdown(record)
     assert f"- 1 thread, pinned to CPU {row.cpus[0]}\n" in text
     assert f"- {many} threads, not pinned\n" in text
+
+
+def test_compiled_rows_come_beside_the_eager_ones(checkpoint):
+    rows = rows_of(checkpoint, SessionConfig(threads=1), 2, compiled=True)
+    assert [(row.variant, row.direction) for row in rows] == [
+        ("", "forward"),
+        ("", "forward-backward"),
+        ("compiled", "forward"),
+        ("compiled", "forward-backward"),
+    ]
+    settings = [torch_setting(job_of(row, Path("images.npy"))) for row in rows]
+    assert [setting.compiled for setting in settings] == [False, False, True, True]
+    assert [setting.backward for setting in settings] == [False, True, False, True]
+
+
+@pytest.mark.slow
+def test_torch_compile_runs_here(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kernels"))
+    record = bench([checkpoint], BenchConfig(**QUICK, compiled=True, batches=(2,)))
+    *_, compiled, both = record.results
+    assert (compiled.variant, both.variant) == ("compiled", "compiled")
+    assert list((tmp_path / "kernels").rglob("*.cpp"))  # something was compiled
+    assert [row.forward_backward_ms for row in record.classic][1] == both.p50_ms
 
 
 @pytest.mark.parametrize(
