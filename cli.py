@@ -331,6 +331,10 @@ def train_command(
     precision: Annotated[
         str, typer.Option("--precision", help="fp32, or bf16 for automatic mixed precision.")
     ] = "fp32",
+    tensorboard: Annotated[
+        bool,
+        typer.Option("--tensorboard", help="Also write curves for TensorBoard, into the run."),
+    ] = False,
     resume: Annotated[
         bool,
         typer.Option(
@@ -367,6 +371,7 @@ def train_command(
         init=str(init) if init else None,
         changes=tuple(changes or ()),
         precision=precision,
+        tensorboard=tensorboard,
         resume=resume,
     )
     made_in = Run(RUNS / (run or config.run_name))

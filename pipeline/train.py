@@ -43,6 +43,7 @@ from mobilenet_cli.pipeline.machine import usable_cpus
 from mobilenet_cli.pipeline.optimizer import make_optimizer, rate_factor, set_rates
 from mobilenet_cli.pipeline.progress import Progress, silent
 from mobilenet_cli.pipeline.team import Team, joined
+from mobilenet_cli.pipeline.tensorboard import Board, board
 from mobilenet_cli.pipeline.train_config import UPRIGHT, TrainConfig, class_list, names_of
 from mobilenet_cli.pipeline.train_images import augmented, cut_of
 from mobilenet_cli.pipeline.train_state import Learner, Progressed, load_state, save_state
@@ -127,7 +128,9 @@ def train(
         at, history = where_to_begin(config, out, job, learner)
         team.wait()
         if at is not None:
-            work(config, job, learner, at, history, out, progress, stop)
+            folder, wanted = out.with_name("tensorboard"), config.tensorboard and team.leads
+            with board(folder, at.epoch * job.steps + at.step, wanted) as shown:
+                work(config, job, learner, at, history, out, progress, stop, shown)
         team.wait()  # until the file is there
     return load_artifact(out)
 
@@ -141,13 +144,15 @@ def work(
     out: Path,
     progress: Progress,
     stop: Callable[[], bool],
+    shown: Board,
 ) -> None:
     """Train from where ``at`` is to the end, and write what is to be kept."""
     for epoch in range(at.epoch, config.plan.epochs):
-        run_epoch(config, job, learner, at, history, progress, stop)
+        run_epoch(config, job, learner, at, history, progress, stop, shown)
         history.append(epoch_record(config, job, learner, at))
         if job.team.leads:
             _write_log(out, history)
+            shown.add(at.epoch * job.steps + at.step, scalars(config, job, at, history[-1]))
             keep_best(config, job, learner, history, out)
         at = Progressed(epoch + 1, seconds=at.seconds, waited=at.waited, bad=at.bad)
     if job.team.leads:
@@ -214,6 +219,7 @@ def run_epoch(
     history: list[EpochRecord],
     progress: Progress,
     stop: Callable[[], bool],
+    shown: Board,
 ) -> None:
     """Take the steps of one epoch that are left, moving ``at`` along.
 
@@ -244,6 +250,7 @@ def run_epoch(
     saved = began = time.monotonic()
     for batch, waited in timed(source):
         loss, hits = take_step(config, job, learner, at, batch)
+        shown.add_loss(at.epoch * job.steps + batch.step, loss)
         at.loss_sum += loss * len(batch.labels)
         at.hits += hits
         at.seen += len(batch.labels)
@@ -373,6 +380,20 @@ def facts_of(config: TrainConfig, job: Job) -> Facts:
         names=names_of(job.classes, config.source),
         data=config.data,
     )
+
+
+def scalars(config: TrainConfig, job: Job, at: Progressed, epoch: EpochRecord) -> dict[str, float]:
+    """What TensorBoard shows of an epoch; the rate is that of the training so far."""
+    images = (at.epoch * job.steps + at.step) * config.plan.batch
+    return {
+        "loss/epoch": epoch.loss,
+        "top1/training": epoch.train_top1,
+        "top1/held_out": epoch.top1,
+        "top5/held_out": epoch.top5,
+        "learning_rate": epoch.learning_rate,
+        "images_per_second": images / max(at.seconds, 1e-9),
+        "waiting": at.waited / max(at.seconds, 1e-9),
+    }
 
 
 def keep_best(

@@ -13,6 +13,7 @@ from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.artifact import Artifact, load_artifact
 from mobilenet_cli.pipeline.errors import DataError, OptionError
 from mobilenet_cli.pipeline.recipes import RECIPES, Recipe, changed
+from mobilenet_cli.pipeline.tensorboard import check_installed
 
 # Digits were drawn on 8x8 pixels; 32 is the smallest map that five halvings allow.
 RESOLUTIONS = {"digits": 32}
@@ -35,6 +36,7 @@ class TrainConfig:
             and replaced where they are not.
         changes: other values of the recipe, as ``name=value``.
         precision: ``fp32``, or ``bf16`` for automatic mixed precision.
+        tensorboard: write curves for TensorBoard too, into ``tensorboard/`` beside the checkpoint.
         resume: there must be an interrupted training with these settings to go on with.
 
     Raises:
@@ -51,9 +53,12 @@ class TrainConfig:
     init: str | None = None
     changes: tuple[str, ...] = ()
     precision: str = "fp32"
+    tensorboard: bool = False
     resume: bool = False
 
     def __post_init__(self) -> None:
+        if self.tensorboard:
+            check_installed()
         if self.recipe_name not in RECIPES:
             raise OptionError(f"unknown recipe '{self.recipe}'", f"Use one of {', '.join(RECIPES)}")
         if self.precision not in ("fp32", "bf16"):
@@ -99,7 +104,7 @@ class TrainConfig:
     def recorded(self) -> dict[str, Any]:
         """What the checkpoint's facts say about how it was made."""
         values = asdict(self) | {"width": self.model(1).width, "changes": list(self.changes)}
-        del values["resume"]  # it makes no difference to the result
+        del values["resume"], values["tensorboard"]  # they make no difference to the result
         return values | {"recipe": asdict(self.plan) | {"name": self.recipe_name}}
 
     @property

@@ -102,6 +102,7 @@ pipeline/session.py
 pipeline/simplify.py
 pipeline/target.py
 pipeline/team.py
+pipeline/tensorboard.py
 pipeline/tensorflow_files.py
 pipeline/timing.py
 pipeline/torch_bench.py
