@@ -58,10 +58,10 @@ def pinning_notes(record: BenchRecord) -> list[str]:
 
 
 def threads_on(threads: int, cpus: tuple[int, ...]) -> str:
-    """``1 thread, pinned to CPU 0``, or ``4 threads, not pinned``."""
+    """``1 thread, pinned to CPU 0``, or ``4 threads`` where they were not, or in old records."""
     count = "1 thread" if threads == 1 else f"{threads} threads"
     names = f"pinned to CPU{'s' if len(cpus) > 1 else ''} {', '.join(map(str, cpus))}"
-    return f"{count}, {names if cpus else 'not pinned'}"
+    return f"{count}, {names}" if cpus else count
 
 
 def operators_markdown(record: BenchRecord) -> str:

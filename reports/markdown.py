@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pydantic import JsonValue
 
-from mobilenet_cli.reports.latency import classic_markdown, latency_markdown
+from mobilenet_cli.reports.latency import classic_markdown, latency_markdown, threads_on
 from mobilenet_cli.reports.records import (
     ArtifactRecord,
     Interval,
@@ -60,9 +60,8 @@ def setting(row: ReportRow) -> str:
     if row.data is not None:
         parts.append(f"Accuracy on {row.data}, 95 % Wilson intervals.")
     if row.threads is not None:
-        threads = "1 thread" if row.threads == 1 else f"{row.threads} threads"
         over = f" Speed-up over {row.speedup_over}." if row.speedup_over else ""
-        parts.append(f"Latency of batch {row.batch} on {threads}.{over}")
+        parts.append(f"Latency of batch {row.batch} on {threads_on(row.threads, row.cpus)}.{over}")
     return " ".join(parts)
 
 

@@ -702,7 +702,7 @@ class ReportRow(Record):
         data: what it was evaluated on; ``images`` how many there were.
         top1: percent, with interval; likewise top5.
         provider: what ran it for p50_ms and p99_ms, milliseconds for ``batch`` images on
-            ``threads`` threads.
+            ``threads`` threads, pinned to ``cpus`` where any are named.
         speedup: how many times faster than ``speedup_over``; None where that was not measured.
         result: index in ``BenchRecord.results``.
     """
@@ -716,6 +716,7 @@ class ReportRow(Record):
     top5: Metric | None = None
     provider: str | None = None
     threads: int | None = None
+    cpus: tuple[int, ...] = ()
     batch: int | None = None
     p50_ms: float | None = None
     p99_ms: float | None = None

@@ -37,6 +37,7 @@ def report_row(run: RunRecord, artifact: ArtifactRecord) -> ReportRow:
         update |= {
             "provider": result.provider,
             "threads": result.threads,
+            "cpus": result.cpus,
             "batch": result.batch,
             "p50_ms": result.p50_ms,
             "p99_ms": result.p99_ms,

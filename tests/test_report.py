@@ -24,8 +24,8 @@ from mobilenet_cli.pipeline.runs import Run
 from mobilenet_cli.pipeline.weight_ranges import weight_ranges
 from mobilenet_cli.reports.card import model_card
 from mobilenet_cli.reports.html import report_html
-from mobilenet_cli.reports.markdown import report_markdown
-from mobilenet_cli.reports.records import Metric, ReportRecord, RunRecord
+from mobilenet_cli.reports.markdown import report_markdown, setting
+from mobilenet_cli.reports.records import Metric, ReportRecord, ReportRow, RunRecord
 from mobilenet_cli.reports.reproduce import commands
 from mobilenet_cli.reports.schema import SCHEMAS, schema_text, write_schemas
 from mobilenet_cli.reports.summary import summarize
@@ -339,3 +339,10 @@ def test_a_file_that_asks_for_nothing_or_too_much(golden_run: RunRecord, tmp_pat
     readme.write_text("<!-- report: classic -->\n<!-- /report -->")
     with pytest.raises(OptionError, match="asks for classic, which run keras75 does not have"):
         embed_into(readme, record)
+
+
+def test_the_method_line_names_the_cpus():
+    row = ReportRow(file="x.onnx", stage="simplify", size_mb=1.0, threads=2, batch=1)
+    assert setting(row) == "Latency of batch 1 on 2 threads."
+    pinned = row.model_copy(update={"cpus": (0, 2)})
+    assert setting(pinned) == "Latency of batch 1 on 2 threads, pinned to CPUs 0, 2."
