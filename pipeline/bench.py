@@ -41,8 +41,9 @@ from pathlib import Path
 import numpy as np
 
 from mobilenet_cli.pipeline.artifact import Artifact
+from mobilenet_cli.pipeline.bench_profile import Inside
 from mobilenet_cli.pipeline.bench_rows import Row, input_images, rows_of
-from mobilenet_cli.pipeline.bench_worker import Inside, Job, Worker
+from mobilenet_cli.pipeline.bench_worker import Job, Worker
 from mobilenet_cli.pipeline.errors import OptionError
 from mobilenet_cli.pipeline.inspection import multiply_adds
 from mobilenet_cli.pipeline.machine import available_memory, cpus_to_pin, machine, usable_cpus

@@ -6,9 +6,7 @@ parent's end of the pipe; ``main`` runs at the other.
 """
 
 import contextlib
-import dataclasses
 import importlib
-import json
 import os
 import pickle
 import re
@@ -26,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mobilenet_cli.pipeline.bench_profile import Inside, look_inside
 from mobilenet_cli.pipeline.errors import CheckError, MobilenetError, OptionError
 from mobilenet_cli.pipeline.machine import oom_kills, usable_cpus
 from mobilenet_cli.pipeline.session import CPU, PROVIDERS, SessionConfig, open_session
@@ -33,7 +32,6 @@ from mobilenet_cli.pipeline.session import CPU, PROVIDERS, SessionConfig, open_s
 if TYPE_CHECKING:
     from mobilenet_cli.pipeline.torch_bench import TorchSetting
 
-PROFILED_RUNS = 5
 OUT_OF_MEMORY = (
     r"failed to allocate|(can't|cannot|unable to) allocate|bad_alloc|out of memory|alloc_failed"
     r"|^MemoryError"
@@ -76,19 +74,6 @@ class Job:
     def is_checkpoint(self) -> bool:
         """Is the model torch's to run?"""
         return self.model.suffix == ".safetensors"
-
-
-@dataclass(frozen=True)
-class Inside:
-    """What ran where, from ONNX Runtime's profiler.
-
-    Attributes:
-        nodes: type and execution provider of every node of the optimised graph.
-        milliseconds: by type, slowest first; the profiler's own cost is some 2 microseconds a node.
-    """
-
-    nodes: tuple[tuple[str, str], ...]
-    milliseconds: dict[str, float]
 
 
 class Worker:
@@ -223,7 +208,7 @@ def serve(requests: Any, answers: Any) -> None:
             elif request == "peak_rss_mb":
                 answer = peak_rss_mb()
             elif request == "inside":
-                answer = look_inside(job)
+                answer = inside_of(job)
             else:
                 assert run is not None
                 answer = time_block(run, request)
@@ -344,33 +329,11 @@ def torch_setting(job: Job) -> "TorchSetting":
     )
 
 
-def look_inside(job: Job) -> Inside:
-    """Run the optimised graph a few times with ONNX Runtime's profiler; empty for torch."""
+def inside_of(job: Job) -> Inside:
+    """What ran where; empty for torch."""
     if job.is_checkpoint:
         return Inside((), {})
-    with tempfile.TemporaryDirectory() as folder:
-        config = dataclasses.replace(job.session, profile_prefix=Path(folder) / "profile")
-        session = open_session(job.model, config)
-        feed = {session.get_inputs()[0].name: np.load(job.images)}
-        for _ in range(PROFILED_RUNS + 1):
-            session.run(None, feed)
-        return summarize_profile(json.loads(Path(session.end_profiling()).read_text()))
-
-
-def summarize_profile(events: list[dict[str, Any]]) -> Inside:
-    """From ONNX Runtime's trace events to nodes and milliseconds; the first run is left out."""
-    durations: dict[tuple[str, str, str], list[float]] = {}
-    for event in events:
-        name = event["name"]
-        if event.get("cat") == "Node" and name.endswith("_kernel_time"):
-            node = (event["args"]["op_name"], event["args"]["provider"], name)
-            durations.setdefault(node, []).append(event["dur"])  # microseconds
-    totals: dict[str, float] = {}
-    for (operator, _, _), times in durations.items():
-        totals[operator] = totals.get(operator, 0.0) + float(np.median(times[1:])) / 1e3
-    nodes = tuple((operator, provider) for operator, provider, _ in durations)
-    slowest_first = sorted(totals.items(), key=lambda item: -item[1])
-    return Inside(nodes, dict(slowest_first))
+    return look_inside(job.model, np.load(job.images), job.session)
 
 
 def limit_memory(allowance: int) -> None:

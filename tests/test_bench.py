@@ -23,6 +23,7 @@ from mobilenet_cli.pipeline.bench import (
     noise_remarks,
     remarks_on,
 )
+from mobilenet_cli.pipeline.bench_profile import Inside, summarize_profile
 from mobilenet_cli.pipeline.bench_rows import (
     input_shape,
     open_model,
@@ -32,13 +33,11 @@ from mobilenet_cli.pipeline.bench_rows import (
     rows_of,
 )
 from mobilenet_cli.pipeline.bench_worker import (
-    Inside,
     Job,
     Worker,
     device_runner,
     lacks_memory,
     openmp_binding,
-    summarize_profile,
     torch_setting,
 )
 from mobilenet_cli.pipeline.errors import CheckError, ModelError, OptionError, ProviderError
