@@ -73,7 +73,10 @@ Init = Annotated[
     typer.Option("--init", help="Checkpoint to start from, with a new head for new classes."),
 ]
 Epochs = Annotated[
-    int | None, typer.Option("--epochs", help="Passes over the images. Default: the recipe's.")
+    float | None,
+    typer.Option(
+        "--epochs", help="Passes over the images, such as 10 or 0.1. Default: the recipe's."
+    ),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Of everything that is random.")]
 Provider = Annotated[
@@ -329,11 +332,36 @@ def train_command(
     epochs: Epochs = None,
     seed: Seed = 0,
     precision: Annotated[
-        str, typer.Option("--precision", help="fp32, or bf16 for automatic mixed precision.")
+        str,
+        typer.Option(
+            "--precision", help="fp32; bf16 or, on a GPU, fp16 for automatic mixed precision."
+        ),
     ] = "fp32",
     tensorboard: Annotated[
         bool,
         typer.Option("--tensorboard", help="Also write curves for TensorBoard, into the run."),
+    ] = False,
+    qat: Annotated[
+        bool,
+        typer.Option("--qat", help="Learn through the grids of 'quantize', from --init's weights."),
+    ] = False,
+    target: Annotated[
+        str, typer.Option("--target", help="With --qat: as for 'quantize'. Default: this machine.")
+    ] = "auto",
+    teacher: Annotated[
+        Path | None,
+        typer.Option(
+            "--teacher",
+            help="A model, ONNX or a checkpoint, whose opinion is part of the loss "
+            "(--set teacher_share=0.5).",
+        ),
+    ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Train through torch.compile, which takes a minute.")
+    ] = False,
+    sync_norms: Annotated[
+        bool,
+        typer.Option("--sync-norms", help="BatchNorm over the images of all processes, on GPUs."),
     ] = False,
     resume: Annotated[
         bool,
@@ -372,6 +400,11 @@ def train_command(
         changes=tuple(changes or ()),
         precision=precision,
         tensorboard=tensorboard,
+        qat=qat,
+        target=target,
+        teacher=str(teacher) if teacher else None,
+        compiled=compiled,
+        sync_norms=sync_norms,
         resume=resume,
     )
     made_in = Run(RUNS / (run or config.run_name))

@@ -27,6 +27,7 @@ from mobilenet_cli.calibration.kernels import (
 from mobilenet_cli.calibration.network import Linear, Network, Step
 from mobilenet_cli.calibration.observe import Images, Opener, Tick
 from mobilenet_cli.calibration.qdq import BIAS_MAX, QuantizedLinear, step_model
+from mobilenet_cli.calibration.settled import settled_linear
 
 Codes = NDArray[np.uint8 | np.int8]
 POSITIONS = 200_000  # input positions that the second moments of one layer are taken over
@@ -203,6 +204,7 @@ def reconstruct(
     means: dict[str, NDArray[np.float64]],
     target: Target,
     copies: dict[str, NDArray[np.intp]],
+    settled: bool,
     images: Images,
     simulate: Opener,
     tick: Tick,
@@ -219,6 +221,7 @@ def reconstruct(
         means: mean inputs of the linear steps in the float network, equalized.
         target: what the kernels can add.
         copies: (copy, original) channels of tensors, from ``reuse``.
+        settled: weights are on their grids, and they and the biases stay as they are.
         images: the calibration images, batch by batch.
         simulate: makes a session that computes an integer model in float.
         tick: told 1 for every step done.
@@ -228,17 +231,21 @@ def reconstruct(
     quantized: dict[str, QuantizedLinear] = {}
     for index, step in enumerate(network.steps):
         if step.kind == "linear":
-            source = step.inputs[0]
-            quantized[step.output] = quantize_linear(
-                network,
-                step,
-                linears[step.output],
-                values[source],
-                grids[source],
-                means[source],
-                target,
-                copies.get(step.output),
-                grids[step.output].scale if step.output in grids else 0.0,
+            source, linear = step.inputs[0], linears[step.output]
+            quantized[step.output] = (
+                settled_linear(step, linear, grids[source], target)
+                if settled
+                else quantize_linear(
+                    network,
+                    step,
+                    linear,
+                    values[source],
+                    grids[source],
+                    means[source],
+                    target,
+                    copies.get(step.output),
+                    grids[step.output].scale if step.output in grids else 0.0,
+                )
             )
         unsigned = target.weights == "uint8"
         model = step_model(network, step, grids, quantized.get(step.output), unsigned)

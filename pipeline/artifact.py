@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
+from mobilenet_cli.calibration.grid import Grid
 from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.errors import ModelError, StorageError
@@ -33,6 +34,8 @@ class Facts(BaseModel):
         names: what people call each class, where the identifiers are codes such as synsets.
         data: the data set the weights were trained on, as ``open_dataset`` takes it; None if
             unknown.
+        grids: that the weights were trained on (``train --qat``), of each tensor that becomes
+            codes, in the order of computation; empty otherwise.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -47,6 +50,7 @@ class Facts(BaseModel):
     classes: tuple[str, ...]
     names: tuple[str, ...] = ()
     data: str | None = None
+    grids: tuple[Grid, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -23,16 +23,16 @@ from mobilenet_cli.calibration.equalize import channel_factors, equalize
 from mobilenet_cli.calibration.grid import Grid
 from mobilenet_cli.calibration.kernels import TARGETS, Target
 from mobilenet_cli.calibration.network import Network, Step, parse
-from mobilenet_cli.calibration.observe import exposing, histograms, observe, run_exposed
-from mobilenet_cli.calibration.plan import choose_grids, coded_tensors, seen_ranges
+from mobilenet_cli.calibration.observe import exposing, run_exposed
+from mobilenet_cli.calibration.plan import choose_grids, coded_tensors
 from mobilenet_cli.calibration.qdq import QuantizedLinear, write_qdq
 from mobilenet_cli.calibration.qoperator import write_qoperator
 from mobilenet_cli.calibration.reconstruct import reconstruct
-from mobilenet_cli.calibration.reuse import reuse_dead_channels
+from mobilenet_cli.calibration.reuse import Reuse, reuse_dead_channels
 from mobilenet_cli.calibration.shape_for_kernels import pad_input_channels, shift_zero_points
 from mobilenet_cli.pipeline.artifact import Artifact, refuse_overwrite, save_artifact, versions
 from mobilenet_cli.pipeline.calibration_images import Calibration, choose_images, leakage
-from mobilenet_cli.pipeline.errors import CheckError, OptionError
+from mobilenet_cli.pipeline.errors import CheckError, ModelError, OptionError
 from mobilenet_cli.pipeline.integer_proof import (
     ROUNDING,
     SIMULATED,
@@ -44,6 +44,7 @@ from mobilenet_cli.pipeline.mixed import Judge, fewest, priced
 from mobilenet_cli.pipeline.onnx_file import load_onnx, with_facts
 from mobilenet_cli.pipeline.parity import compare, sqnr_db
 from mobilenet_cli.pipeline.progress import Progress, silent
+from mobilenet_cli.pipeline.ranges import ranges_of, statistics_of
 from mobilenet_cli.pipeline.session import open_session
 from mobilenet_cli.pipeline.target import detect_target
 from mobilenet_cli.reports.records import LayerRecord, QuantizeRecord
@@ -180,6 +181,10 @@ def quantize(
     model = load_onnx(source.path)
     parse(model)  # refuses what cannot be quantized before any image is read
     config = config.resolved()
+    if source.facts.grids and (config.calibrator != "minmax" or config.max_drop is not None):
+        raise OptionError(
+            f"{source.path} was trained on its grids", "Leave --calibrator and --max-drop out"
+        )
     calibration = choose_images(source, config.calib_dir, config.calib_count, config.seed)
     facts = source.facts.model_copy(
         update={
@@ -191,7 +196,9 @@ def quantize(
     )
 
     def make(kept: tuple[str, ...], images: Calibration = calibration) -> Made:
-        quantized = build(parse(model, frozenset(kept)), images, config, progress)
+        quantized = build(
+            parse(model, frozenset(kept)), images, config, source.facts.grids, progress
+        )
         check_kernels(quantized.layers, config)
         return Made(quantized, with_facts(quantized.write(config), facts))
 
@@ -215,7 +222,7 @@ def quantize(
         bad_images=calibration.bad,
         leakage=leaked,
         leakage_checked=against,
-        calibrator=config.calibrator,
+        calibrator="training" if source.facts.grids else config.calibrator,
         target=config.target,
         weight_bits=8,
         pairs_limited=config.kernels.pairs_saturate,
@@ -273,9 +280,16 @@ def within_drop(
 
 
 def build(
-    network: Network, calibration: Calibration, config: QuantizeConfig, progress: Progress
+    network: Network,
+    calibration: Calibration,
+    config: QuantizeConfig,
+    trained: tuple[Grid, ...] = (),
+    progress: Progress = silent,
 ) -> Quantized:
-    """Ranges, dead channels, equalization, rounding, biases: the transformations in order."""
+    """Ranges, dead channels, equalization, rounding, biases: the transformations in order.
+
+    A network that was ``trained`` on grids keeps them, its weights and its biases as they are.
+    """
     target = config.kernels
     images = len(calibration.samples)
     done = 0.0
@@ -285,32 +299,24 @@ def build(
         done += share * images
         progress(int(done), 3 * images, note)
 
-    tensors = coded_tensors(network)
     inputs = {s.output: s.inputs[0] for s in network.steps if s.kind == "linear"}
-    statistics = observe(
-        network,
-        tensors,
-        frozenset(inputs.values()),
-        calibration.small_batches,
-        open_session,
-        lambda n: tick(n / images, "ranges"),
-    )
-    ranges = seen_ranges(network, statistics)
-    if config.calibrator == "minmax":
+    statistics = statistics_of(network, calibration, lambda n: tick(n / images, "ranges"))
+    if trained:
+        grids, factors = trained_grids(network, trained, target), {}
+        reuse = Reuse(network.linears, {})
         tick(1, "ranges")
     else:
-        # Of the network as it is: behind equalization, what is rare would be all of one channel.
-        seen = histograms(
+        ranges = ranges_of(
             network,
-            ranges,
-            calibration.small_batches,
-            open_session,
+            statistics,
+            calibration,
+            config.calibrator,
             lambda n: tick(n / images, "histograms"),
         )
-        ranges = {name: CALIBRATORS[config.calibrator](seen[name]) for name in ranges}
-    reuse = reuse_dead_channels(network, statistics.high)
-    highest = {name: reuse.repeat_channels(name, v) for name, v in statistics.high.items()}
-    factors = channel_factors(network, highest, ranges)
+        grids = choose_grids(network, ranges, target)
+        reuse = reuse_dead_channels(network, statistics.high)
+        highest = {name: reuse.repeat_channels(name, v) for name, v in statistics.high.items()}
+        factors = channel_factors(network, highest, ranges)
 
     def as_coded(name: str, values: NDArray[Any]) -> NDArray[Any]:
         """A tensor of the float network as the quantized one has it: repeated and scaled."""
@@ -319,7 +325,6 @@ def build(
             return values * factors[name].astype(values.dtype)[:, None, None]
         return values
 
-    grids = choose_grids(network, ranges, target)
     linears = equalize(reuse.linears, inputs, factors)
     layers: list[LayerRecord] = []
     quantized = reconstruct(
@@ -329,12 +334,36 @@ def build(
         {name: as_coded(name, mean) for name, mean in statistics.mean.items()},
         target,
         reuse.copies,
+        bool(trained),
         lambda: calibration.batches(RECONSTRUCTION_IMAGES),
         lambda model: open_session(model, SIMULATED),
         lambda n: tick(n / len(network.steps), "rounding"),
         layer_meter(network, calibration, grids, as_coded, layers),
     )
     return Quantized(network, grids, quantized, tuple(layers))
+
+
+def trained_grids(network: Network, trained: tuple[Grid, ...], target: Target) -> dict[str, Grid]:
+    """The grids that a network was trained on, by tensor.
+
+    Raises:
+        ModelError: the model has other tensors than the network that was trained, or the target
+            other codes.
+    """
+    tensors = coded_tensors(network)
+    if len(tensors) != len(trained):
+        raise ModelError(
+            f"the model was trained on {len(trained)} grids, and {len(tensors)} tensors become "
+            "codes",
+            "Export and simplify the checkpoint again",
+        )
+    if {grid.code_type for grid in trained} != {target.activations}:
+        raise ModelError(
+            f"the model was trained on grids of {trained[0].code_type} codes, and the target has "
+            f"{target.activations}",
+            "Train with --qat and the --target that you quantize for",
+        )
+    return dict(zip(tensors, trained, strict=True))
 
 
 def layer_meter(

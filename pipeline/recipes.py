@@ -9,8 +9,9 @@ from mobilenet_cli.pipeline.errors import OptionError
 
 # The domain of each number: smallest and largest.
 LIMITS: dict[str, tuple[float, float]] = {
-    "epochs": (1, math.inf),
+    "epochs": (0.001, math.inf),
     "batch": (2, math.inf),  # BatchNorm needs two images
+    "accumulate": (1, math.inf),
     "learning_rate": (0, math.inf),
     "body_rate": (0, 1),
     "weight_decay": (0, math.inf),
@@ -28,6 +29,8 @@ LIMITS: dict[str, tuple[float, float]] = {
     "erase": (0, 1),
     "ema": (0, 0.999999),
     "freeze_norms": (0, 1),
+    "teacher_share": (0, 1),
+    "temperature": (0.1, 100),
 }
 # The domain of each name.
 CHOICES: dict[str, tuple[str, ...]] = {"optimizer": ("adamw", "sgd", "rmsprop")}
@@ -38,8 +41,10 @@ class Recipe:
     """Hyperparameters of one way to train.
 
     Attributes:
-        epochs: passes over the training images.
+        epochs: passes over the training images; the last may be a part of one.
         batch: images a step.
+        accumulate: parts of a batch that are computed one after another, to save memory; each has
+            its own BatchNorm statistics.
         optimizer: ``adamw``, ``sgd`` (Nesterov momentum 0.9), or ``rmsprop`` (decay 0.9, momentum
             0.9, epsilon 1).
         learning_rate: the peak, reached after ``warmup`` epochs.
@@ -64,6 +69,8 @@ class Recipe:
         ema: decay, a step, of the moving average of the weights that is kept instead of the
             weights; 0 for none.
         freeze_norms: 1 keeps the statistics of BatchNorms as they are, for small batches.
+        teacher_share: share of the loss that is the teacher's, with ``--teacher``.
+        temperature: that softens both opinions then (arXiv:1503.02531, section 2).
         pretrained: it starts from weights that are given, and cannot start from random ones.
         source: where its values come from.
         expected: top-1 on ImageNet or what else it reaches, and where that is said.
@@ -73,8 +80,9 @@ class Recipe:
         OptionError: a value is outside its domain.
     """
 
-    epochs: int
+    epochs: float
     batch: int
+    accumulate: int = 1
     optimizer: str = "adamw"
     learning_rate: float
     body_rate: float = 1.0
@@ -93,6 +101,8 @@ class Recipe:
     erase: float = 0.0
     ema: float = 0.0
     freeze_norms: int = 0
+    teacher_share: float = 0.5
+    temperature: float = 2.0
     pretrained: bool = False
     source: str
     expected: str
@@ -139,6 +149,20 @@ RECIPES: dict[str, Recipe] = {
         expected="87 % of CIFAR-10 after one epoch at 96 pixels, width 0.75",
         note="pretrained weights to one's own classes, with --init; body_rate slows the layers "
         "below the head (arXiv:1801.06146, section 3.2)",
+    ),
+    "qat": Recipe(
+        epochs=0.1,
+        batch=32,
+        learning_rate=5e-5,
+        weight_decay=0.0,
+        warmup=0.01,
+        shift=0.04,
+        ema=0.99,
+        freeze_norms=1,
+        pretrained=True,
+        source="our own; see docs/training.md",
+        expected="the accuracy of the checkpoint, in integers",
+        note="with --qat: a checkpoint learns to be quantized; its BatchNorms are folded",
     ),
     "paper": Recipe(
         epochs=90,
@@ -205,7 +229,9 @@ def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
             )
         whole = Recipe.__dataclass_fields__[name].type is int
         try:
-            values[name] = int(text) if whole else float(text)
+            value = int(text) if whole else float(text)
+            # Whole numbers of epochs are recorded as such.
+            values[name] = int(value) if name == "epochs" and value % 1 == 0 else value
         except ValueError as error:
             kind = "a whole number" if whole else "a number"
             raise OptionError(f"'{change}' does not give {kind}", f"Write {name}=value") from error

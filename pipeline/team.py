@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -58,6 +58,11 @@ class Team:
 
         for buffer in network.buffers():
             dist.broadcast(buffer, 0)
+
+    def alone(self, module: "torch.nn.Module", yes: bool) -> AbstractContextManager[None]:
+        """While ``yes``, gradients of a wrapped network are added up without the others'."""
+        waiting = yes and self.world > 1
+        return module.no_sync() if waiting else nullcontext()  # type: ignore[operator]  # DistributedDataParallel's
 
     def wrap(self, network: "torch.nn.Module") -> "torch.nn.Module":
         """The network with gradients averaged over all processes."""

@@ -12,11 +12,13 @@ from mobilenet_cli.models.mobilenet_v1 import check_resolution
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.artifact import Artifact, load_artifact
 from mobilenet_cli.pipeline.errors import DataError, OptionError
+from mobilenet_cli.pipeline.quantize import QuantizeConfig
 from mobilenet_cli.pipeline.recipes import RECIPES, Recipe, changed
 from mobilenet_cli.pipeline.tensorboard import check_installed
 
 # Digits were drawn on 8x8 pixels; 32 is the smallest map that five halvings allow.
 RESOLUTIONS = {"digits": 32}
+PRECISIONS = ("fp32", "bf16", "fp16")
 UPRIGHT = {"digits"}  # mirrored, these are other classes
 
 
@@ -35,7 +37,13 @@ class TrainConfig:
         init: a checkpoint to start from. Its classifier is kept where the classes are the same
             and replaced where they are not.
         changes: other values of the recipe, as ``name=value``.
-        precision: ``fp32``, or ``bf16`` for automatic mixed precision.
+        precision: ``fp32``, or ``bf16`` or, on a GPU, ``fp16`` for automatic mixed precision.
+        qat: learn through the grids of ``quantize``; starts from ``init``, which stays as it is
+            but for its weights.
+        target: of ``quantize``, with ``qat``.
+        teacher: a model, ONNX or a checkpoint, whose opinion is part of the loss.
+        compiled: through ``torch.compile``.
+        sync_norms: BatchNorm statistics over the images of all processes; on GPUs.
         tensorboard: write curves for TensorBoard too, into ``tensorboard/`` beside the checkpoint.
         resume: there must be an interrupted training with these settings to go on with.
 
@@ -48,11 +56,16 @@ class TrainConfig:
     width: float | None = None
     resolution: int | None = None
     recipe: str | None = None
-    epochs: int | None = None
+    epochs: float | None = None
     seed: int = 0
     init: str | None = None
     changes: tuple[str, ...] = ()
     precision: str = "fp32"
+    qat: bool = False
+    target: str = "auto"
+    teacher: str | None = None
+    compiled: bool = False
+    sync_norms: bool = False
     tensorboard: bool = False
     resume: bool = False
 
@@ -61,10 +74,15 @@ class TrainConfig:
             check_installed()
         if self.recipe_name not in RECIPES:
             raise OptionError(f"unknown recipe '{self.recipe}'", f"Use one of {', '.join(RECIPES)}")
-        if self.precision not in ("fp32", "bf16"):
-            raise OptionError(f"unknown precision '{self.precision}'", "Use fp32 or bf16")
-        if self.epochs is not None and self.epochs < 1:
-            raise OptionError(f"cannot train for {self.epochs} epochs", "Pass --epochs 1 or more")
+        if self.precision not in PRECISIONS:
+            raise OptionError(
+                f"unknown precision '{self.precision}'", f"Use one of {', '.join(PRECISIONS)}"
+            )
+        if self.epochs is not None and not 0 < self.epochs < float("inf"):
+            raise OptionError(
+                f"cannot train for {self.epochs:g} epochs", "Pass --epochs 1 or more, or 0.1"
+            )
+        self._check_qat()
         if self.plan.pretrained and self.init is None:
             raise OptionError(
                 f"recipe '{self.recipe}' needs weights to start from",
@@ -79,6 +97,32 @@ class TrainConfig:
                 "Leave --width out, or start from other weights",
             )
 
+    def _check_qat(self) -> None:
+        """Quantization-aware training goes on with one network as it is."""
+        if not self.qat:
+            if self.target != "auto":
+                raise OptionError("--target is for --qat", "Leave it out; 'quantize' takes it too")
+            return
+        if self.source is None:
+            raise OptionError(
+                "--qat goes on from a trained network", "Pass --init with its checkpoint"
+            )
+        if self.resolution not in (None, self.source.facts.input.resolution):
+            raise OptionError(
+                f"{self.init} is for {self.source.facts.input.resolution} pixels",
+                "Leave --resolution out, or train without --qat first",
+            )
+        if self.precision == "fp16":
+            raise OptionError(
+                "--qat needs the range of float32 or bfloat16", "Use --precision bf16"
+            )
+        self.quantization  # noqa: B018 - which checks the target
+
+    @property
+    def quantization(self) -> QuantizeConfig:
+        """How ``quantize`` would be called for the result."""
+        return QuantizeConfig(target=self.target).resolved()
+
     @cached_property
     def source(self) -> Artifact | None:
         """The checkpoint to start from."""
@@ -92,12 +136,15 @@ class TrainConfig:
     @property
     def recipe_name(self) -> str:
         """The recipe that is used."""
-        return self.recipe or ("quick" if self.init is None else "finetune")
+        if self.recipe is not None:
+            return self.recipe
+        return "qat" if self.qat else "quick" if self.init is None else "finetune"
 
     @property
     def plan(self) -> Recipe:
         """The recipe with all that was changed."""
         changes = [*self.changes, *([f"epochs={self.epochs}"] if self.epochs else [])]
+        changes += ["freeze_norms=1"] if self.qat else []
         return changed(RECIPES[self.recipe_name], changes)
 
     @property
@@ -105,6 +152,10 @@ class TrainConfig:
         """What the checkpoint's facts say about how it was made."""
         values = asdict(self) | {"width": self.model(1).width, "changes": list(self.changes)}
         del values["resume"], values["tensorboard"]  # they make no difference to the result
+        if self.qat:
+            values["target"] = self.quantization.target
+        if self.teacher:
+            values["teacher"] = load_artifact(Path(self.teacher)).sha256
         return values | {"recipe": asdict(self.plan) | {"name": self.recipe_name}}
 
     @property
@@ -122,6 +173,8 @@ class TrainConfig:
 
         Channels and normalization are those to which the first layer's weights belong.
         """
+        if self.qat and self.source is not None:
+            return self.source.facts.input
         resize = self.side if self.data in UPRIGHT else round(self.side / self.plan.crop)
         known = self.source.facts.input if self.source else InputSpec()
         return replace(known, resolution=self.side, resize=resize)

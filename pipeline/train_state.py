@@ -53,12 +53,14 @@ class Learner:
         network: in training; ``trained`` is called for it, and averages gradients over processes.
         average: the moving average of its weights; None if the recipe keeps none.
         optimizer: of the network.
+        scaler: of the loss, against underflow; does nothing but with fp16.
     """
 
     network: "MobileNetV1"
     trained: "torch.nn.Module"
     average: "MobileNetV1 | None"
     optimizer: "torch.optim.Optimizer"
+    scaler: "torch.amp.GradScaler"
 
     @property
     def kept(self) -> "MobileNetV1":
@@ -91,6 +93,7 @@ def save_state(
         "network": learner.network.state_dict(),
         "average": learner.average.state_dict() if learner.average else {},
         "optimizer": learner.optimizer.state_dict(),
+        "scaler": learner.scaler.state_dict(),
     }
     torch.save(tensors, content)
     write_atomically(path, content.getvalue())
@@ -115,6 +118,7 @@ def load_state(
         if learner.average is not None:
             learner.average.load_state_dict(saved["average"])
         learner.optimizer.load_state_dict(saved["optimizer"])
+        learner.scaler.load_state_dict(saved["scaler"])
         at = Progressed(**document["at"])
         history = [EpochRecord.model_validate(epoch) for epoch in document["history"]]
     except OptionError:

@@ -63,7 +63,7 @@ class TrainRecord(Record):
     """What ``train`` did.
 
     Attributes:
-        epochs: how many; ``images`` in each.
+        epochs: how many, the last of which may be a part of one; ``images`` in each.
         top1: on the held-out images at the end, in percent; likewise ``top5``.
         seconds: of the steps, without evaluation; ``images_per_second`` over them.
         parameters: trainable parameters; ``multiply_adds`` of one image.
@@ -72,7 +72,7 @@ class TrainRecord(Record):
         bad_images: training images that could not be read; others took their place.
     """
 
-    epochs: int
+    epochs: int | float
     images: int
     top1: float
     top5: float

@@ -29,6 +29,7 @@ calibration/reconstruct.py
 calibration/reuse.py
 calibration/rounding.py
 calibration/select.py
+calibration/settled.py
 calibration/shape_for_kernels.py
 cli.py
 data/__init__.py
@@ -71,6 +72,7 @@ pipeline/doctor.py
 pipeline/errors.py
 pipeline/evaluate.py
 pipeline/export.py
+pipeline/fake_quantize.py
 pipeline/hub.py
 pipeline/inspect_state.py
 pipeline/inspection.py
@@ -93,7 +95,9 @@ pipeline/predict.py
 pipeline/predictor.py
 pipeline/probe.py
 pipeline/progress.py
+pipeline/qat.py
 pipeline/quantize.py
+pipeline/ranges.py
 pipeline/recipes.py
 pipeline/regression.py
 pipeline/report.py
@@ -102,6 +106,7 @@ pipeline/runs.py
 pipeline/session.py
 pipeline/simplify.py
 pipeline/target.py
+pipeline/teacher.py
 pipeline/team.py
 pipeline/tensorboard.py
 pipeline/tensorflow_files.py
@@ -109,8 +114,12 @@ pipeline/timing.py
 pipeline/torch_bench.py
 pipeline/train.py
 pipeline/train_config.py
+pipeline/train_held.py
 pipeline/train_images.py
+pipeline/train_job.py
+pipeline/train_log.py
 pipeline/train_state.py
+pipeline/train_step.py
 pipeline/weight_files.py
 pipeline/weight_ranges.py
 pipeline/weights.py

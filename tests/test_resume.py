@@ -22,8 +22,9 @@ from mobilenet_cli.pipeline.artifact import load_artifact, sha256_file
 from mobilenet_cli.pipeline.errors import CheckError, ModelError, OptionError, StorageError
 from mobilenet_cli.pipeline.optimizer import rate_factor
 from mobilenet_cli.pipeline.recipes import RECIPES
-from mobilenet_cli.pipeline.train import follow, train
+from mobilenet_cli.pipeline.train import train
 from mobilenet_cli.pipeline.train_config import TrainConfig
+from mobilenet_cli.pipeline.train_step import follow
 
 PROGRAM = "from mobilenet_cli.cli import main; main()"
 SMALL = {"width": 0.25, "resolution": 32}
@@ -194,7 +195,7 @@ def test_unreadable_images_are_named_and_replaced(config: TrainConfig, tmp_path:
 
 def test_the_best_epoch_is_kept_beside_the_last(config: TrainConfig, tmp_path: Path, monkeypatch):
     tops = iter([(5, 5), (3, 5)])
-    monkeypatch.setattr(stage, "_evaluate", lambda *_: next(tops))
+    monkeypatch.setattr(stage, "count_right", lambda *_: next(tops))
     made = train(config, tmp_path / "model.safetensors")
     best = load_artifact(tmp_path / "best.safetensors")
     assert best.facts == made.facts
@@ -216,7 +217,7 @@ def test_the_average_follows_the_weights_and_statistics():
 def test_every_recipe_takes_a_real_step(config: TrainConfig, tmp_path: Path, recipe: str):
     init = (
         train(config, tmp_path / "init" / "model.safetensors").path
-        if recipe == "finetune"
+        if RECIPES[recipe].pretrained
         else None
     )
     own = TrainConfig(
@@ -225,6 +226,7 @@ def test_every_recipe_takes_a_real_step(config: TrainConfig, tmp_path: Path, rec
         epochs=1,
         changes=("batch=8",),
         init=str(init) if init else None,
+        qat=recipe == "qat",
         **SMALL,
     )
     made = train(own, tmp_path / "model.safetensors")

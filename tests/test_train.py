@@ -22,8 +22,9 @@ from mobilenet_cli.pipeline.artifact import load_artifact, save_artifact
 from mobilenet_cli.pipeline.checkpoint import checkpoint_bytes, load_network
 from mobilenet_cli.pipeline.errors import CheckError, DataError, OptionError, StorageError
 from mobilenet_cli.pipeline.recipes import RECIPES
-from mobilenet_cli.pipeline.train import _evaluate, train
+from mobilenet_cli.pipeline.train import train
 from mobilenet_cli.pipeline.train_config import TrainConfig, class_list, names_of
+from mobilenet_cli.pipeline.train_held import count_right
 from mobilenet_cli.pipeline.train_images import augmented
 
 SMALL = TrainConfig(width=0.25, epochs=2)
@@ -50,7 +51,7 @@ def test_two_epochs_learn_and_leave_log_and_curves(trained: Path) -> None:
 def test_checkpoint_gives_the_accuracy_that_was_recorded(trained: Path) -> None:
     artifact = load_artifact(trained)
     held = open_dataset("digits", "val")
-    top1, _ = _evaluate(
+    top1, _ = count_right(
         load_network(artifact),
         held,
         artifact.facts.classes,
@@ -252,7 +253,7 @@ def test_finetune_without_weights_is_refused() -> None:
         ("batch=1", "batch 1 makes no sense"),
         ("learning_rate=nan", "learning_rate nan"),
         ("zoom=1", "zoom 1 makes no sense"),
-        ("epochs=2.5", "a whole number"),
+        ("batch=2.5", "a whole number"),
         ("batch", "a whole number"),
         ("note=hello", "changes no value"),
     ],
@@ -311,9 +312,9 @@ def test_held_out_images_are_judged_by_the_models_classes(class_folders, tmp_pat
 
     def watched(network, held, classes, *others):
         asked.append((held.classes, classes))
-        return _evaluate(network, held, classes, *others)
+        return count_right(network, held, classes, *others)
 
-    monkeypatch.setattr("mobilenet_cli.pipeline.train._evaluate", watched)
+    monkeypatch.setattr("mobilenet_cli.pipeline.train.count_right", watched)
     config = TrainConfig(data=str(root), width=0.25, resolution=32, epochs=1)
     train(config, tmp_path / "model.safetensors")
     assert asked == [(("b", "c"), ("a", "b", "c"))]
@@ -321,6 +322,6 @@ def test_held_out_images_are_judged_by_the_models_classes(class_folders, tmp_pat
 
 def test_where_nothing_can_be_written_no_epoch_is_wasted(tmp_path, monkeypatch):
     (tmp_path / "taken").write_text("a file")
-    monkeypatch.setattr("mobilenet_cli.pipeline.train.open_dataset", None)  # never reached
+    monkeypatch.setattr("mobilenet_cli.pipeline.train_job.open_dataset", None)  # never reached
     with pytest.raises(StorageError, match="taken"):
         train(TrainConfig(), tmp_path / "taken" / "model.safetensors")
