@@ -153,7 +153,7 @@ RECIPES: dict[str, Recipe] = {
     "qat": Recipe(
         epochs=0.1,
         batch=32,
-        learning_rate=5e-5,
+        learning_rate=2e-5,
         weight_decay=0.0,
         warmup=0.01,
         shift=0.04,
