@@ -157,7 +157,7 @@ $(R)/report.md: $(R)/.evaluated $(R)/bench.json | $(INSTALLED)
 
 # -- what developers run ---------------------------------------------------------------------------
 
-.PHONY: run check test fuzz readme-table quantizers schema acceptance-kill clean clean-runs help
+.PHONY: run check test fuzz readme-table quantizers schema acceptance-kill acceptance-resume clean clean-runs help
 run: $(INSTALLED) | $(R)/.train-options $(R)/.quantize-options $(R)/.bench-options ## the whole chain again as one command, which skips what is current by content
 	$(CLI) run --run $(RUN) $(train-options) $(quantize-options) $(bench-options)
 
@@ -187,6 +187,10 @@ acceptance-kill: $(INSTALLED) ## kill the chain at 20 random moments; each time 
 	MOBILENET_CLI_KILLS=20 $(BIN)/python -m pytest -k killed tests/test_chain.py \
 		-o junit_family=xunit1 --junit-xml=build/kills.xml
 
+acceptance-resume: $(INSTALLED) ## kill ten trainings at random moments; resumed, each must end in the same bits
+	MOBILENET_CLI_KILLS=10 $(BIN)/python -m pytest -m slow tests/test_acceptance_resume.py \
+		-o junit_family=xunit1 --junit-xml=build/resumes.xml
+
 clean: ## what tools leave behind; .venv and runs stay
 	rm -rf build/lib build/bdist.* dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -path ./.venv -prune -o -path ./runs -prune -o -name __pycache__ -type d -exec rm -rf {} +
@@ -196,4 +200,4 @@ clean-runs: ## everything that was trained and measured
 
 help: ## this list
 	@echo "make [TARGET] [VARIABLE=VALUE]..., as in: make DATA=/path/to/imagenet WIDTH=0.5 RESOLUTION=160"
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  %-15s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  %-18s %s\n", $$1, $$2}'
