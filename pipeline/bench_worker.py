@@ -152,7 +152,9 @@ class Worker:
             return CheckError(
                 f"the process that ran {self._job.model} was ended by "
                 f"{signal.Signals(-status).name}{no_lack}",
-                SIGNAL_CURES.get(-status, "Run it again, unless somebody stopped it on purpose"),
+                SIGNAL_CURES.get(
+                    signal.Signals(-status), "Run it again, unless somebody stopped it on purpose"
+                ),
             )
         return CheckError(
             f"the process that ran {self._job.model} ended with status {status} "

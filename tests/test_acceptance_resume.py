@@ -59,7 +59,7 @@ def test_killed_at_random_moments_the_weights_are_the_same_bits(tmp_path: Path, 
     duration = time.monotonic() - began
     expected = load_artifact(tmp_path / "whole" / "model.safetensors").sha256
     kills = int(os.environ.get("MOBILENET_CLI_KILLS", "10"))
-    moments = random.Random(kills)
+    moments, interrupted = random.Random(kills), 0
     for number in range(kills):
         delay, attempt = moments.uniform(0, duration), 0
         out = tmp_path / f"{number}.{attempt}" / "model.safetensors"
@@ -67,8 +67,10 @@ def test_killed_at_random_moments_the_weights_are_the_same_bits(tmp_path: Path, 
             delay, attempt = delay / 2, attempt + 1
             out = tmp_path / f"{number}.{attempt}" / "model.safetensors"
         record_property(f"killed {delay:.2f} s after the first state", f"of {duration:.2f} s")
-        assert out.with_name("training.pt").exists()
-        assert not out.exists()
+        # After the last step the state goes, once the checkpoint is there.
+        assert out.with_name("training.pt").exists() or out.exists()
+        interrupted += not out.exists()
         complete(start(out))
         assert load_artifact(out).sha256 == expected
         assert [path.name for path in out.parent.glob(".*")] == []
+    assert interrupted > kills // 2
