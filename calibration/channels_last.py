@@ -17,6 +17,7 @@ import onnx
 from onnx import helper, numpy_helper, shape_inference
 
 from mobilenet_cli.calibration.network import Network, Step
+from mobilenet_cli.calibration.shape_for_kernels import PADDED
 
 TO_LAST, TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 
@@ -26,16 +27,16 @@ def turn_input(model: onnx.ModelProto) -> None:
     graph = model.graph
     first = next((node for node in graph.node if node.op_type == "QuantizeLinear"), None)
     shape = [dim.dim_value for dim in graph.input[0].type.tensor_type.shape.dim]
-    if first is None or first.input[0] != graph.input[0].name or len(shape) != 4:
+    given = graph.input[0].name
+    if first is None or first.input[0] not in (given, given + PADDED) or len(shape) != 4:
         return
     image, codes = first.input[0], first.output[0]
-    _, channels, rows, columns = shape
-    if not (channels and rows and columns):  # a free size
+    _, _, rows, columns = shape
+    if not (rows and columns):  # a free size
         return
-    axes = numpy_helper.from_array(np.array([0, rows, columns, channels]), f"{codes}_shape")
+    axes = numpy_helper.from_array(np.array([0, rows, columns, -1]), f"{codes}_shape")
     graph.initializer.append(axes)
     first.input[0], first.output[0] = f"{image}_flat", f"{codes}_flat"
-    at = list(graph.node).index(first)
     nodes = list(graph.node)
     at = nodes.index(first)
     nodes[at:at] = [

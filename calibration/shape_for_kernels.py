@@ -4,7 +4,9 @@ Two changes, each of which leaves every code and every logit as it was.
 
 *A fourth input channel.* ONNX Runtime's direct integer convolution (MLAS ``ConvSym``) takes input
 channels in fours; the three of an image go through im2col instead. A channel of zeros, with
-weights of zero, is cheaper: the first layer takes 0.6 of its time, everything included.
+weights of zero, is cheaper: the first layer takes 0.6 of its time, everything included. The image
+is padded before it is turned and quantized (``channels_last``): one plane more, instead of a byte
+more at every pixel, which takes a fifth of the whole network's time.
 
 *A weight zero point of -1.* ``ConvSym`` is for weights with zero point 0, and knows no AMX.
 ``w = s (q - 0) = s ((q - 1) - (-1))`` is the same weight with another zero point, and sends the
@@ -21,6 +23,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+PADDED = "_padded"  # behind the name of an image with channels of zeros
 CHANNELS = 4  # that ConvSym takes at a time
 LEAST_INPUTS = 192  # of a 1x1 convolution, from which on AMX pays for the second pass
 
@@ -43,12 +46,12 @@ def pad_input_channels(model: onnx.ModelProto) -> None:
     if missing == 0 or value.dtype != np.int8:  # ConvSym is for signed weights
         return
     _replace(conv.codes, np.pad(value, [(0, 0), (0, missing), (0, 0), (0, 0)]))
+    image = graph.input[0].name
     widths = np.array([0, 0, 0, 0, 0, missing, 0, 0], dtype=np.int64)  # before, then after, NCHW
-    graph.initializer.append(numpy_helper.from_array(widths, f"{codes}_channels"))
-    padded = f"{codes}_padded"
-    pad = helper.make_node("Pad", [codes, f"{codes}_channels"], [padded], f"{codes}_pad")
-    readers[0].input[:] = [padded if name == codes else name for name in readers[0].input]
-    graph.node.insert(list(graph.node).index(first) + 1, pad)
+    graph.initializer.append(numpy_helper.from_array(widths, f"{image}_channels"))
+    pad = helper.make_node("Pad", [image, f"{image}_channels"], [image + PADDED], image + PADDED)
+    first.input[0] = image + PADDED
+    graph.node.insert(list(graph.node).index(first), pad)
 
 
 def shift_zero_points(model: onnx.ModelProto) -> None:

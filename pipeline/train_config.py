@@ -152,10 +152,9 @@ class TrainConfig:
         """What the checkpoint's facts say about how it was made."""
         values = asdict(self) | {"width": self.model(1).width, "changes": list(self.changes)}
         del values["resume"], values["tensorboard"]  # they make no difference to the result
-        if self.qat:
-            values["target"] = self.quantization.target
-        if self.teacher:
-            values["teacher"] = load_artifact(Path(self.teacher)).sha256
+        values["target"] = self.quantization.target if self.qat else None
+        if self.teacher is not None:
+            values["teacher_sha256"] = load_artifact(Path(self.teacher)).sha256
         return values | {"recipe": asdict(self.plan) | {"name": self.recipe_name}}
 
     @property

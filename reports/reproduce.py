@@ -8,12 +8,40 @@ from mobilenet_cli.reports.records import ArtifactRecord, RunRecord
 
 # Settings that are options of the command, by stage; other settings have no option.
 OPTIONS: dict[str, tuple[str, ...]] = {
-    "train": ("data", "width", "resolution", "recipe", "epochs", "seed"),
+    "train": (
+        "data",
+        "width",
+        "resolution",
+        "recipe",
+        "epochs",
+        "changes",
+        "init",
+        "precision",
+        "qat",
+        "target",
+        "teacher",
+        "compiled",
+        "sync_norms",
+        "seed",
+    ),
     "import": ("width", "resolution", "classes", "activation", "revision"),
     "export": ("opset",),
     "simplify": ("data",),
-    "quantize": ("calib_dir", "calib_count", "calibrator", "target", "seed"),
+    "quantize": (
+        "calib_dir",
+        "calib_count",
+        "calibrator",
+        "target",
+        "weights",
+        "format",
+        "cross",
+        "max_drop",
+        "data",
+        "seed",
+    ),
 }
+# Where the option has another name than the setting.
+NAMES = {"changes": "set", "compiled": "compile"}
 
 
 def commands(run: RunRecord) -> list[str]:
@@ -39,10 +67,17 @@ def command(run: RunRecord, artifact: ArtifactRecord) -> str:
 
 
 def option(name: str, value: JsonValue | None) -> list[str]:
-    """``--calib-dir DIR``; nothing for a setting that was left open."""
-    if value is None or isinstance(value, list | dict):
+    """``--calib-dir DIR``; nothing for a setting that was left open, or a switch that was off."""
+    flag = f"--{NAMES.get(name, name).replace('_', '-')}"
+    if isinstance(value, dict):  # a recipe with all its values
+        value = value.get("name")
+    if value is None or value is False:
         return []
-    return [f"--{name.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]
+    if value is True:
+        return [flag]
+    if isinstance(value, list):
+        return [word for item in value for word in option(name, item)]
+    return [flag, f"{value:g}" if isinstance(value, float) else str(value)]
 
 
 def evaluate_command(run: RunRecord, data: str) -> str:

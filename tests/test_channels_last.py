@@ -25,7 +25,7 @@ def test_images_are_turned_once_before_they_are_quantized(chain, tmp_path, writt
     config = QuantizeConfig(calib_count=20, target=target, cross=True, format=written)
     out = quantize(chain.folded, config, tmp_path / "int8.onnx").path
     operators = optimized(out, tmp_path)
-    assert operators[0] == "Transpose"
+    assert operators.index("Transpose") == (target in ("vnni", "amx"))  # behind a Pad, if any
     assert operators.count("Transpose") == 1
     assert operators.index("QuantizeLinear") < operators.index("QLinearConv")
 

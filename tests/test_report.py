@@ -2,6 +2,7 @@ import json
 import os
 import shlex
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from mobilenet_cli.pipeline.evaluate import (
     evaluate_into,
     merge_records,
 )
+from mobilenet_cli.pipeline.quantize import QuantizeConfig
 from mobilenet_cli.pipeline.report import collect, embed_into, report
 from mobilenet_cli.pipeline.runs import Run
+from mobilenet_cli.pipeline.train_config import TrainConfig
 from mobilenet_cli.pipeline.weight_ranges import weight_ranges
 from mobilenet_cli.reports.card import model_card
 from mobilenet_cli.reports.html import report_html
@@ -248,6 +251,37 @@ def test_commands_make_the_run_again(golden_run: RunRecord) -> None:
         result = CliRunner().invoke(app, [*words[1:], "--help"], env={"COLUMNS": "200"})
         assert result.exit_code == 0
         assert all(word in result.stdout for word in words if word.startswith("--"))
+
+
+def test_commands_repeat_every_setting(golden_run: RunRecord) -> None:
+    """What the facts of a checkpoint keep is enough to call ``train`` in the same way."""
+    given = ["--data", "digits", "--recipe", "sgd", "--epochs", "0.5", "--precision", "bf16"]
+    given += ["--set", "batch=8", "--set", "ema=0.9", "--compile", "--seed", "3", "--width", "0.25"]
+    config = TrainConfig(
+        data="digits",
+        recipe="sgd",
+        epochs=0.5,
+        precision="bf16",
+        changes=("batch=8", "ema=0.9"),
+        compiled=True,
+        seed=3,
+        width=0.25,
+    )
+    quantized = QuantizeConfig(format="qoperator", weights="u8", cross=True, max_drop=None)
+    made = [
+        golden_run.artifacts[0].model_copy(update={"stage": stage, "config": settings})
+        for stage, settings in (("train", config.recorded), ("quantize", asdict(quantized)))
+    ]
+    train, quantize = commands(golden_run.model_copy(update={"artifacts": tuple(made)}))[:2]
+    assert shlex.split(train)[:2] == ["mobilenet-cli", "train"]
+    words = shlex.split(train)[2:]
+    pairs = set(zip(words, [*words[1:], ""], strict=True))
+    wanted = zip(given, [*given[1:], ""], strict=True)
+    assert {pair for pair in wanted if pair[0].startswith("--") and pair[0] != "--compile"} <= pairs
+    assert "--compile" in words
+    assert "--sync-norms" not in words
+    assert {"--format", "qoperator", "--weights", "u8", "--cross"} <= set(shlex.split(quantize))
+    assert "--max-drop" not in quantize
 
 
 def test_a_record_without_the_newer_fields_still_renders(golden_run: RunRecord) -> None:
