@@ -263,3 +263,15 @@ def test_learning_through_grids_goes_on_where_it_stopped(chain, tmp_path):
         train(config, out, stop=lambda: bool(asked.append(True)) or len(asked) == 3)
     made = train(replace(config, resume=True), out)
     assert made.sha256 == whole.sha256
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning"
+)  # torch's compiler uses what torch deprecates
+def test_compiled_training_takes_the_same_steps(small, tmp_path):
+    """Half a minute of compiling."""
+    eager = train(small, tmp_path / "a" / "model.safetensors")
+    compiled = train(replace(small, compiled=True), tmp_path / "b" / "model.safetensors")
+    assert torch.allclose(weights(eager.path), weights(compiled.path), atol=1e-3)
+    assert compiled.facts.config["compiled"] is True
