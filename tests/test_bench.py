@@ -5,6 +5,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -680,3 +681,54 @@ def test_command_writes_and_prints(tmp_path):
     assert refused.returncode == 2
     assert "Traceback" not in refused.stderr
     assert "CUDAExecutionProvider cannot run here: the wheel onnxruntime is" in refused.stderr
+
+
+def state_of(pid: int) -> str:
+    """``T`` for a stopped process (proc(5), /proc/pid/stat); empty for one that is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return ""
+
+
+def settled_state(pid: int, wanted: str) -> str:
+    for _ in range(500):
+        if (state := state_of(pid)) in wanted:
+            break
+        time.sleep(0.01)
+    return state
+
+
+def test_idle_workers_are_stopped(tmp_path, folded):
+    """Idle threads of a runtime spin, and would slow the other rows down."""
+    images = tmp_path / "images.npy"
+    np.save(images, np.zeros((1, 3, 32, 32), np.float32))
+    row = rows_of(folded, SessionConfig(threads=2), 1, compiled=False)[0]
+    with contextlib.closing(Worker(job_of(row, images))) as worker:
+        for _ in range(2):
+            assert settled_state(worker.pid, "T") == "T"
+            assert len(worker(3)) == 3
+        assert worker.peak_rss_mb() > 0
+    assert settled_state(worker.pid, "") == ""
+
+
+def test_a_stopped_worker_ends_with_its_parent(tmp_path, folded):
+    np.save(tmp_path / "images.npy", np.zeros((1, 3, 32, 32), np.float32))
+    program = f"""
+import time
+from pathlib import Path
+from mobilenet_cli.pipeline.artifact import load_artifact
+from mobilenet_cli.pipeline.bench import job_of
+from mobilenet_cli.pipeline.bench_rows import rows_of
+from mobilenet_cli.pipeline.bench_worker import Worker
+from mobilenet_cli.pipeline.session import SessionConfig
+row = rows_of(load_artifact(Path({str(folded.path)!r})), SessionConfig(threads=1), 1, False)[0]
+print(Worker(job_of(row, Path({str(tmp_path / "images.npy")!r}))).pid, flush=True)
+time.sleep(60)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    pid = int(parent.stdout.readline())
+    assert settled_state(pid, "T") == "T"
+    parent.kill()
+    parent.communicate()
+    assert settled_state(pid, "Z") in ("", "Z")  # nobody may be there to reap it
