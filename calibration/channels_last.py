@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper, shape_inference
 
-from mobilenet_cli.calibration.network import Network, Step
+from mobilenet_cli.calibration.network import Network, Step, attributes_of
 from mobilenet_cli.calibration.shape_for_kernels import PADDED
 
 TO_LAST, TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
@@ -78,7 +78,7 @@ def turn_single_pixels(model: onnx.ModelProto, network: Network) -> None:
 
 def _makes_rows(step: Step, network: Network) -> bool:
     """Does the step make [N, C] of [N, C, 1, 1], and as well of [N, 1, 1, C]?"""
-    attributes = {a.name: helper.get_attribute_value(a) for a in step.node.attribute}
+    attributes = attributes_of(step.node)
     if step.node.op_type == "Flatten":
         return bool(attributes.get("axis", 1) == 1)
     if step.node.op_type != "Reshape" or step.node.input[1] not in network.constants:

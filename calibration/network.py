@@ -1,7 +1,7 @@
 """A float ONNX classifier as the steps in which it is quantized."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -176,11 +176,16 @@ def _steps(
     return tuple(steps), linears
 
 
+def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
+    """A node's attributes as Python values, by name."""
+    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+
 def _linear(node: onnx.NodeProto, constants: dict[str, NDArray[np.generic]]) -> Linear | None:
     """Parameters of a Conv or Gemm with constant float weights, None for any other node."""
     if node.op_type not in ("Conv", "Gemm") or any(n not in constants for n in node.input[1:] if n):
         return None
-    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    attributes = attributes_of(node)
     weight = constants[node.input[1]].astype(np.float64)
     if node.op_type == "Gemm":
         plain = (attributes.get("alpha", 1.0), attributes.get("beta", 1.0)) == (1.0, 1.0)

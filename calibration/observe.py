@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from mobilenet_cli.calibration.histogram import BINS, Histogram, count_values
-from mobilenet_cli.calibration.network import Network, Step
+from mobilenet_cli.calibration.network import Network, Step, attributes_of
 from mobilenet_cli.pipeline.errors import DataError
 
 Images = Callable[[], Iterable[NDArray[np.float32]]]  # the calibration images, batch by batch
@@ -150,7 +150,7 @@ def _position_counts(network: Network, tensor: str) -> bool:
 
 
 def _sees_windows(network: Network, step: Step) -> bool:
-    attributes = {a.name: helper.get_attribute_value(a) for a in step.node.attribute}
+    attributes = attributes_of(step.node)
     plain = set(attributes.get("strides", [1])) == {1} and not any(attributes.get("pads", []))
     return network.linears[step.output].weight.shape[2:] != (1, 1) or not plain
 

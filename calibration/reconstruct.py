@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from onnx import helper
 
 from mobilenet_cli.calibration import rounding
 from mobilenet_cli.calibration.grid import Grid
@@ -24,7 +23,7 @@ from mobilenet_cli.calibration.kernels import (
     largest_pair_sum,
     partners,
 )
-from mobilenet_cli.calibration.network import Linear, Network, Step
+from mobilenet_cli.calibration.network import Linear, Network, Step, attributes_of
 from mobilenet_cli.calibration.observe import Images, Opener, Tick
 from mobilenet_cli.calibration.qdq import BIAS_MAX, QuantizedLinear, step_model
 from mobilenet_cli.calibration.settled import settled_linear
@@ -55,7 +54,7 @@ class Geometry:
 
 def geometry(step: Step, linear: Linear, height: int, width: int) -> Geometry:
     """A Conv's window on a map of the given size (ONNX operator Conv, ``auto_pad`` included)."""
-    attributes = {a.name: helper.get_attribute_value(a) for a in step.node.attribute}
+    attributes = attributes_of(step.node)
     kernel = (int(linear.weight.shape[2]), int(linear.weight.shape[3]))
     stride = tuple(attributes.get("strides", (1, 1)))
     dilation = tuple(attributes.get("dilations", (1, 1)))

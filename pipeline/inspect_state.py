@@ -1,6 +1,5 @@
 """What the state of an interrupted training holds, and how much of it the optimizer takes."""
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +8,7 @@ from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.artifact import load_artifact, sha256_file
 from mobilenet_cli.pipeline.errors import ModelError
 from mobilenet_cli.pipeline.layer_sizes import layer_sizes, stored_bytes
+from mobilenet_cli.pipeline.train_state import reading
 from mobilenet_cli.reports.records import InspectRecord
 
 if TYPE_CHECKING:
@@ -21,20 +21,11 @@ def inspect_state(path: Path) -> InspectRecord:
     Raises:
         ModelError: no such file, or not the state of a training.
     """
-    import torch
-
     if not path.is_file():
         raise ModelError(f"{path} does not exist", "Training leaves one only while it is under way")
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        return _record(path, saved, json.loads(saved["document"]))
-    except ModelError:
-        raise
-    except Exception as error:  # zip, pickle and torch raise whatever they stumble over
-        raise ModelError(
-            f"{path} is not the state of a training ({' '.join(str(error).split())[:150]})",
-            "Name a training.pt; weights of other programs are read by 'import'",
-        ) from error
+    fix = "Name a training.pt; weights of other programs are read by 'import'"
+    with reading(path, fix) as (saved, document):
+        return _record(path, saved, document)
 
 
 def _record(path: Path, saved: dict[str, Any], document: dict[str, Any]) -> InspectRecord:

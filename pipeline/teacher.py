@@ -8,15 +8,15 @@ normalization.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mobilenet_cli.data.preprocess import InputSpec
-from mobilenet_cli.pipeline.artifact import Artifact, load_artifact
+from mobilenet_cli.pipeline.artifact import Artifact
 from mobilenet_cli.pipeline.checkpoint import load_network
 from mobilenet_cli.pipeline.errors import DataError, OptionError
 from mobilenet_cli.pipeline.predictor import CUDA
 from mobilenet_cli.pipeline.session import CPU, SessionConfig, open_session
+from mobilenet_cli.pipeline.train_images import normalization
 
 if TYPE_CHECKING:
     import torch
@@ -42,31 +42,26 @@ class Teacher:
 
     def opinion(self, images: "torch.Tensor") -> "torch.Tensor":
         """Logits [n, classes], in the student's order, of the student's images [n, 3, R, R]."""
-        import torch
         import torch.nn.functional as F  # noqa: N812 - the name that every torch program uses
 
-        def values(spec: InputSpec) -> tuple[torch.Tensor, torch.Tensor]:
-            mean, std = (torch.tensor(v, device=images.device) for v in (spec.mean, spec.std))
-            return mean.view(3, 1, 1), std.view(3, 1, 1)
-
-        mean, std = values(self.student)
+        mean, std = normalization(self.student, images.device)
         images = images * std + mean
         if self.student.channels != self.input.channels:
             images = images.flip(1)
         side = self.input.resolution
         if images.shape[-1] != side:
             images = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
-        mean, std = values(self.input)
+        mean, std = normalization(self.input, images.device)
         return self.logits((images - mean) / std)[:, list(self.order)]
 
 
 def open_teacher(
-    path: str, student: InputSpec, classes: tuple[str, ...], device: "torch.device"
+    artifact: Artifact, student: InputSpec, classes: tuple[str, ...], device: "torch.device"
 ) -> Teacher:
     """Load a teacher, an ONNX file or a checkpoint.
 
     Args:
-        path: of a file with our facts.
+        artifact: the teacher's file.
         student: how the student's images were prepared.
         classes: that the student is to tell apart.
         device: where training is.
@@ -75,13 +70,12 @@ def open_teacher(
         ModelError: the file cannot be used.
         OptionError: the teacher does not know all of the classes.
     """
-    artifact = load_artifact(Path(path))
     known = {name: index for index, name in enumerate(artifact.facts.classes)}
     unknown = [name for name in classes if name not in known]
     if unknown:
         raise OptionError(
-            f"the teacher {path} does not know {len(unknown)} of the {len(classes)} classes, such "
-            f"as '{unknown[0]}'",
+            f"the teacher {artifact.path} does not know {len(unknown)} of the {len(classes)} "
+            f"classes, such as '{unknown[0]}'",
             "Choose a teacher that was trained on the same classes",
         )
     logits = (

@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mobilenet_cli.pipeline.machine import usable_cpus
+
 if TYPE_CHECKING:
     import torch
 
@@ -29,6 +31,11 @@ class Team:
     def leads(self) -> bool:
         """Is this the process that writes files?"""
         return self.rank == 0
+
+    @property
+    def cpus(self) -> int:
+        """How many CPUs are this process's share of the machine's."""
+        return max(1, usable_cpus() // self.here)
 
     def sums(self, *values: float) -> tuple[float, ...]:
         """Each value summed over all processes."""

@@ -20,7 +20,6 @@ from mobilenet_cli.pipeline.artifact import (
 )
 from mobilenet_cli.pipeline.checkpoint import checkpoint_bytes
 from mobilenet_cli.pipeline.errors import DataError, OptionError, StorageError
-from mobilenet_cli.pipeline.machine import usable_cpus
 from mobilenet_cli.pipeline.progress import Progress, silent
 from mobilenet_cli.pipeline.team import joined
 from mobilenet_cli.pipeline.tensorboard import Board, board
@@ -72,12 +71,12 @@ def train(
             check_writable(out)
         job = prepare(config, out, team)
         learner = make_learner(config, job)
-        at, history = where_to_begin(config, out, job, learner)
+        at, history = where_to_begin(config, job, learner)
         team.wait()
         if at is not None:
             folder, wanted = out.with_name("tensorboard"), config.tensorboard and team.leads
             with board(folder, at.epoch * job.steps + at.step, wanted) as shown:
-                work(config, job, learner, at, history, out, progress, stop, shown)
+                work(config, job, learner, at, history, progress, stop, shown)
         team.wait()  # until the file is there
     return load_artifact(out)
 
@@ -88,7 +87,6 @@ def work(
     learner: Learner,
     at: Progressed,
     history: list[EpochRecord],
-    out: Path,
     progress: Progress,
     stop: Callable[[], bool],
     shown: Board,
@@ -98,17 +96,17 @@ def work(
         run_epoch(config, job, learner, at, history, progress, stop, shown)
         history.append(epoch_record(config, job, learner, at))
         if job.team.leads:
-            write_log(out, history)
+            write_log(job.out, history)
             shown.add(at.epoch * job.steps + at.step, scalars(config, job, at, history[-1]))
-            keep_best(config, job, learner, history, out)
+            keep_best(config, job, learner, history)
         at = Progressed(epoch + 1, seconds=at.seconds, waited=at.waited, bad=at.bad)
     if job.team.leads:
-        finish(config, job, learner, at, history, out)
+        finish(config, job, learner, at, history)
         job.state.unlink(missing_ok=True)
 
 
 def where_to_begin(
-    config: TrainConfig, out: Path, job: Job, learner: Learner
+    config: TrainConfig, job: Job, learner: Learner
 ) -> tuple[Progressed | None, list[EpochRecord]]:
     """From a state with the same settings, or from the start; None where training is complete."""
     if job.state.is_file():
@@ -118,11 +116,11 @@ def where_to_begin(
         except OptionError:
             if config.resume:
                 raise
-    elif config.resume and is_current(out, "train", config.parent, config.recorded):
+    elif config.resume and is_current(job.out, "train", config.parent, config.recorded):
         return None, []
     elif config.resume:
         raise OptionError(
-            f"there is no interrupted training in {out.parent}", "Start it without --resume"
+            f"there is no interrupted training in {job.out.parent}", "Start it without --resume"
         )
     return Progressed(bad=[]), []
 
@@ -160,7 +158,7 @@ def run_epoch(
         epoch=at.epoch,
         first_step=at.step,
         share=Share(job.team.rank, job.team.world),
-        workers=max(1, usable_cpus() // job.team.here),
+        workers=job.team.cpus,
         on_bad=on_bad,
     )
     saved = began = time.monotonic()
@@ -248,11 +246,9 @@ def scalars(config: TrainConfig, job: Job, at: Progressed, epoch: EpochRecord) -
     }
 
 
-def keep_best(
-    config: TrainConfig, job: Job, learner: Learner, history: list[EpochRecord], out: Path
-) -> None:
+def keep_best(config: TrainConfig, job: Job, learner: Learner, history: list[EpochRecord]) -> None:
     """Keep the best epoch's weights beside those of the last one, unless that is the best."""
-    best = out.with_name("best.safetensors")
+    best = job.out.with_name("best.safetensors")
     last = history[-1]
     if last.top1 < max(epoch.top1 for epoch in history):
         return
@@ -268,7 +264,6 @@ def finish(
     learner: Learner,
     at: Progressed,
     history: list[EpochRecord],
-    out: Path,
 ) -> Artifact:
     """Write the checkpoint, its record and the curves."""
     import torch
@@ -289,5 +284,5 @@ def finish(
         waiting=at.waited / at.seconds,
         bad_images=(*(error.what for error in job.training.lost), *(at.bad or ())),
     )
-    write_curves(out, history)
-    return save_artifact(out, checkpoint_bytes(job.written(learner.kept), facts), facts, record)
+    write_curves(job.out, history)
+    return save_artifact(job.out, checkpoint_bytes(job.written(learner.kept), facts), facts, record)

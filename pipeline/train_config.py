@@ -128,6 +128,11 @@ class TrainConfig:
         """The checkpoint to start from."""
         return None if self.init is None else load_artifact(Path(self.init))
 
+    @cached_property
+    def teaching(self) -> Artifact | None:
+        """The model whose opinion counts."""
+        return None if self.teacher is None else load_artifact(Path(self.teacher))
+
     @property
     def parent(self) -> str | None:
         """SHA-256 of the checkpoint to start from."""
@@ -140,7 +145,7 @@ class TrainConfig:
             return self.recipe
         return "qat" if self.qat else "quick" if self.init is None else "finetune"
 
-    @property
+    @cached_property
     def plan(self) -> Recipe:
         """The recipe with all that was changed."""
         changes = [*self.changes, *([f"epochs={self.epochs}"] if self.epochs else [])]
@@ -153,8 +158,8 @@ class TrainConfig:
         values = asdict(self) | {"width": self.model(1).width, "changes": list(self.changes)}
         del values["resume"], values["tensorboard"]  # they make no difference to the result
         values["target"] = self.quantization.target if self.qat else None
-        if self.teacher is not None:
-            values["teacher_sha256"] = load_artifact(Path(self.teacher)).sha256
+        if self.teaching is not None:
+            values["teacher_sha256"] = self.teaching.sha256
         return values | {"recipe": asdict(self.plan) | {"name": self.recipe_name}}
 
     @property

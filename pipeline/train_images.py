@@ -48,7 +48,7 @@ def augmented(
         images = rand_augment(images, generator, magnitude=recipe.magnitude)
     if spec.channels == "BGR":
         images = images.flip(1)
-    mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (spec.mean, spec.std))
+    mean, std = normalization(spec, device)
     images = ((images - mean) / std).contiguous(memory_format=torch.channels_last)
     if recipe.rotation or recipe.zoom or recipe.shift:
         images = moved(images, recipe, generator)
@@ -59,6 +59,14 @@ def augmented(
     if recipe.erase:
         images = erase(images, generator, recipe.erase)
     return images.contiguous(memory_format=torch.channels_last), targets
+
+
+def normalization(spec: InputSpec, device: "torch.device") -> "tuple[torch.Tensor, torch.Tensor]":
+    """Mean and standard deviation of each channel [3, 1, 1]."""
+    import torch
+
+    mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (spec.mean, spec.std))
+    return mean, std
 
 
 def moved(images: "torch.Tensor", recipe: Recipe, generator: np.random.Generator) -> "torch.Tensor":

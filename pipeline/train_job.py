@@ -18,7 +18,6 @@ from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.artifact import Artifact, Facts, versions
 from mobilenet_cli.pipeline.checkpoint import load_network
 from mobilenet_cli.pipeline.errors import ModelError, OptionError
-from mobilenet_cli.pipeline.machine import usable_cpus
 from mobilenet_cli.pipeline.optimizer import make_optimizer
 from mobilenet_cli.pipeline.qat import Grids, quantized_start
 from mobilenet_cli.pipeline.teacher import Teacher, open_teacher
@@ -43,7 +42,7 @@ class Job:
         classes: of the model.
         steps: of a whole epoch; ``total`` of the training.
         device: where the network is.
-        state: the file that an interrupted training leaves.
+        out: the checkpoint to write.
         team: the processes that train together.
         teacher: whose opinion is part of the loss, if any.
         grids: through which the network is computed, if any.
@@ -57,10 +56,15 @@ class Job:
     steps: int
     total: int
     device: "torch.device"
-    state: Path
+    out: Path
     team: Team
     teacher: Teacher | None
     grids: Grids | None
+
+    @property
+    def state(self) -> Path:
+        """The file that an interrupted training leaves."""
+        return self.out.with_name("training.pt")
 
     @property
     def epochs(self) -> int:
@@ -104,7 +108,7 @@ def prepare(config: TrainConfig, out: Path, team: Team) -> Job:
     """
     import torch
 
-    torch.set_num_threads(max(1, usable_cpus() // team.here))
+    torch.set_num_threads(team.cpus)
     on_gpu = torch.cuda.is_available()
     if not on_gpu and (config.precision == "fp16" or config.sync_norms):
         what = "--sync-norms" if config.sync_norms else "--precision fp16"
@@ -120,7 +124,7 @@ def prepare(config: TrainConfig, out: Path, team: Team) -> Job:
             "Fine-tune it without --qat first",
         )
     teacher = (
-        open_teacher(config.teacher, config.input, classes, device) if config.teacher else None
+        open_teacher(config.teaching, config.input, classes, device) if config.teaching else None
     )
     grids = None
     if config.qat and source is not None:
@@ -134,7 +138,7 @@ def prepare(config: TrainConfig, out: Path, team: Team) -> Job:
         steps,
         max(1, round(config.plan.epochs * steps)),
         device,
-        out.with_name("training.pt"),
+        out,
         team,
         teacher,
         grids,

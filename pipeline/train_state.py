@@ -6,12 +6,14 @@ optimizer and counters are all there is to keep.
 
 import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilenet_cli.pipeline.artifact import write_atomically
-from mobilenet_cli.pipeline.errors import ModelError, OptionError
+from mobilenet_cli.pipeline.errors import MobilenetError, ModelError, OptionError
 from mobilenet_cli.reports.records import EpochRecord
 
 if TYPE_CHECKING:
@@ -108,11 +110,7 @@ def load_state(
         ModelError: the file is no such state.
         OptionError: it is of a training with other settings; says which differ.
     """
-    import torch
-
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        document = json.loads(saved["document"])
+    with reading(path, "Start again without --resume") as (saved, document):
         check_same(path, document["settings"], json.loads(json.dumps(settings)))
         learner.network.load_state_dict(saved["network"])
         if learner.average is not None:
@@ -121,14 +119,31 @@ def load_state(
         learner.scaler.load_state_dict(saved["scaler"])
         at = Progressed(**document["at"])
         history = [EpochRecord.model_validate(epoch) for epoch in document["history"]]
-    except OptionError:
+    return at, history
+
+
+@contextmanager
+def reading(path: Path, fix: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """The tensors of a state and its document; no code in the file runs.
+
+    Args:
+        path: the file.
+        fix: what to do where it, or what the caller expects of it, is no state of a training.
+
+    Raises:
+        ModelError: that is so.
+    """
+    import torch
+
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        yield saved, json.loads(saved["document"])
+    except MobilenetError:
         raise
     except Exception as error:  # zip, pickle and torch raise whatever they stumble over
         raise ModelError(
-            f"{path} is not the state of a training ({' '.join(str(error).split())[:150]})",
-            "Start again without --resume",
+            f"{path} is not the state of a training ({' '.join(str(error).split())[:150]})", fix
         ) from error
-    return at, history
 
 
 def check_same(path: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -187,7 +187,7 @@ def test_a_teacher_sees_the_students_images_as_its_own(chain, images, kind):
         resolution=64, resize=64, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), channels="BGR"
     )
     order = artifact.facts.classes[::-1]
-    teacher = open_teacher(str(artifact.path), student, order, torch.device("cpu"))
+    teacher = open_teacher(artifact, student, order, torch.device("cpu"))
     own = torch.from_numpy(images)
     unit = torch.nn.functional.interpolate(own, scale_factor=2) * 0.5 + 0.5
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (student.mean, student.std))
@@ -201,9 +201,7 @@ def test_a_teacher_sees_the_students_images_as_its_own(chain, images, kind):
 
 def test_a_teacher_of_other_classes_is_refused(chain):
     with pytest.raises(OptionError, match="does not know 1 of the 2 classes, such as 'cat'"):
-        open_teacher(
-            str(chain.fp32.path), chain.fp32.facts.input, ("1", "cat"), torch.device("cpu")
-        )
+        open_teacher(chain.fp32, chain.fp32.facts.input, ("1", "cat"), torch.device("cpu"))
 
 
 def test_agreeing_with_the_teacher_costs_nothing():
