@@ -165,6 +165,7 @@ check: $(INSTALLED) ## lint, formatting, types and the layering of the packages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p mobilenet_cli
+	$(BIN)/mypy benchmarks
 	$(BIN)/lint-imports
 
 test: $(INSTALLED) ## the tests, or some of them: TESTS

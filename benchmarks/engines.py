@@ -39,7 +39,7 @@ from mobilenet_cli.pipeline.probe import probe_images
 from mobilenet_cli.pipeline.runs import Run, find_run
 from mobilenet_cli.pipeline.session import SessionConfig, open_session
 from mobilenet_cli.pipeline.timing import Timing, interleave, ratio
-from mobilenet_cli.reports.latency import table
+from mobilenet_cli.reports.tables import table
 
 Images = NDArray[np.float32]
 Runner = Callable[[], NDArray[Any]]
@@ -140,7 +140,7 @@ def torch_compiled(artifact: Artifact, image: Images, threads: int) -> Runner:
     """The checkpoint through ``torch.compile``."""
     from mobilenet_cli.pipeline.torch_bench import TorchSetting, runner
 
-    setting = TorchSetting(threads=threads, device="cpu", compiled=True, backward=False)
+    setting = TorchSetting(threads=threads, device="cpu", compiled=True, backward=False, tf32=False)
     return runner(artifact.path, image, setting)
 
 

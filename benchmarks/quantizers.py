@@ -54,7 +54,7 @@ from mobilenet_cli.pipeline.quantize import QuantizeConfig, quantize
 from mobilenet_cli.pipeline.session import SessionConfig, open_session
 from mobilenet_cli.pipeline.target import detect_target
 from mobilenet_cli.pipeline.timing import Subject, interleave, ratio
-from mobilenet_cli.reports.latency import table
+from mobilenet_cli.reports.tables import table
 
 Images = NDArray[np.float32]
 FOLDED = "folded fp32"
@@ -255,7 +255,7 @@ def build_shim(folder: Path) -> Path | None:
     compiler = shutil.which("gcc")
     if compiler is None:
         return None
-    build = [compiler, "-O2", "-shared", "-fPIC", "-o", path, source]
+    build = [compiler, "-O2", "-shared", "-fPIC", "-o", str(path), str(source)]
     subprocess.run(build, check=True)  # noqa: S603 - our source, with the machine's compiler
     environment = dict(os.environ) | {"LD_PRELOAD": str(path)}
     probe = subprocess.run(

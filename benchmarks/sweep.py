@@ -31,8 +31,9 @@ from mobilenet_cli.pipeline.checkpoint import checkpoint_bytes
 from mobilenet_cli.pipeline.export import ExportConfig, export
 from mobilenet_cli.pipeline.quantize import QuantizeConfig, quantize
 from mobilenet_cli.pipeline.simplify import SimplifyConfig, simplify
-from mobilenet_cli.reports.latency import NO_FUSION, table
+from mobilenet_cli.reports.latency import NO_FUSION
 from mobilenet_cli.reports.records import BenchRecord, Ratio
+from mobilenet_cli.reports.tables import table
 
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
 RESOLUTIONS = (128, 160, 192, 224)
@@ -50,7 +51,7 @@ def random_checkpoint(width: float, resolution: int, path: Path) -> Artifact:
         if isinstance(module, torch.nn.BatchNorm2d):
             module.weight.data.uniform_(0.8, 1.2)
             module.bias.data.normal_(0, 0.2)
-            module.running_var.uniform_(0.8, 1.2)
+            torch.nn.init.uniform_(module.get_buffer("running_var"), 0.8, 1.2)
     facts = Facts(
         stage="train",
         model=spec,

@@ -25,6 +25,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
@@ -125,7 +126,7 @@ def in_threads(contents: Sequence[bytes], function: Callable[[bytes], None]) -> 
     count = usable_cpus()
     with ThreadPoolExecutor(count) as pool:
         parts = (contents[start::count] for start in range(count))
-        list(pool.map(lambda part: [function(item) for item in part], parts))
+        list(pool.map(lambda part: deque(map(function, part), maxlen=0), parts))
 
 
 def epoch(dataset: Dataset, repeats: int) -> None:

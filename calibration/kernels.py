@@ -43,8 +43,11 @@ class Target:
     tiles: bool = False
 
     def with_unsigned_weights(self) -> "Target":
-        """The same for products of unsigned codes, which every kernel adds in 32 bits."""
-        return replace(self, weights="uint8", pairs_saturate=False)
+        """The same for products of unsigned codes, which every kernel adds in 32 bits.
+
+        Direct convolutions and AMX's detour are for signed weights.
+        """
+        return replace(self, weights="uint8", pairs_saturate=False, direct=False, tiles=False)
 
 
 TARGETS: dict[str, Target] = {

@@ -66,7 +66,7 @@ def reuse_dead_channels(network: Network, largest: dict[str, NDArray[np.float64]
     linears = dict(network.linears)
     copies: dict[str, NDArray[np.intp]] = {}
     for step in network.steps:
-        chain = _chain(network, step)
+        chain = separable_chain(network, step)
         if chain is None:
             continue
         silent = [_silent(network, linears[part.output], part, largest) for part in chain[:-1]]
@@ -82,8 +82,11 @@ def reuse_dead_channels(network: Network, largest: dict[str, NDArray[np.float64]
     return Reuse(linears, copies)
 
 
-def _chain(network: Network, step: Step) -> list[Step] | None:
-    """A dense convolution with ReLU, one depthwise behind it or none, the dense one that reads."""
+def separable_chain(network: Network, step: Step) -> list[Step] | None:
+    """A dense convolution with ReLU, one depthwise behind it or none, the dense one that reads.
+
+    None where a step begins no such chain.
+    """
     if not _is_conv(step) or network.linears[step.output].depthwise:
         return None
     chain = [step]
@@ -129,7 +132,7 @@ def _copy(
     Args:
         linears: parameters by output tensor; replaced.
         copies: filled in.
-        chain: from ``_chain``.
+        chain: from ``separable_chain``.
         dead: channels to fill.
         alive: channels to copy.
         constant: what the reader saw of each channel while it was dead [channels].

@@ -43,7 +43,7 @@ def pad_input_channels(model: onnx.ModelProto) -> None:
         return
     value = numpy_helper.to_array(conv.codes)
     missing = -value.shape[1] % CHANNELS
-    if missing == 0 or value.dtype != np.int8:  # ConvSym is for signed weights
+    if missing == 0:
         return
     _replace(conv.codes, np.pad(value, [(0, 0), (0, missing), (0, 0), (0, 0)]))
     image = graph.input[0].name
@@ -60,7 +60,7 @@ def shift_zero_points(model: onnx.ModelProto) -> None:
         codes, zeros = map(numpy_helper.to_array, (conv.codes, conv.zero_point))
         wide = codes.shape[1] >= LEAST_INPUTS and codes.shape[2:] == (1, 1)
         # The lowest code is free: symmetric weights do not use -128.
-        if wide and codes.dtype == np.int8 and codes.min() > -128 and not zeros.any():
+        if wide and codes.min() > -128 and not zeros.any():
             _replace(conv.codes, codes - np.int8(1))
             _replace(conv.zero_point, zeros - np.int8(1))
 

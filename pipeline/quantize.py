@@ -30,6 +30,7 @@ from mobilenet_cli.calibration.qoperator import write_qoperator
 from mobilenet_cli.calibration.reconstruct import reconstruct
 from mobilenet_cli.calibration.reuse import Reuse, reuse_dead_channels
 from mobilenet_cli.calibration.shape_for_kernels import pad_input_channels, shift_zero_points
+from mobilenet_cli.calibration.widen import widen
 from mobilenet_cli.pipeline.artifact import Artifact, refuse_overwrite, save_artifact, versions
 from mobilenet_cli.pipeline.calibration_images import Calibration, choose_images, leakage
 from mobilenet_cli.pipeline.errors import CheckError, ModelError, OptionError
@@ -179,8 +180,10 @@ def quantize(
     started = time.monotonic()
     refuse_overwrite(out, [source.path])
     model = load_onnx(source.path)
-    parse(model)  # refuses what cannot be quantized before any image is read
+    network = parse(model)  # refuses what cannot be quantized before any image is read
     config = config.resolved()
+    if config.kernels.direct:
+        model = widen(network)
     if source.facts.grids and (config.calibrator != "minmax" or config.max_drop is not None):
         raise OptionError(
             f"{source.path} was trained on its grids", "Leave --calibrator and --max-drop out"
@@ -207,7 +210,7 @@ def quantize(
     operators = running_operators(content)
     if TARGETS[config.target].cpu:
         check_integer(network, operators)
-    expected, simulated, found = logits(network, content, calibration)
+    expected, simulated, found = logits(source, content, calibration)
     parity = compare(expected, simulated if config.cross else found)
     if not parity.sqnr_db >= MIN_SQNR_DB:
         raise CheckError(
@@ -263,7 +266,7 @@ def within_drop(
     def ranked() -> list[str]:
         def alone(layer: str) -> float:
             one = make((layer,), few)
-            expected, _, found = logits(one.quantized.network, one.content, few)
+            expected, _, found = logits(source, one.content, few)
             return sqnr_db(expected, found)
 
         return sorted(parse(load_onnx(source.path)).linears, key=alone, reverse=True)
@@ -418,17 +421,18 @@ def check_kernels(layers: tuple[LayerRecord, ...], config: QuantizeConfig) -> No
 
 
 def logits(
-    network: Network, content: bytes, calibration: Calibration
+    source: Artifact, content: bytes, calibration: Calibration
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Logits on the calibration images: float model, simulated int8, integer kernels."""
     sessions = (
-        open_session(network.model.SerializeToString()),
+        open_session(source.path),
         open_session(content, SIMULATED),
         open_session(content),
     )
+    name = sessions[0].get_inputs()[0].name
     rows: list[list[NDArray[np.float32]]] = [[], [], []]
     for batch in calibration.batches(RECONSTRUCTION_IMAGES):
         for row, session in zip(rows, sessions, strict=True):
-            row.append(session.run(None, {network.input: batch})[0].reshape(len(batch), -1))
+            row.append(session.run(None, {name: batch})[0].reshape(len(batch), -1))
     expected, simulated, found = (np.concatenate(row) for row in rows)
     return expected, simulated, found

@@ -31,6 +31,7 @@ calibration/rounding.py
 calibration/select.py
 calibration/settled.py
 calibration/shape_for_kernels.py
+calibration/widen.py
 cli.py
 data/__init__.py
 data/augment.py

@@ -118,7 +118,8 @@ def test_quantize_makes_what_was_trained(chain, images, tmp_path, target):
             before, after = start.activations[index : index + 2]
             inputs = codes[index][:, : layer.conv.in_channels]  # without the fourth of an image
             x = torch.from_numpy(before.dequantize(inputs))
-            apart = after.quantize(layer(x).numpy()).astype(int) - codes[index + 1]
+            found = after.quantize(layer(x).numpy()).astype(int)
+            apart = found - codes[index + 1][:, : found.shape[1]]  # nor what fills a sixteen
             assert np.abs(apart).max() <= 1
             assert (apart != 0).mean() < 0.02  # ties
 
