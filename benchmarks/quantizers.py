@@ -25,7 +25,6 @@ import importlib.util
 import json
 import os
 import resource
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -36,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from avx2_only import build_shim
 from numpy.typing import NDArray
 
 from mobilenet_cli.calibration.calibrators import CALIBRATORS
@@ -246,22 +246,6 @@ def run_child(do: str, shim: Path | None = None, **job: Any) -> dict[str, Any]:
         raise RuntimeError(f"{do} failed with status {done.returncode}: {done.stderr[-2000:]}")
     cost: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return cost
-
-
-def build_shim(folder: Path) -> Path | None:
-    """The library that hides what is newer than AVX2; None without gcc or CPUID faulting."""
-    path = folder / "avx2_only.so"
-    source = Path(__file__).with_name("avx2_only.c")
-    compiler = shutil.which("gcc")
-    if compiler is None:
-        return None
-    build = [compiler, "-O2", "-shared", "-fPIC", "-o", str(path), str(source)]
-    subprocess.run(build, check=True)  # noqa: S603 - our source, with the machine's compiler
-    environment = dict(os.environ) | {"LD_PRELOAD": str(path)}
-    probe = subprocess.run(
-        [sys.executable, "-c", "import numpy"], env=environment, check=False, capture_output=True
-    )
-    return path if probe.returncode == 0 else None
 
 
 def jobs(with_nncf: bool) -> dict[str, dict[str, Any]]:

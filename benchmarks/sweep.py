@@ -5,16 +5,20 @@
 Each network is made with seeded random weights (latency does not depend on them), goes through
 export, simplify and quantize like a trained one, every proof included, and its artifacts are
 measured by ``bench``, interleaved. The table has the folded model's latency, and ratios with 95 %
-intervals: batch norms kept over folded, and int8 over folded.
+intervals: batch norms kept over folded, and int8 over folded. On a CPU with newer instructions a
+second table is made with them hidden, on its AVX2 kernels.
 """
 
 import argparse
 import itertools
+import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import torch
+from avx2_only import build_shim
 
 from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.models.network import MobileNetV1
@@ -31,6 +35,7 @@ from mobilenet_cli.pipeline.checkpoint import checkpoint_bytes
 from mobilenet_cli.pipeline.export import ExportConfig, export
 from mobilenet_cli.pipeline.quantize import QuantizeConfig, quantize
 from mobilenet_cli.pipeline.simplify import SimplifyConfig, simplify
+from mobilenet_cli.pipeline.target import detect_target
 from mobilenet_cli.reports.latency import NO_FUSION
 from mobilenet_cli.reports.records import BenchRecord, Ratio
 from mobilenet_cli.reports.tables import table
@@ -93,7 +98,7 @@ def _with_interval(ratio: Ratio) -> str:
 
 
 def document(rows: list[list[str]], record: BenchRecord, command: str) -> str:
-    """The table, and what it was measured on."""
+    """The page: the table, and what it was measured on."""
     here, threads = record.machine, record.results[0].threads
     header = (
         "width | resolution | folded fp32, ms | batch norms kept / folded | int8, ms "
@@ -107,6 +112,23 @@ def document(rows: list[list[str]], record: BenchRecord, command: str) -> str:
         f"{here.cpu}, {here.usable_cpus} CPUs ({', '.join(here.instruction_sets)}); {here.os}; "
         f"{versions}.\n"
     )
+
+
+def on_avx2_kernels(arguments: list[str]) -> str:
+    """The same page made with all newer instructions hidden; empty where they cannot be."""
+    with tempfile.TemporaryDirectory() as folder:
+        shim = build_shim(Path(folder)) if detect_target() in ("vnni", "amx") else None
+        if shim is None:
+            return ""
+        done = subprocess.run(  # noqa: S603 - this script
+            [sys.executable, __file__, *arguments],
+            env=os.environ | {"LD_PRELOAD": str(shim)},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+    _, _, behind_title = done.stdout.partition("\n\n")
+    return f"\n## With AVX2 kernels\n\n{behind_title}"
 
 
 def main() -> None:
@@ -123,9 +145,10 @@ def main() -> None:
         rows.append(row_of(width, resolution, record))
         print(*rows[-1], sep=" | ", file=sys.stderr)
     text = document(rows, record, f"python benchmarks/sweep.py --threads {arguments.threads}")
+    text += on_avx2_kernels([f"--threads={arguments.threads}", f"--seconds={arguments.seconds}"])
     if arguments.markdown:
         write_atomically(arguments.markdown, text.encode())
-    print(text)
+    print(text, end="")
 
 
 if __name__ == "__main__":
