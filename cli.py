@@ -145,6 +145,16 @@ def emit(document: Any, as_json: bool, human: str | None = None) -> None:
         print(human)
 
 
+def fetch(*sources: str | None) -> None:
+    """Fetch what lies at addresses, with a bar, before a stage opens it."""
+    from mobilenet_cli.data.remote import is_address, local_copy
+
+    for source in sources:
+        if source is not None and is_address(source):
+            with progress_bar("fetching", "files") as progress:
+                local_copy(source, progress)
+
+
 @contextlib.contextmanager
 def progress_bar(title: str, unit: str) -> Iterator[Progress]:
     """A bar with rate and time left on a terminal; a stage calls what this yields."""
@@ -408,6 +418,7 @@ def train_command(
         resume=resume,
     )
     made_in = Run(RUNS / (run or config.run_name))
+    fetch(data)
     with progress_bar("training", "images") as progress, asked_to_stop(made_in.name) as stop:
         made = train(config, made_in.checkpoint, progress, stop)
     if int(os.environ.get("RANK", "0")):
@@ -415,6 +426,9 @@ def train_command(
     record: dict[str, Any] = made.record
     for name in record["bad_images"]:
         say(f"left out, cannot be read: {name}")
+    if record["start_top1"] is not None:
+        kept = "" if record["kept_epoch"] else "; training found nothing better, so it was kept"
+        say(f"quantized, before any training: top-1 {record['start_top1']:.2f} %{kept}")
     emit(
         {"run": made_in.name, "checkpoint": str(made.path), **record},
         as_json,
@@ -680,6 +694,7 @@ def bench_command(
     if scenario:
         run_loadgen(paths, scenario, accuracy, server_qps, config, out, as_json)
         return
+    fetch(data)
     with progress_bar("bench", "%") as progress:
         record = bench([open_model(path) for path in paths], config, progress)
     target = out or (None if models else Run(paths[0].parent).bench)
@@ -721,6 +736,7 @@ def evaluate_command(
 
     target = Run(RUNS / run) if run else None
     config = EvaluateConfig(data=data, provider=provider, strict=strict)
+    fetch(data)
     records = []
     for path in models_of(models, run, width):
         with progress_bar(f"evaluating {path.name}", "images") as progress:
@@ -930,6 +946,7 @@ def quantize_command(
         data=data,
         seed=seed,
     )
+    fetch(calib_dir, data)
     with progress_bar("quantizing", "images") as progress:
         made = quantize(source, config, out or source.path.with_name("int8.onnx"), progress)
     record: dict[str, Any] = made.record
@@ -1108,6 +1125,7 @@ def run_command(
         ),
     )
     target_run = Run(RUNS / (run or config.train.run_name))
+    fetch(data, calib_dir)
     result = run_chain(target_run, config, progress_bar)
     if result.skipped:
         say(f"up to date: {', '.join(result.skipped)}")

@@ -4,10 +4,13 @@ In each round, one after the other, on the same images, with a worker per usable
 
 decode: images per second that the threads decode to RGB at full size from memory, and no more, by
     simplejpeg, and by Pillow with ``preprocess.decode``, as the rest of the pipeline does.
-folder, parquet, tar, tfrecord: images per second of ``training_batches`` over one epoch with
-    ``RandomCrop(224)`` and reflection, batch 32: reading, decoding, cropping, scaling, batching.
-processes: the same from the folder, each step's images made in a worker process that sends the
-    batch back.
+folder, parquet, tar, tfrecord: images per second of ``training_batches`` over one epoch with the
+    square of the recipe ``quick``, 224 pixels of 256, and reflection, batch 32: reading, decoding,
+    scaling, cropping, batching.
+random crops: the same from the folder with the other recipes' ``RandomCrop(224)``.
+96 pixels: the same from the folder with the whole image at 96 pixels, as for fine-tuning.
+processes: the same as folder, each step's images made in a worker process that sends the batch
+    back.
 
 CPU time of other processes is measured as in evaluate_rate.py; rounds with more than 5 % of a CPU
 of it do not count. Results are medians over the rounds that do. Files are read once before, so
@@ -39,17 +42,18 @@ import torch
 from evaluate_rate import QUIET, busy_seconds
 from numpy.typing import NDArray
 
-from mobilenet_cli.data.crop import DRAWS, RandomCrop
+from mobilenet_cli.data.crop import DRAWS, CentreCrop, Cut, RandomCrop
 from mobilenet_cli.data.dataset import Dataset, Sample
 from mobilenet_cli.data.datasets import open_dataset
 from mobilenet_cli.data.order import epoch_order
-from mobilenet_cli.data.preprocess import decode
+from mobilenet_cli.data.preprocess import InputSpec, decode
 from mobilenet_cli.data.tfrecord import checksum
 from mobilenet_cli.data.training import class_indices, training_batches
 from mobilenet_cli.pipeline.machine import machine, usable_cpus
 
 BATCH = 32
-CROP = RandomCrop(224)
+QUICK = CentreCrop(InputSpec(resolution=224, resize=256), mirror=True)
+SMALL = CentreCrop(InputSpec(resolution=96, resize=96), mirror=True)
 
 
 def main() -> None:
@@ -65,7 +69,9 @@ def main() -> None:
             "decode by simplejpeg": partial(in_threads, contents, simplejpeg_decode),
             "decode by Pillow": partial(in_threads, contents, pillow_decode),
         }
-        work |= {name: partial(epoch, dataset, repeats) for name, dataset in sets.items()}
+        work |= {name: partial(epoch, dataset, repeats, QUICK) for name, dataset in sets.items()}
+        work["random crops"] = partial(epoch, whole, repeats, RandomCrop(224))
+        work["96 pixels"] = partial(epoch, whole, repeats, SMALL)
         work["processes"] = partial(in_processes, whole, repeats)
         results = [one_round(work, len(contents)) for _ in range(rounds)]
     quiet = [r for r in results if r["others_cpus"] <= QUIET]
@@ -129,12 +135,12 @@ def in_threads(contents: Sequence[bytes], function: Callable[[bytes], None]) -> 
         list(pool.map(lambda part: deque(map(function, part), maxlen=0), parts))
 
 
-def epoch(dataset: Dataset, repeats: int) -> None:
+def epoch(dataset: Dataset, repeats: int, cut: Cut) -> None:
     """Go through the batches of one epoch; the last, short one is left out, as in training."""
     samples = list(dataset.samples) * repeats
     labels = np.tile(class_indices(dataset, dataset.classes), repeats)
-    for batch in training_batches(samples, labels, CROP, BATCH, seed=0, epoch=0):
-        assert batch.pixels.shape == (BATCH, 224, 224, 3)
+    for batch in training_batches(samples, labels, cut, BATCH, seed=0, epoch=0):
+        assert len(batch.pixels) == BATCH
 
 
 def in_processes(dataset: Dataset, repeats: int) -> None:
@@ -152,7 +158,7 @@ def make_batch(task: tuple[Sequence[Sample], int]) -> NDArray[np.uint8]:
     """The squares of one step."""
     samples, step = task
     draws = np.random.default_rng([0, 0, step]).random((BATCH, DRAWS))
-    return np.stack([CROP(s.read(), s.key, d) for s, d in zip(samples, draws, strict=True)])
+    return np.stack([QUICK(s.read(), s.key, d) for s, d in zip(samples, draws, strict=True)])
 
 
 def containers(dataset: Dataset, folder: Path) -> dict[str, Dataset]:

@@ -11,6 +11,7 @@ import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import simplejpeg
@@ -18,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from mobilenet_cli.data.preprocess import InputSpec, check_size, decode, resize_and_crop
+from mobilenet_cli.data.preprocess import InputSpec, check_size, decode, frame, resize_and_crop
 
 ATTEMPTS = 10  # to find a crop within the image, as everybody's random-resized-crop
 DRAWS = 1 + 4 * ATTEMPTS  # random numbers that one image may use: reflection, and each attempt's
@@ -65,14 +66,11 @@ class RandomCrop:
         if size is not None:
             check_size(size, key)
             box = self.box(*size, draws)
-            needed = [math.ceil(n * self.side / m) for n, m in zip(size, box[2:], strict=True)]
-            try:
-                pixels = simplejpeg.decode_jpeg(
-                    encoded, "RGB", min_width=needed[0], min_height=needed[1], min_factor=2
-                )
-            except ValueError:
-                pass  # damaged, or merely odd: Pillow decides
-            else:
+            width, height = (
+                math.ceil(n * self.side / m) for n, m in zip(size, box[2:], strict=True)
+            )
+            pixels = _decode_plain(encoded, width, height)
+            if pixels is not None:
                 by = pixels.shape[1] / size[0], pixels.shape[0] / size[1]
                 return pixels, (box[0] * by[0], box[1] * by[1], box[2] * by[0], box[3] * by[1])
         pixels = np.array(decode(encoded, key))
@@ -110,22 +108,63 @@ class CentreCrop:
         Raises:
             DataError: the image cannot be decoded.
         """
-        square = resize_and_crop(decode(encoded, key), self.spec, key)
+        square = self._quickly(encoded, key)
+        if square is None:
+            square = resize_and_crop(decode(encoded, key), self.spec, key)
         return square[:, ::-1] if self.mirror and draws[0] < 0.5 else square
+
+    def _quickly(self, encoded: bytes, key: str) -> NDArray[np.uint8] | None:
+        """The same pixels, within two levels where the image is decoded whole, in 0.6 of the time.
+
+        None of what is not a plain JPEG, and of nearest neighbours, which only Pillow finds.
+        """
+        size = _plain_jpeg_size(encoded)
+        if size is None or self.spec.interpolation == "nearest":
+            return None
+        check_size(size, key)
+        width, height = frame(size, self.spec, key)
+        pixels = _decode_plain(encoded, width, height)
+        if pixels is None:
+            return None
+        side = self.spec.resolution
+        left, top = (width - side) // 2, (height - side) // 2
+        scaled = scale(pixels, width, height, self.spec.interpolation)
+        return scaled[top : top + side, left : left + side]
 
 
 def resize(pixels: NDArray[np.uint8], box: Box, side: int) -> NDArray[np.uint8]:
-    """Scale a box of an image [H, W, 3] to a square [side, side, 3].
-
-    With torch's antialiased bilinear filter for bytes: the same pixels as Pillow's, within one
-    level, in a third of the time, since it uses the CPU's vector instructions.
-    """
+    """Scale a box of an image [H, W, 3] to a square [side, side, 3]."""
     left, top = int(box[0]), int(box[1])
     right = min(max(round(box[0] + box[2]), left + 1), pixels.shape[1])
     bottom = min(max(round(box[1] + box[3]), top + 1), pixels.shape[0])
-    part = torch.from_numpy(pixels[top:bottom, left:right]).permute(2, 0, 1)[None]
-    square = torch.nn.functional.interpolate(part, (side, side), mode="bilinear", antialias=True)
-    return square[0].permute(1, 2, 0).numpy()
+    return scale(pixels[top:bottom, left:right], side, side, "bilinear")
+
+
+def scale(
+    pixels: NDArray[np.uint8], width: int, height: int, mode: Literal["bilinear", "bicubic"]
+) -> NDArray[np.uint8]:
+    """Scale an image [H, W, 3] to [height, width, 3].
+
+    With torch's antialiased filters for bytes: the same pixels as Pillow's, within one level
+    (bicubic: two), in a third of the time, since they use the CPU's vector instructions.
+    """
+    image = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    scaled = torch.nn.functional.interpolate(image, (height, width), mode=mode, antialias=True)
+    return scaled[0].permute(1, 2, 0).numpy()
+
+
+def _decode_plain(encoded: bytes, width: int, height: int) -> NDArray[np.uint8] | None:
+    """A plain JPEG as RGB [H, W, 3], at a fraction of its size that is at least the one given.
+
+    None where it is damaged, or merely odd: Pillow decides.
+    """
+    try:
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+            encoded, "RGB", min_width=width, min_height=height, min_factor=2
+        )
+    except ValueError:
+        return None
+    return pixels
 
 
 def _plain_jpeg_size(encoded: bytes) -> tuple[int, int] | None:

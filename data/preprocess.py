@@ -141,17 +141,26 @@ def resize_and_crop(image: Image.Image, spec: InputSpec, key: str = "image") -> 
     Raises:
         DataError: the image is so narrow that it would exceed ``MAX_PIXELS`` when resized.
     """
-    side = spec.resolution
-    scale = spec.resize / min(image.size)
-    width, height = (max(spec.resize, round(length * scale)) for length in image.size)
+    size = frame(image.size, spec, key)
+    resized = image.resize(size, RESAMPLING[spec.interpolation])
+    left, top = ((length - spec.resolution) // 2 for length in size)
+    return np.asarray(resized.crop((left, top, left + spec.resolution, top + spec.resolution)))
+
+
+def frame(size: tuple[int, int], spec: InputSpec, key: str) -> tuple[int, int]:
+    """Width and height that an image is scaled to before its centre is cut out.
+
+    Raises:
+        DataError: more than ``MAX_PIXELS``.
+    """
+    scale = spec.resize / min(size)
+    width, height = (max(spec.resize, round(length * scale)) for length in size)
     if width * height > MAX_PIXELS:
         raise DataError(
-            f"{key} is {image.width}x{image.height} pixels, too narrow to cut a square from",
+            f"{key} is {size[0]}x{size[1]} pixels, too narrow to cut a square from",
             "Crop the image or remove it",
         )
-    left, top = (width - side) // 2, (height - side) // 2
-    resized = image.resize((width, height), RESAMPLING[spec.interpolation])
-    return np.asarray(resized.crop((left, top, left + side, top + side)))
+    return width, height
 
 
 def normalize(pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float32]:

@@ -10,8 +10,7 @@ import hashlib
 import itertools
 import os
 import re
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from http.client import HTTPException
@@ -30,27 +29,47 @@ AT_ONCE = 4  # downloads
 TIMEOUT = 60  # seconds without an answer
 PIECE = 1 << 20  # bytes
 
+Tick = Callable[[int, int, str], None]  # files that are there, of how many, and a note
+
 
 def is_address(source: str) -> bool:
     """Is this the address of files rather than a path?"""
     return bool(ADDRESS.match(source))
 
 
-def local_copy(source: str) -> Path:
+def local_copy(source: str, tick: Tick = lambda *_: None) -> Path:
     """The folder that holds the files of an address; what is missing is fetched first.
 
     Several processes may ask at once: one fetches, the others wait.
+
+    Args:
+        source: an address, with braces for several.
+        tick: told, by several threads, of every piece that comes: how many files are there, of
+            how many, and what has been fetched.
 
     Raises:
         DataError: a file cannot be fetched, or the cache cannot be written.
     """
     addresses = list(expand(source))
     folder = cache_folder() / hashlib.sha256(source.encode()).hexdigest()[:16]
+    fetched = dict.fromkeys(addresses, 0)  # bytes; each thread counts its own file's
+    there: set[str] = set()
+
+    def fetch(address: str) -> None:
+        def count(piece: int) -> None:
+            fetched[address] += piece
+            tick(len(there), len(addresses), f"{sum(fetched.values()) / 1e6:,.0f} MB")
+
+        target = folder / file_name(address)
+        if not target.exists():
+            _fetch(address, target, count)
+        there.add(address)
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / ".lock").open("w") as lock, ThreadPoolExecutor(AT_ONCE) as pool:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            list(pool.map(lambda address: _fetch(address, folder / file_name(address)), addresses))
+            list(pool.map(fetch, addresses))
     except OSError as error:
         raise DataError(
             f"{folder} cannot hold the files of {source} ({error.strerror})",
@@ -94,15 +113,13 @@ def file_name(address: str) -> str:
     return Path(unquote(urlsplit(address).path)).name or "file"
 
 
-def _fetch(address: str, target: Path) -> None:
+def _fetch(address: str, target: Path, count: Callable[[int], None]) -> None:
     """Fetch a file whole or not at all, going on where an earlier attempt stopped."""
-    if target.exists():
-        return
     part = target.with_name(f".{target.name}.part")
     reason = ""
     for _ in range(ATTEMPTS):
         try:
-            if _fetch_rest(address, part):
+            if _fetch_rest(address, part, count):
                 part.replace(target)
                 part.with_suffix(".version").unlink(missing_ok=True)
                 return
@@ -125,8 +142,8 @@ def _fetch(address: str, target: Path) -> None:
     )
 
 
-def _fetch_rest(address: str, part: Path) -> bool:
-    """Append what is missing of a file; is it complete?
+def _fetch_rest(address: str, part: Path, count: Callable[[int], None]) -> bool:
+    """Append what is missing of a file, counting bytes; is it complete?
 
     The server is asked for the rest only of the version that was begun (If-Range, RFC 9110,
     section 13.1.5), and sends everything where it has another by now.
@@ -142,6 +159,8 @@ def _fetch_rest(address: str, part: Path) -> bool:
             version.write_text(tag)
         length = response.headers.get("Content-Length")
         with part.open("ab" if resumed else "wb") as file:
-            shutil.copyfileobj(response, file, PIECE)
+            while piece := response.read(PIECE):
+                file.write(piece)
+                count(len(piece))
             size = file.tell()
     return length is None or size == int(length) + (have if resumed else 0)

@@ -162,4 +162,5 @@ def training_batches(
         # The readable image at or after each place, the last one where none follows.
         taken = np.searchsorted(places, np.arange(len(indices))).clip(max=len(places) - 1)
         used = indices[np.array(places)[taken]]
-        yield TrainBatch(np.stack(squares)[taken], labels[used], used, step)
+        pixels = np.stack([squares[place] for place in taken])
+        yield TrainBatch(pixels, labels[used], used, step)

@@ -73,19 +73,23 @@ def quantized_start(
         source: the checkpoint.
         data: the training images to calibrate on, as ``open_dataset`` takes them.
         settings: of ``quantize``: how many images, for which target.
-        progress: as of ``quantize``.
+        progress: is told how far it is.
 
     Raises:
         ModelError: the checkpoint cannot be used.
         DataError: the images cannot be read.
     """
+
+    def tick(done: int, total: int, note: str = "") -> None:
+        progress(done, total, f"quantizing: {note}")
+
     with tempfile.TemporaryDirectory() as folder:
         exported = export(source, ExportConfig(), Path(folder) / "fp32.onnx")
         folded = simplify(exported, SimplifyConfig(), Path(folder) / "folded.onnx")
         network = parse(load_onnx(folded.path))
         images = choose_images(folded, data, settings.calib_count, settings.seed)
     settings = settings.resolved()
-    quantized = build(network, images, settings, progress=progress)
+    quantized = build(network, images, settings, progress=tick)
     grids, made = quantized.grids, [s for s in network.steps if s.kind in ("linear", "pool")]
     return Grids(
         tuple(Learnable.of(linear) for linear in quantized.linears.values()),

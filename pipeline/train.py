@@ -69,7 +69,7 @@ def train(
     with joined() as team:
         if team.leads:
             check_writable(out)
-        job = prepare(config, out, team)
+        job = prepare(config, out, team, progress)
         learner = make_learner(config, job)
         at, history = where_to_begin(config, job, learner)
         team.wait()
@@ -92,14 +92,18 @@ def work(
     shown: Board,
 ) -> None:
     """Train from where ``at`` is to the end, and write what is to be kept."""
+    if config.qat and at.start is None:
+        at.start = held_out_top(config, job, learner, at, progress)
+        if job.team.leads:
+            write_best(config, job, learner)
     for epoch in range(at.epoch, job.epochs):
         run_epoch(config, job, learner, at, history, progress, stop, shown)
-        history.append(epoch_record(config, job, learner, at))
+        history.append(epoch_record(config, job, learner, at, progress))
         if job.team.leads:
             write_log(job.out, history)
             shown.add(at.epoch * job.steps + at.step, scalars(config, job, at, history[-1]))
-            keep_best(config, job, learner, history)
-        at = Progressed(epoch + 1, seconds=at.seconds, waited=at.waited, bad=at.bad)
+            keep_best(config, job, learner, at, history)
+        at = replace(at.without_sums(), epoch=epoch + 1, step=0)
     if job.team.leads:
         finish(config, job, learner, at, history)
         job.state.unlink(missing_ok=True)
@@ -215,18 +219,33 @@ def told(at: Progressed, learner: Learner) -> str:
     )
 
 
-def epoch_record(config: TrainConfig, job: Job, learner: Learner, at: Progressed) -> EpochRecord:
-    """The epoch that has just ended, held-out images included."""
+def held_out_top(
+    config: TrainConfig, job: Job, learner: Learner, at: Progressed, progress: Progress
+) -> tuple[float, float]:
+    """Top-1 and top-5 of the held-out images, in percent."""
+    done, images = (at.epoch * job.steps + at.step) * config.plan.batch, len(job.share.samples)
+
+    def tick(seen: int) -> None:
+        progress(done, job.total * config.plan.batch, f"held-out images: {seen} of {images}")
+
     job.team.agree(learner.kept)
     kept = job.computed(learner.kept)
-    counts = count_right(kept, job.share, job.classes, config.input, job.device)
+    counts = count_right(kept, job.share, job.classes, config.input, job.device, tick)
     top1, top5 = job.team.sums(*counts)
+    return 100 * top1 / len(job.held.samples), 100 * top5 / len(job.held.samples)
+
+
+def epoch_record(
+    config: TrainConfig, job: Job, learner: Learner, at: Progressed, progress: Progress
+) -> EpochRecord:
+    """The epoch that has just ended, held-out images included."""
+    top1, top5 = held_out_top(config, job, learner, at, progress)
     return EpochRecord(
         epoch=at.epoch + 1,
         loss=at.loss_sum / at.seen,
         train_top1=100 * at.hits / at.seen,
-        top1=100 * top1 / len(job.held.samples),
-        top5=100 * top5 / len(job.held.samples),
+        top1=top1,
+        top5=top5,
         learning_rate=max(float(group["lr"]) for group in learner.optimizer.param_groups),
         waiting=at.waited / max(at.seconds, 1e-9),
     )
@@ -246,16 +265,29 @@ def scalars(config: TrainConfig, job: Job, at: Progressed, epoch: EpochRecord) -
     }
 
 
-def keep_best(config: TrainConfig, job: Job, learner: Learner, history: list[EpochRecord]) -> None:
+def keep_best(
+    config: TrainConfig, job: Job, learner: Learner, at: Progressed, history: list[EpochRecord]
+) -> None:
     """Keep the best epoch's weights beside those of the last one, unless that is the best."""
-    best = job.out.with_name("best.safetensors")
     last = history[-1]
-    if last.top1 < max(epoch.top1 for epoch in history):
+    if last.epoch != best_epoch(at, history):
         return
     if last.epoch == job.epochs:
-        best.unlink(missing_ok=True)
+        job.best.unlink(missing_ok=True)
     else:
-        write_atomically(best, checkpoint_bytes(job.written(learner.kept), facts_of(config, job)))
+        write_best(config, job, learner)
+
+
+def best_epoch(at: Progressed, history: list[EpochRecord]) -> int:
+    """From 1, the later one of equals; 0 where none is as good as the start."""
+    tops = [at.start[0] if at.start else -1.0, *(epoch.top1 for epoch in history)]
+    return max(range(len(tops)), key=lambda epoch: (tops[epoch], epoch))
+
+
+def write_best(config: TrainConfig, job: Job, learner: Learner) -> None:
+    """``best.safetensors``, as long as the last epoch is not the best one."""
+    content = checkpoint_bytes(job.written(learner.kept), facts_of(config, job))
+    write_atomically(job.best, content)
 
 
 def finish(
@@ -265,16 +297,27 @@ def finish(
     at: Progressed,
     history: list[EpochRecord],
 ) -> Artifact:
-    """Write the checkpoint, its record and the curves."""
+    """Write the checkpoint, its record and the curves.
+
+    The last epoch's weights are kept; with ``--qat``, whose promise is not to lose anything, the
+    best epoch's, be they those that it started from.
+    """
     import torch
 
     facts = facts_of(config, job)
     assert facts.model is not None  # set above
+    content = checkpoint_bytes(job.written(learner.kept), facts)
+    kept, top = len(history), (history[-1].top1, history[-1].top5)
+    if at.start is not None and (best := best_epoch(at, history)) != kept:
+        kept, content = best, job.best.read_bytes()
+        top = (history[best - 1].top1, history[best - 1].top5) if best else at.start
     record = TrainRecord(
         epochs=config.plan.epochs,
         images=len(job.training.samples),
-        top1=history[-1].top1,
-        top5=history[-1].top5,
+        top1=top[0],
+        top5=top[1],
+        start_top1=at.start[0] if at.start else None,
+        kept_epoch=kept,
         seconds=at.seconds,
         images_per_second=job.total * config.plan.batch / at.seconds,
         parameters=parameters(facts.model),
@@ -285,4 +328,4 @@ def finish(
         bad_images=(*(error.what for error in job.training.lost), *(at.bad or ())),
     )
     write_curves(job.out, history)
-    return save_artifact(job.out, checkpoint_bytes(job.written(learner.kept), facts), facts, record)
+    return save_artifact(job.out, content, facts, record)

@@ -1,5 +1,6 @@
 """How many held-out images a network in training gets right."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mobilenet_cli.data.dataset import Dataset
@@ -16,8 +17,18 @@ def count_right(
     classes: tuple[str, ...],
     spec: InputSpec,
     device: "torch.device",
+    tick: Callable[[int], None] = lambda _: None,
 ) -> tuple[int, int]:
-    """Numbers of held-out images whose class is first, and among the first five."""
+    """Numbers of held-out images whose class is first, and among the first five.
+
+    Args:
+        network: from images [n, 3, R, R] to logits [n, classes].
+        held: the images.
+        classes: in the order of the logits.
+        spec: how an image is prepared.
+        device: where the network is.
+        tick: told how many images are done.
+    """
     import torch
 
     network.eval()
@@ -31,4 +42,5 @@ def count_right(
             hit = best == labels[list(batch.indices)][:, None]
             top1 += int(hit[:, 0].sum())
             top5 += int(hit.any(1).sum())
+            tick(batch.indices[-1] + 1)
     return top1, top5

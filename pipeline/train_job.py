@@ -19,6 +19,7 @@ from mobilenet_cli.pipeline.artifact import Artifact, Facts, versions
 from mobilenet_cli.pipeline.checkpoint import load_network
 from mobilenet_cli.pipeline.errors import ModelError, OptionError
 from mobilenet_cli.pipeline.optimizer import make_optimizer
+from mobilenet_cli.pipeline.progress import Progress
 from mobilenet_cli.pipeline.qat import Grids, quantized_start
 from mobilenet_cli.pipeline.teacher import Teacher, open_teacher
 from mobilenet_cli.pipeline.team import Team
@@ -67,6 +68,11 @@ class Job:
         return self.out.with_name("training.pt")
 
     @property
+    def best(self) -> Path:
+        """The best epoch's weights."""
+        return self.out.with_name("best.safetensors")
+
+    @property
     def epochs(self) -> int:
         """How many there are; the last may be a part of one."""
         return -(-self.total // self.steps)
@@ -98,7 +104,7 @@ class Job:
         return settled(FakeQuantized(network, self.grids))
 
 
-def prepare(config: TrainConfig, out: Path, team: Team) -> Job:
+def prepare(config: TrainConfig, out: Path, team: Team, progress: Progress) -> Job:
     """Open the images and see that they can be trained on.
 
     Raises:
@@ -128,7 +134,7 @@ def prepare(config: TrainConfig, out: Path, team: Team) -> Job:
     )
     grids = None
     if config.qat and source is not None:
-        grids = quantized_start(source, config.data, config.quantization)
+        grids = quantized_start(source, config.data, config.quantization, progress)
     return Job(
         training,
         class_indices(training, classes),

@@ -31,6 +31,7 @@ class Progressed:
         loss_sum: over the ``seen`` images of the epoch so far; ``hits`` of them were right.
         seconds: of training so far; ``waited`` of them for data.
         bad: images that could not be read, in the order in which they were met.
+        start: top-1 and top-5 of held-out images before the first step, in percent, with ``--qat``.
     """
 
     epoch: int = 0
@@ -41,6 +42,7 @@ class Progressed:
     seconds: float = 0.0
     waited: float = 0.0
     bad: list[str] | None = None
+    start: tuple[float, float] | None = None
 
     def without_sums(self) -> "Progressed":
         """The same for a process whose images another one has counted already."""

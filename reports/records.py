@@ -64,7 +64,9 @@ class TrainRecord(Record):
 
     Attributes:
         epochs: how many, the last of which may be a part of one; ``images`` in each.
-        top1: on the held-out images at the end, in percent; likewise ``top5``.
+        top1: of what was kept, on the held-out images, in percent; likewise ``top5``.
+        start_top1: likewise of what training started from, with ``--qat``.
+        kept_epoch: whose weights were kept, from 1; 0 for those that it started from.
         seconds: of the steps, without evaluation; ``images_per_second`` over them.
         parameters: trainable parameters; ``multiply_adds`` of one image.
         device: ``cpu`` or ``cuda``; ``threads`` of the CPU, on whose number sums depend.
@@ -76,6 +78,8 @@ class TrainRecord(Record):
     images: int
     top1: float
     top5: float
+    start_top1: float | None = None
+    kept_epoch: int | None = None
     seconds: float
     images_per_second: float
     parameters: int

@@ -1,5 +1,6 @@
 """Training through the grids of ``quantize``, and from a teacher."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -262,6 +263,31 @@ def test_learning_through_grids_goes_on_where_it_stopped(chain, tmp_path):
         train(config, out, stop=lambda: bool(asked.append(True)) or len(asked) == 3)
     made = train(replace(config, resume=True), out)
     assert made.sha256 == whole.sha256
+
+
+def qat(chain, rate: float) -> TrainConfig:
+    changes = (f"learning_rate={rate}", "ema=0", "warmup=0")
+    init = str(chain.checkpoint.path)
+    return TrainConfig(data="digits", init=init, qat=True, epochs=1, changes=changes)
+
+
+def test_training_that_makes_it_worse_keeps_the_start(chain, tmp_path):
+    config = qat(chain, 0.3)
+    made = train(config, tmp_path / "model.safetensors")
+    (epoch,) = map(json.loads, (tmp_path / "train.jsonl").read_text().splitlines())
+    assert epoch["top1"] < made.record["top1"] == made.record["start_top1"]
+    assert made.record["kept_epoch"] == 0
+    start = quantized_start(chain.checkpoint, "digits", config.quantization)
+    begun = layers_of(fold_into(load_network(chain.checkpoint), start))
+    for kept, layer in zip(layers_of(load_network(made)), begun, strict=True):
+        assert torch.allclose(kept.conv.weight, layer.conv.weight, atol=1e-6)
+
+
+def test_training_that_helps_is_kept(chain, tmp_path):
+    made = train(qat(chain, 1e-4), tmp_path / "model.safetensors")
+    assert made.record["kept_epoch"] == 1
+    assert made.record["top1"] > made.record["start_top1"]
+    assert not (tmp_path / "best.safetensors").exists()
 
 
 @pytest.mark.slow

@@ -88,6 +88,19 @@ def test_shards_are_fetched_once_and_read_like_files(server, encoded):
     assert sorted(server.asked) == [("/a-00.tar", None), ("/a-01.tar", None)]
 
 
+def test_fetching_says_how_far_it_is(server, encoded):
+    server.files = {f"/a-{i}.tar": tar([encoded(seed=i)] * 200) for i in range(2)}
+    source, seen = f"{server.address}/a-{{0..1}}.tar", []
+    local_copy(source, lambda *report: seen.append(report))
+    assert {total for _, total, _ in seen} == {2}
+    assert {done for done, _, _ in seen} <= {0, 1}
+    megabytes = sum(map(len, server.files.values())) / 1e6
+    assert seen[-1][2] == f"{megabytes:,.0f} MB" != "0 MB"
+    seen.clear()
+    local_copy(source, lambda *report: seen.append(report))
+    assert not seen  # all is there
+
+
 def test_names_are_splits_at_an_address_too(server, encoded):
     server.files = {
         "/d/train.tar": tar([encoded(seed=i) for i in range(3)]),

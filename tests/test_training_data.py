@@ -15,7 +15,7 @@ from mobilenet_cli.data.dataset import Block, Dataset, Sample
 from mobilenet_cli.data.datasets import open_dataset
 from mobilenet_cli.data.files import read_file
 from mobilenet_cli.data.order import epoch_order
-from mobilenet_cli.data.preprocess import InputSpec, decode
+from mobilenet_cli.data.preprocess import InputSpec, decode, resize_and_crop
 from mobilenet_cli.pipeline.errors import DataError, OptionError
 
 simplejpeg = pytest.importorskip("simplejpeg")
@@ -118,6 +118,27 @@ def test_crop_is_the_one_that_pillow_would_make(size, seed):
     np.testing.assert_array_equal(mirrored, made[:, ::-1])
 
 
+@pytest.mark.parametrize("size", [(500, 375), (60, 80), (90, 60)])
+@pytest.mark.parametrize(
+    ("interpolation", "levels"), [("nearest", 0), ("bilinear", 1), ("bicubic", 2)]
+)
+def test_the_centre_is_what_evaluation_sees(size, interpolation, levels):
+    spec = InputSpec(resolution=224, resize=256, interpolation=interpolation)
+    encoded = photo(size, quality=95)
+    expected = resize_and_crop(decode(encoded, "x"), spec).astype(int)
+    made = CentreCrop(spec)(encoded, "x", draws(0))
+    assert made.shape == (224, 224, 3)
+    assert np.abs(made - expected).max() <= levels
+    low = np.r_[0.4, draws(0)[1:]]
+    mirrored = CentreCrop(spec, mirror=True)(encoded, "x", low)
+    np.testing.assert_array_equal(mirrored, made[:, ::-1])
+
+
+def test_the_centre_of_a_narrow_photo_is_refused_by_name():
+    with pytest.raises(DataError, match=r"n\.jpg is 2x3000 pixels, too narrow to cut"):
+        CentreCrop(InputSpec(resolution=4000, resize=4000))(photo((2, 3000)), "n.jpg", draws(0))
+
+
 def test_crops_have_the_share_and_shape_asked_for():
     crop = RandomCrop(32, scale=(0.2, 0.7), ratio=(0.5, 2.0))
     for seed in range(300):
@@ -147,7 +168,8 @@ def test_large_photo_is_decoded_at_a_fraction_of_its_size(monkeypatch):
     monkeypatch.setattr(simplejpeg, "decode_jpeg", spy)
     RandomCrop(32, scale=(0.3, 1.0))(photo((1600, 1200)), "x", draws(0))
     RandomCrop(224, scale=(0.3, 1.0))(photo((400, 300)), "x", draws(0))
-    assert sizes == [(150, 200, 3), (300, 400, 3)]
+    CentreCrop(InputSpec(resolution=96, resize=110))(photo((1600, 1200)), "x", draws(0))
+    assert sizes == [(150, 200, 3), (300, 400, 3), (150, 200, 3)]
 
 
 @pytest.mark.parametrize(
@@ -172,6 +194,9 @@ def test_odd_images_look_as_in_evaluation(encoded):
     box = (left, top, left + width, top + height)
     expected = np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR, box=box), np.int16)
     assert np.abs(made - expected).max() <= 12  # a pixel of 60 is 255 / 60 levels
+    spec = InputSpec(resolution=32, resize=60)
+    centre = CentreCrop(spec)(encoded, "x", draws(0))
+    assert np.abs(centre - resize_and_crop(image, spec).astype(int)).max() <= 1
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xd8 no more", photo((90, 60))[:700]])
