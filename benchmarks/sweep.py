@@ -6,15 +6,18 @@ Each network is made with seeded random weights (latency does not depend on them
 export, simplify and quantize like a trained one, every proof included, and its artifacts are
 measured by ``bench``, interleaved. The table has the folded model's latency, and ratios with 95 %
 intervals: batch norms kept over folded, and int8 over folded. On a CPU with newer instructions a
-second table is made with them hidden, on its AVX2 kernels.
+second table is made with them hidden, on its AVX2 kernels. Then width 1.0 at 224 pixels, on one
+thread and on all: inference of every artifact, and in torch, eager and compiled, a training step.
 """
 
 import argparse
+import contextlib
 import itertools
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -33,10 +36,11 @@ from mobilenet_cli.pipeline.artifact import (
 from mobilenet_cli.pipeline.bench import BenchConfig, bench
 from mobilenet_cli.pipeline.checkpoint import checkpoint_bytes
 from mobilenet_cli.pipeline.export import ExportConfig, export
+from mobilenet_cli.pipeline.machine import usable_cpus
 from mobilenet_cli.pipeline.quantize import QuantizeConfig, quantize
 from mobilenet_cli.pipeline.simplify import SimplifyConfig, simplify
 from mobilenet_cli.pipeline.target import detect_target
-from mobilenet_cli.reports.latency import NO_FUSION
+from mobilenet_cli.reports.latency import NO_FUSION, classic_markdown
 from mobilenet_cli.reports.records import BenchRecord, Ratio
 from mobilenet_cli.reports.tables import table
 
@@ -66,15 +70,28 @@ def random_checkpoint(width: float, resolution: int, path: Path) -> Artifact:
     return save_artifact(path, checkpoint_bytes(network, facts), facts)
 
 
-def measure(width: float, resolution: int, config: BenchConfig) -> BenchRecord:
-    """Make the artifacts of one network and bench them."""
+@contextlib.contextmanager
+def artifacts(width: float, resolution: int) -> Iterator[list[Artifact]]:
+    """The checkpoint of one network, and all that is made of it."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         checkpoint = random_checkpoint(width, resolution, folder / "model.safetensors")
         exported = export(checkpoint, ExportConfig(), folder / "fp32.onnx")
         folded = simplify(exported, SimplifyConfig(images=2), folder / "folded.onnx")
         int8 = quantize(load_artifact(folded.path), CALIBRATION, folder / "int8.onnx")
-        return bench([exported, folded, int8], config)
+        yield [checkpoint, exported, folded, int8]
+
+
+def classic(seconds: float) -> str:
+    """The table Device, Forward, Forward-Backward, Instruction set, Quantized, Fused-BN, Remark."""
+    threads = tuple(sorted({1, usable_cpus()}))
+    config = BenchConfig(threads=threads, seconds=seconds, compiled=True)
+    with artifacts(1.0, 224) as made:
+        record = bench(made, config)
+    return (
+        "\n## Forward and backward\n\nWidth 1.0 at 224x224, batch 1, on this CPU.\n\n"
+        f"{classic_markdown(record)}"
+    )
 
 
 def row_of(width: float, resolution: int, record: BenchRecord) -> list[str]:
@@ -136,16 +153,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=2.0, help="most time to spend on a row")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--table-alone", action="store_true", help="on the kernels there are")
     parser.add_argument("--markdown", type=Path, help="write the page to this file")
     arguments = parser.parse_args()
     config = BenchConfig(threads=(arguments.threads,), seconds=arguments.seconds)
     rows = []
     for width, resolution in itertools.product(WIDTHS, RESOLUTIONS):
-        record = measure(width, resolution, config)
+        with artifacts(width, resolution) as (_, *onnx_files):
+            record = bench(onnx_files, config)
         rows.append(row_of(width, resolution, record))
         print(*rows[-1], sep=" | ", file=sys.stderr)
     text = document(rows, record, f"python benchmarks/sweep.py --threads {arguments.threads}")
-    text += on_avx2_kernels([f"--threads={arguments.threads}", f"--seconds={arguments.seconds}"])
+    if not arguments.table_alone:
+        options = [f"--threads={arguments.threads}", f"--seconds={arguments.seconds}"]
+        text += on_avx2_kernels([*options, "--table-alone"])
+        text += classic(arguments.seconds)
     if arguments.markdown:
         write_atomically(arguments.markdown, text.encode())
     print(text, end="")

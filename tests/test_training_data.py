@@ -1,10 +1,12 @@
 """What training reads: the order of an epoch, random crops, batches, shares, damage."""
 
+import importlib
 import io
 import tarfile
 from collections import Counter
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +18,10 @@ from mobilenet_cli.data.datasets import open_dataset
 from mobilenet_cli.data.files import read_file
 from mobilenet_cli.data.order import epoch_order
 from mobilenet_cli.data.preprocess import InputSpec, decode, resize_and_crop
+from mobilenet_cli.pipeline.checkpoint import load_network
 from mobilenet_cli.pipeline.errors import DataError, OptionError
+from mobilenet_cli.pipeline.train import train
+from mobilenet_cli.pipeline.train_config import TrainConfig
 
 simplejpeg = pytest.importorskip("simplejpeg")
 
@@ -316,9 +321,6 @@ def test_images_without_labels(class_folders):
 
 
 def test_what_a_cut_shard_lost_is_in_the_record_of_training(tmp_path, encoded):
-    from mobilenet_cli.pipeline.train import train
-    from mobilenet_cli.pipeline.train_config import TrainConfig
-
     with tarfile.open(tmp_path / "x.tar", "w") as archive:
         for number in range(12):
             for name, content in ((f"{number}.cls", b"%d" % (number % 2)), (f"{number}.png", b"")):
@@ -332,3 +334,25 @@ def test_what_a_cut_shard_lost_is_in_the_record_of_training(tmp_path, encoded):
     record = train(config, tmp_path / "model.safetensors").record
     (lost,) = record["bad_images"]
     assert "x.tar cannot be read as a tar file after 11.png" in lost
+
+
+@pytest.mark.parametrize("form", ["folder", "parquet", "tar", "tfrecord"])
+def test_a_real_step_from_every_container(form, class_folders, tmp_path, monkeypatch):
+    pytest.importorskip("google_crc32c")
+    pytest.importorskip("pyarrow")
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    containers = importlib.import_module("train_data").containers
+    source = class_folders({"cat": 12, "dog": 12})
+    if form != "folder":
+        containers(open_dataset(str(source), "all"), tmp_path)
+        source = tmp_path / f"x.{form}"
+    config = TrainConfig(
+        data=str(source), width=0.25, resolution=32, epochs=1, changes=("batch=8", "warmup=0")
+    )
+    made = train(config, tmp_path / "made" / "model.safetensors")
+    assert made.record["images"] == 20  # four are held out
+    assert len(made.facts.classes) == 2
+    assert made.record["bad_images"] == []
+    statistics = load_network(made).layers[0].bn.running_mean
+    assert statistics.isfinite().all()
+    assert statistics.any()  # they are zero before the first step
