@@ -931,7 +931,8 @@ def quantize_command(
 ) -> None:
     """Make the int8 model: calibrate, round, correct biases, and prove it on the real kernels."""
     from mobilenet_cli.pipeline.artifact import load_artifact
-    from mobilenet_cli.pipeline.quantize import QuantizeConfig, quantize
+    from mobilenet_cli.pipeline.quantize import quantize
+    from mobilenet_cli.pipeline.quantize_config import QuantizeConfig
 
     source = load_artifact(pick(model, run, "folded", width))
     config = QuantizeConfig(
@@ -1093,7 +1094,7 @@ def run_command(
     from mobilenet_cli.pipeline.bench_rows import parse_batches, parse_threads
     from mobilenet_cli.pipeline.chain import ChainConfig, run_chain
     from mobilenet_cli.pipeline.evaluate import EvaluateConfig
-    from mobilenet_cli.pipeline.quantize import QuantizeConfig
+    from mobilenet_cli.pipeline.quantize_config import QuantizeConfig
     from mobilenet_cli.pipeline.runs import RUNS, Run
     from mobilenet_cli.pipeline.train_config import TrainConfig
     from mobilenet_cli.reports.text import report_text

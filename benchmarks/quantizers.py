@@ -50,7 +50,8 @@ from mobilenet_cli.pipeline.evaluate import evaluation_set, targets_of
 from mobilenet_cli.pipeline.machine import machine
 from mobilenet_cli.pipeline.onnx_file import load_onnx
 from mobilenet_cli.pipeline.parity import compare
-from mobilenet_cli.pipeline.quantize import QuantizeConfig, quantize
+from mobilenet_cli.pipeline.quantize import quantize
+from mobilenet_cli.pipeline.quantize_config import QuantizeConfig
 from mobilenet_cli.pipeline.session import SessionConfig, open_session
 from mobilenet_cli.pipeline.target import detect_target
 from mobilenet_cli.pipeline.timing import Subject, interleave, ratio

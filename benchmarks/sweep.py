@@ -37,7 +37,8 @@ from mobilenet_cli.pipeline.bench import BenchConfig, bench
 from mobilenet_cli.pipeline.checkpoint import checkpoint_bytes
 from mobilenet_cli.pipeline.export import ExportConfig, export
 from mobilenet_cli.pipeline.machine import usable_cpus
-from mobilenet_cli.pipeline.quantize import QuantizeConfig, quantize
+from mobilenet_cli.pipeline.quantize import quantize
+from mobilenet_cli.pipeline.quantize_config import QuantizeConfig
 from mobilenet_cli.pipeline.simplify import SimplifyConfig, simplify
 from mobilenet_cli.pipeline.target import detect_target
 from mobilenet_cli.reports.latency import NO_FUSION, classic_markdown

@@ -26,7 +26,8 @@ from mobilenet_cli.pipeline.export import ExportConfig, export
 from mobilenet_cli.pipeline.machine import machine, usable_cpus
 from mobilenet_cli.pipeline.predictor import TORCH
 from mobilenet_cli.pipeline.progress import Progress
-from mobilenet_cli.pipeline.quantize import QuantizeConfig, quantize
+from mobilenet_cli.pipeline.quantize import quantize
+from mobilenet_cli.pipeline.quantize_config import QuantizeConfig
 from mobilenet_cli.pipeline.report import report
 from mobilenet_cli.pipeline.runs import Run
 from mobilenet_cli.pipeline.simplify import SimplifyConfig, simplify

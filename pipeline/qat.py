@@ -20,9 +20,10 @@ from mobilenet_cli.calibration.qdq import QuantizedLinear
 from mobilenet_cli.pipeline.artifact import Artifact
 from mobilenet_cli.pipeline.calibration_images import choose_images
 from mobilenet_cli.pipeline.export import ExportConfig, export
+from mobilenet_cli.pipeline.integer_network import build
 from mobilenet_cli.pipeline.onnx_file import load_onnx
 from mobilenet_cli.pipeline.progress import Progress, silent
-from mobilenet_cli.pipeline.quantize import QuantizeConfig, build
+from mobilenet_cli.pipeline.quantize_config import QuantizeConfig
 from mobilenet_cli.pipeline.simplify import SimplifyConfig, simplify
 
 

@@ -12,7 +12,7 @@ from mobilenet_cli.models.mobilenet_v1 import check_resolution
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.artifact import Artifact, load_artifact
 from mobilenet_cli.pipeline.errors import DataError, OptionError
-from mobilenet_cli.pipeline.quantize import QuantizeConfig
+from mobilenet_cli.pipeline.quantize_config import QuantizeConfig
 from mobilenet_cli.pipeline.recipes import RECIPES, Recipe, changed
 from mobilenet_cli.pipeline.tensorboard import check_installed
 

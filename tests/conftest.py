@@ -171,7 +171,8 @@ def make_checkpoint() -> "Callable[..., Artifact]":
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     """Checkpoint, fp32.onnx, folded.onnx and int8.onnx of ``digits_checkpoint``."""
     from mobilenet_cli.pipeline.export import ExportConfig, export
-    from mobilenet_cli.pipeline.quantize import QuantizeConfig, quantize
+    from mobilenet_cli.pipeline.quantize import quantize
+    from mobilenet_cli.pipeline.quantize_config import QuantizeConfig
     from mobilenet_cli.pipeline.simplify import SimplifyConfig, simplify
 
     folder = tmp_path_factory.mktemp("chain")

@@ -24,7 +24,8 @@ import json, sys
 from pathlib import Path
 import numpy as np
 from mobilenet_cli.pipeline.artifact import load_artifact
-from mobilenet_cli.pipeline.quantize import QuantizeConfig, quantize
+from mobilenet_cli.pipeline.quantize import quantize
+from mobilenet_cli.pipeline.quantize_config import QuantizeConfig
 from mobilenet_cli.pipeline.session import SessionConfig, open_session
 
 source, out, images, options = sys.argv[1:]

@@ -8,7 +8,8 @@ from mobilenet_cli.calibration.channels_last import turn_input, turn_single_pixe
 from mobilenet_cli.calibration.network import parse
 from mobilenet_cli.pipeline.integer_proof import SIMULATED
 from mobilenet_cli.pipeline.onnx_file import load_onnx
-from mobilenet_cli.pipeline.quantize import QuantizeConfig, quantize
+from mobilenet_cli.pipeline.quantize import quantize
+from mobilenet_cli.pipeline.quantize_config import QuantizeConfig
 from mobilenet_cli.pipeline.session import SessionConfig, open_session
 
 

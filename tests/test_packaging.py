@@ -78,6 +78,7 @@ pipeline/hub.py
 pipeline/inspect_state.py
 pipeline/inspection.py
 pipeline/layer_sizes.py
+pipeline/integer_network.py
 pipeline/integer_proof.py
 pipeline/layout.py
 pipeline/layout_hugging_face.py
@@ -98,6 +99,7 @@ pipeline/probe.py
 pipeline/progress.py
 pipeline/qat.py
 pipeline/quantize.py
+pipeline/quantize_config.py
 pipeline/ranges.py
 pipeline/recipes.py
 pipeline/regression.py

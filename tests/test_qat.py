@@ -30,7 +30,8 @@ from mobilenet_cli.pipeline.integer_proof import SIMULATED
 from mobilenet_cli.pipeline.onnx_file import load_onnx
 from mobilenet_cli.pipeline.parity import sqnr_db
 from mobilenet_cli.pipeline.qat import quantized_start
-from mobilenet_cli.pipeline.quantize import QuantizeConfig, quantize
+from mobilenet_cli.pipeline.quantize import quantize
+from mobilenet_cli.pipeline.quantize_config import QuantizeConfig
 from mobilenet_cli.pipeline.session import open_session
 from mobilenet_cli.pipeline.simplify import SimplifyConfig, simplify
 from mobilenet_cli.pipeline.teacher import distilled, open_teacher

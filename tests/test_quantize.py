@@ -26,7 +26,8 @@ from mobilenet_cli.pipeline.evaluate import EvaluateConfig, evaluate
 from mobilenet_cli.pipeline.mixed import Judge
 from mobilenet_cli.pipeline.onnx_file import with_facts
 from mobilenet_cli.pipeline.parity import compare
-from mobilenet_cli.pipeline.quantize import QuantizeConfig, quantize
+from mobilenet_cli.pipeline.quantize import quantize
+from mobilenet_cli.pipeline.quantize_config import QuantizeConfig
 from mobilenet_cli.pipeline.session import SessionConfig, open_session
 
 FEW = QuantizeConfig(calib_count=12)
@@ -593,7 +594,8 @@ def test_sessions_of_quantize_do_not_import_torch(chain, tmp_path):
     script = (
         "import sys; from pathlib import Path\n"
         "from mobilenet_cli.pipeline.artifact import load_artifact\n"
-        "from mobilenet_cli.pipeline.quantize import QuantizeConfig, quantize\n"
+        "from mobilenet_cli.pipeline.quantize import quantize\n"
+        "from mobilenet_cli.pipeline.quantize_config import QuantizeConfig\n"
         "source, out = map(Path, sys.argv[1:])\n"
         "quantize(load_artifact(source), QuantizeConfig(calib_count=2), out)\n"
         "sys.exit('torch' in sys.modules)"
@@ -611,7 +613,8 @@ import json, sys
 from pathlib import Path
 from mobilenet_cli.pipeline.artifact import load_artifact
 from mobilenet_cli.pipeline.errors import CheckError
-from mobilenet_cli.pipeline.quantize import QuantizeConfig, quantize
+from mobilenet_cli.pipeline.quantize import quantize
+from mobilenet_cli.pipeline.quantize_config import QuantizeConfig
 
 source, out, options = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
 try:
@@ -685,7 +688,7 @@ def test_unsigned_weights_do_not_saturate(avx2_only, loud, tmp_path):
 
 def test_result_that_is_another_function_is_refused(chain, tmp_path, monkeypatch):
     """As if the writer had mixed up two layers' scales."""
-    from mobilenet_cli.pipeline import quantize as stage
+    from mobilenet_cli.pipeline import integer_network as stage
 
     real = stage.write_qdq
 

@@ -20,7 +20,7 @@ from mobilenet_cli.pipeline.evaluate import (
     evaluate_into,
     merge_records,
 )
-from mobilenet_cli.pipeline.quantize import QuantizeConfig
+from mobilenet_cli.pipeline.quantize_config import QuantizeConfig
 from mobilenet_cli.pipeline.report import collect, embed_into, report
 from mobilenet_cli.pipeline.runs import Run
 from mobilenet_cli.pipeline.train_config import TrainConfig

@@ -16,7 +16,8 @@ from mobilenet_cli.calibration.shape_for_kernels import (
 )
 from mobilenet_cli.pipeline.integer_proof import SIMULATED, check_integer, running_operators
 from mobilenet_cli.pipeline.onnx_file import load_onnx
-from mobilenet_cli.pipeline.quantize import QuantizeConfig, quantize
+from mobilenet_cli.pipeline.quantize import quantize
+from mobilenet_cli.pipeline.quantize_config import QuantizeConfig
 from mobilenet_cli.pipeline.session import SessionConfig, open_session
 
 
@@ -26,7 +27,7 @@ def plain(request, chain, tmp_path_factory):
     out = tmp_path_factory.mktemp("plain") / "int8.onnx"
     config = QuantizeConfig(calib_count=20, target="arm64", cross=True, format=request.param)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mobilenet_cli.pipeline.quantize.turn_input", lambda _: None)
+        patch.setattr("mobilenet_cli.pipeline.integer_network.turn_input", lambda _: None)
         return quantize(chain.folded, config, out).path
 
 
@@ -115,7 +116,7 @@ def test_each_target_gets_its_shape(chain, tmp_path, target):
 
 def test_layers_that_stay_float_are_left_alone(chain):
     from mobilenet_cli.calibration.network import parse
-    from mobilenet_cli.pipeline import quantize as stage
+    from mobilenet_cli.pipeline import integer_network as stage
     from mobilenet_cli.pipeline.calibration_images import choose_images
 
     first = next(iter(parse(load_onnx(chain.folded.path)).linears))

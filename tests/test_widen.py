@@ -9,7 +9,8 @@ from mobilenet_cli.calibration.network import attributes_of, parse
 from mobilenet_cli.calibration.widen import widen
 from mobilenet_cli.pipeline.integer_proof import check_integer, running_operators
 from mobilenet_cli.pipeline.onnx_file import load_onnx
-from mobilenet_cli.pipeline.quantize import QuantizeConfig, quantize
+from mobilenet_cli.pipeline.quantize import quantize
+from mobilenet_cli.pipeline.quantize_config import QuantizeConfig
 from mobilenet_cli.pipeline.session import open_session
 
 IMAGES = np.random.default_rng(0).normal(size=(3, 3, 32, 32)).astype(np.float32)
