@@ -1,8 +1,9 @@
 """Folded ONNX to int8 ONNX: calibrated, reconstructed layer by layer, proven on real kernels.
 
 The transformations are in ``calibration/``, and ``integer_network`` puts them in order; this file
-chooses the images and proves the result: every convolution and matrix product is integer in the graph that really runs,
-the kernels compute what the simulation says, and how close the logits are to the float model's.
+chooses the images and proves the result: every convolution and matrix product is integer in the
+graph that really runs, the kernels compute what the simulation says, and how close the logits are
+to the float model's.
 """
 
 import resource
