@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenet_cli.pipeline.artifact import Artifact, load_artifact, write_atomically
-from mobilenet_cli.pipeline.bench_worker import time_block
+from mobilenet_cli.pipeline.bench_child import time_block
 from mobilenet_cli.pipeline.machine import machine, usable_cpus
 from mobilenet_cli.pipeline.parity import sqnr_db
 from mobilenet_cli.pipeline.probe import probe_images

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mobilenet_cli.pipeline.bench_child import time_block
 from mobilenet_cli.pipeline.bench_rows import input_images, open_model, rows_of
-from mobilenet_cli.pipeline.bench_worker import time_block
 from mobilenet_cli.pipeline.session import SessionConfig, open_session
 from mobilenet_cli.pipeline.timing import Subject, interleave, ratio
 

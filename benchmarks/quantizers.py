@@ -44,7 +44,7 @@ from mobilenet_cli.calibration.observe import histograms, observe
 from mobilenet_cli.calibration.plan import coded_tensors, seen_ranges
 from mobilenet_cli.data.loader import batches
 from mobilenet_cli.pipeline.artifact import load_artifact, versions, write_atomically
-from mobilenet_cli.pipeline.bench_worker import time_block
+from mobilenet_cli.pipeline.bench_child import time_block
 from mobilenet_cli.pipeline.calibration_images import RANGE_BATCH, choose_images
 from mobilenet_cli.pipeline.evaluate import evaluation_set, targets_of
 from mobilenet_cli.pipeline.machine import machine

@@ -7,7 +7,7 @@ over ``p50``. Cold start is session creation plus first run in a fresh process, 
 imported and the file in the operating system's cache. Peak memory is the largest resident set of
 that process, interpreter and runtime included.
 
-**How.** Each row lives in its own process (``bench_worker``). Rows with the same batch are
+**How.** Each row lives in its own process (``bench_child``). Rows with the same batch are
 interleaved A B C A B C: a turn is one untimed run, which brings caches, threads and clock back to
 the row, then a block of some 20 milliseconds. Drift of the machine therefore hits all rows alike,
 and ratios between rows are medians of block-by-block ratios. Each row first warms up until its
@@ -41,9 +41,10 @@ from pathlib import Path
 import numpy as np
 
 from mobilenet_cli.pipeline.artifact import Artifact
+from mobilenet_cli.pipeline.bench_child import Job
 from mobilenet_cli.pipeline.bench_profile import Inside
 from mobilenet_cli.pipeline.bench_rows import Row, input_images, rows_of
-from mobilenet_cli.pipeline.bench_worker import Job, Worker
+from mobilenet_cli.pipeline.bench_worker import Worker
 from mobilenet_cli.pipeline.errors import OptionError
 from mobilenet_cli.pipeline.inspection import multiply_adds
 from mobilenet_cli.pipeline.machine import available_memory, cpus_to_pin, machine, usable_cpus

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.models.mobilenet_v1 import feature_sizes
 from mobilenet_cli.pipeline.artifact import Artifact, load_artifact
-from mobilenet_cli.pipeline.bench_worker import Direction
+from mobilenet_cli.pipeline.bench_child import Direction
 from mobilenet_cli.pipeline.errors import ModelError, OptionError
 from mobilenet_cli.pipeline.machine import available_memory, usable_cpus
 from mobilenet_cli.pipeline.probe import probe_images

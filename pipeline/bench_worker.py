@@ -1,42 +1,27 @@
-"""The process in which one row of ``bench`` lives: it loads one model, then times it on demand.
+"""The parent's end of a process in which one row of ``bench`` lives.
 
 A process of its own gives every row its own cold start, peak memory and threads, keeps torch out
-of ``bench`` itself, and leaves the others standing when memory runs out. ``Worker`` is the
-parent's end of the pipe; ``main`` runs at the other.
+of ``bench`` itself, and leaves the others standing when memory runs out.
 """
 
 import contextlib
-import ctypes
-import importlib
 import os
 import pickle
-import re
-import resource
 import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenet_cli.pipeline.bench_profile import Inside, look_inside
-from mobilenet_cli.pipeline.errors import CheckError, MobilenetError, OptionError
-from mobilenet_cli.pipeline.machine import oom_kills, usable_cpus
-from mobilenet_cli.pipeline.session import CPU, PROVIDERS, SessionConfig, open_session
+from mobilenet_cli.pipeline import bench_child
+from mobilenet_cli.pipeline.bench_child import Job, does_not_fit, lacks_memory
+from mobilenet_cli.pipeline.bench_profile import Inside
+from mobilenet_cli.pipeline.errors import CheckError, OptionError
+from mobilenet_cli.pipeline.machine import oom_kills
 
-if TYPE_CHECKING:
-    from mobilenet_cli.pipeline.torch_bench import TorchSetting
-
-OUT_OF_MEMORY = (
-    r"failed to allocate|(can't|cannot|unable to) allocate|bad_alloc|out of memory|alloc_failed"
-    r"|^MemoryError"
-)
 CRASH_CURE = (
     "The runtime crashed; name the other artifacts to measure them alone, "
     "and run 'mobilenet-cli doctor'"
@@ -44,38 +29,6 @@ CRASH_CURE = (
 SIGNAL_CURES = dict.fromkeys(
     (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL), CRASH_CURE
 )
-PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
-Direction = Literal["forward", "forward-backward"]
-
-
-@dataclass(frozen=True)
-class Job:
-    """One row to measure.
-
-    Attributes:
-        model: an ONNX file, or a safetensors checkpoint, which torch runs.
-        images: a ``.npy`` file with the input [batch, 3, R, R], float32.
-        batch: how many they are.
-        session: how ONNX Runtime is to run it; torch takes its thread count.
-        memory: bytes that the worker may allocate.
-        direction: ``forward-backward`` is torch's alone.
-        on_device: keep input and output in the provider's memory.
-        compiled: have torch compile the network.
-    """
-
-    model: Path
-    images: Path
-    batch: int
-    session: SessionConfig
-    memory: int
-    direction: Direction = "forward"
-    on_device: bool = False
-    compiled: bool = False
-
-    @property
-    def is_checkpoint(self) -> bool:
-        """Is the model torch's to run?"""
-        return self.model.suffix == ".safetensors"
 
 
 class Worker:
@@ -90,7 +43,7 @@ class Worker:
         self._oom_kills = oom_kills()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
-            [sys.executable, "-c", f"from {__name__} import main; main()"],
+            [sys.executable, "-c", f"from {bench_child.__name__} import main; main()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -171,208 +124,9 @@ class Worker:
         )
 
 
-def lacks_memory(words: str) -> bool:
-    """Is this how ONNX Runtime, torch, CUDA or C++ say that memory ran out?"""
-    return bool(re.search(OUT_OF_MEMORY, words, re.IGNORECASE))
-
-
 def openmp_binding(job: Job) -> dict[str, str]:
     """What tells torch's OpenMP, which reads it when it is loaded, where its threads belong."""
     if not (job.is_checkpoint and job.session.cpus):
         return {}
     cpus = " ".join(map(str, job.session.cpus))
     return {"OMP_PROC_BIND": "true", "GOMP_CPU_AFFINITY": cpus}
-
-
-def pin(job: Job) -> None:
-    """Pin this thread; ONNX Runtime pins those it starts.
-
-    Torch's are OpenMP's to pin, this one included, as soon as torch is imported; here they get the
-    mask that holds them all.
-    """
-    if job.session.cpus:
-        os.sched_setaffinity(0, job.session.cpus if job.is_checkpoint else job.session.cpus[:1])
-
-
-def does_not_fit(job: Job) -> OptionError:
-    """What to tell when memory ran out."""
-    return OptionError(
-        f"a batch of {job.batch} does not fit in memory with {job.model}",
-        "Pass a smaller --batch",
-    )
-
-
-def serve(requests: Any, answers: Any) -> None:
-    """Answer the parent's requests until it closes the pipe."""
-    run: Callable[[], Any] | None = None
-    while True:
-        try:
-            request = pickle.load(requests)  # noqa: S301 - written by our own parent
-        except EOFError:
-            return
-        try:
-            answer: Any
-            if isinstance(request, Job):
-                job = request
-                run, answer = start(job)
-            elif request == "peak_rss_mb":
-                answer = peak_rss_mb()
-            elif request == "inside":
-                answer = inside_of(job)
-            else:
-                assert run is not None
-                answer = time_block(run, request)
-        except MobilenetError as error:
-            answer = error
-        pickle.dump(answer, answers)
-        answers.flush()
-
-
-def time_block(run: Callable[[], Any], runs: int) -> NDArray[np.int64]:
-    """Run once untimed, which brings weights, threads and clock back, then time ``runs`` runs.
-
-    The loop costs two reads of the clock per run, some 0.1 microseconds, which are in the figure.
-    """
-    clock = time.perf_counter_ns
-    durations = np.empty(runs, dtype=np.int64)
-    run()
-    for index in range(runs):
-        start = clock()
-        run()
-        durations[index] = clock() - start
-    return durations
-
-
-def start(job: Job) -> tuple[Callable[[], Any], float]:
-    """Load the model, run it once, check its output; return what runs it again, and ``cold_ms``.
-
-    Raises:
-        OptionError: the batch does not fit in memory.
-        CheckError: the output has NaN or infinity.
-    """
-    pin(job)
-    # Imported here: importing libraries is no part of a cold start.
-    importlib.import_module("torch" if job.is_checkpoint else "onnxruntime")
-    if job.session.provider == CPU:
-        limit_memory(job.memory)
-    try:
-        images = np.load(job.images)
-        began = time.perf_counter_ns()
-        run = torch_runner(job, images) if job.is_checkpoint else onnx_runner(job, images)
-        output = run()
-        cold_start_ms = (time.perf_counter_ns() - began) / 1e6
-    except MobilenetError:
-        raise
-    except Exception as error:  # ONNX Runtime's, torch's and Python's have no common base
-        if isinstance(error, MemoryError) or lacks_memory(str(error)):
-            raise does_not_fit(job) from error
-        raise
-    if not np.isfinite(output).all():
-        raise CheckError(
-            f"{job.model} gives NaN or infinity for a batch of {len(images)} images",
-            "A model that diverged or was damaged cannot be benchmarked; make it again",
-        )
-    return run, cold_start_ms
-
-
-def onnx_runner(job: Job, images: NDArray[np.float32]) -> Callable[[], NDArray[Any]]:
-    """Run the model host to host, or within the device's memory."""
-    session = open_session(job.model, job.session)
-    if job.on_device:
-        return device_runner(session, images, PROVIDERS[job.session.provider].device)
-    feed = {session.get_inputs()[0].name: images}
-
-    def run() -> NDArray[Any]:
-        first: NDArray[Any] = session.run(None, feed)[0]
-        return first
-
-    return run
-
-
-def device_runner(
-    session: Any, images: NDArray[np.float32], device: str
-) -> Callable[[], NDArray[Any]]:
-    """Input copied to the device once, output left there; each run ends synchronised.
-
-    What a run returns is the first run's output: later ones do not leave the device.
-    """
-    import onnxruntime as ort
-
-    binding = session.io_binding()
-    value = ort.OrtValue.ortvalue_from_numpy(images, device, 0)
-    binding.bind_ortvalue_input(session.get_inputs()[0].name, value)
-    output = session.get_outputs()[0]
-    # A fixed address: nothing is allocated in a run, and a CUDA graph can be replayed.
-    shape = [size if isinstance(size, int) else len(images) for size in output.shape]
-    logits = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, device, 0)
-    binding.bind_ortvalue_output(output.name, logits)
-    session.run_with_iobinding(binding)
-    binding.synchronize_outputs()
-    first: NDArray[Any] = logits.numpy()
-
-    def run() -> NDArray[Any]:
-        session.run_with_iobinding(binding)
-        binding.synchronize_outputs()
-        return first
-
-    return run
-
-
-def torch_runner(job: Job, images: NDArray[np.float32]) -> Callable[[], NDArray[Any]]:
-    """Run the checkpoint in torch, which is imported nowhere else in ``bench``."""
-    from mobilenet_cli.pipeline.torch_bench import runner
-
-    return runner(job.model, images, torch_setting(job))
-
-
-def torch_setting(job: Job) -> "TorchSetting":
-    """What the job's session says, in torch's words."""
-    from mobilenet_cli.pipeline.torch_bench import TorchSetting
-
-    provider = PROVIDERS.get(job.session.provider)
-    return TorchSetting(
-        threads=job.session.threads or usable_cpus(),
-        device=(provider and provider.device) or "cpu",
-        compiled=job.compiled,
-        backward=job.direction == "forward-backward",
-        tf32=job.session.switched_on("use_tf32", default=True),  # ONNX Runtime's default
-    )
-
-
-def inside_of(job: Job) -> Inside:
-    """What ran where; empty for torch."""
-    if job.is_checkpoint:
-        return Inside((), {})
-    return look_inside(job.model, np.load(job.images), job.session)
-
-
-def limit_memory(allowance: int) -> None:
-    """Make allocations beyond the allowance fail, instead of calling in the out-of-memory killer.
-
-    The limit is on address space, of which CUDA reserves more than any machine has memory: this
-    is for the CPU only.
-    """
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + allowance, resource.RLIM_INFINITY))
-
-
-def peak_rss_mb() -> float:
-    """``VmHWM`` in MiB. Not getrusage: its maximum includes the parent's from before the exec."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    raise AssertionError("/proc/self/status has no VmHWM")
-
-
-def die_with_parent() -> None:
-    """Have the kernel end this process with its parent, which may be killed while it is stopped."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def main() -> None:
-    """Serve the parent; anything else that is printed goes to standard error."""
-    die_with_parent()
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    serve(sys.stdin.buffer, answers)

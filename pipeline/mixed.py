@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenet_cli.pipeline.artifact import Artifact
-from mobilenet_cli.pipeline.bench_worker import time_block
+from mobilenet_cli.pipeline.bench_child import time_block
 from mobilenet_cli.pipeline.errors import CheckError
 from mobilenet_cli.pipeline.evaluate import EvaluateConfig, evaluate
 from mobilenet_cli.pipeline.session import SessionConfig, open_session

@@ -24,6 +24,7 @@ from mobilenet_cli.pipeline.bench import (
     noise_remarks,
     remarks_on,
 )
+from mobilenet_cli.pipeline.bench_child import Job, device_runner, lacks_memory, torch_setting
 from mobilenet_cli.pipeline.bench_profile import Inside, summarize_profile
 from mobilenet_cli.pipeline.bench_rows import (
     input_shape,
@@ -33,14 +34,7 @@ from mobilenet_cli.pipeline.bench_rows import (
     parse_threads,
     rows_of,
 )
-from mobilenet_cli.pipeline.bench_worker import (
-    Job,
-    Worker,
-    device_runner,
-    lacks_memory,
-    openmp_binding,
-    torch_setting,
-)
+from mobilenet_cli.pipeline.bench_worker import Worker, openmp_binding
 from mobilenet_cli.pipeline.errors import CheckError, ModelError, OptionError, ProviderError
 from mobilenet_cli.pipeline.machine import cpus_to_pin, oom_kills, usable_cpus
 from mobilenet_cli.pipeline.onnx_file import with_facts
@@ -438,7 +432,7 @@ job = pickle.loads(bytes.fromhex(sys.argv[1]))
 if not job.is_checkpoint:
     import onnxruntime  # its import starts threads that do not compute
 before = set(os.listdir("/proc/self/task")) - {str(os.getpid())}
-from mobilenet_cli.pipeline.bench_worker import start
+from mobilenet_cli.pipeline.bench_child import start
 run, _ = start(job)
 for _ in range(50):
     run()

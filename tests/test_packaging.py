@@ -60,6 +60,7 @@ pipeline/__init__.py
 pipeline/adopt.py
 pipeline/artifact.py
 pipeline/bench.py
+pipeline/bench_child.py
 pipeline/bench_profile.py
 pipeline/bench_rows.py
 pipeline/bench_worker.py
