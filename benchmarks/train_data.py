@@ -8,6 +8,7 @@ folder, parquet, tar, tfrecord: images per second of ``training_batches`` over o
     square of the recipe ``quick``, 224 pixels of 256, and reflection, batch 32: reading, decoding,
     scaling, cropping, batching.
 random crops: the same from the folder with the other recipes' ``RandomCrop(224)``.
+second epoch: the same from the folder where the squares of the first one were kept.
 96 pixels: the same from the folder with the whole image at 96 pixels, as for fine-tuning.
 processes: the same as folder, each step's images made in a worker process that sends the batch
     back.
@@ -48,12 +49,12 @@ from mobilenet_cli.data.datasets import open_dataset
 from mobilenet_cli.data.order import epoch_order
 from mobilenet_cli.data.preprocess import InputSpec, decode
 from mobilenet_cli.data.tfrecord import checksum
-from mobilenet_cli.data.training import class_indices, training_batches
+from mobilenet_cli.data.training import Squares, class_indices, training_batches
 from mobilenet_cli.pipeline.machine import machine, usable_cpus
 
 BATCH = 32
-QUICK = CentreCrop(InputSpec(resolution=224, resize=256), mirror=True)
-SMALL = CentreCrop(InputSpec(resolution=96, resize=96), mirror=True)
+QUICK = CentreCrop(InputSpec(resolution=224, resize=256))
+SMALL = CentreCrop(InputSpec(resolution=96, resize=96))
 
 
 def main() -> None:
@@ -69,9 +70,15 @@ def main() -> None:
             "decode by simplejpeg": partial(in_threads, contents, simplejpeg_decode),
             "decode by Pillow": partial(in_threads, contents, pillow_decode),
         }
-        work |= {name: partial(epoch, dataset, repeats, QUICK) for name, dataset in sets.items()}
-        work["random crops"] = partial(epoch, whole, repeats, RandomCrop(224))
-        work["96 pixels"] = partial(epoch, whole, repeats, SMALL)
+        none = Squares(0)
+        work |= {
+            name: partial(epoch, dataset, repeats, QUICK, none) for name, dataset in sets.items()
+        }
+        work["random crops"] = partial(epoch, whole, repeats, RandomCrop(224), none)
+        kept = Squares(len(contents))
+        epoch(whole, repeats, QUICK, kept)
+        work["second epoch"] = partial(epoch, whole, repeats, QUICK, kept)
+        work["96 pixels"] = partial(epoch, whole, repeats, SMALL, none)
         work["processes"] = partial(in_processes, whole, repeats)
         results = [one_round(work, len(contents)) for _ in range(rounds)]
     quiet = [r for r in results if r["others_cpus"] <= QUIET]
@@ -135,11 +142,14 @@ def in_threads(contents: Sequence[bytes], function: Callable[[bytes], None]) -> 
         list(pool.map(lambda part: deque(map(function, part), maxlen=0), parts))
 
 
-def epoch(dataset: Dataset, repeats: int, cut: Cut) -> None:
+def epoch(dataset: Dataset, repeats: int, cut: Cut, squares: Squares) -> None:
     """Go through the batches of one epoch; the last, short one is left out, as in training."""
     samples = list(dataset.samples) * repeats
     labels = np.tile(class_indices(dataset, dataset.classes), repeats)
-    for batch in training_batches(samples, labels, cut, BATCH, seed=0, epoch=0):
+    batches = training_batches(
+        samples, labels, cut, BATCH, mirror=True, squares=squares, seed=0, epoch=0
+    )
+    for batch in batches:
         assert len(batch.pixels) == BATCH
 
 

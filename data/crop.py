@@ -22,7 +22,7 @@ from PIL import Image
 from mobilenet_cli.data.preprocess import InputSpec, check_size, decode, frame, resize_and_crop
 
 ATTEMPTS = 10  # to find a crop within the image, as everybody's random-resized-crop
-DRAWS = 1 + 4 * ATTEMPTS  # random numbers that one image may use: reflection, and each attempt's
+DRAWS = 4 * ATTEMPTS  # random numbers that a cut may use
 EXIF_BYTES = 65536  # a JPEG's EXIF segment is at its beginning
 ORIENTATION = 274  # EXIF tag
 PLAIN = frozenset({"Gray", "YCbCr", "RGB"})
@@ -40,13 +40,11 @@ class RandomCrop:
         side: of the result in pixels.
         scale: smallest and largest share of the image's area.
         ratio: smallest and largest width / height; drawn evenly in its logarithm.
-        mirror: reflect every other image.
     """
 
     side: int
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    mirror: bool = True
 
     def __call__(self, encoded: bytes, key: str, draws: NDArray[np.float64]) -> NDArray[np.uint8]:
         """Uint8 [side, side, 3], RGB.
@@ -54,9 +52,7 @@ class RandomCrop:
         Raises:
             DataError: the image cannot be decoded.
         """
-        pixels, box = self._decode(encoded, key, draws[1:])
-        square = resize(pixels, box, self.side)
-        return square[:, ::-1] if self.mirror and draws[0] < 0.5 else square
+        return resize(*self._decode(encoded, key, draws), self.side)
 
     def _decode(
         self, encoded: bytes, key: str, draws: NDArray[np.float64]
@@ -92,26 +88,22 @@ class RandomCrop:
 
 @dataclass(frozen=True)
 class CentreCrop:
-    """The square that evaluation sees, before it is normalized.
+    """The square that evaluation sees, before it is normalized: the same in every epoch.
 
     Attributes:
         spec: its size and that of the frame around it.
-        mirror: reflect every other image.
     """
 
     spec: InputSpec
-    mirror: bool = False
 
-    def __call__(self, encoded: bytes, key: str, draws: NDArray[np.float64]) -> NDArray[np.uint8]:
+    def __call__(self, encoded: bytes, key: str, _draws: NDArray[np.float64]) -> NDArray[np.uint8]:
         """Uint8 [resolution, resolution, 3], RGB.
 
         Raises:
             DataError: the image cannot be decoded.
         """
         square = self._quickly(encoded, key)
-        if square is None:
-            square = resize_and_crop(decode(encoded, key), self.spec, key)
-        return square[:, ::-1] if self.mirror and draws[0] < 0.5 else square
+        return resize_and_crop(decode(encoded, key), self.spec, key) if square is None else square
 
     def _quickly(self, encoded: bytes, key: str) -> NDArray[np.uint8] | None:
         """The same pixels, within two levels where the image is decoded whole, in 0.6 of the time.

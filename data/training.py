@@ -6,7 +6,7 @@ threads are faster than two processes, which must copy each batch (docs/training
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
@@ -79,12 +79,32 @@ def steps_of(count: int, size: int) -> int:
     return max(1, count // size)
 
 
+@dataclass(frozen=True)
+class Squares:
+    """Squares that are the same in every epoch, and need to be cut only once.
+
+    Attributes:
+        most: how many to keep.
+        kept: by the index of their sample.
+    """
+
+    most: int
+    kept: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+
+    def keep(self, index: int, square: NDArray[np.uint8]) -> None:
+        """Keep a copy, without the image around it, unless enough are kept."""
+        if len(self.kept) < self.most:
+            self.kept[index] = square.copy()
+
+
 def training_batches(
     samples: Sequence[Sample],
     labels: NDArray[np.int64],
     cut: Cut,
     size: int,
     *,
+    mirror: bool = False,
+    squares: Squares = Squares(0),
     seed: int,
     epoch: int,
     first_step: int = 0,
@@ -106,6 +126,9 @@ def training_batches(
         labels: int64 [samples], as ``class_indices`` gives them.
         cut: makes the square; ``RandomCrop`` or ``CentreCrop``.
         size: images in a step, of all processes together.
+        mirror: reflect every other image.
+        squares: takes some from here, and keeps others for later epochs, where ``cut`` always
+            cuts the same.
         seed: of the run.
         epoch: from 0.
         first_step: where to begin.
@@ -129,31 +152,36 @@ def training_batches(
 
     def tasks() -> Iterator[tuple[int, NDArray[np.float64]]]:
         for step, indices in zip(steps, chosen, strict=True):
-            draws = np.random.default_rng([seed, epoch, step]).random((size, DRAWS))
+            draws = np.random.default_rng([seed, epoch, step]).random((size, 1 + DRAWS))
             mine = draws[share.rank :: share.world]
             yield from zip(indices.tolist(), mine[: len(indices)], strict=True)
 
     def load(task: tuple[int, NDArray[np.float64]]) -> NDArray[np.uint8] | DataError:
-        sample = samples[task[0]]
-        try:
-            return cut(sample.read(), sample.key, task[1])
-        except DataError as error:
-            return error
+        index, numbers = task
+        square = squares.kept.get(index)
+        if square is None:
+            sample = samples[index]
+            try:
+                square = cut(sample.read(), sample.key, numbers[1:])
+            except DataError as error:
+                return error
+            squares.keep(index, square)
+        return square[:, ::-1] if mirror and numbers[0] < 0.5 else square
 
     loaded = ordered_map(load, tasks(), workers, ahead=2 * (size // share.world) + workers)
     for step, indices in zip(steps, chosen, strict=True):
         results = list(islice(loaded, len(indices)))
-        squares: list[NDArray[np.uint8]] = []
+        readable: list[NDArray[np.uint8]] = []
         places: list[int] = []
         for place, result in enumerate(results):
             if not isinstance(result, DataError):
-                squares.append(result)
+                readable.append(result)
                 places.append(place)
             elif on_bad is None:
                 raise result
             else:
                 on_bad(samples[indices[place]], result)
-        if not squares:
+        if not readable:
             raise DataError(
                 f"none of the {len(indices)} images of a batch can be read, such as "
                 f"{samples[indices[0]].key}",
@@ -162,5 +190,5 @@ def training_batches(
         # The readable image at or after each place, the last one where none follows.
         taken = np.searchsorted(places, np.arange(len(indices))).clip(max=len(places) - 1)
         used = indices[np.array(places)[taken]]
-        pixels = np.stack([squares[place] for place in taken])
+        pixels = np.stack([readable[place] for place in taken])
         yield TrainBatch(pixels, labels[used], used, step)

@@ -23,7 +23,7 @@ from mobilenet_cli.pipeline.errors import DataError, OptionError, StorageError
 from mobilenet_cli.pipeline.progress import Progress, silent
 from mobilenet_cli.pipeline.team import joined
 from mobilenet_cli.pipeline.tensorboard import Board, board
-from mobilenet_cli.pipeline.train_config import TrainConfig
+from mobilenet_cli.pipeline.train_config import UPRIGHT, TrainConfig
 from mobilenet_cli.pipeline.train_held import count_right
 from mobilenet_cli.pipeline.train_job import Job, facts_of, make_learner, prepare
 from mobilenet_cli.pipeline.train_log import write_curves, write_log
@@ -158,6 +158,8 @@ def run_epoch(
         job.labels,
         job.cut,
         recipe.batch,
+        mirror=config.data not in UPRIGHT,
+        squares=job.squares,
         seed=config.seed,
         epoch=at.epoch,
         first_step=at.step,

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     import torch
 
 
-def cut_of(recipe: Recipe, spec: InputSpec, mirror: bool) -> Cut:
+def cut_of(recipe: Recipe, spec: InputSpec) -> Cut:
     """How an image becomes a square: a random crop, or evaluation's."""
     if recipe.area < 1:
-        return RandomCrop(spec.resolution, scale=(recipe.area, 1.0), mirror=mirror)
-    return CentreCrop(spec, mirror=mirror)
+        return RandomCrop(spec.resolution, scale=(recipe.area, 1.0))
+    return CentreCrop(spec)
 
 
 def augmented(

@@ -13,17 +13,18 @@ from numpy.typing import NDArray
 from mobilenet_cli.data.crop import Cut
 from mobilenet_cli.data.dataset import Dataset
 from mobilenet_cli.data.datasets import open_dataset
-from mobilenet_cli.data.training import class_indices, steps_of
+from mobilenet_cli.data.training import Squares, class_indices, steps_of
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.artifact import Artifact, Facts, versions
 from mobilenet_cli.pipeline.checkpoint import load_network
 from mobilenet_cli.pipeline.errors import ModelError, OptionError
+from mobilenet_cli.pipeline.machine import available_memory
 from mobilenet_cli.pipeline.optimizer import make_optimizer
 from mobilenet_cli.pipeline.progress import Progress
 from mobilenet_cli.pipeline.qat import Grids, quantized_start
 from mobilenet_cli.pipeline.teacher import Teacher, open_teacher
 from mobilenet_cli.pipeline.team import Team
-from mobilenet_cli.pipeline.train_config import UPRIGHT, TrainConfig, class_list, names_of
+from mobilenet_cli.pipeline.train_config import TrainConfig, class_list, names_of
 from mobilenet_cli.pipeline.train_images import cut_of
 from mobilenet_cli.pipeline.train_state import Learner
 
@@ -32,13 +33,16 @@ if TYPE_CHECKING:
 
     from mobilenet_cli.models.network import MobileNetV1
 
+SQUARES_BYTES = 2 << 30  # for images that are cut already, of all processes together
+
 
 @dataclass(frozen=True)
 class Job:
     """What one training works on, besides its settings.
 
     Attributes:
-        training: the images, ``labels`` the index of each one's class, ``cut`` makes squares.
+        training: the images, ``labels`` the index of each one's class, ``cut`` makes squares,
+            ``squares`` are those that were made.
         held: out for evaluation.
         classes: of the model.
         steps: of a whole epoch; ``total`` of the training.
@@ -52,6 +56,7 @@ class Job:
     training: Dataset
     labels: NDArray[np.int64]
     cut: Cut
+    squares: Squares
     held: Dataset
     classes: tuple[str, ...]
     steps: int
@@ -138,7 +143,8 @@ def prepare(config: TrainConfig, out: Path, team: Team, progress: Progress) -> J
     return Job(
         training,
         class_indices(training, classes),
-        cut_of(config.plan, config.input, mirror=config.data not in UPRIGHT),
+        cut_of(config.plan, config.input),
+        squares_of(config, team),
         held,
         classes,
         steps,
@@ -149,6 +155,14 @@ def prepare(config: TrainConfig, out: Path, team: Team, progress: Progress) -> J
         teacher,
         grids,
     )
+
+
+def squares_of(config: TrainConfig, team: Team) -> Squares:
+    """As many squares as may stay in memory, where a later epoch would cut the same again."""
+    if config.plan.area < 1 or config.plan.epochs <= 1:
+        return Squares(0)
+    memory = min(SQUARES_BYTES, available_memory() // 4) // team.here
+    return Squares(memory // (3 * config.side**2))
 
 
 def make_learner(config: TrainConfig, job: Job) -> Learner:

@@ -102,6 +102,6 @@ def test_train_data(tmp_path, encoded):
     assert done.returncode == 0, done.stderr
     (measured,) = json.loads(done.stdout)["rounds"]
     sets = {"folder", "parquet", "tar", "tfrecord"}
-    names = sets | {"random crops", "96 pixels", "processes", "others_cpus"}
+    names = sets | {"random crops", "second epoch", "96 pixels", "processes", "others_cpus"}
     assert set(measured) == {"decode by simplejpeg", "decode by Pillow"} | names
     assert all(measured[name] > 0 for name in names - {"others_cpus"})

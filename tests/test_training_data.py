@@ -28,6 +28,7 @@ simplejpeg = pytest.importorskip("simplejpeg")
 from mobilenet_cli.data.crop import DRAWS, CentreCrop, RandomCrop  # noqa: E402 - needs simplejpeg
 from mobilenet_cli.data.training import (  # noqa: E402
     Share,
+    Squares,
     class_indices,
     steps_of,
     training_batches,
@@ -107,9 +108,9 @@ def draws(seed: int) -> np.ndarray:
 @pytest.mark.parametrize("size", [(500, 375), (60, 80), (1600, 900)])
 @pytest.mark.parametrize("seed", range(3))
 def test_crop_is_the_one_that_pillow_would_make(size, seed):
-    crop = RandomCrop(48, mirror=False)
+    crop = RandomCrop(48)
     encoded = photo(size, quality=95)
-    left, top, width, height = crop.box(*size, draws(seed)[1:])
+    left, top, width, height = crop.box(*size, draws(seed))
     box = (left, top, left + width, top + height)
     image = Image.open(io.BytesIO(encoded))
     expected = np.asarray(image.resize((48, 48), Image.Resampling.BILINEAR, box=box), np.int16)
@@ -119,8 +120,6 @@ def test_crop_is_the_one_that_pillow_would_make(size, seed):
     # A pixel of the scaled image, by which a box may be rounded, is up to a 48th of the crop.
     limit = 2 + 255 / 48 * max(width / size[0], height / size[1])
     assert np.abs(made - expected).max() <= limit
-    mirrored = replace(crop, mirror=True)(encoded, "x", np.r_[0.4, draws(seed)[1:]])
-    np.testing.assert_array_equal(mirrored, made[:, ::-1])
 
 
 @pytest.mark.parametrize("size", [(500, 375), (60, 80), (90, 60)])
@@ -134,9 +133,6 @@ def test_the_centre_is_what_evaluation_sees(size, interpolation, levels):
     made = CentreCrop(spec)(encoded, "x", draws(0))
     assert made.shape == (224, 224, 3)
     assert np.abs(made - expected).max() <= levels
-    low = np.r_[0.4, draws(0)[1:]]
-    mirrored = CentreCrop(spec, mirror=True)(encoded, "x", low)
-    np.testing.assert_array_equal(mirrored, made[:, ::-1])
 
 
 def test_the_centre_of_a_narrow_photo_is_refused_by_name():
@@ -147,7 +143,7 @@ def test_the_centre_of_a_narrow_photo_is_refused_by_name():
 def test_crops_have_the_share_and_shape_asked_for():
     crop = RandomCrop(32, scale=(0.2, 0.7), ratio=(0.5, 2.0))
     for seed in range(300):
-        left, top, width, height = crop.box(640, 480, draws(seed)[1:])
+        left, top, width, height = crop.box(640, 480, draws(seed))
         assert 0.2 <= width * height / (640 * 480) <= 0.7
         assert 0.5 <= width / height <= 2.0
         assert left >= 0
@@ -157,7 +153,7 @@ def test_crops_have_the_share_and_shape_asked_for():
 
 
 def test_crop_of_an_image_too_narrow_for_any_attempt_is_its_centre():
-    assert RandomCrop(32, scale=(0.9, 1.0)).box(100, 1000, draws(0)[1:]) == pytest.approx(
+    assert RandomCrop(32, scale=(0.9, 1.0)).box(100, 1000, draws(0)) == pytest.approx(
         (0, 500 - 100 / (3 / 4) / 2, 100, 100 / (3 / 4))
     )
 
@@ -192,10 +188,10 @@ def test_large_photo_is_decoded_at_a_fraction_of_its_size(monkeypatch):
     ids=["gray", "cmyk", "png", "rotated", "rgba", "progressive"],
 )
 def test_odd_images_look_as_in_evaluation(encoded):
-    whole = RandomCrop(32, scale=(1.0, 1.0), ratio=(1e-3, 1e3), mirror=False)
+    whole = RandomCrop(32, scale=(1.0, 1.0), ratio=(1e-3, 1e3))
     image = decode(encoded, "x")
     made = whole(encoded, "x", np.full(DRAWS, 0.5))
-    left, top, width, height = whole.box(*image.size, np.full(DRAWS - 1, 0.5))
+    left, top, width, height = whole.box(*image.size, np.full(DRAWS, 0.5))
     box = (left, top, left + width, top + height)
     expected = np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR, box=box), np.int16)
     assert np.abs(made - expected).max() <= 12  # a pixel of 60 is 255 / 60 levels
@@ -244,6 +240,41 @@ def test_batches_do_not_depend_on_threads(dataset):
     assert len(set(seen)) == 20 == steps_of(23, 4) * 4
     other = made(dataset, epoch=3)
     assert any((a.pixels != b.pixels).any() for a, b in zip(one, other, strict=True))
+
+
+def test_every_other_image_is_reflected(dataset):
+    """By a number of its own: the crop stays the same."""
+    plain, mirrored = made(dataset), made(dataset, mirror=True)
+    before = np.concatenate([batch.pixels for batch in plain])
+    after = np.concatenate([batch.pixels for batch in mirrored])
+    same = (before == after).all((1, 2, 3))
+    turned = (before[:, :, ::-1] == after).all((1, 2, 3))
+    assert (same | turned).all()
+    assert 4 < turned.sum() < 16  # of 20
+
+
+def test_squares_that_stay_the_same_are_cut_once(dataset):
+    """As many as there is room for; the batches are those that are cut anew."""
+    read: list[str] = []
+
+    def spied(sample):
+        return replace(sample, read=lambda: read.append(sample.key) or sample.read())
+
+    samples = [spied(sample) for sample in dataset.samples]
+    labels, squares = class_indices(dataset, dataset.classes), Squares(15)
+
+    def epoch(number, **options):
+        options = {"seed": 1, "epoch": number, "mirror": True} | options
+        return list(training_batches(samples, labels, CentreCrop(SPEC), 4, **options))
+
+    epoch(0, squares=squares)
+    assert len(squares.kept) == 15
+    assert all(square.base is None for square in squares.kept.values())
+    del read[:]
+    kept = epoch(1, squares=squares)
+    used = {i for batch in kept for i in batch.indices.tolist()}
+    assert len(read) == len(used - squares.kept.keys()) < 8
+    assert_same(kept, epoch(1))
 
 
 def test_epoch_goes_on_in_the_middle(dataset):
