@@ -21,10 +21,9 @@ class Layer:
     low: float
     high: float
 
-    @property
-    def kernel(self) -> tuple[int, ...]:
-        """Output channels and kernel size: quantizing may add input channels of zeros."""
-        return (self.shape[0], *self.shape[2:])
+    def becomes(self, other: "Layer") -> bool:
+        """Whether it can be the other one quantized, which may add input and output channels."""
+        return self.shape[2:] == other.shape[2:] and self.shape[0] <= other.shape[0]
 
 
 def weight_ranges(folded: Path, int8: Path) -> tuple[WeightRange, ...]:
@@ -34,7 +33,7 @@ def weight_ranges(folded: Path, int8: Path) -> tuple[WeightRange, ...]:
         ModelError: a file is not a readable ONNX model.
     """
     before, after = list(layers(folded)), list(layers(int8))
-    if [layer.kernel for layer in before] != [layer.kernel for layer in after]:
+    if len(before) != len(after) or not all(map(Layer.becomes, before, after)):
         return ()
     return tuple(
         WeightRange(
