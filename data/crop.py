@@ -23,7 +23,7 @@ from mobilenet_cli.data.preprocess import InputSpec, check_size, decode, frame, 
 
 ATTEMPTS = 10  # to find a crop within the image, as everybody's random-resized-crop
 DRAWS = 4 * ATTEMPTS  # random numbers that a cut may use
-EXIF_BYTES = 65536  # a JPEG's EXIF segment is at its beginning
+START_OF_SCAN = b"\xff\xda"  # JPEG marker
 ORIENTATION = 274  # EXIF tag
 PLAIN = frozenset({"Gray", "YCbCr", "RGB"})
 
@@ -145,6 +145,13 @@ def scale(
     return scaled[0].permute(1, 2, 0).numpy()
 
 
+def mirrored(square: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A copy [H, W, 3], left to right; torch's takes a tenth of the time of NumPy's."""
+    writable = np.require(square, requirements="W")  # Pillow's are not, and torch warns of that
+    pixels = torch.from_numpy(writable).permute(2, 0, 1)[None]
+    return pixels.flip(3)[0].permute(1, 2, 0).numpy()
+
+
 def _decode_plain(encoded: bytes, width: int, height: int) -> NDArray[np.uint8] | None:
     """A plain JPEG as RGB [H, W, 3], at a fraction of its size that is at least the one given.
 
@@ -171,7 +178,21 @@ def _plain_jpeg_size(encoded: bytes) -> tuple[int, int] | None:
 
 
 def _upright(encoded: bytes) -> bool:
-    if encoded.find(b"Exif\0\0", 0, EXIF_BYTES) < 0:
+    if not _has_exif(encoded):
         return True
     with Image.open(io.BytesIO(encoded), formats=("JPEG",)) as image:
         return bool(image.getexif().get(ORIENTATION, 1) == 1)
+
+
+def _has_exif(encoded: bytes) -> bool:
+    """Whether one of the segments before the image is EXIF: ISO/IEC 10918-1, annex B.
+
+    Searching the first 64 KiB for it takes 37 microseconds, all under the interpreter's lock.
+    """
+    place = 2
+    while (marker := encoded[place : place + 2]) not in (START_OF_SCAN, b""):
+        if encoded[place + 4 : place + 10] == b"Exif\0\0":
+            return True
+        filled = marker == b"\xff\xff"  # any number of these bytes may precede a marker
+        place += 1 if filled else 2 + int.from_bytes(encoded[place + 2 : place + 4], "big")
+    return False

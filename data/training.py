@@ -12,7 +12,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenet_cli.data.crop import DRAWS, Cut
+from mobilenet_cli.data.crop import DRAWS, Cut, mirrored
 from mobilenet_cli.data.dataset import Dataset, Sample
 from mobilenet_cli.data.loader import OnBad, ordered_map
 from mobilenet_cli.data.order import epoch_order
@@ -166,7 +166,7 @@ def training_batches(
             except DataError as error:
                 return error
             squares.keep(index, square)
-        return square[:, ::-1] if mirror and numbers[0] < 0.5 else square
+        return mirrored(square) if mirror and numbers[0] < 0.5 else square
 
     loaded = ordered_map(load, tasks(), workers, ahead=2 * (size // share.world) + workers)
     for step, indices in zip(steps, chosen, strict=True):

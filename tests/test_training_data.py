@@ -92,6 +92,9 @@ def test_each_row_group_is_read_once_an_epoch(tmp_path, encoded, monkeypatch):
 # --- crops -------------------------------------------------------------------------------------
 
 
+ROTATED = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0"
+
+
 def photo(size: tuple[int, int], form: str = "JPEG", mode: str = "RGB", **options: object) -> bytes:
     """A smooth picture in which every place has a colour of its own."""
     x, y = np.meshgrid(np.linspace(0, 255, size[0]), np.linspace(0, 255, size[1]))
@@ -179,13 +182,12 @@ def test_large_photo_is_decoded_at_a_fraction_of_its_size(monkeypatch):
         photo((90, 60), mode="L"),
         photo((90, 60), mode="CMYK"),
         photo((90, 60), "PNG"),
-        photo(
-            (90, 60), exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0"
-        ),
+        photo((90, 60), exif=ROTATED),
+        photo((90, 60), exif=ROTATED).replace(b"\xff\xe1", b"\xff\xff\xff\xe1", 1),
         photo((90, 60), "PNG", mode="RGBA"),
         photo((90, 60), progressive=True),
     ],
-    ids=["gray", "cmyk", "png", "rotated", "rgba", "progressive"],
+    ids=["gray", "cmyk", "png", "rotated", "filled", "rgba", "progressive"],
 )
 def test_odd_images_look_as_in_evaluation(encoded):
     whole = RandomCrop(32, scale=(1.0, 1.0), ratio=(1e-3, 1e3))
