@@ -1,54 +1,18 @@
 """Write the integer network so that nothing between its two ends changes its layout.
 
 ONNX Runtime's integer kernels want channels last; images and classifiers are written channels
-first. Its optimizer puts a Transpose where the two meet: behind the first QuantizeLinear, and
-behind the last map. Neither is needed, and every code and every logit stays as it was:
-
-*At the entry* the image is turned before it is quantized. The optimizer would move a Transpose
-through QuantizeLinear again, so a Flatten stands between them, and a Reshape restores the axes;
-both only rename memory.
-
-*A map of one pixel* has the same bytes in both layouts: a Transpose in the file, in front of the
-Reshape that drops the two axes, meets the optimizer's own, and both vanish.
+first. Its optimizer puts a Transpose where the two meet: behind the first QuantizeLinear, where it
+belongs, and behind the last map. There it is not needed: a map of one pixel has the same bytes in
+both layouts. A Transpose in the file, in front of the Reshape that drops the two axes, meets the
+optimizer's own, and both vanish. Every code and every logit stays as it was.
 """
 
-import numpy as np
 import onnx
-from onnx import helper, numpy_helper, shape_inference
+from onnx import helper, shape_inference
 
 from mobilenet_cli.calibration.network import Network, Step, attributes_of
-from mobilenet_cli.calibration.shape_for_kernels import PADDED
 
-TO_LAST, TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
-
-
-def turn_input(model: onnx.ModelProto) -> None:
-    """Turn images before they are quantized, where a graph begins with that."""
-    graph = model.graph
-    first = next((node for node in graph.node if node.op_type == "QuantizeLinear"), None)
-    shape = [dim.dim_value for dim in graph.input[0].type.tensor_type.shape.dim]
-    given = graph.input[0].name
-    if first is None or first.input[0] not in (given, given + PADDED) or len(shape) != 4:
-        return
-    image, codes = first.input[0], first.output[0]
-    _, _, rows, columns = shape
-    if not (rows and columns):  # a free size
-        return
-    axes = numpy_helper.from_array(np.array([0, rows, columns, -1]), f"{codes}_shape")
-    graph.initializer.append(axes)
-    first.input[0], first.output[0] = f"{image}_flat", f"{codes}_flat"
-    nodes = list(graph.node)
-    at = nodes.index(first)
-    nodes[at:at] = [
-        helper.make_node("Transpose", [image], [f"{image}_last"], f"{image}_last", perm=TO_LAST),
-        helper.make_node("Flatten", [f"{image}_last"], [f"{image}_flat"], f"{image}_flat"),
-    ]
-    nodes[at + 3 : at + 3] = [
-        helper.make_node("Reshape", [f"{codes}_flat", axes.name], [f"{codes}_last"]),
-        helper.make_node("Transpose", [f"{codes}_last"], [codes], codes, perm=TO_FIRST),
-    ]
-    del graph.node[:]
-    graph.node.extend(nodes)
+TO_LAST = [0, 2, 3, 1]
 
 
 def turn_single_pixels(model: onnx.ModelProto, network: Network) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from mobilenet_cli.calibration.channels_last import turn_input, turn_single_pixels
+from mobilenet_cli.calibration.channels_last import turn_single_pixels
 from mobilenet_cli.calibration.equalize import channel_factors, equalize
 from mobilenet_cli.calibration.grid import Grid
 from mobilenet_cli.calibration.kernels import Target
@@ -59,7 +59,6 @@ class Quantized:
         if config.kernels.tiles:
             shift_zero_points(model)
         if config.kernels.cpu:
-            turn_input(model)
             turn_single_pixels(model, self.network)
         return model
 
