@@ -427,7 +427,11 @@ def train_command(
     for name in record["bad_images"]:
         say(f"left out, cannot be read: {name}")
     if record["start_top1"] is not None:
-        kept = "" if record["kept_epoch"] else "; training found nothing better, so it was kept"
+        kept = (
+            ""
+            if record["kept_epoch"]
+            else "; training found nothing better: the checkpoint was kept as it was"
+        )
         say(f"quantized, before any training: top-1 {record['start_top1']:.2f} %{kept}")
     emit(
         {"run": made_in.name, "checkpoint": str(made.path), **record},

@@ -5,7 +5,7 @@ follows from its seed alone: ``generator_of(seed, epoch, step, rank)``. Each ima
 its own operations and strengths; there is no loop over images.
 
 Images are float [n, 3, H, W]. ``rand_augment`` wants them on the scale 0..1, before they are
-normalized; ``flip``, ``mix`` and ``erase`` take any scale.
+normalized; ``mix`` and ``erase`` take any scale.
 
 kornia's RandAugment draws one policy for a whole batch, from torch's global state, which a resumed
 run would have to carry along; this takes as long (1.8 against 2.1 ms an image of 224 pixels on one
@@ -29,12 +29,6 @@ MAX_STRENGTH = 10.0
 def generator_of(seed: int, epoch: int, step: int, rank: int = 0) -> np.random.Generator:
     """The random numbers of one step of one process."""
     return np.random.default_rng([seed, epoch, step, rank, 1])  # 1: apart from data/training.py's
-
-
-def flip(images: Tensor, generator: np.random.Generator, probability: float = 0.5) -> Tensor:
-    """Mirror each image with a probability."""
-    chosen = _rows(generator.random(len(images)) < probability, images)
-    return torch.where(chosen, images.flip(-1), images)
 
 
 def mix(
@@ -309,7 +303,3 @@ def _warp(
     theta = torch.stack(rows, 1).to(images.dtype)
     grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
     return functional.grid_sample(images - FILL, grid, align_corners=False) + FILL
-
-
-def _rows(mask: "np.ndarray[tuple[int], np.dtype[np.bool_]]", images: Tensor) -> Tensor:
-    return torch.from_numpy(mask).to(images.device)[:, None, None, None]

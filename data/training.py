@@ -24,8 +24,8 @@ class TrainBatch:
     """What one process trains on in one step.
 
     Attributes:
-        pixels: uint8 [n, side, side, 3].
-        labels: int64 [n], the index of each image's class.
+        pixels: uint8 [n, side, side, 3]; the views of an image lie side by side.
+        labels: int64 [n], the index of each one's class.
         indices: int64 [n], which samples they are.
         step: within the epoch, from 0.
     """
@@ -104,6 +104,7 @@ def training_batches(
     size: int,
     *,
     mirror: bool = False,
+    views: int = 1,
     squares: Squares = Squares(0),
     seed: int,
     epoch: int,
@@ -126,7 +127,8 @@ def training_batches(
         labels: int64 [samples], as ``class_indices`` gives them.
         cut: makes the square; ``RandomCrop`` or ``CentreCrop``.
         size: images in a step, of all processes together.
-        mirror: reflect every other image.
+        mirror: reflect every other image, and every other view of an image.
+        views: how many times a step takes each image.
         squares: takes some from here, and keeps others for later epochs, where ``cut`` always
             cuts the same.
         seed: of the run.
@@ -156,7 +158,7 @@ def training_batches(
             mine = draws[share.rank :: share.world]
             yield from zip(indices.tolist(), mine[: len(indices)], strict=True)
 
-    def load(task: tuple[int, NDArray[np.float64]]) -> NDArray[np.uint8] | DataError:
+    def load(task: tuple[int, NDArray[np.float64]]) -> list[NDArray[np.uint8]] | DataError:
         index, numbers = task
         square = squares.kept.get(index)
         if square is None:
@@ -166,12 +168,15 @@ def training_batches(
             except DataError as error:
                 return error
             squares.keep(index, square)
-        return mirrored(square) if mirror and numbers[0] < 0.5 else square
+        turned = numbers[0] < 0.5
+        return [
+            mirrored(square) if mirror and turned != view % 2 else square for view in range(views)
+        ]
 
     loaded = ordered_map(load, tasks(), workers, ahead=2 * (size // share.world) + workers)
     for step, indices in zip(steps, chosen, strict=True):
         results = list(islice(loaded, len(indices)))
-        readable: list[NDArray[np.uint8]] = []
+        readable: list[list[NDArray[np.uint8]]] = []
         places: list[int] = []
         for place, result in enumerate(results):
             if not isinstance(result, DataError):
@@ -189,6 +194,6 @@ def training_batches(
             )
         # The readable image at or after each place, the last one where none follows.
         taken = np.searchsorted(places, np.arange(len(indices))).clip(max=len(places) - 1)
-        used = indices[np.array(places)[taken]]
-        pixels = np.stack([readable[place] for place in taken])
+        used = indices[np.array(places)[taken]].repeat(views)
+        pixels = np.stack([view for place in taken for view in readable[place]])
         yield TrainBatch(pixels, labels[used], used, step)

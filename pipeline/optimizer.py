@@ -21,7 +21,7 @@ def make_optimizer(network: "MobileNetV1", recipe: Recipe) -> "torch.optim.Optim
     members: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         dense = parameter.ndim == 2 or (parameter.ndim == 4 and parameter.shape[1] > 1)
-        rate = recipe.learning_rate * (recipe.body_rate if name.startswith("layers.") else 1.0)
+        rate = recipe.learning_rate * recipe.layer_rate ** layers_above(name, len(network.layers))
         members.setdefault((rate, recipe.weight_decay if dense else 0.0), []).append(parameter)
     groups: list[dict[str, Any]] = [
         {"params": found, "lr": rate, "weight_decay": decay}
@@ -39,6 +39,12 @@ def make_optimizer(network: "MobileNetV1", recipe: Recipe) -> "torch.optim.Optim
         )
     # fused: one kernel for 137 small tensors, which saves a sixth of the step at 32 pixels
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=0.0, fused=True)
+
+
+def layers_above(name: str, layers: int) -> int:
+    """How many layers a parameter is below the classifier, of a network that has so many."""
+    kind, *place = name.split(".")
+    return layers - int(place[0]) if kind == "layers" else 0
 
 
 def rate_factor(recipe: Recipe, step: int, steps: int) -> float:

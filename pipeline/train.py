@@ -11,6 +11,7 @@ from mobilenet_cli.data.training import Share, TrainBatch, training_batches
 from mobilenet_cli.models.mobilenet_v1 import multiply_adds, parameters
 from mobilenet_cli.pipeline.artifact import (
     Artifact,
+    Facts,
     check_writable,
     is_current,
     load_artifact,
@@ -18,7 +19,7 @@ from mobilenet_cli.pipeline.artifact import (
     sidecar_path,
     write_atomically,
 )
-from mobilenet_cli.pipeline.checkpoint import checkpoint_bytes
+from mobilenet_cli.pipeline.checkpoint import checkpoint_bytes, load_network
 from mobilenet_cli.pipeline.errors import DataError, OptionError, StorageError
 from mobilenet_cli.pipeline.progress import Progress, silent
 from mobilenet_cli.pipeline.team import joined
@@ -94,8 +95,6 @@ def work(
     """Train from where ``at`` is to the end, and write what is to be kept."""
     if config.qat and at.start is None:
         at.start = held_out_top(config, job, learner, at, progress)
-        if job.team.leads:
-            write_best(config, job, learner)
     for epoch in range(at.epoch, job.epochs):
         run_epoch(config, job, learner, at, history, progress, stop, shown)
         history.append(epoch_record(config, job, learner, at, progress))
@@ -159,6 +158,7 @@ def run_epoch(
         job.cut,
         recipe.batch,
         mirror=config.data not in UPRIGHT,
+        views=recipe.views,
         squares=job.squares,
         seed=config.seed,
         epoch=at.epoch,
@@ -277,7 +277,8 @@ def keep_best(
     if last.epoch == job.epochs:
         job.best.unlink(missing_ok=True)
     else:
-        write_best(config, job, learner)
+        content = checkpoint_bytes(job.written(learner.kept), facts_of(config, job))
+        write_atomically(job.best, content)
 
 
 def best_epoch(at: Progressed, history: list[EpochRecord]) -> int:
@@ -286,10 +287,14 @@ def best_epoch(at: Progressed, history: list[EpochRecord]) -> int:
     return max(range(len(tops)), key=lambda epoch: (tops[epoch], epoch))
 
 
-def write_best(config: TrainConfig, job: Job, learner: Learner) -> None:
-    """``best.safetensors``, as long as the last epoch is not the best one."""
-    content = checkpoint_bytes(job.written(learner.kept), facts_of(config, job))
-    write_atomically(job.best, content)
+def begun_with(config: TrainConfig, facts: Facts) -> tuple[bytes, Facts]:
+    """The checkpoint that ``--qat`` started from, and its facts.
+
+    Its weights are on no grid yet, so that ``quantize`` makes of it what it made of it before.
+    """
+    assert config.source is not None  # --qat has one
+    facts = facts.model_copy(update={"grids": ()})
+    return checkpoint_bytes(load_network(config.source), facts), facts
 
 
 def finish(
@@ -302,17 +307,19 @@ def finish(
     """Write the checkpoint, its record and the curves.
 
     The last epoch's weights are kept; with ``--qat``, whose promise is not to lose anything, the
-    best epoch's, be they those that it started from.
+    best epoch's, or those that it started from.
     """
     import torch
 
-    facts = facts_of(config, job)
-    assert facts.model is not None  # set above
+    facts, spec = facts_of(config, job), config.model(len(job.classes))
     content = checkpoint_bytes(job.written(learner.kept), facts)
     kept, top = len(history), (history[-1].top1, history[-1].top5)
     if at.start is not None and (best := best_epoch(at, history)) != kept:
-        kept, content = best, job.best.read_bytes()
-        top = (history[best - 1].top1, history[best - 1].top5) if best else at.start
+        kept = best
+        if best:
+            content, top = job.best.read_bytes(), (history[best - 1].top1, history[best - 1].top5)
+        else:
+            (content, facts), top = begun_with(config, facts), at.start
     record = TrainRecord(
         epochs=config.plan.epochs,
         images=len(job.training.samples),
@@ -322,8 +329,8 @@ def finish(
         kept_epoch=kept,
         seconds=at.seconds,
         images_per_second=job.total * config.plan.batch / at.seconds,
-        parameters=parameters(facts.model),
-        multiply_adds=multiply_adds(facts.model, config.side),
+        parameters=parameters(spec),
+        multiply_adds=multiply_adds(spec, config.side),
         device=str(job.device),
         threads=torch.get_num_threads(),
         waiting=at.waited / at.seconds,

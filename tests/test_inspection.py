@@ -133,7 +133,7 @@ def interrupted(config, out):
 
 @pytest.mark.parametrize(("optimizer", "moments"), [("adamw", 2), ("rmsprop", 2), ("sgd", 1)])
 def test_training_state_tells_weights_average_and_optimizer(config, tmp_path, optimizer, moments):
-    config = replace(config, changes=(*config.changes, f"optimizer={optimizer}", "body_rate=0.1"))
+    config = replace(config, changes=(*config.changes, f"optimizer={optimizer}", "layer_rate=0.5"))
     state = interrupted(config, tmp_path / "model.safetensors")
     record = inspect_file(state)
     spec = ModelSpec(width=0.25, classes=2)

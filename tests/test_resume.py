@@ -35,7 +35,7 @@ def config(class_folders: Callable[..., Path]) -> TrainConfig:
     """Two epochs of several steps, with everything random and a moving average."""
     folder = class_folders({"cat": 16, "dog": 16})
     mixed = ("area=0.3", "magnitude=5", "mixup=0.2", "cutmix=1", "erase=0.5")
-    changes = ("batch=4", "ema=0.9", "label_smoothing=0.1", *mixed)
+    changes = ("batch=4", "views=2", "ema=0.9", "label_smoothing=0.1", *mixed)
     return TrainConfig(data=str(folder), epochs=2, changes=changes, **SMALL)
 
 

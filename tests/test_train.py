@@ -204,8 +204,8 @@ def test_the_same_classes_keep_their_head(trained: Path, tmp_path: Path) -> None
     assert torch.equal(before.classifier.weight, after.classifier.weight)
 
 
-def test_the_body_learns_at_its_own_rate(trained: Path, tmp_path: Path) -> None:
-    config = TrainConfig(init=str(trained), epochs=1, changes=("body_rate=0",))
+def test_layers_learn_at_rates_of_their_own(trained: Path, tmp_path: Path) -> None:
+    config = TrainConfig(init=str(trained), epochs=1, changes=("layer_rate=0",))
     made = train(config, tmp_path / "model.safetensors")
     before, after = load_network(load_artifact(trained)), load_network(made)
     assert torch.equal(before.layers[5].conv.weight, after.layers[5].conv.weight)

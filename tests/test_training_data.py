@@ -255,6 +255,17 @@ def test_every_other_image_is_reflected(dataset):
     assert 4 < turned.sum() < 16  # of 20
 
 
+def test_views_of_an_image_lie_side_by_side(dataset):
+    once, twice = made(dataset, mirror=True), made(dataset, mirror=True, views=2)
+    for one, two in zip(once, twice, strict=True):
+        np.testing.assert_array_equal(two.pixels[::2], one.pixels)
+        np.testing.assert_array_equal(two.pixels[1::2], one.pixels[:, :, ::-1])
+        for name in ("labels", "indices"):
+            np.testing.assert_array_equal(getattr(two, name), getattr(one, name).repeat(2))
+    (upright, *_) = made(dataset, views=3)
+    assert all((view == upright.pixels[0]).all() for view in upright.pixels[1:3])
+
+
 def test_squares_that_stay_the_same_are_cut_once(dataset):
     """As many as there is room for; the batches are those that are cut anew."""
     read: list[str] = []
