@@ -74,8 +74,9 @@ def lacks_memory(words: str) -> bool:
 def pin(job: Job) -> None:
     """Pin this thread; ONNX Runtime pins those it starts.
 
-    Torch's are OpenMP's to pin, this one included, as soon as torch is imported; here they get the
-    mask that holds them all.
+    Torch's are OpenMP's to pin, this one included, as soon as torch is imported; they get the mask
+    that holds them all, before. ONNX Runtime is imported first: loaded by a thread that is bound
+    to one CPU, it would leave AMX out (``machine.runtime_knows_amx``).
     """
     if job.session.cpus:
         os.sched_setaffinity(0, job.session.cpus if job.is_checkpoint else job.session.cpus[:1])
@@ -137,9 +138,13 @@ def start(job: Job) -> tuple[Callable[[], Any], float]:
         OptionError: the batch does not fit in memory.
         CheckError: the output has NaN or infinity.
     """
-    pin(job)
     # Imported here: importing libraries is no part of a cold start.
-    importlib.import_module("torch" if job.is_checkpoint else "onnxruntime")
+    if job.is_checkpoint:
+        pin(job)
+        importlib.import_module("torch")
+    else:
+        importlib.import_module("onnxruntime")
+        pin(job)
     if job.session.provider == CPU:
         limit_memory(job.memory)
     try:

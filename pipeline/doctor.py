@@ -8,7 +8,12 @@ from typing import Literal
 
 from mobilenet_cli.pipeline import cuda
 from mobilenet_cli.pipeline.errors import ProviderError
-from mobilenet_cli.pipeline.machine import machine, saturates_int8
+from mobilenet_cli.pipeline.machine import (
+    kernel_flags,
+    machine,
+    runtime_knows_amx,
+    saturates_int8,
+)
 from mobilenet_cli.pipeline.session import PROVIDERS, SessionConfig, open_session
 from mobilenet_cli.reports.records import DoctorRecord, Finding, MachineRecord
 
@@ -88,8 +93,15 @@ def processor_findings(here: MachineRecord) -> Iterator[Finding]:
             subject="processor", status="note", what=what, mend="Use a processor from 2015 or later"
         )
     if saturates_int8(names):
-        what = "no VNNI: int8 kernels add in saturating 16 bits, so 'quantize' uses 7-bit weights"
+        what = "no VNNI: int8 kernels add in saturating 16 bits; 'quantize' limits pairs of weights"
         yield Finding(subject="int8", status="note", what=what)
+    elif "amx_int8" in kernel_flags() and not runtime_knows_amx():
+        yield Finding(
+            subject="int8",
+            status="note",
+            what="ONNX Runtime leaves AMX unused in a process that is bound to one CPU",
+            mend="Allow it two (taskset, the container's cpuset); --threads 1 is one thread still",
+        )
     else:
         yield Finding(subject="int8", status="ok", what="integer kernels do not saturate")
     yield Finding(subject="processor", status="ok", what=f"{here.cpu}: {', '.join(names)}")

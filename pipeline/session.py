@@ -9,6 +9,7 @@ import contextlib
 import difflib
 import functools
 import io
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,10 @@ from mobilenet_cli.pipeline.errors import (
     StorageError,
 )
 from mobilenet_cli.pipeline.machine import usable_cpus
+
+# The wheels tell Microsoft about sessions, from a thread of their own, unless this is set when they
+# are loaded (Privacy.md in them). ORT_DISABLE_TELEMETRY=0 in the environment allows it.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 SUFFIX = "ExecutionProvider"
 CPU = "CPUExecutionProvider"

@@ -466,6 +466,26 @@ def test_each_thread_of_onnx_runtime_has_a_cpu_of_its_own(folded, tmp_path):
     assert affinities(folded.path, tmp_path, (second,)) == [[second]]
 
 
+LOADED = """
+import importlib, os, pickle, sys
+from mobilenet_cli.pipeline import bench_child
+load = importlib.import_module
+importlib.import_module = lambda name: print(name, len(os.sched_getaffinity(0))) or load(name)
+bench_child.start(pickle.loads(bytes.fromhex(sys.argv[1])))
+"""
+
+
+@needs_two_cpus
+def test_onnx_runtime_is_loaded_before_its_thread_is_pinned(folded, tmp_path):
+    """It would leave AMX out, and int8 be measured with the kernels of older processors."""
+    np.save(tmp_path / "images.npy", np.zeros((1, 3, 32, 32), np.float32))
+    pinned = SessionConfig(threads=1, cpus=cpus_to_pin(1))
+    job = Job(folded.path, tmp_path / "images.npy", 1, pinned, 2**40)
+    command = [sys.executable, "-c", LOADED, pickle.dumps(job).hex()]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert run.stdout == f"onnxruntime {len(os.sched_getaffinity(0))}\n"
+
+
 @needs_two_cpus
 def test_each_thread_of_torch_has_a_cpu_of_its_own(checkpoint, tmp_path):
     first, second = cpus_to_pin(2)

@@ -61,6 +61,17 @@ def test_processors(here):
     assert all(finding.status == "ok" for finding in doctor.processor_findings(new))
 
 
+def test_amx_that_is_left_unused(here, monkeypatch):
+    new = here.model_copy(update={"instruction_sets": ("AVX2", "AVX-512 VNNI")})
+    monkeypatch.setattr(doctor, "kernel_flags", lambda: frozenset({"amx_int8"}))
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {1})
+    integer, _ = doctor.processor_findings(new)
+    assert integer.status == "note"
+    assert "leaves AMX unused" in integer.what
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    assert all(finding.status == "ok" for finding in doctor.processor_findings(new))
+
+
 @pytest.mark.parametrize(
     ("cpus", "usable", "quota", "status", "words"),
     [

@@ -30,6 +30,14 @@ def test_affinity_limits_the_cpus():
     assert 1 <= usable_cpus() <= len(os.sched_getaffinity(0))
 
 
+@pytest.mark.parametrize(("cpus", "used"), [({0}, False), ({0, 3}, True)])
+def test_a_process_on_one_cpu_does_without_amx(monkeypatch, cpus, used):
+    flags = kernel_flags() | {"amx_int8"}
+    monkeypatch.setattr("mobilenet_cli.pipeline.machine.kernel_flags", lambda: flags)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: cpus)
+    assert ("AMX-INT8" in instruction_sets()) == used
+
+
 def test_threads_go_to_different_cores_first(tmp_path, monkeypatch):
     for cpu, siblings in {0: "0,1", 1: "0,1", 2: "2-3", 3: "2-3"}.items():
         (tmp_path / f"cpu{cpu}" / "topology").mkdir(parents=True)

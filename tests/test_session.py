@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -14,6 +18,18 @@ from mobilenet_cli.pipeline.session import (
 )
 
 CUDA = "CUDAExecutionProvider"
+
+
+def test_the_runtime_does_not_report_to_its_maker(tmp_path):
+    """Its wheels keep a database of events to send, and an identifier of the machine."""
+    here = {k: v for k, v in os.environ.items() if k not in ("CI", "ORT_DISABLE_TELEMETRY")}
+    code = (
+        "from mobilenet_cli.pipeline.session import open_session;"
+        "from mobilenet_cli.pipeline.doctor import small_model; open_session(small_model())"
+    )
+    homes = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], env=here | homes, check=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("threads", [0, -1])
