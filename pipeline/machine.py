@@ -41,7 +41,7 @@ INSTRUCTION_SETS: tuple[tuple[str, str | None, str], ...] = (
     ("SVE", "SVE", "sve"),
 )
 # Instructions that sum four u8*s8 products in 32 bits. x86 without them adds two in 16 bits,
-# saturating (vpmaddubsw), which is why it needs 7-bit weights.
+# saturating (vpmaddubsw): see calibration/kernels.py.
 INT8_DOT_PRODUCTS = ("AVX-VNNI", "AVX-512 VNNI", "AMX-INT8")
 LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "torch")
 
