@@ -18,6 +18,7 @@ from mobilenet_cli.pipeline.progress import Progress
 
 if TYPE_CHECKING:
     from mobilenet_cli.pipeline.adopt import AdoptConfig
+    from mobilenet_cli.pipeline.artifact import Artifact
     from mobilenet_cli.pipeline.bench import BenchConfig
     from mobilenet_cli.reports.records import EvaluationRecord, Metric
 
@@ -426,6 +427,7 @@ def train_command(
     record: dict[str, Any] = made.record
     for name in record["bad_images"]:
         say(f"left out, cannot be read: {name}")
+    say_replaced(made)
     if record["start_top1"] is not None:
         kept = (
             ""
@@ -440,6 +442,13 @@ def train_command(
         f"epochs, {record['images_per_second']:.0f} images/s; curves in "
         f"{made.path.with_name('curves.png')}",
     )
+
+
+def say_replaced(checkpoint: "Artifact") -> None:
+    """Where the checkpoint of other settings is that was there before."""
+    if name := checkpoint.record.get("replaced"):
+        kept = checkpoint.path.with_name(str(name))
+        say(f"there was a checkpoint of other settings, which is kept as {kept}")
 
 
 @contextlib.contextmanager
@@ -1134,6 +1143,8 @@ def run_command(
     result = run_chain(target_run, config, progress_bar)
     if result.skipped:
         say(f"up to date: {', '.join(result.skipped)}")
+    if "train" not in result.skipped:
+        say_replaced(result.models["train"])
     stages: dict[str, dict[str, Any]] = {
         stage: {"model": str(model.path), **model.record} for stage, model in result.models.items()
     }

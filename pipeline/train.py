@@ -320,6 +320,7 @@ def finish(
             content, top = job.best.read_bytes(), (history[best - 1].top1, history[best - 1].top5)
         else:
             (content, facts), top = begun_with(config, facts), at.start
+    replaced = keep_replaced(config, job.out)
     record = TrainRecord(
         epochs=config.plan.epochs,
         images=len(job.training.samples),
@@ -335,6 +336,20 @@ def finish(
         threads=torch.get_num_threads(),
         waiting=at.waited / at.seconds,
         bad_images=(*(error.what for error in job.training.lost), *(at.bad or ())),
+        replaced=replaced.name if replaced else None,
     )
     write_curves(job.out, history)
     return save_artifact(job.out, content, facts, record)
+
+
+def keep_replaced(config: TrainConfig, out: Path) -> Path | None:
+    """Keep a checkpoint that came of other settings, or from elsewhere, beside what replaces it.
+
+    One of them: a second replacement is the end of the first one's.
+    """
+    if not out.exists() or is_current(out, "train", config.parent, config.recorded):
+        return None
+    kept = out.with_name("previous.safetensors")
+    write_atomically(sidecar_path(kept), sidecar_path(out).read_bytes())
+    write_atomically(kept, out.read_bytes())
+    return kept

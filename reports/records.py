@@ -72,6 +72,7 @@ class TrainRecord(Record):
         device: ``cpu`` or ``cuda``; ``threads`` of the CPU, on whose number sums depend.
         waiting: share of the time, 0..1, that was spent waiting for images.
         bad_images: training images that could not be read; others took their place.
+        replaced: the file beside it that keeps the checkpoint of other settings which was there.
     """
 
     epochs: int | float
@@ -88,6 +89,7 @@ class TrainRecord(Record):
     threads: int | None = None
     waiting: float | None = None
     bad_images: tuple[str, ...] = ()
+    replaced: str | None = None
 
 
 class ExportRecord(Record):

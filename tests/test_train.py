@@ -272,6 +272,19 @@ def test_changes_are_used_and_recorded(tmp_path: Path) -> None:
     assert (recorded["batch"], recorded["learning_rate"]) == (100, 0.001)
 
 
+def test_a_checkpoint_of_other_settings_is_kept(tmp_path: Path) -> None:
+    out, kept = tmp_path / "model.safetensors", tmp_path / "previous.safetensors"
+    config = TrainConfig(width=0.25, epochs=0.05)
+    first = train(config, out)
+    assert first.record["replaced"] is None
+    assert train(config, out).record["replaced"] is None
+    assert not kept.exists()
+    second = train(replace(config, seed=1), out)
+    assert second.record["replaced"] == kept.name
+    assert load_artifact(kept).sha256 == first.sha256 != second.sha256
+    assert load_artifact(kept).record["top1"] == first.record["top1"]
+
+
 def test_every_recipe_is_listed_with_its_source() -> None:
     result = CliRunner().invoke(app, ["train", "--list-recipes", "--json"])
     listed = json.loads(result.stdout)
