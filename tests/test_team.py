@@ -1,6 +1,8 @@
 """Two processes under torchrun train what one process trains."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.distributed.run import parse_args
 
 from mobilenet_cli.pipeline.artifact import sha256_file
 from mobilenet_cli.pipeline.team import Team
@@ -92,3 +95,12 @@ def test_a_process_alone():
     assert team.sums(1.5, 2) == (1.5, 2)
     assert team.any(True)
     assert not team.any(False)
+
+
+def test_the_command_of_the_documentation_is_torchruns():
+    """It reads options behind the program's name, too, and abbreviated."""
+    page = (Path(__file__).parents[1] / "docs" / "training.md").read_text()
+    (line,) = re.findall(r"^\$ torchrun (.*)$", page, re.MULTILINE)
+    parsed = parse_args(shlex.split(line))
+    assert parsed.training_script.endswith("mobilenet-cli")
+    assert parsed.training_script_args[-2:] == ["--run", "big"]
