@@ -320,6 +320,7 @@ def finish(
             content, top = job.best.read_bytes(), (history[best - 1].top1, history[best - 1].top5)
         else:
             (content, facts), top = begun_with(config, facts), at.start
+            job.best.unlink(missing_ok=True)  # an earlier training's
     replaced = keep_replaced(config, job.out)
     record = TrainRecord(
         epochs=config.plan.epochs,

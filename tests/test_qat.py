@@ -274,6 +274,7 @@ def qat(chain, rate: float) -> TrainConfig:
 
 def test_training_that_makes_it_worse_keeps_the_start(chain, tmp_path):
     config = qat(chain, 0.3)
+    (tmp_path / "best.safetensors").write_bytes(b"of an earlier training")
     made = train(config, tmp_path / "model.safetensors")
     (epoch,) = map(json.loads, (tmp_path / "train.jsonl").read_text().splitlines())
     assert epoch["top1"] < made.record["top1"] == made.record["start_top1"]
