@@ -93,7 +93,7 @@ endif
 	@touch $@
 
 # An editable install links each source file, so files that came or went need another one.
-sources = $(sort $(wildcard *.py calibration/*.py data/*.py models/*.py pipeline/*.py reports/*.py))
+sources = $(sort $(wildcard *.py $(foreach depth,* */* */*/*,$(foreach room,calibration data models pipeline reports,$(room)/$(depth:%=%.py)))))
 $(INSTALLED): $(DEPENDENCIES) $(call outdated,$(INSTALLED),$(sources))
 	@$(PIP) install -qq --no-deps --no-build-isolation --editable .
 	@echo '$(sources)' >$@

@@ -17,10 +17,10 @@ from mobilenet_cli.pipeline.errors import MobilenetError
 from mobilenet_cli.pipeline.progress import Progress
 
 if TYPE_CHECKING:
-    from mobilenet_cli.pipeline.adopt import AdoptConfig
-    from mobilenet_cli.pipeline.artifact import Artifact
-    from mobilenet_cli.pipeline.bench import BenchConfig
-    from mobilenet_cli.reports.records import EvaluationRecord, Metric
+    from mobilenet_cli.pipeline.artifacts.artifact import Artifact
+    from mobilenet_cli.pipeline.benchmarking.bench import BenchConfig
+    from mobilenet_cli.pipeline.importing.import_onnx import AdoptConfig
+    from mobilenet_cli.reports.records.accuracy import EvaluationRecord, Metric
 
 # Stages are imported inside the commands: torch and onnxruntime take seconds, --help must not.
 
@@ -148,7 +148,7 @@ def emit(document: Any, as_json: bool, human: str | None = None) -> None:
 
 def fetch(*sources: str | None) -> None:
     """Fetch what lies at addresses, with a bar, before a stage opens it."""
-    from mobilenet_cli.data.remote import is_address, local_copy
+    from mobilenet_cli.data.readers.remote import is_address, local_copy
 
     for source in sources:
         if source is not None and is_address(source):
@@ -204,7 +204,7 @@ def _main(
 
 def pick(model: Path | None, run: str | None, needs: str, width: float | None = None) -> Path:
     """The model file given, or else the run's, saying which was taken."""
-    from mobilenet_cli.pipeline.runs import find_run
+    from mobilenet_cli.pipeline.artifacts.runs import find_run
 
     if model is not None:
         return model
@@ -253,10 +253,15 @@ def import_command(
     as_json: Json = False,
 ) -> None:
     """Turn weights of Keras, Hugging Face, timm, torch or TensorFlow into a checkpoint."""
-    from mobilenet_cli.pipeline.adopt import AdoptConfig
+    from mobilenet_cli.pipeline.artifacts.runs import RUNS, Run
     from mobilenet_cli.pipeline.errors import OptionError
-    from mobilenet_cli.pipeline.runs import RUNS, Run
-    from mobilenet_cli.pipeline.weights import ImportConfig, read_source, run_name, write_checkpoint
+    from mobilenet_cli.pipeline.importing.import_onnx import AdoptConfig
+    from mobilenet_cli.pipeline.importing.import_weights import (
+        ImportConfig,
+        read_source,
+        run_name,
+        write_checkpoint,
+    )
 
     if activation not in (None, "relu", "relu6"):
         raise OptionError(f"unknown activation '{activation}'", "Pass relu or relu6")
@@ -302,9 +307,9 @@ def refuse_options(what: str, **options: object) -> None:
 
 def import_onnx(source: str, config: "AdoptConfig", run: str | None, as_json: bool) -> None:
     """Take an ONNX classifier into a run: as fp32.onnx, or folded.onnx where nothing is to fold."""
-    from mobilenet_cli.pipeline.adopt import needs_folding, read_onnx
-    from mobilenet_cli.pipeline.runs import RUNS, Run
-    from mobilenet_cli.pipeline.weights import write_checkpoint
+    from mobilenet_cli.pipeline.artifacts.runs import RUNS, Run
+    from mobilenet_cli.pipeline.importing.import_onnx import needs_folding, read_onnx
+    from mobilenet_cli.pipeline.importing.import_weights import write_checkpoint
 
     imported = read_onnx(Path(source), config)
     target = Run(RUNS / (run or Path(source).stem))
@@ -391,10 +396,10 @@ def train_command(
     """Train a network on images or on the built-in digits, from nothing or from a checkpoint."""
     from dataclasses import asdict
 
-    from mobilenet_cli.pipeline.recipes import RECIPES
-    from mobilenet_cli.pipeline.runs import RUNS, Run
-    from mobilenet_cli.pipeline.train import train
-    from mobilenet_cli.pipeline.train_config import TrainConfig
+    from mobilenet_cli.pipeline.artifacts.runs import RUNS, Run
+    from mobilenet_cli.pipeline.training.config import TrainConfig
+    from mobilenet_cli.pipeline.training.recipes import RECIPES
+    from mobilenet_cli.pipeline.training.train import train
 
     if list_recipes:
         tables = {name: asdict(row) for name, row in RECIPES.items()}
@@ -501,8 +506,8 @@ def export_command(
     as_json: Json = False,
 ) -> None:
     """Write the checkpoint as ONNX with its BatchNorms, proven equal to torch at batch 1, 2, 7."""
-    from mobilenet_cli.pipeline.artifact import load_artifact
-    from mobilenet_cli.pipeline.export import ExportConfig, export
+    from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
+    from mobilenet_cli.pipeline.exporting.export import ExportConfig, export
 
     source = load_artifact(pick(checkpoint, run, "checkpoint", width))
     with console.status("exporting"):
@@ -528,8 +533,8 @@ def simplify_command(
     as_json: Json = False,
 ) -> None:
     """Fold BatchNorm into the convolutions, proven equal on images and channel by channel."""
-    from mobilenet_cli.pipeline.artifact import load_artifact
-    from mobilenet_cli.pipeline.simplify import SimplifyConfig, simplify
+    from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
+    from mobilenet_cli.pipeline.exporting.simplify import SimplifyConfig, simplify
 
     source = load_artifact(pick(model, run, "fp32", width))
     with console.status("simplifying"):
@@ -555,7 +560,7 @@ def models_of(
     """
     import importlib.util
 
-    from mobilenet_cli.pipeline.runs import find_run
+    from mobilenet_cli.pipeline.artifacts.runs import find_run
 
     if models:
         return models
@@ -570,8 +575,8 @@ def models_of(
 
 def fit_for_provider(paths: list[Path], provider: str) -> list[Path]:
     """Of a run's models, those worth running on a GPU: int8 is for TensorRT, and made for it."""
-    from mobilenet_cli.pipeline.artifact import load_artifact
-    from mobilenet_cli.pipeline.session import PROVIDERS
+    from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
+    from mobilenet_cli.pipeline.runtime.session import PROVIDERS
 
     def fits(path: Path) -> bool:
         facts = load_artifact(path).facts
@@ -597,11 +602,12 @@ def run_loadgen(
     as_json: bool,
 ) -> None:
     """Run an MLPerf scenario on each ONNX file; checkpoints have none."""
-    from mobilenet_cli.pipeline.artifact import load_artifact, write_atomically
-    from mobilenet_cli.pipeline.loadgen import LoadgenConfig, run_scenario
-    from mobilenet_cli.pipeline.machine import machine
-    from mobilenet_cli.reports.latency import loadgen_markdown
-    from mobilenet_cli.reports.records import LoadgenReport
+    from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
+    from mobilenet_cli.pipeline.artifacts.files import write_atomically
+    from mobilenet_cli.pipeline.benchmarking.mlperf import LoadgenConfig, run_scenario
+    from mobilenet_cli.pipeline.runtime.machine import machine
+    from mobilenet_cli.reports.latency_tables import loadgen_markdown
+    from mobilenet_cli.reports.records.latency import LoadgenReport
 
     settings = LoadgenConfig(
         scenario=scenario,
@@ -679,17 +685,18 @@ def bench_command(
     as_json: Json = False,
 ) -> None:
     """Measure latency, throughput, cold start and memory of every artifact, interleaved."""
-    from mobilenet_cli.pipeline.artifact import write_atomically
-    from mobilenet_cli.pipeline.bench import BenchConfig, bench
-    from mobilenet_cli.pipeline.bench_rows import (
-        open_model,
+    from mobilenet_cli.pipeline.artifacts.files import write_atomically
+    from mobilenet_cli.pipeline.artifacts.runs import Run
+    from mobilenet_cli.pipeline.benchmarking.baseline import load_baseline, slowdowns
+    from mobilenet_cli.pipeline.benchmarking.bench import BenchConfig, bench
+    from mobilenet_cli.pipeline.benchmarking.inputs import open_model
+    from mobilenet_cli.pipeline.benchmarking.options import (
         parse_batches,
         parse_options,
+        parse_percent,
         parse_threads,
     )
-    from mobilenet_cli.pipeline.regression import load_baseline, parse_percent, slowdowns
-    from mobilenet_cli.pipeline.runs import Run
-    from mobilenet_cli.reports.latency import bench_markdown
+    from mobilenet_cli.reports.latency_tables import bench_markdown
 
     allowed = parse_percent(max_slowdown)
     before = load_baseline(baseline) if baseline else None
@@ -743,9 +750,9 @@ def evaluate_command(
     as_json: Json = False,
 ) -> None:
     """Measure top-1 and top-5 accuracy, with 95 % confidence intervals."""
-    from mobilenet_cli.pipeline.artifact import load_artifact
-    from mobilenet_cli.pipeline.evaluate import EvaluateConfig, evaluate, evaluate_into
-    from mobilenet_cli.pipeline.runs import RUNS, Run, run_of
+    from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
+    from mobilenet_cli.pipeline.artifacts.runs import RUNS, Run, run_of
+    from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, evaluate, evaluate_into
 
     target = Run(RUNS / run) if run else None
     config = EvaluateConfig(data=data, provider=provider, strict=strict)
@@ -798,9 +805,9 @@ def predict_command(
 ) -> None:
     """Name the most probable classes of images."""
     from mobilenet_cli.data.dataset import Sample
-    from mobilenet_cli.data.datasets import open_images
-    from mobilenet_cli.pipeline.artifact import load_artifact
-    from mobilenet_cli.pipeline.predict import predict
+    from mobilenet_cli.data.open_dataset import open_images
+    from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
+    from mobilenet_cli.pipeline.evaluating.predict import predict
 
     artifact = load_artifact(model)
     samples: list[Sample] = []
@@ -848,9 +855,9 @@ def convert_command(
     as_json: Json = False,
 ) -> None:
     """Write the model in another precision for GPUs, proven close on images."""
-    from mobilenet_cli.pipeline.artifact import load_artifact
-    from mobilenet_cli.pipeline.convert import ConvertConfig, convert_fp16
+    from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
     from mobilenet_cli.pipeline.errors import OptionError
+    from mobilenet_cli.pipeline.exporting.convert import ConvertConfig, convert_fp16
 
     if not fp16:
         raise OptionError("no precision to convert to was named", "Pass --fp16")
@@ -874,8 +881,8 @@ def inspect_command(
     as_json: Json = False,
 ) -> None:
     """Show what a model file holds, what it says about itself and what it was made from."""
-    from mobilenet_cli.pipeline.inspection import inspect_file
-    from mobilenet_cli.reports.text import inspect_text
+    from mobilenet_cli.pipeline.inspecting.inspect_file import inspect_file
+    from mobilenet_cli.reports.terminal import inspect_text
 
     record = inspect_file(file)
     emit(record.model_dump(mode="json"), as_json, inspect_text(record))
@@ -884,8 +891,8 @@ def inspect_command(
 @command("doctor")
 def doctor_command(as_json: Json = False) -> None:
     """Look for what keeps commands from working, or makes them slow; exit 1 on a problem."""
-    from mobilenet_cli.pipeline.doctor import doctor
-    from mobilenet_cli.reports.text import doctor_text
+    from mobilenet_cli.pipeline.runtime.doctor import doctor
+    from mobilenet_cli.reports.terminal import doctor_text
 
     record = doctor()
     emit(record.model_dump(mode="json"), as_json, doctor_text(record))
@@ -943,9 +950,9 @@ def quantize_command(
     as_json: Json = False,
 ) -> None:
     """Make the int8 model: calibrate, round, correct biases, and prove it on the real kernels."""
-    from mobilenet_cli.pipeline.artifact import load_artifact
-    from mobilenet_cli.pipeline.quantize import quantize
-    from mobilenet_cli.pipeline.quantize_config import QuantizeConfig
+    from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
+    from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
+    from mobilenet_cli.pipeline.quantizing.quantize import quantize
 
     source = load_artifact(pick(model, run, "folded", width))
     config = QuantizeConfig(
@@ -1010,17 +1017,17 @@ def report_command(
     as_json: Json = False,
 ) -> None:
     """Write what is known about a run as a page, Markdown, JSON and a model card."""
-    from mobilenet_cli.pipeline.compare import (
+    from mobilenet_cli.pipeline.artifacts.runs import RUNS, Run, find_run
+    from mobilenet_cli.pipeline.errors import OptionError
+    from mobilenet_cli.pipeline.reporting.compare import (
         compare_runs,
         history,
         write_comparison,
         write_history,
     )
-    from mobilenet_cli.pipeline.errors import OptionError
-    from mobilenet_cli.pipeline.report import embed_into, report
-    from mobilenet_cli.pipeline.runs import RUNS, Run, find_run
+    from mobilenet_cli.pipeline.reporting.report import embed_into, report
     from mobilenet_cli.reports.compare import comparison_markdown, history_markdown
-    from mobilenet_cli.reports.text import report_text
+    from mobilenet_cli.reports.terminal import report_text
 
     if compare and not all_runs and not run:
         compared = compare_runs([Run(RUNS / name) for name in runs or []])
@@ -1103,14 +1110,14 @@ def run_command(
     as_json: Json = False,
 ) -> None:
     """Take images through the whole chain to the report, skipping what is up to date."""
-    from mobilenet_cli.pipeline.bench import BenchConfig
-    from mobilenet_cli.pipeline.bench_rows import parse_batches, parse_threads
+    from mobilenet_cli.pipeline.artifacts.runs import RUNS, Run
+    from mobilenet_cli.pipeline.benchmarking.bench import BenchConfig
+    from mobilenet_cli.pipeline.benchmarking.options import parse_batches, parse_threads
     from mobilenet_cli.pipeline.chain import ChainConfig, run_chain
-    from mobilenet_cli.pipeline.evaluate import EvaluateConfig
-    from mobilenet_cli.pipeline.quantize_config import QuantizeConfig
-    from mobilenet_cli.pipeline.runs import RUNS, Run
-    from mobilenet_cli.pipeline.train_config import TrainConfig
-    from mobilenet_cli.reports.text import report_text
+    from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig
+    from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
+    from mobilenet_cli.pipeline.training.config import TrainConfig
+    from mobilenet_cli.reports.terminal import report_text
 
     config = ChainConfig(
         train=TrainConfig(

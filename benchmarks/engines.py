@@ -31,14 +31,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenet_cli.pipeline.artifact import Artifact, load_artifact, write_atomically
-from mobilenet_cli.pipeline.bench_child import time_block
-from mobilenet_cli.pipeline.machine import machine, usable_cpus
-from mobilenet_cli.pipeline.parity import sqnr_db
-from mobilenet_cli.pipeline.probe import probe_images
-from mobilenet_cli.pipeline.runs import Run, find_run
-from mobilenet_cli.pipeline.session import SessionConfig, open_session
-from mobilenet_cli.pipeline.timing import Timing, interleave, ratio
+from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
+from mobilenet_cli.pipeline.artifacts.files import write_atomically
+from mobilenet_cli.pipeline.artifacts.runs import Run, find_run
+from mobilenet_cli.pipeline.runtime.machine import machine, usable_cpus
+from mobilenet_cli.pipeline.runtime.parity import sqnr_db
+from mobilenet_cli.pipeline.runtime.probe_images import probe_images
+from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
+from mobilenet_cli.pipeline.runtime.timing import Timing, interleave, ratio, time_block
 from mobilenet_cli.reports.tables import table
 
 Images = NDArray[np.float32]
@@ -138,7 +138,7 @@ def ncnn_float32(artifact: Artifact, image: Images, threads: int) -> Runner:
 
 def torch_compiled(artifact: Artifact, image: Images, threads: int) -> Runner:
     """The checkpoint through ``torch.compile``."""
-    from mobilenet_cli.pipeline.torch_bench import TorchSetting, runner
+    from mobilenet_cli.pipeline.benchmarking.torch_runner import TorchSetting, runner
 
     setting = TorchSetting(threads=threads, device="cpu", compiled=True, backward=False, tf32=False)
     return runner(artifact.path, image, setting)

@@ -23,13 +23,13 @@ import time
 from pathlib import Path
 
 from mobilenet_cli.data.dataset import Dataset
-from mobilenet_cli.data.datasets import held_out
+from mobilenet_cli.data.open_dataset import held_out
 from mobilenet_cli.data.preprocess import prepare
-from mobilenet_cli.pipeline import evaluate as stage
-from mobilenet_cli.pipeline.artifact import Artifact, load_artifact
-from mobilenet_cli.pipeline.evaluate import EvaluateConfig, evaluate
-from mobilenet_cli.pipeline.machine import usable_cpus
-from mobilenet_cli.pipeline.predictor import open_predictor
+from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
+from mobilenet_cli.pipeline.evaluating import evaluate as stage
+from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, evaluate
+from mobilenet_cli.pipeline.runtime.machine import usable_cpus
+from mobilenet_cli.pipeline.runtime.predictor import open_predictor
 
 QUIET = 0.05  # CPUs that others may use in a round that counts
 

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenet_cli.pipeline.bench_child import time_block
-from mobilenet_cli.pipeline.bench_rows import input_images, open_model, rows_of
-from mobilenet_cli.pipeline.session import SessionConfig, open_session
-from mobilenet_cli.pipeline.timing import Subject, interleave, ratio
+from mobilenet_cli.pipeline.benchmarking.inputs import input_images, open_model
+from mobilenet_cli.pipeline.benchmarking.rows import rows_of
+from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
+from mobilenet_cli.pipeline.runtime.timing import Subject, interleave, ratio, time_block
 
 SLOWDOWN = 0.05
 

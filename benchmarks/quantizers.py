@@ -38,23 +38,24 @@ import numpy as np
 from avx2_only import build_shim
 from numpy.typing import NDArray
 
-from mobilenet_cli.calibration.calibrators import CALIBRATORS
-from mobilenet_cli.calibration.network import parse
-from mobilenet_cli.calibration.observe import histograms, observe
-from mobilenet_cli.calibration.plan import coded_tensors, seen_ranges
+from mobilenet_cli.calibration.choose_grids import coded_tensors, seen_ranges
+from mobilenet_cli.calibration.graph.parse import parse
+from mobilenet_cli.calibration.ranges.calibrators import CALIBRATORS
+from mobilenet_cli.calibration.tensor_statistics import histograms, observe
 from mobilenet_cli.data.loader import batches
-from mobilenet_cli.pipeline.artifact import load_artifact, versions, write_atomically
-from mobilenet_cli.pipeline.bench_child import time_block
-from mobilenet_cli.pipeline.calibration_images import RANGE_BATCH, choose_images
-from mobilenet_cli.pipeline.evaluate import evaluation_set, targets_of
-from mobilenet_cli.pipeline.machine import machine
-from mobilenet_cli.pipeline.onnx_file import load_onnx
-from mobilenet_cli.pipeline.parity import compare
-from mobilenet_cli.pipeline.quantize import quantize
-from mobilenet_cli.pipeline.quantize_config import QuantizeConfig
-from mobilenet_cli.pipeline.session import SessionConfig, open_session
-from mobilenet_cli.pipeline.target import detect_target
-from mobilenet_cli.pipeline.timing import Subject, interleave, ratio
+from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
+from mobilenet_cli.pipeline.artifacts.facts import versions
+from mobilenet_cli.pipeline.artifacts.files import write_atomically
+from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
+from mobilenet_cli.pipeline.evaluating.labels import evaluation_set, targets_of
+from mobilenet_cli.pipeline.quantizing.calibration_images import RANGE_BATCH, choose_images
+from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
+from mobilenet_cli.pipeline.quantizing.quantize import quantize
+from mobilenet_cli.pipeline.runtime.integer_kernels import detect_target
+from mobilenet_cli.pipeline.runtime.machine import machine
+from mobilenet_cli.pipeline.runtime.parity import compare
+from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
+from mobilenet_cli.pipeline.runtime.timing import Subject, interleave, ratio, time_block
 from mobilenet_cli.reports.tables import table
 
 Images = NDArray[np.float32]

@@ -24,25 +24,21 @@ import torch
 from avx2_only import build_shim
 
 from mobilenet_cli.data.preprocess import InputSpec
-from mobilenet_cli.models.network import MobileNetV1
+from mobilenet_cli.models.mobilenet_v1_torch import MobileNetV1
 from mobilenet_cli.models.spec import ModelSpec
-from mobilenet_cli.pipeline.artifact import (
-    Artifact,
-    Facts,
-    load_artifact,
-    save_artifact,
-    write_atomically,
-)
-from mobilenet_cli.pipeline.bench import BenchConfig, bench
-from mobilenet_cli.pipeline.checkpoint import checkpoint_bytes
-from mobilenet_cli.pipeline.export import ExportConfig, export
-from mobilenet_cli.pipeline.machine import usable_cpus
-from mobilenet_cli.pipeline.quantize import quantize
-from mobilenet_cli.pipeline.quantize_config import QuantizeConfig
-from mobilenet_cli.pipeline.simplify import SimplifyConfig, simplify
-from mobilenet_cli.pipeline.target import detect_target
-from mobilenet_cli.reports.latency import NO_FUSION, classic_markdown
-from mobilenet_cli.reports.records import BenchRecord, Ratio
+from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact, save_artifact
+from mobilenet_cli.pipeline.artifacts.checkpoint import checkpoint_bytes
+from mobilenet_cli.pipeline.artifacts.facts import Facts
+from mobilenet_cli.pipeline.artifacts.files import write_atomically
+from mobilenet_cli.pipeline.benchmarking.bench import BenchConfig, bench
+from mobilenet_cli.pipeline.exporting.export import ExportConfig, export
+from mobilenet_cli.pipeline.exporting.simplify import SimplifyConfig, simplify
+from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
+from mobilenet_cli.pipeline.quantizing.quantize import quantize
+from mobilenet_cli.pipeline.runtime.integer_kernels import detect_target
+from mobilenet_cli.pipeline.runtime.machine import usable_cpus
+from mobilenet_cli.reports.latency_tables import NO_FUSION, classic_markdown
+from mobilenet_cli.reports.records.latency import BenchRecord, Ratio
 from mobilenet_cli.reports.tables import table
 
 WIDTHS = (0.25, 0.5, 0.75, 1.0)

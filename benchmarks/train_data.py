@@ -45,12 +45,12 @@ from numpy.typing import NDArray
 
 from mobilenet_cli.data.crop import DRAWS, CentreCrop, Cut, RandomCrop
 from mobilenet_cli.data.dataset import Dataset, Sample
-from mobilenet_cli.data.datasets import open_dataset
-from mobilenet_cli.data.order import epoch_order
+from mobilenet_cli.data.epoch_order import epoch_order
+from mobilenet_cli.data.open_dataset import open_dataset
 from mobilenet_cli.data.preprocess import InputSpec, decode
-from mobilenet_cli.data.tfrecord import checksum
-from mobilenet_cli.data.training import Squares, class_indices, training_batches
-from mobilenet_cli.pipeline.machine import machine, usable_cpus
+from mobilenet_cli.data.readers.tfrecord import checksum
+from mobilenet_cli.data.training_batches import Squares, class_indices, training_batches
+from mobilenet_cli.pipeline.runtime.machine import machine, usable_cpus
 
 BATCH = 32
 QUICK = CentreCrop(InputSpec(resolution=224, resize=256))

@@ -13,27 +13,28 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mobilenet_cli.pipeline.artifact import Artifact, is_current, load_artifact, write_atomically
-from mobilenet_cli.pipeline.bench import BenchConfig, bench
+from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
+from mobilenet_cli.pipeline.artifacts.files import write_atomically
+from mobilenet_cli.pipeline.artifacts.runs import Run
+from mobilenet_cli.pipeline.artifacts.sidecar import is_current
+from mobilenet_cli.pipeline.benchmarking.bench import BenchConfig, bench
 from mobilenet_cli.pipeline.errors import OptionError
-from mobilenet_cli.pipeline.evaluate import (
-    EvaluateConfig,
-    evaluate_into,
-    evaluation_set,
-    load_records,
-)
-from mobilenet_cli.pipeline.export import ExportConfig, export
-from mobilenet_cli.pipeline.machine import machine, usable_cpus
-from mobilenet_cli.pipeline.predictor import TORCH
+from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, evaluate_into
+from mobilenet_cli.pipeline.evaluating.labels import evaluation_set
+from mobilenet_cli.pipeline.evaluating.records import load_records
+from mobilenet_cli.pipeline.exporting.export import ExportConfig, export
+from mobilenet_cli.pipeline.exporting.simplify import SimplifyConfig, simplify
 from mobilenet_cli.pipeline.progress import Progress
-from mobilenet_cli.pipeline.quantize import quantize
-from mobilenet_cli.pipeline.quantize_config import QuantizeConfig
-from mobilenet_cli.pipeline.report import report
-from mobilenet_cli.pipeline.runs import Run
-from mobilenet_cli.pipeline.simplify import SimplifyConfig, simplify
-from mobilenet_cli.pipeline.train import train
-from mobilenet_cli.pipeline.train_config import TrainConfig
-from mobilenet_cli.reports.records import BenchRecord, EvaluationRecord, ReportRecord
+from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
+from mobilenet_cli.pipeline.quantizing.quantize import quantize
+from mobilenet_cli.pipeline.reporting.report import report
+from mobilenet_cli.pipeline.runtime.machine import machine, usable_cpus
+from mobilenet_cli.pipeline.runtime.predictor import TORCH
+from mobilenet_cli.pipeline.training.config import TrainConfig
+from mobilenet_cli.pipeline.training.train import train
+from mobilenet_cli.reports.records.accuracy import EvaluationRecord
+from mobilenet_cli.reports.records.latency import BenchRecord
+from mobilenet_cli.reports.records.run import ReportRecord
 
 # Given a stage's name and its unit of work, shows its progress while it runs.
 Watch = Callable[[str, str], AbstractContextManager[Progress]]

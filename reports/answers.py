@@ -3,7 +3,12 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from mobilenet_cli.reports.records import Confusion, GuessRecord, ImageCase, PredictionsRecord
+from mobilenet_cli.reports.records.accuracy import (
+    Confusion,
+    GuessRecord,
+    ImageCase,
+    PredictionsRecord,
+)
 from mobilenet_cli.reports.summary import file_name
 
 SHOWN = 12  # images in a gallery

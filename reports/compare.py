@@ -3,15 +3,13 @@
 from collections.abc import Sequence
 
 from mobilenet_cli.reports.markdown import metric_text, times_text
-from mobilenet_cli.reports.records import (
-    BenchRecord,
-    BenchResult,
+from mobilenet_cli.reports.records.accuracy import Interval
+from mobilenet_cli.reports.records.latency import BenchRecord, BenchResult, MachineRecord
+from mobilenet_cli.reports.records.run import (
     ComparedPair,
     ComparedRun,
     ComparisonRecord,
     HistoryRecord,
-    Interval,
-    MachineRecord,
 )
 from mobilenet_cli.reports.summary import result_index
 from mobilenet_cli.reports.tables import table
@@ -148,3 +146,8 @@ def runs_markdown(runs: Sequence[ComparedRun]) -> str:
             for row in run.rows
         ]
     return table(header, rows)
+
+
+def when(run: ComparedRun) -> str:
+    """Date and time to the minute, as people read it."""
+    return run.made[:16].replace("T", " ") if run.made else "–"

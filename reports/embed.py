@@ -9,9 +9,10 @@ The file says where, with a pair of comments; what is between them is replaced::
 import re
 from collections.abc import Callable
 
-from mobilenet_cli.reports.latency import classic_markdown, latency_markdown
+from mobilenet_cli.reports.latency_tables import classic_markdown, latency_markdown
 from mobilenet_cli.reports.markdown import provenance_markdown, rows_markdown
-from mobilenet_cli.reports.records import BenchRecord, ReportRecord
+from mobilenet_cli.reports.records.latency import BenchRecord
+from mobilenet_cli.reports.records.run import ReportRecord
 from mobilenet_cli.reports.tables import escape
 
 MARK = re.compile(r"(<!-- report: ([a-z-]+) -->\n).*?(<!-- /report -->)", re.DOTALL)

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import jinja2
 
-from mobilenet_cli.reports.charts import Chart, charts
+from mobilenet_cli.reports.charts.chart import Chart
+from mobilenet_cli.reports.charts.run_charts import charts
 from mobilenet_cli.reports.markdown import metric_text, pairs, setting, times_text
-from mobilenet_cli.reports.records import ArtifactRecord, ReportRecord, ReportRow, RunRecord
+from mobilenet_cli.reports.records.run import ArtifactRecord, ReportRecord, ReportRow, RunRecord
 from mobilenet_cli.reports.reproduce import commands
 
-HERE = Path(__file__).parent
+TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ def plotly_source() -> str:
 def template(name: str) -> jinja2.Template:
     """A template of this folder; everything put into it is escaped."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
+        loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

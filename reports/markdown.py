@@ -4,15 +4,9 @@ from collections.abc import Sequence
 
 from pydantic import JsonValue
 
-from mobilenet_cli.reports.latency import classic_markdown, latency_markdown, threads_on
-from mobilenet_cli.reports.records import (
-    ArtifactRecord,
-    Interval,
-    Metric,
-    Missing,
-    ReportRecord,
-    ReportRow,
-)
+from mobilenet_cli.reports.latency_tables import classic_markdown, latency_markdown, threads_on
+from mobilenet_cli.reports.records.accuracy import Interval, Metric
+from mobilenet_cli.reports.records.run import ArtifactRecord, Missing, ReportRecord, ReportRow
 from mobilenet_cli.reports.tables import code, escape, table
 
 

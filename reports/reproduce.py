@@ -4,7 +4,7 @@ import shlex
 
 from pydantic import JsonValue
 
-from mobilenet_cli.reports.records import ArtifactRecord, RunRecord
+from mobilenet_cli.reports.records.run import ArtifactRecord, RunRecord
 
 # Settings that are options of the command, by stage; other settings have no option.
 OPTIONS: dict[str, tuple[str, ...]] = {

@@ -9,20 +9,12 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from mobilenet_cli.reports.records import (
-    BenchRecord,
-    ComparisonRecord,
-    EpochRecord,
-    EvaluationRecord,
-    ExportRecord,
-    HistoryRecord,
-    ImportRecord,
-    PredictionsRecord,
-    QuantizeRecord,
-    ReportRecord,
-    SimplifyRecord,
-    TrainRecord,
-)
+from mobilenet_cli.reports.records.accuracy import EvaluationRecord, PredictionsRecord
+from mobilenet_cli.reports.records.conversion import ExportRecord, ImportRecord, SimplifyRecord
+from mobilenet_cli.reports.records.latency import BenchRecord
+from mobilenet_cli.reports.records.quantization import QuantizeRecord
+from mobilenet_cli.reports.records.run import ComparisonRecord, HistoryRecord, ReportRecord
+from mobilenet_cli.reports.records.training import EpochRecord, TrainRecord
 
 # By the name of the schema's file: what is in the file of that name, or what the stage of that
 # name leaves as "record" in the sidecar of the model it made.

@@ -2,15 +2,9 @@
 
 from collections.abc import Sequence
 
-from mobilenet_cli.reports.records import (
-    ArtifactRecord,
-    BenchRecord,
-    EvaluationRecord,
-    Interval,
-    ReportRecord,
-    ReportRow,
-    RunRecord,
-)
+from mobilenet_cli.reports.records.accuracy import EvaluationRecord, Interval
+from mobilenet_cli.reports.records.latency import BenchRecord
+from mobilenet_cli.reports.records.run import ArtifactRecord, ReportRecord, ReportRow, RunRecord
 
 
 def summarize(run: RunRecord) -> ReportRecord:

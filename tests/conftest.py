@@ -16,7 +16,7 @@ from PIL import Image
 
 if TYPE_CHECKING:
     from mobilenet_cli.models.spec import Padding
-    from mobilenet_cli.pipeline.artifact import Artifact
+    from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 
 ROOT = Path(__file__).parents[1]
 
@@ -78,11 +78,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from mobilenet_cli.data.preprocess import InputSpec
-    from mobilenet_cli.models.network import MobileNetV1
+    from mobilenet_cli.models.mobilenet_v1_torch import MobileNetV1
     from mobilenet_cli.models.spec import ModelSpec
-    from mobilenet_cli.pipeline.artifact import Facts, save_artifact
-    from mobilenet_cli.pipeline.checkpoint import checkpoint_bytes
-    from mobilenet_cli.pipeline.export import ExportConfig, export
+    from mobilenet_cli.pipeline.artifacts.artifact import save_artifact
+    from mobilenet_cli.pipeline.artifacts.checkpoint import checkpoint_bytes
+    from mobilenet_cli.pipeline.artifacts.facts import Facts
+    from mobilenet_cli.pipeline.exporting.export import ExportConfig, export
 
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     torch.manual_seed(0)
@@ -122,13 +123,14 @@ def digits_checkpoint(path: Path, resolution: int = 32, padding: "Padding" = "sa
     """
     import torch
 
-    from mobilenet_cli.data.datasets import open_dataset
     from mobilenet_cli.data.loader import batches
+    from mobilenet_cli.data.open_dataset import open_dataset
     from mobilenet_cli.data.preprocess import InputSpec
-    from mobilenet_cli.models.network import MobileNetV1
+    from mobilenet_cli.models.mobilenet_v1_torch import MobileNetV1
     from mobilenet_cli.models.spec import ModelSpec
-    from mobilenet_cli.pipeline.artifact import Facts, save_artifact
-    from mobilenet_cli.pipeline.checkpoint import checkpoint_bytes
+    from mobilenet_cli.pipeline.artifacts.artifact import save_artifact
+    from mobilenet_cli.pipeline.artifacts.checkpoint import checkpoint_bytes
+    from mobilenet_cli.pipeline.artifacts.facts import Facts
 
     torch.manual_seed(0)
     spec = ModelSpec(width=0.25, classes=10, padding=padding)
@@ -170,10 +172,10 @@ def make_checkpoint() -> "Callable[..., Artifact]":
 @pytest.fixture(scope="session")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     """Checkpoint, fp32.onnx, folded.onnx and int8.onnx of ``digits_checkpoint``."""
-    from mobilenet_cli.pipeline.export import ExportConfig, export
-    from mobilenet_cli.pipeline.quantize import quantize
-    from mobilenet_cli.pipeline.quantize_config import QuantizeConfig
-    from mobilenet_cli.pipeline.simplify import SimplifyConfig, simplify
+    from mobilenet_cli.pipeline.exporting.export import ExportConfig, export
+    from mobilenet_cli.pipeline.exporting.simplify import SimplifyConfig, simplify
+    from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
+    from mobilenet_cli.pipeline.quantizing.quantize import quantize
 
     folder = tmp_path_factory.mktemp("chain")
     checkpoint = digits_checkpoint(folder / "model.safetensors")

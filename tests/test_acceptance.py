@@ -8,13 +8,17 @@ import sys
 import numpy as np
 import pytest
 
-from mobilenet_cli.data.datasets import open_dataset
 from mobilenet_cli.data.loader import batches
-from mobilenet_cli.pipeline.export import ExportConfig, export
-from mobilenet_cli.pipeline.parity import compare
-from mobilenet_cli.pipeline.session import open_session
-from mobilenet_cli.pipeline.simplify import SimplifyConfig, simplify
-from mobilenet_cli.pipeline.weights import ImportConfig, read_source, write_checkpoint
+from mobilenet_cli.data.open_dataset import open_dataset
+from mobilenet_cli.pipeline.exporting.export import ExportConfig, export
+from mobilenet_cli.pipeline.exporting.simplify import SimplifyConfig, simplify
+from mobilenet_cli.pipeline.importing.import_weights import (
+    ImportConfig,
+    read_source,
+    write_checkpoint,
+)
+from mobilenet_cli.pipeline.runtime.parity import compare
+from mobilenet_cli.pipeline.runtime.session import open_session
 
 pytestmark = pytest.mark.slow
 
@@ -23,10 +27,10 @@ CHILD = """
 import json, sys
 from pathlib import Path
 import numpy as np
-from mobilenet_cli.pipeline.artifact import load_artifact
-from mobilenet_cli.pipeline.quantize import quantize
-from mobilenet_cli.pipeline.quantize_config import QuantizeConfig
-from mobilenet_cli.pipeline.session import SessionConfig, open_session
+from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
+from mobilenet_cli.pipeline.quantizing.quantize import quantize
+from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
+from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
 
 source, out, images, options = sys.argv[1:]
 made = quantize(load_artifact(Path(source)), QuantizeConfig(**json.loads(options)), Path(out))

@@ -11,8 +11,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mobilenet_cli.data.preprocess import InputSpec
-from mobilenet_cli.pipeline.artifact import Facts, save_artifact
-from mobilenet_cli.pipeline.onnx_file import with_facts
+from mobilenet_cli.pipeline.artifacts.artifact import save_artifact
+from mobilenet_cli.pipeline.artifacts.facts import Facts
+from mobilenet_cli.pipeline.artifacts.onnx_file import with_facts
 
 SCRIPTS = Path(__file__).parents[1] / "benchmarks"
 

@@ -22,12 +22,12 @@ from safetensors.numpy import save
 from mobilenet_cli.data.preprocess import InputSpec, prepare
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.errors import DataError, MobilenetError
-from mobilenet_cli.pipeline.layout import LAYERS, NORM_PARTS, Plan, expected_shapes
-from mobilenet_cli.pipeline.layout_hugging_face import plan as hugging_face
-from mobilenet_cli.pipeline.layout_keras import plan as keras
-from mobilenet_cli.pipeline.layout_timm import plan as timm
-from mobilenet_cli.pipeline.weight_files import WeightFile
-from mobilenet_cli.pipeline.weights import ImportConfig, read_source
+from mobilenet_cli.pipeline.importing.import_weights import ImportConfig, read_source
+from mobilenet_cli.pipeline.importing.layouts.hugging_face import plan as hugging_face
+from mobilenet_cli.pipeline.importing.layouts.keras import plan as keras
+from mobilenet_cli.pipeline.importing.layouts.plan import LAYERS, NORM_PARTS, Plan, expected_shapes
+from mobilenet_cli.pipeline.importing.layouts.timm import plan as timm
+from mobilenet_cli.pipeline.importing.weight_files import WeightFile
 
 SPEC = ModelSpec(width=8 / 1024, classes=2)  # eight channels everywhere: files of 60 kB
 FUZZ = settings(

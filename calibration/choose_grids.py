@@ -1,0 +1,58 @@
+"""Which tensors become codes, and on which grid each of them."""
+
+import numpy as np
+
+from mobilenet_cli.calibration.graph.parse import Network
+from mobilenet_cli.calibration.grid import Grid, asymmetric, symmetric
+from mobilenet_cli.calibration.kernels import Target
+from mobilenet_cli.calibration.tensor_statistics import Statistics
+
+
+def coded_tensors(network: Network) -> list[str]:
+    """Tensors that become codes: what integer steps read and make.
+
+    Logits of a matrix product stay float: its kernel accumulates in int32 and can give them
+    directly, without one more rounding.
+    """
+    coded: dict[str, None] = {}
+    for step in network.steps:
+        if step.kind in ("linear", "pool"):
+            coded |= dict.fromkeys(step.inputs)
+            if step.output != network.output or step.node.op_type == "Conv":
+                coded[step.output] = None
+    for step in network.steps:  # renaming codes keeps them codes
+        if step.kind == "shape" and step.inputs[0] in coded:
+            coded[step.output] = None
+    return list(coded)
+
+
+def seen_ranges(network: Network, statistics: Statistics) -> dict[str, tuple[float, float]]:
+    """Range of each tensor on the calibration images, 0 included, within its activation's bounds.
+
+    Scaling channels leaves it as it is: none is scaled beyond the largest.
+    """
+    limits = {step.output: (step.low, step.high) for step in network.steps}
+    ranges = {}
+    for name, low in statistics.low.items():
+        floor, ceiling = limits.get(name, (-np.inf, np.inf))
+        ranges[name] = (
+            float(max(min(low.min(), 0.0), floor)),
+            float(min(max(statistics.high[name].max(), 0.0), ceiling)),
+        )
+    return ranges
+
+
+def choose_grids(
+    network: Network, ranges: dict[str, tuple[float, float]], target: Target
+) -> dict[str, Grid]:
+    """One grid a tensor; steps that only rename or select codes keep that of their input."""
+    unsigned = target.activations == "uint8"
+    grids = {
+        name: asymmetric(*limits) if unsigned else symmetric(*limits)
+        for name, limits in ranges.items()
+    }
+    for step in network.steps:
+        renames = step.kind == "shape" or step.node.op_type == "MaxPool"
+        if renames and step.inputs[0] in grids and step.output in grids:
+            grids[step.output] = grids[step.inputs[0]]
+    return grids

@@ -1,0 +1,239 @@
+"""A float ONNX classifier as the steps in which it is quantized."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from mobilenet_cli.pipeline.errors import ModelError
+
+Kind = Literal["linear", "pool", "shape", "float"]
+POOLS = {"AveragePool", "GlobalAveragePool", "MaxPool"}
+SHAPES = {"Reshape", "Flatten", "Squeeze", "Identity"}
+QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger"}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One node, or a convolution or matrix product with the activation that follows it.
+
+    Attributes:
+        kind: ``linear`` has weights and becomes integer; ``pool`` becomes integer; ``shape`` only
+            renames codes; ``float`` has no integer form here and stays as it is.
+        node: the node itself.
+        inputs: activation tensors it reads.
+        output: the tensor it makes, behind the activation.
+        low: the activation's lower bound, -inf without one.
+        high: the activation's upper bound, inf without one.
+    """
+
+    kind: Kind
+    node: onnx.NodeProto
+    inputs: tuple[str, ...]
+    output: str
+    low: float = -np.inf
+    high: float = np.inf
+
+
+@dataclass(frozen=True)
+class Linear:
+    """The parameters of a linear step, in float64.
+
+    Attributes:
+        weight: [out, in / groups, kernel rows, kernel columns] or [out, in].
+        bias: [out].
+        depthwise: every output sees one input channel.
+    """
+
+    weight: NDArray[np.float64]
+    bias: NDArray[np.float64]
+    depthwise: bool
+
+    @property
+    def taps(self) -> NDArray[np.float64]:
+        """The weights as [out, K]."""
+        return self.weight.reshape(len(self.weight), -1)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model taken apart.
+
+    Attributes:
+        model: the float model, unchanged.
+        steps: in the order of computation.
+        linears: parameters of each linear step, by its output.
+        constants: all initializers by name.
+    """
+
+    model: onnx.ModelProto
+    steps: tuple[Step, ...]
+    linears: dict[str, Linear]
+    constants: dict[str, NDArray[np.generic]]
+
+    @property
+    def input(self) -> str:
+        """Name of the image tensor."""
+        return str(self.model.graph.input[0].name)
+
+    @property
+    def output(self) -> str:
+        """Name of the logits."""
+        return str(self.model.graph.output[0].name)
+
+    def consumers(self, tensor: str) -> list[Step]:
+        """Steps that read a tensor."""
+        return [step for step in self.steps if tensor in step.inputs]
+
+
+def parse(model: onnx.ModelProto, keep_float: frozenset[str] = frozenset()) -> Network:
+    """Take a model apart.
+
+    Args:
+        model: a float model with one input and one output.
+        keep_float: outputs of linear steps that are to stay float.
+
+    Raises:
+        ModelError: the model is quantized already, still has BatchNormalization, has a fixed batch
+            size, or has no convolution or matrix product that could become integer.
+    """
+    graph = model.graph
+    operators = {node.op_type for node in graph.node}
+    if found := sorted(operators & QUANTIZED):
+        raise ModelError(
+            f"the model is quantized already: it has {', '.join(found)}",
+            "Quantize the float model it was made from",
+        )
+    if "BatchNormalization" in operators:
+        raise ModelError(
+            "the model still has BatchNormalization",
+            "Fold it first with 'mobilenet-cli simplify'",
+        )
+    constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    inputs = [i.name for i in graph.input if i.name not in constants]
+    if len(inputs) != 1 or len(graph.output) != 1:
+        raise ModelError(
+            f"the model has {len(inputs)} inputs and {len(graph.output)} outputs",
+            "Only classifiers with one input and one output can be quantized",
+        )
+    batch = next(i for i in graph.input if i.name in inputs).type.tensor_type.shape.dim[:1]
+    if batch and batch[0].HasField("dim_value"):
+        raise ModelError(
+            f"the batch size of the model is fixed at {batch[0].dim_value}",
+            "Export it with a free first dimension",
+        )
+    steps, linears = _steps(model, constants, keep_float)
+    if not linears:
+        raise ModelError(
+            "the model has no convolution or matrix product that could become integer",
+            "Check that it is the model you meant; Conv and Gemm with constant weights can",
+        )
+    return Network(model, steps, linears, constants)
+
+
+def _steps(
+    model: onnx.ModelProto, constants: dict[str, NDArray[np.generic]], keep_float: frozenset[str]
+) -> tuple[tuple[Step, ...], dict[str, Linear]]:
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    outputs = {value.name for value in model.graph.output}
+    steps: list[Step] = []
+    linears: dict[str, Linear] = {}
+    absorbed: set[str] = set()  # outputs of activations that belong to the step before
+    for node in model.graph.node:
+        if node.output[0] in absorbed:
+            continue
+        activations = tuple(name for name in node.input if name and name not in constants)
+        linear = _linear(node, constants)
+        if linear is not None and len(activations) == 1:
+            low, high, output = -np.inf, np.inf, node.output[0]
+            following = readers.get(output, [])
+            if len(following) == 1 and output not in outputs:
+                limits = _activation(following[0], constants)
+                if limits is not None:
+                    low, high = limits
+                    output = following[0].output[0]
+                    absorbed.add(output)
+            kind: Kind = "float" if output in keep_float else "linear"
+            if kind == "linear":
+                linears[output] = linear
+            elif output in absorbed:
+                absorbed.remove(output)
+                output = node.output[0]
+            steps.append(Step(kind, node, activations, output, low, high))
+            continue
+        kind = "float"
+        if len(activations) == 1 and len(node.output) == 1:
+            kind = (
+                "pool" if node.op_type in POOLS else "shape" if node.op_type in SHAPES else "float"
+            )
+        steps.append(Step(kind, node, activations, node.output[0]))
+    return tuple(steps), linears
+
+
+def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
+    """A node's attributes as Python values, by name."""
+    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+
+def _linear(node: onnx.NodeProto, constants: dict[str, NDArray[np.generic]]) -> Linear | None:
+    """Parameters of a Conv or Gemm with constant float weights, None for any other node."""
+    if node.op_type not in ("Conv", "Gemm") or any(n not in constants for n in node.input[1:] if n):
+        return None
+    attributes = attributes_of(node)
+    weight = constants[node.input[1]].astype(np.float64)
+    if node.op_type == "Gemm":
+        plain = (attributes.get("alpha", 1.0), attributes.get("beta", 1.0)) == (1.0, 1.0)
+        if not plain or attributes.get("transA", 0):
+            return None
+        weight = weight if attributes.get("transB", 0) else weight.T
+    elif weight.ndim != 4:
+        return None
+    groups = int(attributes.get("group", 1))
+    if groups not in (1, len(weight)) or (groups > 1 and weight.shape[1] != 1):
+        return None  # grouped but not depthwise
+    bias = np.zeros(len(weight))
+    if len(node.input) > 2 and node.input[2]:
+        bias = bias + constants[node.input[2]].astype(np.float64).ravel()
+    return Linear(weight, bias, depthwise=groups > 1)
+
+
+def _activation(
+    node: onnx.NodeProto, constants: dict[str, NDArray[np.generic]]
+) -> tuple[float, float] | None:
+    """Bounds of a Relu, or of a Clip that starts at 0; None for any other node."""
+    if node.op_type == "Relu":
+        return 0.0, np.inf
+    if node.op_type != "Clip" or any(n not in constants for n in node.input[1:] if n):
+        return None
+    limits = [-np.inf, np.inf]
+    for index, name in enumerate(node.input[1:3]):
+        if name:
+            limits[index] = float(constants[name])
+    return (limits[0], limits[1]) if limits[0] == 0.0 < limits[1] else None
+
+
+def separable_chain(network: Network, step: Step) -> list[Step] | None:
+    """A dense convolution with ReLU, one depthwise behind it or none, the dense one that reads.
+
+    None where a step begins no such chain.
+    """
+    if not _is_conv(step) or network.linears[step.output].depthwise:
+        return None
+    chain = [step]
+    while len(chain) == 1 or network.linears[chain[-1].output].depthwise:
+        readers = network.consumers(chain[-1].output)
+        ends_in_relu = chain[-1].low == 0.0 and chain[-1].output != network.output
+        if len(chain) > 2 or not ends_in_relu or len(readers) != 1 or not _is_conv(readers[0]):
+            return None
+        chain.append(readers[0])
+    return chain
+
+
+def _is_conv(step: Step) -> bool:
+    return step.kind == "linear" and step.node.op_type == "Conv"

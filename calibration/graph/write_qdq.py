@@ -1,0 +1,241 @@
+"""Write the integer network as ONNX with QuantizeLinear and DequantizeLinear around each step.
+
+Every tensor on a grid appears once as codes. Activations that the grid's own bounds enforce are
+dropped, so that nothing stands between a convolution and its QuantizeLinear: runtimes recognise
+exactly that pattern as an integer convolution.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from mobilenet_cli.calibration.graph.parse import Network, Step
+from mobilenet_cli.calibration.grid import Grid
+
+BIAS_MAX = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class QuantizedLinear:
+    """Integer parameters of a linear step.
+
+    Attributes:
+        weight: int8 codes, shaped as ``Linear.weight``.
+        scale: float32 [out], of the weights.
+        bias: int32 [out], on the grid ``input scale * weight scale``.
+        bias_scale: float32 [out].
+    """
+
+    weight: NDArray[np.int8]
+    scale: NDArray[np.float32]
+    bias: NDArray[np.int32]
+    bias_scale: NDArray[np.float32]
+
+
+class Writer:
+    """Collects nodes and initializers of the graph being written."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, onnx.TensorProto] = {}
+
+    def constant(self, name: str, value: NDArray[np.generic] | np.generic) -> str:
+        """Add an initializer; returns its name."""
+        self.constants[name] = numpy_helper.from_array(np.asarray(value), name)
+        return name
+
+    def grid(self, tensor: str, grid: Grid) -> list[str]:
+        """Add a tensor's scale and zero point; returns their names."""
+        return [
+            self.constant(f"{tensor}_scale", np.float32(grid.scale)),
+            self.constant(f"{tensor}_zero_point", grid.dtype.type(grid.zero_point)),
+        ]
+
+    def quantize(self, tensor: str, source: str, grid: Grid, real: str) -> None:
+        """Codes of ``source`` as ``<tensor>_codes``, and their real values as ``real``."""
+        parameters = self.grid(tensor, grid)
+        codes = f"{tensor}_codes"
+        self.nodes.append(
+            helper.make_node("QuantizeLinear", [source, *parameters], [codes], f"{tensor}_quantize")
+        )
+        self.nodes.append(
+            helper.make_node(
+                "DequantizeLinear", [codes, *parameters], [real], f"{tensor}_dequantize"
+            )
+        )
+
+    def dequantize_parameter(
+        self,
+        name: str,
+        codes: NDArray[np.generic],
+        scale: NDArray[np.float32],
+        zero_point: NDArray[np.generic],
+    ) -> str:
+        """Add a DequantizeLinear of constant codes [out, ...]; returns its output's name."""
+        inputs = [
+            self.constant(f"{name}_codes", codes),
+            self.constant(f"{name}_scale", scale),
+            self.constant(f"{name}_zero_point", zero_point),
+        ]
+        self.nodes.append(
+            helper.make_node("DequantizeLinear", inputs, [name], f"{name}_dequantize", axis=0)
+        )
+        return name
+
+
+def write_qdq(
+    network: Network,
+    grids: dict[str, Grid],
+    linears: dict[str, QuantizedLinear],
+    unsigned_weights: bool = False,
+) -> onnx.ModelProto:
+    """The quantized model, with the float model's input and output.
+
+    Args:
+        network: the float model.
+        grids: of every tensor that is represented by codes.
+        linears: integer parameters by output tensor.
+        unsigned_weights: store weight codes as uint8 with zero point 128.
+    """
+    writer = Writer()
+    if network.input in grids:
+        writer.quantize(network.input, network.input, grids[network.input], f"{network.input}_real")
+    for step in network.steps:
+        made = f"{step.output}_float" if step.output in grids else step.output
+        linear = linears.get(step.output)
+        _write_step(writer, network, step, grids, linear, made, unsigned_weights)
+        if step.output in grids:
+            real = step.output if step.output == network.output else f"{step.output}_real"
+            writer.quantize(step.output, made, grids[step.output], real)
+    return as_model(network, writer)
+
+
+def as_model(network: Network, writer: Writer, *opsets: onnx.OperatorSetIdProto) -> onnx.ModelProto:
+    """A model of what was written, with the float model's input and output."""
+    graph = helper.make_graph(
+        writer.nodes,
+        network.model.graph.name,
+        [value for value in network.model.graph.input if value.name == network.input],
+        list(network.model.graph.output),
+        list(writer.constants.values()),
+    )
+    return _model(network, graph, *opsets)
+
+
+def _model(
+    network: Network, graph: onnx.GraphProto, *opsets: onnx.OperatorSetIdProto
+) -> onnx.ModelProto:
+    model: onnx.ModelProto = helper.make_model(
+        graph,
+        opset_imports=[*network.model.opset_import, *opsets],
+        producer_name="mobilenet-cli",
+    )
+    model.ir_version = network.model.ir_version
+    return model
+
+
+def _write_step(
+    writer: Writer,
+    network: Network,
+    step: Step,
+    grids: dict[str, Grid],
+    linear: QuantizedLinear | None,
+    made: str,
+    unsigned_weights: bool,
+) -> None:
+    """The step's node, reading real values of codes and quantized parameters, making ``made``."""
+    node = onnx.NodeProto()
+    node.CopyFrom(step.node)
+    node.input[:] = [f"{name}_real" if name in grids else name for name in node.input]
+    node.output[:] = [made]
+    if linear is None:
+        writer.nodes.append(node)
+        for name in step.node.input:
+            if name in network.constants:
+                writer.constant(name, network.constants[name])
+        return
+    weight, bias = _write_parameters(writer, step, linear, unsigned_weights)
+    writer.nodes.append(node)  # after what makes its weights: ONNX wants nodes in order
+    node.input[:] = [node.input[0], weight, bias]
+    if node.op_type == "Gemm":  # weights are kept as [out, in]
+        kept = [a for a in node.attribute if a.name != "transB"]
+        del node.attribute[:]
+        node.attribute.extend([*kept, helper.make_attribute("transB", 1)])
+    if not enforces_activation(grids.get(step.output), step):
+        node.output[:] = [f"{made}_linear"]
+        operator, limits = "Relu", []
+        if step.output not in grids and np.isfinite(step.high):
+            operator = "Clip"
+            limits = [
+                writer.constant(f"{step.output}_low", np.float32(step.low)),
+                writer.constant(f"{step.output}_high", np.float32(step.high)),
+            ]
+        writer.nodes.append(helper.make_node(operator, [f"{made}_linear", *limits], [made]))
+
+
+def stored_weights(
+    linear: QuantizedLinear, unsigned: bool
+) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+    """Weight codes and their zero points [out] as they are written: int8, or uint8 around 128."""
+    if unsigned:
+        zero_point = np.full(len(linear.scale), 128, dtype=np.uint8)
+        return (linear.weight.astype(np.int16) + 128).astype(np.uint8), zero_point
+    return linear.weight, np.zeros(len(linear.scale), dtype=np.int8)
+
+
+def _write_parameters(
+    writer: Writer, step: Step, linear: QuantizedLinear, unsigned_weights: bool
+) -> tuple[str, str]:
+    """Dequantized weight and bias of a step; returns their names."""
+    codes, zero_point = stored_weights(linear, unsigned_weights)
+    weight = writer.dequantize_parameter(f"{step.output}_weight", codes, linear.scale, zero_point)
+    zeros = np.zeros(len(linear.scale), dtype=np.int32)
+    bias = writer.dequantize_parameter(f"{step.output}_bias", linear.bias, linear.bias_scale, zeros)
+    return weight, bias
+
+
+def enforces_activation(grid: Grid | None, step: Step) -> bool:
+    """Do the ends of the output's grid do what the step's activation does?"""
+    low, high = (grid.low, grid.high) if grid else (-np.inf, np.inf)
+    return step.low <= low and high <= step.high * (1 + 1e-6)
+
+
+def step_model(
+    network: Network,
+    step: Step,
+    grids: dict[str, Grid],
+    linear: QuantizedLinear | None,
+    unsigned_weights: bool,
+) -> bytes:
+    """One step as a model of its own, from codes to codes, its tensors under their own names.
+
+    Whether it is computed in integers or simulated in float is the session's choice. Tensors
+    without a grid are float on either side.
+    """
+    writer = Writer()
+    inputs = {}
+    for name in dict.fromkeys(step.inputs):
+        inputs[name] = TensorProto.FLOAT
+        if name in grids:
+            inputs[name] = helper.np_dtype_to_tensor_dtype(grids[name].dtype)
+            parameters = writer.grid(name, grids[name])
+            writer.nodes.append(
+                helper.make_node("DequantizeLinear", [name, *parameters], [f"{name}_real"])
+            )
+    made = f"{step.output}_float" if step.output in grids else step.output
+    _write_step(writer, network, step, grids, linear, made, unsigned_weights)
+    if step.output in grids:
+        parameters = writer.grid(step.output, grids[step.output])
+        writer.nodes.append(helper.make_node("QuantizeLinear", [made, *parameters], [step.output]))
+    graph = helper.make_graph(
+        writer.nodes,
+        "step",
+        [helper.make_tensor_value_info(name, kind, None) for name, kind in inputs.items()],
+        [onnx.ValueInfoProto(name=step.output)],
+        list(writer.constants.values()),
+    )
+    serialized: bytes = _model(network, graph).SerializeToString(deterministic=True)
+    return serialized

@@ -1,0 +1,17 @@
+"""The range methods by name. A new one is a function of a Histogram and one line here."""
+
+from collections.abc import Callable
+
+from mobilenet_cli.calibration.ranges.entropy import entropy
+from mobilenet_cli.calibration.ranges.histogram import Histogram
+from mobilenet_cli.calibration.ranges.minmax import minmax
+from mobilenet_cli.calibration.ranges.mse import mse
+from mobilenet_cli.calibration.ranges.percentile import percentile
+
+Calibrator = Callable[[Histogram], tuple[float, float]]
+CALIBRATORS: dict[str, Calibrator] = {
+    "minmax": minmax,
+    "percentile": percentile,
+    "entropy": entropy,
+    "mse": mse,
+}

@@ -1,0 +1,1 @@
+"""Weights and biases are equalized, rounded and corrected, layer by layer."""

@@ -1,0 +1,81 @@
+"""Scaling channels between two layers so that each uses more of its tensor's 256 codes.
+
+A channel that never exceeds a tenth of its tensor's range uses a tenth of the codes. Multiplying
+the weights and bias that make channel ``c`` by ``a_c`` and dividing the weights that read it by
+``a_c`` leaves the function as it is where the activation is positively homogeneous (Nagel et al.,
+"Data-free quantization", arXiv:1906.04721, section 4.1). ReLU6 is so only below its bound, so
+channels are only ever scaled up, and no further than to ``range / (MARGIN * max_c)``: the code
+range then saturates above what was seen.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobilenet_cli.calibration.graph.parse import Linear, Network, Step
+
+MARGIN = 1.3  # how far beyond the largest value seen a scaled channel may still go
+LARGEST = 100.0
+# A depthwise reader has one scale per channel and absorbs any factor. A dense one shares a scale
+# between channels, and large factors would take precision from the others: the square root.
+DEPTHWISE_POWER, DENSE_POWER = 1.0, 0.5
+
+
+def channel_factors(
+    network: Network,
+    largest: dict[str, NDArray[np.float64]],
+    ranges: dict[str, tuple[float, float]],
+) -> dict[str, NDArray[np.float64]]:
+    """Factors [channels] of each tensor that can be scaled.
+
+    Args:
+        network: the parsed model.
+        largest: per tensor, the largest value of each channel on the calibration images.
+        ranges: per tensor, what its codes will cover; a channel that exceeds it is not scaled.
+    """
+    factors = {}
+    for step in network.steps:
+        reader = _scalable_reader(network, step)
+        if reader is None:
+            continue
+        peak = largest[step.output]
+        room = ranges[step.output][1] / np.maximum(MARGIN * peak, 1e-12)
+        power = DEPTHWISE_POWER if network.linears[reader.output].depthwise else DENSE_POWER
+        factors[step.output] = np.clip(room, 1.0, LARGEST) ** power
+    return factors
+
+
+def _scalable_reader(network: Network, step: Step) -> Step | None:
+    """The linear step that alone reads ``step``'s output, if ``step`` ends in a ReLU."""
+    readers = network.consumers(step.output)
+    if step.kind != "linear" or step.low != 0.0 or step.output == network.output:
+        return None
+    if len(readers) != 1 or readers[0].kind != "linear" or readers[0].node.op_type != "Conv":
+        return None
+    return readers[0]
+
+
+def equalize(
+    linears: dict[str, Linear],
+    inputs: dict[str, str],
+    factors: dict[str, NDArray[np.float64]],
+) -> dict[str, Linear]:
+    """Apply the factors to both sides of each scaled tensor.
+
+    Args:
+        linears: parameters by output tensor.
+        inputs: the input tensor of each linear step, by its output.
+        factors: from ``channel_factors``.
+    """
+    equalized = {}
+    for output, linear in linears.items():
+        weight, bias = linear.weight, linear.bias
+        made = factors.get(output)
+        if made is not None:
+            weight, bias = weight * made[:, None, None, None], bias * made
+        read = factors.get(inputs[output])
+        if read is not None:
+            weight = weight / (
+                read[:, None, None, None] if linear.depthwise else read[:, None, None]
+            )
+        equalized[output] = Linear(weight, bias, linear.depthwise)
+    return equalized

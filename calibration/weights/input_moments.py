@@ -1,0 +1,108 @@
+"""First and second moments of a layer's inputs, taken from the codes that it will really see."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from mobilenet_cli.calibration.graph.parse import Linear, Network, Step, attributes_of
+from mobilenet_cli.calibration.grid import Grid
+from mobilenet_cli.calibration.weights import rounding
+
+Codes = NDArray[np.uint8 | np.int8]
+POSITIONS = 200_000  # input positions that the second moments of one layer are taken over
+FEWEST_IMAGES = 16  # however large the map
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where a convolution's window goes.
+
+    Attributes:
+        kernel: rows, columns.
+        stride: rows, columns.
+        dilation: rows, columns.
+        pads: top, left, bottom, right, in pixels.
+    """
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    pads: tuple[int, int, int, int]
+
+
+def geometry(step: Step, linear: Linear, height: int, width: int) -> Geometry:
+    """A Conv's window on a map of the given size (ONNX operator Conv, ``auto_pad`` included)."""
+    attributes = attributes_of(step.node)
+    kernel = (int(linear.weight.shape[2]), int(linear.weight.shape[3]))
+    stride = tuple(attributes.get("strides", (1, 1)))
+    dilation = tuple(attributes.get("dilations", (1, 1)))
+    pads = tuple(attributes.get("pads", (0, 0, 0, 0)))
+    auto = attributes.get("auto_pad", b"NOTSET")
+    if auto in (b"SAME_UPPER", b"SAME_LOWER"):
+        totals = [
+            max((-(-size // s) - 1) * s + d * (k - 1) + 1 - size, 0)
+            for size, k, s, d in zip((height, width), kernel, stride, dilation, strict=True)
+        ]
+        small = [total // 2 for total in totals]
+        large = [total - half for total, half in zip(totals, small, strict=True)]
+        pads = (*small, *large) if auto == b"SAME_UPPER" else (*large, *small)
+    return Geometry(kernel, stride, dilation, pads)
+
+
+def patches(values: NDArray[np.float32], step: Step, linear: Linear) -> NDArray[np.float32]:
+    """What each output position sees: [channels, kernel taps, positions] of one image's tensor."""
+    if linear.weight.ndim == 2:
+        return values.reshape(len(values), 1, 1)
+    window = geometry(step, linear, *values.shape[1:])
+    top, left, bottom, right = window.pads
+    padded = np.pad(values, ((0, 0), (top, bottom), (left, right)))
+    spans = [d * (k - 1) + 1 for k, d in zip(window.kernel, window.dilation, strict=True)]
+    view = sliding_window_view(padded, spans, axis=(1, 2))
+    view = view[
+        :, :: window.stride[0], :: window.stride[1], :: window.dilation[0], :: window.dilation[1]
+    ]
+    channels, rows, columns = view.shape[:3]
+    return view.transpose(0, 3, 4, 1, 2).reshape(channels, -1, rows * columns)
+
+
+def second_moments(codes: Codes, grid: Grid, step: Step, linear: Linear) -> NDArray[np.float64]:
+    """Damped covariance of a layer's inputs in units of codes: [K, K], or [channels, K, K].
+
+    The covariance rather than the raw moments, since the bias absorbs every change of the mean.
+    """
+    total: NDArray[np.float64] | float = 0.0
+    sums: NDArray[np.float64] | float = 0.0
+    count = 0
+    for image in codes:
+        seen = patches(image.astype(np.float32) - np.float32(grid.zero_point), step, linear)
+        if not linear.depthwise:
+            seen = seen.reshape(1, -1, seen.shape[2])
+        total = total + (seen @ seen.transpose(0, 2, 1)).astype(np.float64)
+        sums = sums + seen.sum(2, dtype=np.float64)
+        count += seen.shape[2]
+        if count >= POSITIONS and count >= FEWEST_IMAGES * seen.shape[2]:
+            break
+    mean = np.asarray(sums) / count
+    covariance = np.asarray(total) / count - mean[:, :, None] * mean[:, None, :]
+    return rounding.damped(covariance if linear.depthwise else covariance[0])
+
+
+def mean_outputs(
+    network: Network,
+    step: Step,
+    weight: NDArray[np.floating],
+    mean_input: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Mean over positions of a layer's outputs without bias, given its mean input: [out]."""
+    taps = weight.reshape(len(weight), -1).astype(np.float64)
+    linear = Linear(weight.astype(np.float64), np.zeros(len(weight)), _is_depthwise(network, step))
+    seen = patches(mean_input.astype(np.float32), step, linear).mean(2, dtype=np.float64)
+    means: NDArray[np.float64]
+    means = (taps * seen).sum(1) if linear.depthwise else taps @ seen.ravel()
+    return means
+
+
+def _is_depthwise(network: Network, step: Step) -> bool:
+    return network.linears[step.output].depthwise

@@ -1,0 +1,179 @@
+"""Quantize a network layer by layer, each on the inputs that the quantized layers before it make.
+
+Per linear step: the second moments of its inputs decide the rounding (``rounding``), and its bias
+is set so that the mean of every output channel equals the float network's (empirical bias
+correction; Nagel et al., arXiv:1906.04721, section 4.2). Both means are exact and cheap, since a
+convolution is linear: the mean of its outputs is its output on the mean input.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobilenet_cli.calibration.graph.parse import Linear, Network, Step
+from mobilenet_cli.calibration.graph.write_qdq import BIAS_MAX, QuantizedLinear, step_model
+from mobilenet_cli.calibration.grid import Grid
+from mobilenet_cli.calibration.kernels import (
+    PAIR_MAX,
+    WEIGHT_MAX,
+    Target,
+    largest_pair_sum,
+    partners,
+)
+from mobilenet_cli.calibration.tensor_statistics import Images, Opener, Tick
+from mobilenet_cli.calibration.weights import rounding
+from mobilenet_cli.calibration.weights.input_moments import Codes, mean_outputs, second_moments
+from mobilenet_cli.calibration.weights.trained_weights import settled_linear
+
+# A bias is kept within a quarter of int32, so that adding the products cannot overflow it.
+BIAS_ROOM = 2.0**29
+
+
+def weight_scale(linear: Linear, input_scale: float, target: Target) -> NDArray[np.float32]:
+    """The finest scale of each output channel [out] on which all weights and the bias fit."""
+    taps = linear.taps
+    scale = np.abs(taps).max(1) / WEIGHT_MAX
+    if target.pairs_saturate and not linear.depthwise:
+        scale = np.maximum(scale, largest_pair_sum(taps, partners(linear.weight)) / PAIR_MAX)
+    # A dead channel's weights are tiny beside its bias: on their own scale it would overflow.
+    fits_bias = np.abs(linear.bias) / (input_scale * BIAS_ROOM)
+    fitting: NDArray[np.float32] = np.maximum(np.maximum(scale, fits_bias), 1e-12).astype(
+        np.float32
+    )
+    return fitting
+
+
+def quantize_linear(
+    network: Network,
+    step: Step,
+    linear: Linear,
+    codes: Codes,
+    grid: Grid,
+    float_mean_input: NDArray[np.float64],
+    target: Target,
+    copies: NDArray[np.intp] | None,
+    output_step: float,
+) -> QuantizedLinear:
+    """Integer weights and corrected bias of one layer.
+
+    Args:
+        network: what the layer is part of.
+        step: the layer.
+        linear: its float parameters.
+        codes: its inputs in the quantized network [images, ...].
+        grid: of the inputs.
+        float_mean_input: mean over images of its inputs in the float network.
+        target: what its kernels can add.
+        copies: (copy, original) channels of its output, from ``reuse``.
+        output_step: of its output's grid.
+    """
+    scale = weight_scale(linear, grid.scale, target)
+    hessian = second_moments(codes, grid, step, linear)
+    exact = scale.astype(np.float64)
+    partner = partners(linear.weight) if target.pairs_saturate else None
+
+    def rounded_to(taps: NDArray[np.float64]) -> NDArray[np.float64]:
+        if linear.depthwise:
+            return rounding.round_depthwise(taps, exact, hessian)
+        return rounding.round_dense(taps, exact, hessian, partner)
+
+    rounded = rounded_to(linear.taps)
+    offset = np.zeros(len(scale))
+    if copies is not None:
+        copy, original = copies.T
+        # The reader takes half of each, so a copy makes good what its original rounded away.
+        taps = linear.taps.copy()
+        taps[copy] += linear.taps[original] - rounded[original] * exact[original, None]
+        rounded[copy] = rounded_to(taps)[copy]
+        offset[copy] = output_step / 2
+    weight = rounded.reshape(linear.weight.shape).astype(np.int8)
+    real = weight * exact.reshape(-1, *(1,) * (weight.ndim - 1))
+    mean_input = (codes.mean(0, dtype=np.float64) - grid.zero_point) * grid.scale
+    wanted = linear.bias + offset + mean_outputs(network, step, linear.weight, float_mean_input)
+    bias_scale = np.float32(grid.scale) * scale
+    bias = np.rint((wanted - mean_outputs(network, step, real, mean_input)) / bias_scale)
+    return QuantizedLinear(
+        weight, scale, np.clip(bias, -BIAS_MAX, BIAS_MAX).astype(np.int32), bias_scale
+    )
+
+
+def reconstruct(
+    network: Network,
+    linears: dict[str, Linear],
+    grids: dict[str, Grid],
+    means: dict[str, NDArray[np.float64]],
+    target: Target,
+    copies: dict[str, NDArray[np.intp]],
+    settled: bool,
+    images: Images,
+    simulate: Opener,
+    tick: Tick,
+    watch: Callable[[Step, bytes, dict[str, Codes], Codes], None],
+) -> dict[str, QuantizedLinear]:
+    """Quantize every linear step in the order of computation.
+
+    Memory holds the codes of the tensors still needed, one byte a value.
+
+    Args:
+        network: the float network.
+        linears: its parameters, equalized.
+        grids: of all tensors that become codes.
+        means: mean inputs of the linear steps in the float network, equalized.
+        target: what the kernels can add.
+        copies: (copy, original) channels of tensors, from ``reuse``.
+        settled: weights are on their grids, and they and the biases stay as they are.
+        images: the calibration images, batch by batch.
+        simulate: makes a session that computes an integer model in float.
+        tick: told 1 for every step done.
+        watch: shown each step, its model, its inputs and its output on all images.
+    """
+    values: dict[str, Any] = {network.input: _input_codes(images, grids.get(network.input))}
+    quantized: dict[str, QuantizedLinear] = {}
+    for index, step in enumerate(network.steps):
+        if step.kind == "linear":
+            source, linear = step.inputs[0], linears[step.output]
+            quantized[step.output] = (
+                settled_linear(step, linear, grids[source], target)
+                if settled
+                else quantize_linear(
+                    network,
+                    step,
+                    linear,
+                    values[source],
+                    grids[source],
+                    means[source],
+                    target,
+                    copies.get(step.output),
+                    grids[step.output].scale if step.output in grids else 0.0,
+                )
+            )
+        unsigned = target.weights == "uint8"
+        model = step_model(network, step, grids, quantized.get(step.output), unsigned)
+        session = simulate(model)
+        read = {name: values[name] for name in step.inputs}
+        values[step.output] = _run_step(session, read)
+        watch(step, model, read, values[step.output])
+        needed = {name for later in network.steps[index + 1 :] for name in later.inputs}
+        values = {name: value for name, value in values.items() if name in needed}
+        tick(1)
+    return quantized
+
+
+def _input_codes(images: Images, grid: Grid | None) -> NDArray[Any]:
+    return np.concatenate([grid.quantize(batch) if grid else batch for batch in images()])
+
+
+def _run_step(session: Any, inputs: dict[str, NDArray[Any]], batch: int = 16) -> NDArray[Any]:
+    """Run a step over all images, writing into one array so that nothing is held twice."""
+    count = len(next(iter(inputs.values())))
+    made: NDArray[Any] | None = None
+    for start in range(0, count, batch):
+        part = {name: value[start : start + batch] for name, value in inputs.items()}
+        result = session.run(None, part)[0]
+        if made is None:
+            made = np.empty((count, *result.shape[1:]), result.dtype)
+        made[start : start + len(result)] = result
+    assert made is not None, "observe() has refused an empty set of images"
+    return made

@@ -1,0 +1,142 @@
+"""Images in folders: one folder a class, with or without train/ and val/ above, or all in one."""
+
+import os
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from mobilenet_cli.data.dataset import Dataset, Sample
+from mobilenet_cli.data.imagenet import synsets, validation_synset
+from mobilenet_cli.data.readers.files import is_image, read_file
+from mobilenet_cli.data.split import Split, stratified
+from mobilenet_cli.pipeline.errors import DataError
+
+SYNSET = re.compile(r"(n\d{8})(?![0-9A-Za-z])")
+
+
+def image_folder(root: Path, split: Split, seed: int) -> Dataset:
+    """The images of a folder.
+
+    ``root/train/<class>/`` and ``root/val/<class>/`` are splits; ``root/<class>/`` is divided by
+    ``stratified``; images directly in ``root`` have no label and are only ``all``, unless their
+    names are those of ImageNet's validation set.
+
+    Raises:
+        DataError: the folder is missing or empty, a class has no images or occurs twice, or the
+            split does not exist.
+    """
+    name = f"{root} ({split})"
+    if not has_splits(root):
+        samples, classes = _labelled(root, root)
+        if not classes and split != "all":
+            raise DataError(
+                f"{root} has no class folders, so it cannot be divided for '{split}'",
+                "Put the images of each class into a folder named after it",
+            )
+        return Dataset(name, stratified(samples, split, seed), classes)
+    parts = ("train", "val") if split == "all" else (split,)
+    samples, seen = [], set[str]()
+    for part in parts:
+        if not (root / part).is_dir():
+            if split == "all":
+                continue
+            raise DataError(f"{root} has no {part}/ folder", f"Add {root / part}/<class>/*.jpg")
+        found, classes = _labelled(root / part, root)
+        if not classes:
+            raise DataError(
+                f"{root / part} has no class folders",
+                "Put the images of each class into a folder named after it",
+            )
+        samples += found
+        seen.update(classes)
+    return Dataset(name, samples, tuple(sorted(seen)))
+
+
+def has_splits(root: Path) -> bool:
+    """Is the folder divided into train/ and val/, or has at least one of them?"""
+    return (root / "train").is_dir() or (root / "val").is_dir()
+
+
+def class_identifier(folder: str) -> str:
+    """A folder's class: its name, or the synset it starts with (``n01440764_tench``)."""
+    return class_of_name(folder) or folder
+
+
+def class_of_name(name: str) -> str | None:
+    """The synset that a name starts with, as ImageNet's training images have it."""
+    match = SYNSET.match(name)
+    return match[1] if match else None
+
+
+def _labelled(folder: Path, root: Path) -> tuple[list[Sample], tuple[str, ...]]:
+    """Samples by class folder, in order of names; without class folders, samples of no class."""
+    folders, loose = _entries(folder)
+    if folders and loose:
+        raise DataError(
+            f"{folder} has class folders and also loose images such as {loose[0]}",
+            "Move the loose images into the folder of their class, or away",
+        )
+    if not folders and not loose:
+        raise DataError(
+            f"{folder} contains no images",
+            "Give a folder of JPEG or PNG files, or of class folders",
+        )
+    if loose:
+        return _flat(folder, loose, root)
+    by_class: dict[str, str] = {}
+    for name in folders:
+        label = class_identifier(name)
+        if label in by_class:
+            raise DataError(
+                f"{folder} has two folders of class {label}: {by_class[label]} and {name}",
+                "Put their images into one folder",
+            )
+        by_class[label] = name
+    samples: list[Sample] = []
+    for label, name in by_class.items():
+        _, images = _entries(folder / name)
+        if not images:
+            raise DataError(
+                f"class folder {folder / name} contains no images", "Add images, or remove it"
+            )
+        samples += _samples(folder / name, images, label, root)
+    return samples, tuple(by_class)
+
+
+def _flat(folder: Path, names: list[str], root: Path) -> tuple[list[Sample], tuple[str, ...]]:
+    """Images without class folders: labelled if all are ImageNet validation images."""
+    labels = [validation_synset(name) for name in names]
+    known = None not in labels
+    samples = [
+        sample
+        for name, label in zip(names, labels, strict=True)
+        for sample in _samples(folder, [name], label if known else None, root)
+    ]
+    return samples, synsets() if known else ()
+
+
+def _entries(folder: Path) -> tuple[list[str], list[str]]:
+    """Names of the subfolders and of the images in a folder, sorted; hidden ones are left out."""
+    folders, images = [], []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    folders.append(entry.name)
+                elif is_image(entry.name):
+                    images.append(entry.name)
+    except OSError as error:
+        raise DataError(
+            f"{folder} cannot be read ({error.strerror})", "Check the path and its permissions"
+        ) from error
+    return sorted(folders), sorted(images)
+
+
+def _samples(folder: Path, names: list[str], label: str | None, root: Path) -> Iterator[Sample]:
+    prefix = str(folder.relative_to(root))
+    for name in names:
+        key = name if prefix == "." else f"{prefix}/{name}"
+        yield Sample(key, label, partial(read_file, f"{folder}/{name}"))

@@ -1,0 +1,165 @@
+"""Shards at an address: fetched once into a cache, then files like any other.
+
+``https://host/train-{000..127}.tar`` names 128 files, ``{train,val}`` two. They are kept in
+``$MOBILENET_CLI_CACHE``, or ``mobilenet-cli`` in the user's cache folder: an epoch's order visits
+all shards, so what is not kept would be fetched in every epoch.
+"""
+
+import fcntl
+import hashlib
+import itertools
+import os
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
+from http.client import HTTPException
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.parse import unquote, urlsplit
+from urllib.request import Request, urlopen
+
+from mobilenet_cli.pipeline.errors import DataError
+
+ADDRESS = re.compile(r"https?://", re.IGNORECASE)
+BRACES = re.compile(r"\{([^{}]*)\}")
+RANGE = re.compile(r"(\d+)\.\.(\d+)")
+ATTEMPTS = 4
+AT_ONCE = 4  # downloads
+TIMEOUT = 60  # seconds without an answer
+PIECE = 1 << 20  # bytes
+Tick = Callable[[int, int, str], None]  # files that are there, of how many, and a note
+
+
+def is_address(source: str) -> bool:
+    """Is this the address of files rather than a path?"""
+    return bool(ADDRESS.match(source))
+
+
+def local_copy(source: str, tick: Tick = lambda *_: None) -> Path:
+    """The folder that holds the files of an address; what is missing is fetched first.
+
+    Several processes may ask at once: one fetches, the others wait.
+
+    Args:
+        source: an address, with braces for several.
+        tick: told, by several threads, of every piece that comes: how many files are there, of
+            how many, and what has been fetched.
+
+    Raises:
+        DataError: a file cannot be fetched, or the cache cannot be written.
+    """
+    addresses = list(expand(source))
+    folder = cache_folder() / hashlib.sha256(source.encode()).hexdigest()[:16]
+    fetched = dict.fromkeys(addresses, 0)  # bytes; each thread counts its own file's
+    there: set[str] = set()
+
+    def fetch(address: str) -> None:
+        def count(piece: int) -> None:
+            fetched[address] += piece
+            tick(len(there), len(addresses), f"{sum(fetched.values()) / 1e6:,.0f} MB")
+
+        target = folder / file_name(address)
+        if not target.exists():
+            _fetch(address, target, count)
+        there.add(address)
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("w") as lock, ThreadPoolExecutor(AT_ONCE) as pool:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            list(pool.map(fetch, addresses))
+    except OSError as error:
+        raise DataError(
+            f"{folder} cannot hold the files of {source} ({error.strerror})",
+            "Set MOBILENET_CLI_CACHE to a folder with enough space",
+        ) from error
+    return folder
+
+
+def expand(source: str) -> Iterator[str]:
+    """All addresses of ``a-{00..12}.tar`` and ``{train,val}.tar``, as in a shell.
+
+    Raises:
+        DataError: braces hold neither a range nor a list.
+    """
+    pieces = BRACES.split(source)  # text and braces in turn
+    choices = [_choices(text, source) if i % 2 else [text] for i, text in enumerate(pieces)]
+    return ("".join(parts) for parts in itertools.product(*choices))
+
+
+def _choices(text: str, source: str) -> list[str]:
+    span = RANGE.fullmatch(text)
+    if span:
+        first, last = int(span[1]), int(span[2])
+        return [f"{number:0{len(span[1])}}" for number in range(first, last + 1)]
+    if "," in text:
+        return text.split(",")
+    raise DataError(
+        f"{{{text}}} in {source} is neither a range nor a list",
+        "Write {000..127} or {train,val}",
+    )
+
+
+def cache_folder() -> Path:
+    """Where fetched files are kept."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("MOBILENET_CLI_CACHE") or Path(cache) / "mobilenet-cli")
+
+
+def file_name(address: str) -> str:
+    """The name of an address's file."""
+    return Path(unquote(urlsplit(address).path)).name or "file"
+
+
+def _fetch(address: str, target: Path, count: Callable[[int], None]) -> None:
+    """Fetch a file whole or not at all, going on where an earlier attempt stopped."""
+    part = target.with_name(f".{target.name}.part")
+    reason = ""
+    for _ in range(ATTEMPTS):
+        try:
+            if _fetch_rest(address, part, count):
+                part.replace(target)
+                part.with_suffix(".version").unlink(missing_ok=True)
+                return
+            reason = f"it ended after {part.stat().st_size:,} bytes"
+        except HTTPError as error:
+            reason = f"{error.code} {error.reason}"
+            if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                part.unlink(missing_ok=True)  # it is another file by now
+            elif error.code < HTTPStatus.INTERNAL_SERVER_ERROR:
+                break
+        except (ConnectionError, TimeoutError, HTTPException) as error:
+            reason = str(error) or type(error).__name__
+        except OSError as error:  # URLError of a name that is not found; or the disk, by its errno
+            if error.errno is not None:
+                raise
+            reason = str(error)
+    raise DataError(
+        f"{address} cannot be fetched ({reason})",
+        "Check the address and the network; what has come is kept, and the next attempt goes on",
+    )
+
+
+def _fetch_rest(address: str, part: Path, count: Callable[[int], None]) -> bool:
+    """Append what is missing of a file, counting bytes; is it complete?
+
+    The server is asked for the rest only of the version that was begun (If-Range, RFC 9110,
+    section 13.1.5), and sends everything where it has another by now.
+    """
+    version = part.with_suffix(".version")
+    have = part.stat().st_size if part.exists() and version.exists() else 0
+    headers = {"Range": f"bytes={have}-", "If-Range": version.read_text()} if have else {}
+    request = Request(address, headers=headers)  # noqa: S310 - is_address allows only http(s)
+    with urlopen(request, timeout=TIMEOUT) as response:  # noqa: S310 - likewise
+        resumed = response.status == HTTPStatus.PARTIAL_CONTENT
+        tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
+        if tag:
+            version.write_text(tag)
+        length = response.headers.get("Content-Length")
+        with part.open("ab" if resumed else "wb") as file:
+            while piece := response.read(PIECE):
+                file.write(piece)
+                count(len(piece))
+            size = file.tell()
+    return length is None or size == int(length) + (have if resumed else 0)

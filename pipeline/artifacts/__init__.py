@@ -1,0 +1,1 @@
+"""Files that know where they come from: models with their facts, and runs."""

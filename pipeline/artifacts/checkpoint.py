@@ -1,0 +1,76 @@
+"""Checkpoints: a network's state as safetensors, which holds tensors and text but no code."""
+
+from typing import TYPE_CHECKING
+
+from mobilenet_cli.pipeline.artifacts.artifact import Artifact
+from mobilenet_cli.pipeline.artifacts.facts import METADATA_KEY, Facts
+from mobilenet_cli.pipeline.errors import ModelError
+
+if TYPE_CHECKING:
+    from mobilenet_cli.models.mobilenet_v1_torch import MobileNetV1
+
+
+def checkpoint_bytes(network: "MobileNetV1", facts: Facts) -> bytes:
+    """Serialize a network's parameters and buffers, on the CPU, with the facts in the header."""
+    from safetensors.torch import save
+
+    # BatchNorm's step counter matters to no stage and would make equal networks differ.
+    state = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in network.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    return save(state, metadata={METADATA_KEY: facts.model_dump_json()})
+
+
+def load_network(artifact: Artifact) -> "MobileNetV1":
+    """Build the network of a checkpoint, in evaluation mode on the CPU.
+
+    Raises:
+        ModelError: the file is no checkpoint of ours, lacks a tensor, has one of another shape
+            or of another network, or holds NaN or infinity.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from mobilenet_cli.models.mobilenet_v1_torch import MobileNetV1
+
+    path, spec = artifact.path, artifact.facts.model
+    if path.suffix != ".safetensors" or spec is None:
+        raise ModelError(
+            f"{path} is not a checkpoint",
+            "Pass a model.safetensors made by 'mobilenet-cli train' or 'mobilenet-cli import'",
+        )
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{path} is not a readable safetensors file ({error})",
+            "Make it again with 'mobilenet-cli train' or 'mobilenet-cli import'",
+        ) from error
+    network = MobileNetV1(spec)
+    expected = {
+        name: tensor.shape
+        for name, tensor in network.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    for name in sorted(expected.keys() ^ state.keys()):
+        problem = "lacks the tensor" if name in expected else "has an unknown tensor"
+        raise ModelError(
+            f"{path} {problem} '{name}' of MobileNet v1 width {spec.width:g}",
+            "Make it again with 'mobilenet-cli train' or 'mobilenet-cli import'",
+        )
+    for name, shape in expected.items():
+        if state[name].shape != shape:
+            raise ModelError(
+                f"{path} has '{name}' of shape {tuple(state[name].shape)}, "
+                f"but width {spec.width:g} needs {tuple(shape)}",
+                "The checkpoint belongs to another width or class count; import it with its own",
+            )
+        if not torch.isfinite(state[name]).all():
+            raise ModelError(
+                f"{path} has NaN or infinity in '{name}'", "Train again with a lower learning rate"
+            )
+    network.load_state_dict(state, strict=False)  # all but the step counters, as checked above
+    return network.eval()

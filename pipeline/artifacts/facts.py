@@ -1,0 +1,54 @@
+"""What a model file says about itself: the facts that travel inside it."""
+
+import contextlib
+import importlib.metadata
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+from mobilenet_cli.calibration.grid import Grid
+from mobilenet_cli.data.preprocess import InputSpec
+from mobilenet_cli.models.spec import ModelSpec
+
+METADATA_KEY = "mobilenet_cli"
+
+
+class Facts(BaseModel):
+    """What travels inside a model file, so that the file alone is enough to use it.
+
+    Attributes:
+        stage: which stage made the file.
+        parent: SHA-256 of the file it was made from; None at the start of a chain.
+        config: the stage's settings.
+        versions: of the libraries that took part.
+        model: the network, where it is one of ours.
+        input: how an image becomes the input.
+        classes: identifier of each output.
+        names: what people call each class, where the identifiers are codes such as synsets.
+        data: the data set the weights were trained on, as ``open_dataset`` takes it; None if
+            unknown.
+        grids: that the weights were trained on (``train --qat``), of each tensor that becomes
+            codes, in the order of computation; empty otherwise.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    schema_version: int = 1
+    stage: str
+    parent: str | None = None
+    config: dict[str, JsonValue] = {}
+    versions: dict[str, str] = {}
+    model: ModelSpec | None = None
+    input: InputSpec
+    classes: tuple[str, ...]
+    names: tuple[str, ...] = ()
+    data: str | None = None
+    grids: tuple[Grid, ...] = ()
+
+
+def versions(*distributions: str) -> dict[str, str]:
+    """Installed versions of ours and the named distributions; absent ones are left out."""
+    found = {}
+    for name in ("mobilenet-cli", *distributions):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

@@ -1,0 +1,103 @@
+"""What an ONNX graph says about itself without being run: shapes, nodes and arithmetic."""
+
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mobilenet_cli.models import mobilenet_v1
+from mobilenet_cli.pipeline.artifacts.artifact import Artifact
+from mobilenet_cli.pipeline.errors import ModelError
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def has_batch_norms(path: Path) -> bool:
+    """Are there BatchNormalization nodes in the graph as written?"""
+    from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
+
+    return any(node.op_type == "BatchNormalization" for node in load_onnx(path).graph.node)
+
+
+def input_shape(path: Path) -> tuple[int | None, ...]:
+    """The model's input shape [N, 3, H, W]; None where a dimension is free.
+
+    Raises:
+        ModelError: not exactly one input, or not a batch of float32 RGB images.
+    """
+    import onnx
+
+    from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
+
+    graph = load_onnx(path).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = [value.type.tensor_type for value in graph.input if value.name not in weights]
+    if len(inputs) != 1:
+        raise ModelError(f"{path} has {len(inputs)} inputs instead of one", "Use an image model")
+    shape = tuple(
+        dim.dim_value if dim.HasField("dim_value") else None for dim in inputs[0].shape.dim
+    )
+    if len(shape) != 4 or shape[1] not in (None, 3):
+        dims = "x".join("?" if size is None else str(size) for size in shape)
+        raise ModelError(
+            f"the input of {path} is {dims}, not a batch of images (Nx3xHxW)",
+            "Export the model with a batch dimension in front and channels before rows",
+        )
+    if inputs[0].elem_type != onnx.TensorProto.FLOAT:
+        raise ModelError(
+            f"the input of {path} is {onnx.TensorProto.DataType.Name(inputs[0].elem_type)}, "
+            "not float32",
+            "Export the model with a float32 input",
+        )
+    return shape
+
+
+Shapes = dict[str, tuple[int | str, ...]]
+
+
+def multiply_adds(artifact: Artifact) -> int | None:
+    """Of one image through convolutions and matrix products; None where a shape is not known."""
+    spec = artifact.facts.model
+    if artifact.path.suffix == ".safetensors":
+        side = artifact.facts.input.resolution
+        return None if spec is None else mobilenet_v1.multiply_adds(spec, side)
+    import onnx
+
+    from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
+
+    graph = onnx.shape_inference.infer_shapes(load_onnx(artifact.path)).graph
+    return graph_multiply_adds(graph)
+
+
+def shapes_of(graph: "onnx.GraphProto") -> Shapes:
+    """The shape of each tensor whose shape the graph states; free dimensions have their name."""
+    values = (*graph.input, *graph.value_info, *graph.output)
+    shapes: Shapes = {value.name: dims_of(value) for value in values}
+    return shapes | {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+
+
+def dims_of(value: "onnx.ValueInfoProto") -> tuple[int | str, ...]:
+    """The dimensions of one input or output; a free one has its name, or ``?``."""
+    dims = value.type.tensor_type.shape.dim
+    return tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in dims)
+
+
+def graph_multiply_adds(graph: "onnx.GraphProto") -> int | None:
+    """Weights per output value times output values, summed over Conv, Gemm and MatMul."""
+    shapes, total = shapes_of(graph), 0
+    for node in graph.node:
+        if node.op_type not in ("Conv", "Gemm", "MatMul"):
+            continue
+        weight, output = shapes.get(node.input[1], ()), shapes.get(node.output[0], ())
+        per_value = weight[1:] if node.op_type == "Conv" else weight[:1]
+        if _transposed(node):
+            per_value = weight[1:]
+        sizes = [size for size in (*per_value, *output[1:]) if isinstance(size, int)]
+        if not weight or len(sizes) != len(per_value) + len(output) - 1:
+            return None
+        total += prod(sizes)
+    return total
+
+
+def _transposed(node: "onnx.NodeProto") -> bool:
+    return any(a.name == "transB" and a.i for a in node.attribute)

@@ -1,0 +1,1 @@
+"""Latency, throughput, cold start and memory of every artifact, side by side."""

@@ -1,0 +1,199 @@
+"""The process in which one row of ``bench`` lives: it loads one model, then times it on demand.
+
+``main`` answers the requests that a ``bench_worker.Worker`` sends through a pipe.
+"""
+
+import ctypes
+import importlib
+import os
+import pickle
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobilenet_cli.pipeline.benchmarking.job import Job, does_not_fit, lacks_memory
+from mobilenet_cli.pipeline.benchmarking.operator_profile import Inside, look_inside
+from mobilenet_cli.pipeline.errors import CheckError, MobilenetError
+from mobilenet_cli.pipeline.runtime.machine import peak_rss_mb, usable_cpus
+from mobilenet_cli.pipeline.runtime.session import CPU, PROVIDERS, open_session
+from mobilenet_cli.pipeline.runtime.timing import time_block
+
+if TYPE_CHECKING:
+    from mobilenet_cli.pipeline.benchmarking.torch_runner import TorchSetting
+
+PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
+
+
+def pin(job: Job) -> None:
+    """Pin this thread; ONNX Runtime pins those it starts.
+
+    Torch's are OpenMP's to pin, this one included, as soon as torch is imported; they get the mask
+    that holds them all, before. ONNX Runtime is imported first: loaded by a thread that is bound
+    to one CPU, it would leave AMX out (``machine.runtime_knows_amx``).
+    """
+    if job.session.cpus:
+        os.sched_setaffinity(0, job.session.cpus if job.is_checkpoint else job.session.cpus[:1])
+
+
+def serve(requests: Any, answers: Any) -> None:
+    """Answer the parent's requests until it closes the pipe."""
+    run: Callable[[], Any] | None = None
+    while True:
+        try:
+            request = pickle.load(requests)  # noqa: S301 - written by our own parent
+        except EOFError:
+            return
+        try:
+            answer: Any
+            if isinstance(request, Job):
+                job = request
+                run, answer = start(job)
+            elif request == "peak_rss_mb":
+                answer = peak_rss_mb()
+            elif request == "inside":
+                answer = inside_of(job)
+            else:
+                assert run is not None
+                answer = time_block(run, request)
+        except MobilenetError as error:
+            answer = error
+        pickle.dump(answer, answers)
+        answers.flush()
+
+
+def start(job: Job) -> tuple[Callable[[], Any], float]:
+    """Load the model, run it once, check its output; return what runs it again, and ``cold_ms``.
+
+    Raises:
+        OptionError: the batch does not fit in memory.
+        CheckError: the output has NaN or infinity.
+    """
+    # Imported here: importing libraries is no part of a cold start.
+    if job.is_checkpoint:
+        pin(job)
+        importlib.import_module("torch")
+    else:
+        importlib.import_module("onnxruntime")
+        pin(job)
+    if job.session.provider == CPU:
+        limit_memory(job.memory)
+    try:
+        images = np.load(job.images)
+        began = time.perf_counter_ns()
+        run = torch_runner(job, images) if job.is_checkpoint else onnx_runner(job, images)
+        output = run()
+        cold_start_ms = (time.perf_counter_ns() - began) / 1e6
+    except MobilenetError:
+        raise
+    except Exception as error:  # ONNX Runtime's, torch's and Python's have no common base
+        if isinstance(error, MemoryError) or lacks_memory(str(error)):
+            raise does_not_fit(job) from error
+        raise
+    if not np.isfinite(output).all():
+        raise CheckError(
+            f"{job.model} gives NaN or infinity for a batch of {len(images)} images",
+            "A model that diverged or was damaged cannot be benchmarked; make it again",
+        )
+    return run, cold_start_ms
+
+
+def onnx_runner(job: Job, images: NDArray[np.float32]) -> Callable[[], NDArray[Any]]:
+    """Run the model host to host, or within the device's memory."""
+    session = open_session(job.model, job.session)
+    if job.on_device:
+        return device_runner(session, images, PROVIDERS[job.session.provider].device)
+    feed = {session.get_inputs()[0].name: images}
+
+    def run() -> NDArray[Any]:
+        first: NDArray[Any] = session.run(None, feed)[0]
+        return first
+
+    return run
+
+
+def device_runner(
+    session: Any, images: NDArray[np.float32], device: str
+) -> Callable[[], NDArray[Any]]:
+    """Input copied to the device once, output left there; each run ends synchronised.
+
+    What a run returns is the first run's output: later ones do not leave the device.
+    """
+    import onnxruntime as ort
+
+    binding = session.io_binding()
+    value = ort.OrtValue.ortvalue_from_numpy(images, device, 0)
+    binding.bind_ortvalue_input(session.get_inputs()[0].name, value)
+    output = session.get_outputs()[0]
+    # A fixed address: nothing is allocated in a run, and a CUDA graph can be replayed.
+    shape = [size if isinstance(size, int) else len(images) for size in output.shape]
+    logits = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, device, 0)
+    binding.bind_ortvalue_output(output.name, logits)
+    session.run_with_iobinding(binding)
+    binding.synchronize_outputs()
+    first: NDArray[Any] = logits.numpy()
+
+    def run() -> NDArray[Any]:
+        session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        return first
+
+    return run
+
+
+def torch_runner(job: Job, images: NDArray[np.float32]) -> Callable[[], NDArray[Any]]:
+    """Run the checkpoint in torch, which is imported nowhere else in ``bench``."""
+    from mobilenet_cli.pipeline.benchmarking.torch_runner import runner
+
+    return runner(job.model, images, torch_setting(job))
+
+
+def torch_setting(job: Job) -> "TorchSetting":
+    """What the job's session says, in torch's words."""
+    from mobilenet_cli.pipeline.benchmarking.torch_runner import TorchSetting
+
+    provider = PROVIDERS.get(job.session.provider)
+    return TorchSetting(
+        threads=job.session.threads or usable_cpus(),
+        device=(provider and provider.device) or "cpu",
+        compiled=job.compiled,
+        backward=job.direction == "forward-backward",
+        tf32=job.session.switched_on("use_tf32", default=True),  # ONNX Runtime's default
+    )
+
+
+def inside_of(job: Job) -> Inside:
+    """What ran where; empty for torch."""
+    if job.is_checkpoint:
+        return Inside((), {})
+    return look_inside(job.model, np.load(job.images), job.session)
+
+
+def limit_memory(allowance: int) -> None:
+    """Make allocations beyond the allowance fail, instead of calling in the out-of-memory killer.
+
+    The limit is on address space, of which CUDA reserves more than any machine has memory: this
+    is for the CPU only.
+    """
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + allowance, resource.RLIM_INFINITY))
+
+
+def die_with_parent() -> None:
+    """Have the kernel end this process with its parent, which may be killed while it is stopped."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def main() -> None:
+    """Serve the parent; anything else that is printed goes to standard error."""
+    die_with_parent()
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    serve(sys.stdin.buffer, answers)

@@ -1,0 +1,62 @@
+"""The images that a benchmark gives to a model, and whether the model takes them."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobilenet_cli.data.preprocess import InputSpec
+from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
+from mobilenet_cli.pipeline.artifacts.onnx_graph import input_shape
+from mobilenet_cli.pipeline.benchmarking.rows import Row
+from mobilenet_cli.pipeline.errors import ModelError, OptionError
+from mobilenet_cli.pipeline.runtime.machine import available_memory
+from mobilenet_cli.pipeline.runtime.probe_images import probe_images
+
+MAX_IMAGES = 64  # different ones in a batch
+
+
+def input_images(row: Row, data: str | None) -> tuple[NDArray[np.float32], str]:
+    """The input [batch, 3, R, R] of a row, and where it comes from.
+
+    Real images of ``data`` or of the set the model was trained on, repeated where the batch is
+    larger than ``MAX_IMAGES``; seeded noise where neither is known or ``data`` is ``noise``. The
+    latency of these networks does not depend on the values: no kernel branches on them.
+    """
+    facts, batch = row.artifact.facts, row.batch
+    if not row.is_checkpoint:
+        check_input(row.artifact.path, facts.input, batch)
+    needed = batch * 3 * facts.input.resolution**2 * np.dtype(np.float32).itemsize
+    if needed > available_memory():
+        raise OptionError(
+            f"a batch of {batch} images does not fit in memory ({needed / 2**30:.0f} GiB of input)",
+            "Pass a smaller --batch",
+        )
+    if data == "noise":
+        facts, data = facts.model_copy(update={"data": None}), None
+    images, source = probe_images(facts, data, min(batch, MAX_IMAGES))
+    return images[np.arange(batch) % len(images)], source
+
+
+def check_input(path: Path, spec: InputSpec, batch: int) -> None:
+    """Raise unless the model takes a batch of images of the spec's resolution."""
+    shape = input_shape(path)
+    if shape[0] not in (None, batch):
+        raise OptionError(
+            f"{path} takes batches of {shape[0]} only, not {batch}", f"Pass --batch {shape[0]}"
+        )
+    if any(side not in (None, spec.resolution) for side in shape[2:]):
+        raise ModelError(
+            f"{path} takes images of {shape[2]}x{shape[3]}, but says its resolution is "
+            f"{spec.resolution}",
+            "Export the model again",
+        )
+
+
+def open_model(path: Path) -> Artifact:
+    """Load any model file; a foreign one is measured at the resolution its graph names, or 224."""
+    foreign = None
+    if path.suffix != ".safetensors" and path.is_file():
+        side = input_shape(path)[2] or InputSpec().resolution
+        foreign = InputSpec(resolution=side, resize=side)
+    return load_artifact(path, foreign)

@@ -1,0 +1,61 @@
+"""What the process of one row is asked to measure."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from mobilenet_cli.pipeline.errors import OptionError
+from mobilenet_cli.pipeline.runtime.session import SessionConfig
+
+if TYPE_CHECKING:
+    pass
+
+OUT_OF_MEMORY = (
+    r"failed to allocate|(can't|cannot|unable to) allocate|bad_alloc|out of memory|alloc_failed"
+    r"|^MemoryError"
+)
+Direction = Literal["forward", "forward-backward"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row to measure.
+
+    Attributes:
+        model: an ONNX file, or a safetensors checkpoint, which torch runs.
+        images: a ``.npy`` file with the input [batch, 3, R, R], float32.
+        batch: how many they are.
+        session: how ONNX Runtime is to run it; torch takes its thread count.
+        memory: bytes that the worker may allocate.
+        direction: ``forward-backward`` is torch's alone.
+        on_device: keep input and output in the provider's memory.
+        compiled: have torch compile the network.
+    """
+
+    model: Path
+    images: Path
+    batch: int
+    session: SessionConfig
+    memory: int
+    direction: Direction = "forward"
+    on_device: bool = False
+    compiled: bool = False
+
+    @property
+    def is_checkpoint(self) -> bool:
+        """Is the model torch's to run?"""
+        return self.model.suffix == ".safetensors"
+
+
+def lacks_memory(words: str) -> bool:
+    """Is this how ONNX Runtime, torch, CUDA or C++ say that memory ran out?"""
+    return bool(re.search(OUT_OF_MEMORY, words, re.IGNORECASE))
+
+
+def does_not_fit(job: Job) -> OptionError:
+    """What to tell when memory ran out."""
+    return OptionError(
+        f"a batch of {job.batch} does not fit in memory with {job.model}",
+        "Pass a smaller --batch",
+    )

@@ -1,0 +1,64 @@
+"""What a reader must know about a measured row, each remark with its cure."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+from mobilenet_cli.pipeline.benchmarking.operator_profile import Inside
+from mobilenet_cli.pipeline.runtime.machine import usable_cpus
+from mobilenet_cli.pipeline.runtime.session import SessionConfig
+from mobilenet_cli.pipeline.runtime.timing import PRECISION, Timing
+from mobilenet_cli.reports.latency_tables import INTEGER_CONVOLUTIONS, NOISY
+
+# How many of these an integer network has: one at each end, and images are turned channels last.
+INTEGER_ENDS = {"QuantizeLinear": 1, "DequantizeLinear": 1, "Transpose": 1}
+FLOAT_LEFTOVERS = ("Clip", "Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "BatchNormalization")
+
+
+def noise_remarks(timing: Timing) -> tuple[str, ...]:
+    """Say so when time was up before the median was settled."""
+    if timing.settled():
+        return ()
+    blocks, uncertainty = len(timing.blocks), timing.uncertainty()
+    why = (
+        f"the median is known to within {100 * uncertainty:.1f} % only, not {100 * PRECISION:.0f} %"
+        if uncertainty > PRECISION
+        else f"{blocks} blocks of runs are too few to know how sure the median is"
+    )
+    return (f"{NOISY}{why}. Give --seconds more.",)
+
+
+def remarks_on(
+    session: SessionConfig, operators: Mapping[str, int], inside: Inside
+) -> tuple[str, ...]:
+    """What a reader must know about the row, each with its cure."""
+    remarks = []
+    if (session.threads or 1) > usable_cpus():
+        remarks.append(
+            f"oversubscribed: {session.threads} threads take turns on {usable_cpus()} CPUs, "
+            f"so they are not pinned. Give --threads {usable_cpus()} or fewer."
+        )
+    provider = session.provider
+    elsewhere = Counter(where for _, where in inside.nodes if where != provider)
+    if elsewhere:
+        count = ", ".join(f"{n} on {where}" for where, n in elsewhere.items())
+        remarks.append(
+            f"not all nodes ran on {provider}: {count}. Bench another artifact to avoid it."
+        )
+    left = float_leftovers(operators)
+    if left:
+        count = ", ".join(f"{n} {operator}" for operator, n in left.items())
+        remarks.append(
+            f"this model is not fully integer: {count}. Make it with 'mobilenet-cli quantize', "
+            "which quantizes every layer and leaves clamping to the quantizers."
+        )
+    return tuple(remarks)
+
+
+def float_leftovers(operators: Mapping[str, int]) -> dict[str, int]:
+    """Nodes of a quantized model's optimised graph that an integer network does not need."""
+    quantized = any(name in operators for name in (*INTEGER_CONVOLUTIONS, "DequantizeLinear"))
+    if not quantized:
+        return {}
+    extra = {name: operators.get(name, 0) - allowed for name, allowed in INTEGER_ENDS.items()}
+    extra |= {name: operators.get(name, 0) for name in FLOAT_LEFTOVERS}
+    return {name: count for name, count in extra.items() if count > 0}

@@ -1,0 +1,75 @@
+"""The rows of a benchmark: which artifacts, in which settings, on which images."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from mobilenet_cli.models.mobilenet_v1 import feature_sizes
+from mobilenet_cli.pipeline.artifacts.artifact import Artifact
+from mobilenet_cli.pipeline.artifacts.onnx_graph import has_batch_norms
+from mobilenet_cli.pipeline.benchmarking.job import Direction
+from mobilenet_cli.pipeline.runtime.session import PROVIDERS, SessionConfig
+from mobilenet_cli.reports.latency_tables import FROZEN, NO_FUSION
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the result: an artifact in one setting.
+
+    Attributes:
+        artifact: the model file.
+        session: provider, threads and options; torch takes threads and device from it.
+        batch: images per run.
+        variant: what to call the setting; empty for the plain one.
+        direction: ``forward-backward`` is torch's alone.
+        on_device: input and output stay in the device's memory (IO binding).
+        compiled: run by ``torch.compile``.
+    """
+
+    artifact: Artifact
+    session: SessionConfig
+    batch: int
+    variant: str = ""
+    direction: Direction = "forward"
+    on_device: bool = False
+    compiled: bool = False
+
+    @property
+    def is_checkpoint(self) -> bool:
+        """Does torch run it?"""
+        return self.artifact.path.suffix == ".safetensors"
+
+    @property
+    def label(self) -> str:
+        """What to call the row in a message."""
+        extra = f"{self.variant} {self.direction if self.is_checkpoint else ''}"
+        return f"{self.artifact.path.name} {extra.strip()}".strip()
+
+
+def rows_of(artifact: Artifact, session: SessionConfig, batch: int, compiled: bool) -> list[Row]:
+    """The settings in which one artifact is measured."""
+    plain = Row(artifact, session, batch)
+    return list(_torch_rows(plain, compiled) if plain.is_checkpoint else _onnx_rows(plain))
+
+
+def _onnx_rows(plain: Row) -> Iterator[Row]:
+    if plain.session.switched_on("enable_cuda_graph", default=False):
+        # A captured graph reads and writes fixed addresses, so there are no host rows.
+        yield replace(plain, variant="device-bound, CUDA graph", on_device=True)
+        return
+    yield plain
+    if has_batch_norms(plain.artifact.path):
+        unfused = replace(plain.session, disabled_optimizers=("ConvBNFusion",))
+        yield replace(plain, session=unfused, variant=NO_FUSION)
+    provider = PROVIDERS.get(plain.session.provider)
+    if provider and provider.device:
+        yield replace(plain, variant="device-bound", on_device=True)
+
+
+def _torch_rows(plain: Row, compiled: bool) -> Iterator[Row]:
+    # Batch statistics need more than one value a channel; without, the running ones are used.
+    values = plain.batch * feature_sizes(plain.artifact.facts.input.resolution)[-1] ** 2
+    frozen = FROZEN if values == 1 else plain.variant
+    eager = [plain, replace(plain, direction="forward-backward", variant=frozen)]
+    yield from eager
+    if compiled:
+        yield from (replace(row, variant="compiled", compiled=True) for row in eager)

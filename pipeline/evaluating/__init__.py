@@ -1,0 +1,1 @@
+"""Accuracy on labelled images, and the most probable classes of single images."""

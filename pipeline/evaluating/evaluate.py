@@ -1,0 +1,228 @@
+"""Top-1 and top-5 accuracy of any artifact, on images as people have them.
+
+Each thread decodes an image and runs the model on it before it takes the next. With one thread a
+CPU, nothing waits: decoding and inference share the CPUs in the proportion of their costs.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+
+from mobilenet_cli.data.dataset import Sample
+from mobilenet_cli.data.loader import ordered_map
+from mobilenet_cli.data.preprocess import InputSpec, prepare
+from mobilenet_cli.pipeline.artifacts.artifact import Artifact
+from mobilenet_cli.pipeline.artifacts.facts import Facts
+from mobilenet_cli.pipeline.artifacts.runs import Run
+from mobilenet_cli.pipeline.errors import (
+    CheckError,
+    DataError,
+)
+from mobilenet_cli.pipeline.evaluating.labels import class_offset, evaluation_set, targets_of
+from mobilenet_cli.pipeline.evaluating.records import (
+    Answer,
+    merge_predictions,
+    merge_records,
+    predictions_of,
+)
+from mobilenet_cli.pipeline.progress import Progress, silent
+from mobilenet_cli.pipeline.runtime.machine import usable_cpus
+from mobilenet_cli.pipeline.runtime.predictor import Predictor, open_predictor
+from mobilenet_cli.pipeline.runtime.session import CPU
+from mobilenet_cli.reports.records.accuracy import EvaluationRecord, Metric
+
+Z_95 = 1.959963984540054  # the standard normal's 97.5 % quantile
+TOP = 3  # classes of each image that are kept for the report
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Settings of ``evaluate``.
+
+    Attributes:
+        data: images with labels, as ``open_dataset`` takes them; None takes the held-out part of
+            the training data.
+        provider: an execution provider's full name; a checkpoint runs in torch on that device.
+        strict: an unreadable image is an error, not a line in the record.
+        workers: threads that decode and infer; None takes every CPU this process may use.
+    """
+
+    data: str | None = None
+    provider: str = CPU
+    strict: bool = False
+    workers: int | None = None
+
+
+def evaluate(
+    artifact: Artifact,
+    config: EvaluateConfig,
+    progress: Progress = silent,
+    answers: list[Answer] | None = None,
+) -> EvaluationRecord:
+    """Count how often the right class is the model's first, and among its first five.
+
+    Args:
+        artifact: any model file.
+        config: on which images, and how.
+        progress: is told how many images are done.
+        answers: takes what the model says about each readable image, in the order of the set.
+
+    Raises:
+        DataError: no data, labels that the model does not know, no readable image; or, if strict,
+            the first unreadable one.
+        ModelError: the model cannot be used.
+        ProviderError: the provider cannot run it.
+        CheckError: the model's output is NaN.
+    """
+    facts, dataset = artifact.facts, evaluation_set(artifact, config.data)
+    targets = targets_of(dataset, facts.classes, artifact.path)
+    images = top1 = top5 = 0  # counted as they come, so that memory does not grow with the set
+    bad = [error.what for error in dataset.lost]
+    if config.strict and dataset.lost:
+        raise dataset.lost[0]
+    with open_predictor(artifact, config.provider) as predictor:
+        started = time.perf_counter()
+        pairs = list(zip(dataset.samples, targets, strict=True))
+        chunks = [pairs[i : i + predictor.batch] for i in range(0, len(pairs), predictor.batch)]
+        workers = config.workers or usable_cpus()
+        results = ordered_map(
+            lambda chunk: answer_chunk(chunk, predictor, facts.input), chunks, workers, 2 * workers
+        )
+        for chunk, outcomes in zip(chunks, results, strict=True):
+            for (sample, _), outcome in zip(chunk, outcomes, strict=True):
+                if not isinstance(outcome, DataError):
+                    images += 1
+                    top1 += outcome.rank < 1
+                    top5 += outcome.rank < 5
+                    if answers is not None:
+                        answers.append(outcome)
+                elif config.strict:
+                    raise outcome
+                else:
+                    bad.append(sample.key)
+            done = images + len(bad) - len(dataset.lost)
+            progress(done, len(pairs), f"{len(bad)} unreadable" if bad else "")
+    seconds = time.perf_counter() - started
+    if not images:
+        raise DataError(
+            f"none of the {len(bad)} images of {dataset.name} can be read, such as {bad[0]}",
+            "Check that the files are images",
+        )
+    return EvaluationRecord(
+        model=str(artifact.path),
+        sha256=artifact.sha256,
+        stage=facts.stage,
+        data=dataset.name,
+        data_fingerprint=dataset.fingerprint,
+        provider=predictor.provider,
+        images=images,
+        bad_images=tuple(bad),
+        top1=share(top1, images),
+        top5=share(top5, images),
+        top1_correct=top1,
+        top5_correct=top5,
+        images_per_second=len(dataset.samples) / seconds,
+        seconds=seconds,
+        preprocessing=preprocessing(facts),
+    )
+
+
+def answer_chunk(
+    chunk: Sequence[tuple[Sample, int]], predictor: Predictor, spec: InputSpec
+) -> list[Answer | DataError]:
+    """For each sample what the model says about it, or why it cannot be read."""
+    loaded = [_load(sample, spec) for sample, _ in chunk]
+    images = [image for image in loaded if not isinstance(image, DataError)]
+    if not images:
+        return [outcome for outcome in loaded if isinstance(outcome, DataError)]
+    logits = predictor.logits(pad_batch(np.stack(images), predictor.batch))
+    rows = iter(logits)
+    return [
+        image if isinstance(image, DataError) else answer_of(sample.key, target, next(rows))
+        for image, (sample, target) in zip(loaded, chunk, strict=True)
+    ]
+
+
+def pad_batch(images: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Repeat the last image up to ``size``: a model may accept no other batch."""
+    missing = size - len(images)
+    return np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
+
+
+def _load(sample: Sample, spec: InputSpec) -> NDArray[np.float32] | DataError:
+    try:
+        return prepare(sample.read(), sample.key, spec)
+    except DataError as error:
+        return error
+
+
+def answer_of(key: str, target: int, logits: NDArray[np.float32]) -> Answer:
+    """Rank of the right class, and the most probable ones with their softmax."""
+    rank = rank_of(target, logits, key)
+    top = np.argsort(-logits, kind="stable")[:TOP]
+    exponentials = np.exp(logits - logits.max(), dtype=np.float64)
+    shares = exponentials[top] / exponentials.sum()
+    return Answer(key, target, rank, tuple(top.tolist()), tuple(shares.tolist()))
+
+
+def rank_of(target: int, logits: NDArray[np.float32], key: str) -> int:
+    """How many classes come before ``target`` by falling logit; ties in order of index.
+
+    Raises:
+        CheckError: a logit is NaN, which has no order.
+    """
+    if np.isnan(logits).any():
+        raise CheckError(f"the model's output for {key} is NaN", "Train or import the model again")
+    before = (logits > logits[target]).sum() + (logits[:target] == logits[target]).sum()
+    return int(before)
+
+
+def share(correct: int, total: int) -> Metric:
+    """Percentage with its 95 % Wilson score interval (E. B. Wilson, JASA 22, 1927, p. 209).
+
+    With ``p = correct / total``: centre ``(p + z^2 / 2n) / (1 + z^2 / n)``, half width
+    ``z sqrt(p (1 - p) / n + z^2 / 4n^2) / (1 + z^2 / n)``.
+    """
+    p, n = correct / total, total
+    scale = 1 + Z_95**2 / n
+    centre = (p + Z_95**2 / (2 * n)) / scale
+    half = Z_95 * math.sqrt(p * (1 - p) / n + Z_95**2 / (4 * n**2)) / scale
+    low, high = max(0.0, centre - half), min(1.0, centre + half)
+    return Metric(value=100 * p, low=100 * low, high=100 * high)
+
+
+def preprocessing(facts: Facts) -> dict[str, str | int | float | tuple[float, ...]]:
+    """What was done to the images, for the record."""
+    spec = facts.input
+    return {
+        "decoder": f"Pillow {PIL.__version__}",
+        "resize": spec.resize,
+        "crop": spec.resolution,
+        "interpolation": spec.interpolation,
+        "mean": spec.mean,
+        "std": spec.std,
+        "channels": spec.channels,
+        "class_offset": class_offset(facts.classes),
+    }
+
+
+def evaluate_into(
+    run: Run, artifact: Artifact, config: EvaluateConfig, progress: Progress = silent
+) -> EvaluationRecord:
+    """Evaluate, and keep the record and the answers in the run's folder.
+
+    Raises:
+        MobilenetError: as ``evaluate``, or StorageError: the folder cannot be written to.
+    """
+    answers: list[Answer] = []
+    record = evaluate(artifact, config, progress, answers)
+    source = config.data or artifact.facts.data
+    assert source is not None  # evaluate would have raised
+    merge_predictions(run.predictions, predictions_of(record, source, answers))
+    merge_records(run.evaluation, [record])
+    return record

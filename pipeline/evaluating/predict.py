@@ -1,0 +1,77 @@
+"""The most probable classes of single images."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mobilenet_cli.data.dataset import Sample
+from mobilenet_cli.data.loader import ordered_map
+from mobilenet_cli.data.preprocess import prepare
+from mobilenet_cli.pipeline.artifacts.artifact import Artifact
+from mobilenet_cli.pipeline.errors import DataError
+from mobilenet_cli.pipeline.evaluating.evaluate import pad_batch
+from mobilenet_cli.pipeline.runtime.machine import usable_cpus
+from mobilenet_cli.pipeline.runtime.predictor import open_predictor
+from mobilenet_cli.pipeline.runtime.session import CPU
+
+
+@dataclass(frozen=True)
+class Guess:
+    """One class with its probability.
+
+    Attributes:
+        identifier: of the class, as in the model; its index where the model names none.
+        name: what people call it.
+        probability: softmax of the logits, 0..1.
+    """
+
+    identifier: str
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable classes of an image, or why there are none."""
+
+    image: str
+    guesses: tuple[Guess, ...] = ()
+    error: DataError | None = None
+
+
+def predict(
+    artifact: Artifact, samples: Sequence[Sample], top: int = 5, provider: str = CPU
+) -> Iterator[Prediction]:
+    """Classify images in their order; an unreadable one gets its error and stops nothing.
+
+    Raises:
+        ModelError: the model cannot be used.
+        ProviderError: the provider cannot run it.
+    """
+    facts = artifact.facts
+    with open_predictor(artifact, provider) as predictor:
+
+        def classify(sample: Sample) -> Prediction:
+            try:
+                image = prepare(sample.read(), sample.key, facts.input)
+            except DataError as error:
+                return Prediction(sample.key, error=error)
+            logits = predictor.logits(pad_batch(image[None], predictor.batch))[0]
+            probabilities = np.exp(logits - logits.max(), dtype=np.float64)
+            probabilities /= probabilities.sum()
+            order = np.argsort(-logits, kind="stable")[:top]
+            guesses = tuple(
+                Guess(*_describe(artifact, int(i)), float(probabilities[i])) for i in order
+            )
+            return Prediction(sample.key, guesses)
+
+        workers = usable_cpus()
+        yield from ordered_map(classify, samples, workers, 2 * workers)
+
+
+def _describe(artifact: Artifact, index: int) -> tuple[str, str]:
+    """A class's identifier and name."""
+    facts = artifact.facts
+    identifier = facts.classes[index] if facts.classes else str(index)
+    return identifier, facts.names[index] if facts.names else identifier

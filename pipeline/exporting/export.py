@@ -1,0 +1,173 @@
+"""Checkpoint to ONNX, BatchNorms intact, proven equal to torch.
+
+The exporter's own optimizer would fold every BatchNormalization, and ``simplify`` would then have
+nothing to prove; without it the graph is full of casts that keep the simplifier and ONNX Runtime
+from fusing anything. So constants are folded here and nothing else.
+"""
+
+import logging
+import warnings
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mobilenet_cli.pipeline.artifacts.artifact import Artifact, save_artifact
+from mobilenet_cli.pipeline.artifacts.checkpoint import load_network
+from mobilenet_cli.pipeline.artifacts.facts import versions
+from mobilenet_cli.pipeline.artifacts.onnx_file import with_facts
+from mobilenet_cli.pipeline.artifacts.sidecar import refuse_overwrite
+from mobilenet_cli.pipeline.errors import CheckError
+from mobilenet_cli.pipeline.runtime.parity import FLOAT_TOLERANCE, compare
+from mobilenet_cli.pipeline.runtime.session import open_session
+from mobilenet_cli.reports.records.conversion import ExportRecord
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir
+
+    from mobilenet_cli.models.mobilenet_v1_torch import MobileNetV1
+
+BATCHES = (1, 2, 7)
+CLEAN_OPERATORS = frozenset(
+    {"Pad", "Conv", "BatchNormalization", "Clip", "Relu", "AveragePool", "Reshape", "Gemm"}
+)
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Settings of ``export``.
+
+    Attributes:
+        opset: of the default ONNX domain; 18 is read by every current runtime.
+    """
+
+    opset: int = 18
+
+
+def export(checkpoint: Artifact, config: ExportConfig, out: Path) -> Artifact:
+    """Write ``out``, an ONNX file with input ``input`` [batch, 3, R, R] and output ``logits``.
+
+    Raises:
+        ModelError: the checkpoint cannot be used.
+        CheckError: the graph is not clean, not equal to torch, or lost a tensor on the way.
+        StorageError: ``out`` cannot be written.
+    """
+    import onnx
+
+    refuse_overwrite(out, [checkpoint.path])
+    network = load_network(checkpoint)
+    model = _convert(network, checkpoint.facts.input.resolution, config.opset)
+    onnx.checker.check_model(model, full_check=True)
+    operators = Counter(node.op_type for node in model.graph.node)
+    if unexpected := sorted(operators.keys() - CLEAN_OPERATORS):
+        raise CheckError(
+            f"the exported graph contains {', '.join(unexpected)}",
+            "Install the torch and onnxscript versions of constraints.txt",
+        )
+    _check_weights(network, model)
+    facts = checkpoint.facts.model_copy(
+        update={
+            "stage": "export",
+            "parent": checkpoint.sha256,
+            "config": asdict(config),
+            "versions": versions("torch", "onnx", "onnxscript", "onnxruntime"),
+        }
+    )
+    content = with_facts(model, facts)
+    record = ExportRecord(
+        opset=config.opset,
+        operators=dict(operators),
+        batch_norms=operators["BatchNormalization"],
+        max_abs_error=_largest_error(network, content, checkpoint.facts.input.resolution),
+        batches_checked=BATCHES,
+    )
+    return save_artifact(out, content, facts, record)
+
+
+def _convert(network: "MobileNetV1", resolution: int, opset: int) -> "onnx.ModelProto":
+    import onnx_ir
+    import onnxscript.optimizer
+    import torch
+    from onnx_ir.passes.common import LiftConstantsToInitializersPass
+
+    # Two images: a batch of one would let the tracer take the dimension for a constant.
+    images = torch.zeros(2, 3, resolution, resolution)
+    # torch logs that torchvision's operators cannot be exported; none is used here.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        # torch's tracer uses interfaces that torch itself deprecates; not ours to mend.
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        program = torch.onnx.export(
+            network,
+            (images,),
+            dynamo=True,
+            optimize=False,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            input_names=["input"],
+            output_names=["logits"],
+            opset_version=opset,
+            verbose=False,
+        )
+    if program is None:
+        raise CheckError("torch exported nothing", "Report this with your torch version")
+    graph: onnx_ir.Model = program.model
+    onnxscript.optimizer.fold_constants(graph)
+    onnxscript.optimizer.remove_unused_nodes(graph)
+    # Pads and shapes become initializers, so that nodes are operators and nothing else.
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
+    _strip_trace(graph)
+    return onnx_ir.to_proto(graph)
+
+
+def _strip_trace(graph: "onnx_ir.Model") -> None:
+    """Remove the tracer's notes, which hold the source paths of the machine that exported."""
+    graph.metadata_props.clear()
+    graph.graph.metadata_props.clear()
+    values = [*graph.graph.inputs, *graph.graph.initializers.values()]
+    for node in graph.graph:
+        node.metadata_props.clear()
+        node.doc_string = None
+        values.extend(node.outputs)
+    for value in values:
+        value.metadata_props.clear()
+
+
+def _check_weights(network: "MobileNetV1", model: "onnx.ModelProto") -> None:
+    """Every tensor of the network is in the graph under its own name, bit for bit."""
+    import onnx
+
+    exported = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+    for name, tensor in network.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        if name not in exported or not np.array_equal(exported[name], tensor.numpy()):
+            raise CheckError(
+                f"the exported graph does not hold the checkpoint's '{name}' unchanged",
+                "Install the torch and onnxscript versions of constraints.txt",
+            )
+
+
+def _largest_error(network: "MobileNetV1", content: bytes, resolution: int) -> float:
+    """Run both at every batch size on seeded noise; refuse a difference beyond rounding."""
+    import torch
+
+    session = open_session(content)
+    generator = np.random.default_rng(0)
+    worst = 0.0
+    for batch in BATCHES:
+        images = generator.uniform(-1, 1, (batch, 3, resolution, resolution)).astype(np.float32)
+        with torch.inference_mode():
+            expected = network(torch.from_numpy(images)).numpy()
+        error = compare(expected, session.run(None, {"input": images})[0]).max_abs_error
+        if not error <= FLOAT_TOLERANCE * max(1.0, float(np.abs(expected).max())):
+            raise CheckError(
+                f"at batch {batch} the exported model's logits are up to {error:.2g} away from "
+                "torch's",
+                "Install the torch and onnxruntime versions of constraints.txt",
+            )
+        worst = max(worst, error)
+    return worst

@@ -1,0 +1,149 @@
+"""Import of an ONNX classifier that another program exported: a copy of it that knows our facts."""
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import onnx
+import onnx.version_converter
+
+from mobilenet_cli.data.preprocess import InputSpec
+from mobilenet_cli.pipeline.artifacts.facts import Facts, versions
+from mobilenet_cli.pipeline.artifacts.files import sha256_file
+from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
+from mobilenet_cli.pipeline.errors import ModelError, OptionError
+from mobilenet_cli.pipeline.importing.import_weights import Imported, class_list
+from mobilenet_cli.pipeline.importing.layouts.plan import IMAGENET_MEAN, IMAGENET_STD, INCEPTION
+from mobilenet_cli.reports.records.conversion import ImportRecord
+
+# What is subtracted from, and what divides, pixels on the scale 0..1, by the name people know.
+NORMALIZATIONS = {"inception": (INCEPTION, INCEPTION), "imagenet": (IMAGENET_MEAN, IMAGENET_STD)}
+OLDEST_OPSET, NEWER_OPSET = 13, 18
+SIDE = 224  # where the model takes any size
+
+
+@dataclass(frozen=True)
+class AdoptConfig:
+    """Settings of the import of an ONNX file.
+
+    Attributes:
+        normalization: a key of ``NORMALIZATIONS``; the file cannot tell.
+        resolution: side of the input in pixels; None takes the file's, or 224 if it takes any.
+        classes: a text file with one class identifier a line; None takes ImageNet's.
+    """
+
+    normalization: str | None = None
+    resolution: int | None = None
+    classes: Path | None = None
+
+
+def read_onnx(path: Path, config: AdoptConfig) -> Imported:
+    """An ONNX classifier with facts of how it is used.
+
+    Raises:
+        ModelError: it is no classifier of images [batch, 3, side, side].
+        OptionError: an option is needed, or contradicts the file.
+    """
+    model = _modern(path, load_onnx(path))
+    side = _side(path, model, config.resolution)
+    if config.normalization not in NORMALIZATIONS:
+        raise OptionError(
+            f"{path} does not say how its pixels are normalized",
+            "Pass --normalization inception (to -1..1, as TensorFlow programs do) or "
+            "--normalization imagenet (mean and deviation, as torch programs do)",
+        )
+    mean, std = NORMALIZATIONS[config.normalization]
+    outputs = _outputs(path, model)
+    classes, names = class_list(path, outputs, config.classes)
+    sha256 = sha256_file(path)
+    facts = Facts(
+        stage="import",
+        parent=sha256,
+        config=asdict(config) | {"source": path.name, "classes": None},
+        versions=versions("onnx"),
+        input=InputSpec(resolution=side, resize=round(side / 0.875), mean=mean, std=std),
+        classes=classes,
+        names=names,
+    )
+    record = ImportRecord(
+        source=str(path),
+        source_sha256=sha256,
+        revision=None,
+        layout="ONNX",
+        parameters=_parameters(model),
+        outputs=outputs,
+        notes=(f"images are resized to {facts.input.resize} and cut to {side}, bilinear",),
+    )
+    return Imported(with_facts(model, facts), facts, record)
+
+
+def needs_folding(content: bytes) -> bool:
+    """Has a model BatchNormalizations?"""
+    graph = onnx.load_from_string(content).graph
+    return any(node.op_type == "BatchNormalization" for node in graph.node)
+
+
+def _modern(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model in an operator set that has weights quantized by channel."""
+    opset = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    if opset >= OLDEST_OPSET:
+        return model
+    try:
+        converted: onnx.ModelProto = onnx.version_converter.convert_version(model, NEWER_OPSET)
+    except Exception as error:  # the converter raises whatever its C++ does
+        raise ModelError(
+            f"{path} has operator set {opset}, and cannot be converted to {NEWER_OPSET} "
+            f"({' '.join(str(error).split())[:150]})",
+            f"Export it with operator set {OLDEST_OPSET} or newer",
+        ) from error
+    return converted
+
+
+def _parameters(model: onnx.ModelProto) -> int:
+    """Numbers that training changes: all of floating point but the statistics of BatchNorms."""
+    statistics = {
+        name
+        for node in model.graph.node
+        if node.op_type == "BatchNormalization"
+        for name in node.input[3:]
+    }
+    return sum(
+        math.prod(tensor.dims)
+        for tensor in model.graph.initializer
+        if tensor.data_type == onnx.TensorProto.FLOAT and tensor.name not in statistics
+    )
+
+
+def _side(path: Path, model: onnx.ModelProto, wanted: int | None) -> int:
+    """Side of the square input."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in constants]
+    shapes = [[d.dim_value for d in v.type.tensor_type.shape.dim] for v in inputs]  # 0: any
+    if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][1] not in (0, 3):
+        raise ModelError(
+            f"{path} takes inputs of shapes {shapes}, not one of [batch, 3, side, side]",
+            "Export the classifier with its channels first, and with one input",
+        )
+    _, _, height, width = shapes[0]
+    if height != width or (wanted and height and wanted != height):
+        raise OptionError(
+            f"{path} takes images of {height} x {width} pixels",
+            "Leave --resolution out, or export the model for square images of that side",
+        )
+    return wanted or height or SIDE
+
+
+def _outputs(path: Path, model: onnx.ModelProto) -> int:
+    """Number of classes.
+
+    Raises:
+        ModelError: the output is not [batch, classes].
+    """
+    inferred = onnx.shape_inference.infer_shapes(model)
+    shapes = [[d.dim_value for d in v.type.tensor_type.shape.dim] for v in inferred.graph.output]
+    if len(shapes) != 1 or len(shapes[0]) != 2 or not shapes[0][1]:
+        raise ModelError(
+            f"{path} has outputs of shapes {shapes}, not one of [batch, classes]",
+            "Export the classifier with its logits as the one output, of a known size",
+        )
+    return int(shapes[0][1])

@@ -1,0 +1,258 @@
+"""Import: somebody else's weights as a checkpoint of ours, with everything that belongs to them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.numpy import save
+
+from mobilenet_cli.data import imagenet
+from mobilenet_cli.models.mobilenet_v1 import check_resolution, parameters
+from mobilenet_cli.models.spec import Activation, ModelSpec, check_width
+from mobilenet_cli.pipeline.artifacts.artifact import Artifact, save_artifact
+from mobilenet_cli.pipeline.artifacts.facts import METADATA_KEY, Facts, versions
+from mobilenet_cli.pipeline.artifacts.files import sha256_file
+from mobilenet_cli.pipeline.artifacts.sidecar import is_current, refuse_overwrite
+from mobilenet_cli.pipeline.errors import ModelError, OptionError, StorageError
+from mobilenet_cli.pipeline.importing.hub import download, is_repository
+from mobilenet_cli.pipeline.importing.layouts import (
+    hugging_face,
+    keras,
+    tf_slim,
+    timm,
+    torch_programs,
+)
+from mobilenet_cli.pipeline.importing.layouts.plan import Plan, convert
+from mobilenet_cli.pipeline.importing.weight_files import WeightFile, read_weights
+from mobilenet_cli.reports.records.conversion import ImportRecord
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A way to name a MobileNet v1's tensors.
+
+    Attributes:
+        recognizes: is a file in this layout?
+        plan: which tensor is which; takes the resolution the user asked for.
+        expected: the layout in a few words, for errors.
+        prepare: turns a file's tensors into such as map to ours one by one.
+    """
+
+    recognizes: Callable[[WeightFile], bool]
+    plan: Callable[[WeightFile, int | None], Plan]
+    expected: str
+    prepare: Callable[[WeightFile], WeightFile] = lambda file: file
+
+
+# In the order in which they are tried: the last one matches by shape alone.
+LAYOUTS = (
+    Layout(keras.recognizes, keras.plan, keras.EXPECTED),
+    Layout(tf_slim.recognizes, tf_slim.plan, tf_slim.EXPECTED, tf_slim.prepare),
+    Layout(hugging_face.recognizes, hugging_face.plan, hugging_face.EXPECTED),
+    Layout(timm.recognizes, timm.plan, timm.EXPECTED),
+    Layout(torch_programs.recognizes, torch_programs.plan, torch_programs.EXPECTED),
+)
+
+
+@dataclass(frozen=True)
+class ImportConfig:
+    """Settings of ``import``; None leaves a value to the file.
+
+    Attributes:
+        width: refuse a file of another width multiplier.
+        resolution: side of the network's input in pixels.
+        classes: a text file with one class identifier a line.
+        activation: for layouts that do not say.
+        revision: branch, tag or commit on the Hugging Face hub.
+    """
+
+    width: float | None = None
+    resolution: int | None = None
+    classes: Path | None = None
+    activation: Activation | None = None
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.width is not None:
+            check_width(self.width)
+
+
+@dataclass(frozen=True)
+class Imported:
+    """Weights in memory, ready to be written as a checkpoint."""
+
+    content: bytes
+    facts: Facts
+    record: ImportRecord
+
+
+def read_source(source: str, config: ImportConfig) -> Imported:
+    """Find, recognize and convert weights.
+
+    Args:
+        source: a file, a folder as downloaded from the Hugging Face hub, or a hub id.
+        config: see ``ImportConfig``.
+
+    Raises:
+        ModelError: the weights cannot be had, read or recognized, or are no MobileNet v1's.
+        OptionError: an option contradicts the weights, or one is needed.
+    """
+    if config.resolution is not None:
+        check_resolution(config.resolution)
+    path, revision = Path(source), None
+    if is_repository(source):
+        snapshot = download(source, config.revision)
+        path, revision = snapshot.weights, snapshot.commit
+    elif config.revision is not None:
+        raise OptionError(f"{source} is no hub repository", "Leave --revision out")
+    file = read_weights(path)
+    layout = recognize(file)
+    file = layout.prepare(file)
+    plan = _plan(layout, file, config.resolution)
+    check_resolution(plan.input.resolution)
+    activation, notes = _activation(file, plan, config.activation)
+    spec, tensors = convert(file, plan, activation)
+    _check_width(file.path, spec, config.width)
+    if "classifier.weight" not in plan.names:
+        notes += ("the file has no classifier; it is zero until the network is trained",)
+    classes, names = class_list(file.path, spec.classes, config.classes)
+    facts = Facts(
+        stage="import",
+        parent=(sha256 := sha256_file(file.path)),
+        config={"source": file.path.name, "layout": plan.layout, "revision": revision},
+        versions=versions(
+            "numpy", "safetensors", "h5py", "huggingface_hub", "tensorflow", "tensorflow_cpu"
+        ),
+        model=spec,
+        input=plan.input,
+        classes=classes,
+        names=names,
+    )
+    record = ImportRecord(
+        source=source,
+        source_sha256=sha256,
+        revision=revision,
+        layout=plan.layout,
+        parameters=parameters(spec),
+        outputs=spec.classes,
+        notes=notes,
+    )
+    return Imported(save(tensors, {METADATA_KEY: facts.model_dump_json()}), facts, record)
+
+
+def write_checkpoint(imported: Imported, out: Path) -> Artifact:
+    """Write the checkpoint and its sidecar.
+
+    Raises:
+        StorageError: it cannot be written, or a checkpoint of other origin is there.
+    """
+    refuse_overwrite(out, [])
+    facts = imported.facts
+    if out.exists() and not is_current(out, facts.stage, facts.parent, facts.config):
+        raise StorageError(
+            f"{out} is a checkpoint of other origin", "Choose another --run, or move it away"
+        )
+    return save_artifact(out, imported.content, facts, imported.record)
+
+
+def run_name(facts: Facts) -> str:
+    """The run that an import goes to unless told otherwise, such as ``mobilenet_v1_0.75_224``."""
+    assert facts.model is not None
+    return f"{facts.model.architecture}_{facts.model.width:g}_{facts.input.resolution}"
+
+
+def recognize(file: WeightFile) -> Layout:
+    """The layout of a file's tensors.
+
+    Raises:
+        ModelError: none that is known; says what was expected and what was found.
+    """
+    for layout in LAYOUTS:
+        if layout.recognizes(file):
+            return layout
+    shown = ", ".join(f"{n} {t.shape}" for n, t in list(file.tensors.items())[:3])
+    raise ModelError(
+        f"{file.path} has {len(file.tensors)} tensors in no known layout "
+        f"({shown or 'none of floating point'})",
+        "Expected one of: " + "; ".join(layout.expected for layout in LAYOUTS),
+    )
+
+
+def _plan(layout: Layout, file: WeightFile, resolution: int | None) -> Plan:
+    try:
+        return layout.plan(file, resolution)
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        if not (file.config or file.preprocessor):
+            raise  # then it is no value of theirs
+        raise ModelError(
+            f"the configuration beside {file.path} is not one of a MobileNet v1 "
+            f"({type(error).__name__}: {error})",
+            "Download config.json and preprocessor_config.json again",
+        ) from error
+
+
+def _activation(
+    file: WeightFile, plan: Plan, wanted: Activation | None
+) -> tuple[Activation, tuple[str, ...]]:
+    """The network's activation, and what was assumed to know it."""
+    if plan.layout == "torch":
+        activation = wanted or plan.activation
+        if activation is None:
+            raise OptionError(
+                f"{file.path} does not say whether the network uses ReLU or ReLU6",
+                "Pass --activation relu or --activation relu6 as in the program it comes from",
+            )
+        assumed = "symmetric padding, epsilon 1e-5, ImageNet's mean and deviation"
+        return activation, (f"assumed as usual in torch: {activation}, {assumed}",)
+    assert plan.activation is not None
+    if wanted not in (None, plan.activation):
+        raise OptionError(
+            f"{file.path} is a {plan.layout} file, whose network uses {plan.activation}",
+            "Leave --activation out",
+        )
+    return plan.activation, ()
+
+
+def _check_width(path: Path, spec: ModelSpec, wanted: float | None) -> None:
+    if wanted is not None and abs(spec.width - wanted) > 1 / 1024:
+        raise OptionError(
+            f"{path} is a MobileNet v1 of width {spec.width:g}, not {wanted:g}",
+            "Leave --width out, or choose another file",
+        )
+
+
+def class_list(
+    path: Path, outputs: int, listed: Path | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Identifiers and names of a classifier's outputs.
+
+    Raises:
+        ModelError: no list is known for this number of outputs.
+        OptionError: the list given has another length, or a class twice.
+    """
+    if listed is None:
+        if outputs == imagenet.CLASSES:
+            return imagenet.synsets(), imagenet.names()
+        if outputs == imagenet.CLASSES + 1:
+            background = (imagenet.BACKGROUND,)
+            return background + imagenet.synsets(), background + imagenet.names()
+        raise ModelError(
+            f"{path} has {outputs} outputs, which are not ImageNet's 1000 classes, with or "
+            "without background",
+            f"Pass --classes with a text file of {outputs} lines, one class identifier each",
+        )
+    try:
+        lines = tuple(line.strip() for line in listed.read_text("utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"{listed} cannot be read ({error})", "Check the path") from error
+    if len(lines) != outputs:
+        raise OptionError(
+            f"{listed} lists {len(lines)} classes, but {path} has {outputs} outputs",
+            "Give one identifier a line, in the order of the outputs",
+        )
+    if twice := sorted({line for line in lines if lines.count(line) > 1 or not line}):
+        raise OptionError(
+            f"{listed} has the class '{twice[0]}' more than once or empty",
+            "Give every output its own identifier",
+        )
+    return lines, ()

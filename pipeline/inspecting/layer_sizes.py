@@ -1,0 +1,69 @@
+"""What a file of training holds, by layer."""
+
+from collections.abc import Mapping
+
+from mobilenet_cli.models.mobilenet_v1 import layer_multiply_adds
+from mobilenet_cli.models.spec import ModelSpec
+from mobilenet_cli.reports.records.inspection import LayerSize
+
+NOT_TRAINED = ("running_mean", "running_var", "num_batches_tracked")  # statistics of BatchNorm
+
+
+def layer_sizes(
+    spec: ModelSpec | None,
+    resolution: int | None,
+    counts: Mapping[str, int],
+    weights: Mapping[str, int],
+    average: Mapping[str, int] | None = None,
+    optimizer: Mapping[str, int] | None = None,
+) -> tuple[LayerSize, ...]:
+    """Sum up tensors by layer, in the order of the network.
+
+    Args:
+        spec: of the network; None where not known.
+        resolution: that it is for; None likewise.
+        counts: values by the tensor's name in the network's ``state_dict``.
+        weights: bytes likewise.
+        average: bytes of the moving average likewise.
+        optimizer: bytes that the optimizer remembers of each.
+    """
+    products = layer_multiply_adds(spec, resolution) if spec and resolution else {}
+    trained = {name: n for name, n in counts.items() if not name.endswith(NOT_TRAINED)}
+    parameters, held, kept, remembered = (
+        _by_layer(sizes) for sizes in (trained, weights, average or {}, optimizer or {})
+    )
+    return tuple(
+        LayerSize(
+            name=name,
+            parameters=parameters.get(name, 0),
+            multiply_adds=products.get(name),
+            weights=size,
+            average=kept.get(name, 0),
+            optimizer=remembered.get(name, 0),
+        )
+        for name, size in sorted(held.items(), key=lambda item: _position(item[0]))
+    )
+
+
+def stored_bytes(layers: tuple[LayerSize, ...], size: int) -> dict[str, int]:
+    """What a file of ``size`` bytes consists of."""
+    parts = {
+        part: sum(getattr(layer, part) for layer in layers)
+        for part in ("weights", "average", "optimizer")
+    }
+    return parts | {"other": size - sum(parts.values())}
+
+
+def _by_layer(sizes: Mapping[str, int]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for name, size in sizes.items():
+        first, second, *_ = [*name.split("."), ""]
+        layer = f"{first}.{second}" if first == "layers" else first
+        found[layer] = found.get(layer, 0) + size
+    return found
+
+
+def _position(layer: str) -> tuple[bool, int, str]:
+    """``layers.2`` before ``layers.10``, and both before ``classifier``."""
+    first, _, number = layer.partition(".")
+    return first != "layers", int(number) if number.isdecimal() else 0, layer

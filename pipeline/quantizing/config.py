@@ -1,0 +1,81 @@
+"""Settings of ``quantize``, which training through grids shares."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from mobilenet_cli.calibration.kernels import TARGETS, Target
+from mobilenet_cli.calibration.ranges.calibrators import CALIBRATORS
+from mobilenet_cli.pipeline.errors import OptionError
+from mobilenet_cli.pipeline.runtime.integer_kernels import detect_target
+
+
+@dataclass(frozen=True)
+class QuantizeConfig:
+    """Settings of ``quantize``.
+
+    Attributes:
+        calib_dir: calibration images, as ``open_dataset`` takes them; None takes the training
+            images of the data the model was trained on.
+        calib_count: how many to use.
+        calibrator: a key of ``CALIBRATORS``.
+        target: a key of ``TARGETS``, or ``auto`` for the machine this runs on.
+        weights: ``s8``, or ``u8`` for unsigned storage.
+        format: ``qdq``, which every runtime reads, or ``qoperator``, ONNX Runtime's own operators.
+        cross: the model is for another machine, so this one's kernels prove nothing.
+        max_drop: keep the fewest layers in float by which top-1 drops no more than so many points.
+        data: labelled images that this is measured on; None takes the model's evaluation images.
+        seed: of the choice of images.
+    """
+
+    calib_dir: str | None = None
+    calib_count: int = 256
+    calibrator: str = "minmax"
+    target: str = "auto"
+    weights: Literal["s8", "u8"] = "s8"
+    format: Literal["qdq", "qoperator"] = "qdq"
+    cross: bool = False
+    max_drop: float | None = None
+    data: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.calibrator not in CALIBRATORS:
+            raise OptionError(
+                f"unknown calibrator '{self.calibrator}'",
+                f"Use one of {', '.join(CALIBRATORS)}",
+            )
+        if self.target not in (*TARGETS, "auto"):
+            raise OptionError(
+                f"unknown target '{self.target}'", f"Use auto or one of {', '.join(TARGETS)}"
+            )
+        if self.weights not in ("s8", "u8"):
+            raise OptionError(f"unknown weight type '{self.weights}'", "Use s8 or u8")
+        if self.format not in ("qdq", "qoperator"):
+            raise OptionError(f"unknown format '{self.format}'", "Use qdq or qoperator")
+        if self.format == "qoperator" and self.target != "auto" and not TARGETS[self.target].cpu:
+            raise OptionError(
+                f"{self.target} does not read the format qoperator", "Leave --format out"
+            )
+        if self.max_drop is None:
+            return
+        if not (math.isfinite(self.max_drop) and self.max_drop >= 0):
+            raise OptionError(
+                f"--max-drop {self.max_drop:g} is no number of points", "Use 0 or more, such as 0.3"
+            )
+        if self.cross or (self.target != "auto" and not TARGETS[self.target].cpu):
+            raise OptionError(
+                "--max-drop is measured on this machine, and this model is for another",
+                "Leave one of the two out",
+            )
+
+    @property
+    def kernels(self) -> Target:
+        """What the model is made for; the target is no longer ``auto``."""
+        target = TARGETS[self.target]
+        return target if self.weights == "s8" else target.with_unsigned_weights()
+
+    def resolved(self) -> "QuantizeConfig":
+        """The same with ``auto`` replaced by this machine's target: what the facts keep."""
+        target = detect_target() if self.target == "auto" else self.target
+        return replace(self, target=target, cross=self.cross or not TARGETS[target].cpu)

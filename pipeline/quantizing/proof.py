@@ -1,0 +1,116 @@
+"""Is a quantized model really integer, and do this machine's kernels compute what it says?"""
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from mobilenet_cli.calibration.graph.parse import Network, Step
+from mobilenet_cli.calibration.grid import Grid
+from mobilenet_cli.calibration.tensor_statistics import exposing, run_exposed
+from mobilenet_cli.pipeline.errors import CheckError
+from mobilenet_cli.pipeline.quantizing.calibration_images import Calibration
+from mobilenet_cli.pipeline.runtime.parity import sqnr_db
+from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
+from mobilenet_cli.reports.records.quantization import LayerRecord
+
+SIMULATED = SessionConfig(integer_kernels=False)
+# A sum within float32 error of a tie is rounded one way in integers and the other way in float.
+ROUNDING = 1
+# Logits that stay float differ by float32 rounding only; saturation costs far more.
+FLOAT_SQNR_DB = 60.0
+
+
+def running_operators(content: bytes) -> Counter[str]:
+    """Nodes by type in the graph that ONNX Runtime makes of a model and really runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "optimized.onnx"
+        open_session(content, SessionConfig(optimized_path=path))
+        return Counter(node.op_type for node in onnx.load(path).graph.node)
+
+
+def check_integer(network: Network, operators: Counter[str]) -> None:
+    """Refuse a graph in which something that should be integer runs in float.
+
+    Raises:
+        CheckError: says what does.
+    """
+    kept = [s for s in network.steps if s.kind == "float"]
+    allowed = Counter(s.node.op_type for s in kept)
+    for operator in ("Conv", "Gemm", "MatMul", "Clip", "Relu"):
+        found = operators[operator] + operators[f"Fused{operator}"]
+        if found > allowed[operator]:
+            raise CheckError(
+                f"{found} {operator} of the quantized model run in float",
+                "Install the onnxruntime version of constraints.txt; nothing was written",
+            )
+    if not kept and max(operators["QuantizeLinear"], operators["DequantizeLinear"]) > 1:
+        raise CheckError(
+            "the quantized model goes back to float between layers: "
+            f"{operators['QuantizeLinear']} QuantizeLinear and "
+            f"{operators['DequantizeLinear']} DequantizeLinear are left",
+            "Install the onnxruntime version of constraints.txt; nothing was written",
+        )
+
+
+def kernel_error(model: bytes, inputs: dict[str, NDArray[Any]], simulated: NDArray[Any]) -> float:
+    """How far this machine's kernels are from the simulation of one step, given the same inputs.
+
+    Args:
+        model: the step, from codes to codes.
+        inputs: its inputs on a few images, by name.
+        simulated: what the simulation made of them.
+
+    Returns:
+        Largest difference in codes, of which up to ``ROUNDING`` is a tie rounded differently. For
+        a step that makes float values: 0 when equal to float32 precision, infinity otherwise.
+    """
+    found = open_session(model).run(None, inputs)[0]
+    if np.issubdtype(found.dtype, np.floating):
+        return 0.0 if sqnr_db(simulated, found) >= FLOAT_SQNR_DB else float("inf")
+    return float(np.abs(found.astype(np.int16) - simulated.astype(np.int16)).max())
+
+
+PROBE_IMAGES = 4  # on which each layer is compared with the float network and with the kernels
+
+
+def layer_meter(
+    network: Network,
+    calibration: Calibration,
+    grids: dict[str, Grid],
+    as_coded: Callable[[str, NDArray[Any]], NDArray[Any]],
+    layers: list[LayerRecord],
+) -> Callable[[Step, bytes, dict[str, NDArray[Any]], NDArray[Any]], None]:
+    """A watcher that measures each step, on a few images, and appends what it found.
+
+    It compares the step's codes with the float network's tensor, and with what the integer
+    kernels make of the same inputs.
+    """
+    images = np.concatenate(list(calibration.batches(PROBE_IMAGES)))
+    session = exposing(network, [step.output for step in network.steps], open_session)
+
+    def measure(
+        step: Step, model: bytes, read: dict[str, NDArray[Any]], made: NDArray[Any]
+    ) -> None:
+        reference = run_exposed(session, network, [step.output], images)[step.output]
+        few = {name: values[: len(images)] for name, values in read.items()}
+        codes = made[: len(images)]
+        grid = grids.get(step.output)
+        layers.append(
+            LayerRecord(
+                name=step.output,
+                operator=step.node.op_type,
+                sqnr_db=sqnr_db(as_coded(step.output, reference), grid.dequantize(codes))
+                if grid
+                else sqnr_db(reference, codes),
+                scale=grid.scale if grid else None,
+                kernel_error=kernel_error(model, few, codes),
+            )
+        )
+
+    return measure

@@ -1,0 +1,232 @@
+"""Everything that lies in a run's folder, as one record; what is missing or broken is listed."""
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import JsonValue, TypeAdapter, ValidationError
+
+from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
+from mobilenet_cli.pipeline.artifacts.files import sha256_file
+from mobilenet_cli.pipeline.artifacts.runs import Run
+from mobilenet_cli.pipeline.artifacts.sidecar import sidecar_path
+from mobilenet_cli.pipeline.errors import (
+    MobilenetError,
+    ModelError,
+)
+from mobilenet_cli.pipeline.reporting.report_warnings import warnings_of
+from mobilenet_cli.pipeline.reporting.weight_ranges import weight_ranges
+from mobilenet_cli.reports.accuracy_statistics import compare_paired
+from mobilenet_cli.reports.answers import confusion, disagreements, mistakes
+from mobilenet_cli.reports.records.accuracy import EvaluationRecord, PredictionsRecord
+from mobilenet_cli.reports.records.latency import BenchRecord
+from mobilenet_cli.reports.records.run import ArtifactRecord, Missing, RunRecord
+
+COMMANDS = {
+    "model.safetensors": "train",
+    "fp32.onnx": "export",
+    "folded.onnx": "simplify",
+    "int8.onnx": "quantize",
+    "train.jsonl": "train",
+    "evaluate.json": "evaluate",
+    "predictions.json": "evaluate",
+    "bench.json": "bench",
+}
+T = TypeVar("T")
+EPOCHS = TypeAdapter(list[dict[str, JsonValue]])
+EVALUATIONS = TypeAdapter(list[EvaluationRecord])
+PREDICTIONS = TypeAdapter(list[PredictionsRecord])
+BENCH = TypeAdapter(BenchRecord)
+
+
+def collect(run: Run) -> RunRecord:
+    """Everything in a run's folder as a record; errors as ``collect_all``."""
+    return collect_all(run)[0]
+
+
+def collect_all(run: Run, layers: bool = True) -> tuple[RunRecord, list[PredictionsRecord]]:
+    """Read everything in a run's folder; what is missing or broken is listed, not raised.
+
+    The predictions, one entry an image and artifact, are too many for the record. Without
+    ``layers`` the models are not opened for the ranges of their weights, which saves a third.
+
+    Raises:
+        ModelError: there is no such run, or it has no model.
+    """
+    if not run.folder.is_dir():
+        raise ModelError(f"{run.folder} does not exist", "Choose another --run, or train one")
+    missing: list[Missing] = []
+    artifacts = [
+        found
+        for path in expected_files(run)
+        if (found := read_part(run, path, missing, artifact_record)) is not None
+    ]
+    if not artifacts:
+        raise ModelError(f"{run.folder} has no model", "Make one with train or import")
+    imported = artifacts[0].stage == "import"
+    evaluations = read_part(run, run.evaluation, missing, reader(EVALUATIONS)) or []
+    bench = read_part(run, run.bench, missing, reader(BENCH))
+    training = None if imported else read_part(run, run.training, missing, read_epochs)
+    predictions = read_part(run, run.predictions, missing, reader(PREDICTIONS)) or []
+    both = layers and run.folded.is_file() and run.int8.is_file()
+    weights = read_part(run, run.int8, missing, partial(weight_ranges, run.folded)) if both else ()
+    record = RunRecord(
+        run=run.name,
+        artifacts=tuple(artifacts),
+        training=tuple(training or ()),
+        evaluations=tuple(evaluations),
+        bench=bench,
+        weights=weights or (),
+        missing=tuple(dict.fromkeys(missing)),
+    )
+    record = with_answers(without_outdated(record), predictions)
+    return record.model_copy(update={"warnings": warnings_of(record)}), predictions
+
+
+def expected_files(run: Run) -> tuple[Path, ...]:
+    """The model files of a complete run: those from its first one on, where that was imported."""
+    files = (run.checkpoint, run.fp32, run.folded, run.int8)
+    present = [path for path in files if path.is_file()]
+    if present and present[0] != run.checkpoint:
+        facts, _ = sidecar(present[0], sha256_file(present[0]))
+        if facts and facts.get("stage") == "import":
+            return files[files.index(present[0]) :]
+    return files
+
+
+def with_answers(run: RunRecord, predictions: Sequence[PredictionsRecord]) -> RunRecord:
+    """The run with what its models say about single images, the float model's as the base."""
+    found = [
+        (artifact, record)
+        for artifact in run.artifacts
+        if (record := newest(predictions, artifact.sha256)) is not None
+    ]
+    if not found:
+        return run
+    by_stage = {artifact.stage: record for artifact, record in found}
+    base = by_stage.get("simplify") or by_stage.get("export")
+    last_artifact, last = found[-1]
+    names = last_artifact.names or last_artifact.classes
+    update: dict[str, object] = {
+        "mistakes": mistakes(last, names),
+        "confusion": confusion(last, names),
+    }
+    if base is not None:
+        others = [record for _, record in found if record is not base]
+        pairs = [compare_paired(base, record) for record in others]
+        update["paired"] = tuple(pair for pair in pairs if pair is not None)
+        int8 = by_stage.get("quantize")
+        if int8 is not None and int8.data_fingerprint == base.data_fingerprint:
+            update["disagreements"] = disagreements(base, int8, names)
+    return run.model_copy(update=update)
+
+
+def newest(records: Sequence[PredictionsRecord], sha256: str) -> PredictionsRecord | None:
+    """The last record of exactly this file."""
+    found = [record for record in records if record.sha256 == sha256]
+    return found[-1] if found else None
+
+
+def read_part(run: Run, path: Path, missing: list[Missing], read: Callable[[Path], T]) -> T | None:
+    """One file of the run; None, and a line in ``missing``, where it cannot be had."""
+    if not path.is_file():
+        missing.append(missing_part(run, path.name, "has not been made"))
+        return None
+    try:
+        return read(path)
+    except (MobilenetError, OSError, ValueError) as error:
+        missing.append(missing_part(run, path.name, f"cannot be read ({reason(error)})"))
+        return None
+
+
+def missing_part(run: Run, file: str, why: str) -> Missing:
+    """A part that the report does without, and the command that makes it."""
+    return Missing(file=file, why=why, command=f"mobilenet-cli {COMMANDS[file]} --run {run.name}")
+
+
+def reason(error: Exception) -> str:
+    """Why a record cannot be read, in a few words."""
+    if isinstance(error, MobilenetError):
+        return error.what
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            return "it is no JSON, or only the start of it"
+        where = ".".join(map(str, first["loc"]))
+        return f"another version wrote it: {where}: {first['msg']}"
+    return str(error)
+
+
+def reader(kind: TypeAdapter[T]) -> Callable[[Path], T]:
+    """Read a JSON file as a record or a list of them."""
+    return lambda path: kind.validate_json(path.read_bytes())
+
+
+def read_epochs(path: Path) -> list[dict[str, JsonValue]]:
+    """The lines of train.jsonl; a last line that was cut off is left out."""
+    lines = path.read_text().splitlines()
+    if lines and not is_json(lines[-1]):
+        lines.pop()
+    return EPOCHS.validate_json(f"[{','.join(filter(None, lines))}]")
+
+
+def is_json(line: str) -> bool:
+    """Is the line a whole JSON document?"""
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def artifact_record(path: Path) -> ArtifactRecord:
+    """A model file as its sidecar tells, or else as the file itself does.
+
+    Raises:
+        ModelError: the file is no model.
+    """
+    sha256 = sha256_file(path)
+    facts, record = sidecar(path, sha256)
+    if facts is None:
+        artifact = load_artifact(path)
+        facts, record = artifact.facts.model_dump(mode="json"), artifact.record
+    kept = {name: facts[name] for name in ArtifactRecord.model_fields if name in facts}
+    kept |= {"file": path.name, "sha256": sha256, "size_mb": path.stat().st_size / 2**20}
+    return ArtifactRecord.model_validate({**kept, "record": record})
+
+
+def sidecar(path: Path, sha256: str) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """Facts and record beside a model file; no facts unless they are of exactly this file."""
+    try:
+        document = json.loads(sidecar_path(path).read_bytes())
+        if document["sha256"] == sha256:
+            return dict(document["facts"]), dict(document["record"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # the file itself is asked next, and knows its facts
+    return None, {}
+
+
+def without_outdated(run: RunRecord) -> RunRecord:
+    """Leave out what was measured on files that have been made again since, and list it."""
+    current = {artifact.sha256 for artifact in run.artifacts}
+    kept = tuple(record for record in run.evaluations if record.sha256 in current)
+    missing = list(run.missing)
+    measured = {
+        "evaluate.json": [(r.model, r.sha256) for r in run.evaluations],
+        "bench.json": [(r.model, r.sha256) for r in run.bench.results] if run.bench else [],
+    }
+    for file, pairs in measured.items():
+        known = {sha256 for _, sha256 in pairs}
+        lacking = [a.file for a in run.artifacts if pairs and a.sha256 not in known]
+        if lacking:
+            why = f"does not have {', '.join(lacking)} as it is now"
+            missing.append(
+                Missing(
+                    file=file,
+                    why=why,
+                    command=f"mobilenet-cli {COMMANDS[file]} --run {run.run}",
+                )
+            )
+    return run.model_copy(update={"evaluations": kept, "missing": tuple(missing)})

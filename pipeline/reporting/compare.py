@@ -1,0 +1,160 @@
+"""Runs against each other: side by side, and over time."""
+
+import datetime
+from collections.abc import Sequence
+from pathlib import Path
+
+from mobilenet_cli.pipeline.artifacts.files import write_atomically
+from mobilenet_cli.pipeline.artifacts.runs import Run
+from mobilenet_cli.pipeline.errors import MobilenetError, ModelError, OptionError
+from mobilenet_cli.pipeline.reporting.collect import collect_all, newest
+from mobilenet_cli.reports.accuracy_statistics import compare_paired
+from mobilenet_cli.reports.compare import compare_latency, comparison_markdown, history_markdown
+from mobilenet_cli.reports.compare_html import comparison_html, history_html
+from mobilenet_cli.reports.records.accuracy import PairedRecord, PredictionsRecord
+from mobilenet_cli.reports.records.run import (
+    ComparedPair,
+    ComparedRun,
+    ComparisonRecord,
+    HistoryRecord,
+    RunRecord,
+)
+from mobilenet_cli.reports.summary import summarize
+
+Read = tuple[RunRecord, Sequence[PredictionsRecord]]
+
+
+def compare_runs(runs: Sequence[Run]) -> ComparisonRecord:
+    """The first run against each of the others, artifact by artifact.
+
+    Raises:
+        OptionError: fewer than two runs.
+        ModelError: a run does not exist or has no model.
+    """
+    if len({run.folder.resolve() for run in runs}) < 2:
+        raise OptionError(
+            "there is nothing to compare", "Name two runs or more, as in: report --compare A B"
+        )
+    read = [collect_all(run, layers=False) for run in runs]
+    pairs = [pair for other in read[1:] for pair in compare_two(read[0], other)]
+    return ComparisonRecord(
+        runs=tuple(compared_run(run, record) for run, (record, _) in zip(runs, read, strict=True)),
+        pairs=tuple(pairs),
+    )
+
+
+def write_comparison(record: ComparisonRecord, folder: Path) -> dict[str, Path]:
+    """Write what ``compare_runs`` found in every format; return the paths.
+
+    Raises:
+        StorageError: the folder cannot be written to.
+    """
+    return _write(
+        folder / "comparison", comparison_html(record), comparison_markdown(record), record
+    )
+
+
+def write_history(record: HistoryRecord, folder: Path) -> dict[str, Path]:
+    """Write what ``history`` found in every format; return the paths.
+
+    Raises:
+        StorageError: the folder cannot be written to.
+    """
+    return _write(folder / "history", history_html(record), history_markdown(record), record)
+
+
+def _write(
+    stem: Path, html: str, markdown: str, record: ComparisonRecord | HistoryRecord
+) -> dict[str, Path]:
+    texts = {
+        "markdown": (".md", markdown + "\n"),
+        "json": (".json", record.model_dump_json(indent=2) + "\n"),
+        "html": (".html", html),
+    }
+    paths = {}
+    for form, (suffix, text) in texts.items():
+        paths[form] = stem.with_suffix(suffix)
+        write_atomically(paths[form], text.encode())
+    return paths
+
+
+def compare_two(base: Read, other: Read) -> list[ComparedPair]:
+    """The artifacts that both runs have; checkpoints are one kind, trained or imported."""
+    first, second = ({kind_of(a.stage): a for a in run.artifacts} for run, _ in (base, other))
+    pairs = []
+    for kind in (kind for kind in first if kind in second):
+        hashes = first[kind].sha256, second[kind].sha256
+        accuracy, accuracy_note = compare_accuracy(base, other, kind)
+        speedup, latency_note = compare_latency(base[0].bench, other[0].bench, *hashes)
+        pairs.append(
+            ComparedPair(
+                stage=kind,
+                base=base[0].run,
+                other=other[0].run,
+                accuracy=accuracy,
+                accuracy_note=accuracy_note,
+                speedup=speedup,
+                latency_note=latency_note,
+            )
+        )
+    return pairs
+
+
+def kind_of(stage: str) -> str:
+    """Trained and imported checkpoints are compared with each other."""
+    return "checkpoint" if stage in ("train", "import") else stage
+
+
+def compare_accuracy(base: Read, other: Read, kind: str) -> tuple[PairedRecord | None, str]:
+    """Top-1 of one kind of artifact on the same images, or why it cannot be compared."""
+    found = []
+    for run, predictions in (base, other):
+        artifact = next(a for a in run.artifacts if kind_of(a.stage) == kind)
+        record = newest(predictions, artifact.sha256)
+        if record is None:
+            return None, (
+                f"{run.run}/{artifact.file} has no predictions: run "
+                f"'mobilenet-cli evaluate --run {run.run}'"
+            )
+        found.append(record)
+    pair = compare_paired(*found)
+    if pair is None:
+        return None, f"evaluated on different images: {found[0].data} and {found[1].data}"
+    return pair, ""
+
+
+def history(folder: Path) -> HistoryRecord:
+    """Every run of a folder, oldest first; one that cannot be read is listed with the reason.
+
+    Raises:
+        ModelError: there is no run.
+    """
+    runs = [Run(path) for path in sorted(folder.glob("*")) if Run(path).artifacts()]
+    if not runs:
+        raise ModelError(f"there is no run in {folder}", "Make one with train or import")
+    listed = []
+    for run in runs:
+        try:
+            listed.append(compared_run(run, collect_all(run, layers=False)[0]))
+        except MobilenetError as error:
+            listed.append(ComparedRun(run=run.name, made=made_at(run), broken=error.what))
+    return HistoryRecord(runs=tuple(sorted(listed, key=lambda run: (run.made or "", run.run))))
+
+
+def compared_run(run: Run, record: RunRecord) -> ComparedRun:
+    """A run as one entry of a list."""
+    report = summarize(record)
+    return ComparedRun(
+        run=record.run,
+        made=made_at(run),
+        machine=record.bench.machine.cpu if record.bench else None,
+        headline=report.headline,
+        rows=report.rows,
+    )
+
+
+def made_at(run: Run) -> str:
+    """When the newest model of a run was written."""
+    newest_time = max(path.stat().st_mtime for path in run.artifacts())
+    at = datetime.datetime.fromtimestamp(newest_time, datetime.UTC)
+    return at.isoformat(timespec="seconds")

@@ -1,0 +1,70 @@
+"""What a reader of a report must know first: broken descent, leakage, fallback, lost images."""
+
+from collections.abc import Sequence
+
+from mobilenet_cli.reports.records.run import ArtifactRecord, RunRecord
+from mobilenet_cli.reports.summary import file_name
+
+SCHEMA_VERSION = 1
+
+
+def warnings_of(run: RunRecord) -> tuple[str, ...]:
+    """What a reader must know first: broken descent, leakage, fallback, unreadable images."""
+    found = [*descent_warnings(run.artifacts), *version_warnings(run)]
+    for artifact in run.artifacts:
+        found += record_warnings(artifact)
+    for record in run.evaluations:
+        if record.bad_images:
+            shown = ", ".join(record.bad_images[:3])
+            found.append(
+                f"{len(record.bad_images)} images of {record.data} cannot be read and were left "
+                f"out of the evaluation of {file_name(record.model)}, such as {shown}"
+            )
+    if len({record.data_fingerprint for record in run.evaluations}) > 1:
+        found.append("The artifacts were evaluated on different images; see the table")
+    if run.bench is not None:
+        found += [
+            f"{file_name(result.model)}: {remark}"
+            for result in run.bench.results
+            for remark in result.remarks
+        ]
+    return tuple(dict.fromkeys(found))
+
+
+def descent_warnings(artifacts: Sequence[ArtifactRecord]) -> list[str]:
+    """Files whose parent is not the file that now lies beside them."""
+    hashes = {artifact.sha256 for artifact in artifacts}
+    return [
+        f"{artifact.file} was not made from the file before it as it is now; "
+        f"'mobilenet-cli {artifact.stage}' makes it again"
+        for artifact in artifacts[1:]
+        if artifact.parent is not None and artifact.parent not in hashes
+    ]
+
+
+def version_warnings(run: RunRecord) -> list[str]:
+    """Records whose format is newer than this program."""
+    records = [*run.evaluations, *([run.bench] if run.bench else [])]
+    newer = max((record.schema_version for record in records), default=0)
+    if newer <= SCHEMA_VERSION:
+        return []
+    return [
+        f"Records of format {newer} were written by a newer version than this one, which knows "
+        f"format {SCHEMA_VERSION}: what is new in them is not shown"
+    ]
+
+
+def record_warnings(artifact: ArtifactRecord) -> list[str]:
+    """What the stage itself noted against its result."""
+    record, found = artifact.record, []
+    for field, what in (
+        ("bad_images", "calibration images cannot be read and were left out"),
+        ("leakage", "calibration images are also in the evaluation set"),
+        ("float_layers", "layers stayed in float"),
+        ("notes", "assumptions that the weights' file does not confirm"),
+    ):
+        names = record.get(field)
+        if isinstance(names, list) and names:
+            shown = ", ".join(map(str, names[:3]))
+            found.append(f"{artifact.file}: {len(names)} {what}, such as {shown}")
+    return found

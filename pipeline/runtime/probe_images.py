@@ -1,0 +1,31 @@
+"""The images on which a stage proves its result."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobilenet_cli.data.loader import batches
+from mobilenet_cli.data.open_dataset import open_dataset
+from mobilenet_cli.pipeline.artifacts.facts import Facts
+
+NOISE = "seeded noise"
+
+
+def probe_images(facts: Facts, data: str | None, count: int) -> tuple[NDArray[np.float32], str]:
+    """Prepared images [count, 3, R, R], and where they come from.
+
+    They are real images of ``data``, or else of the set the model was trained on. Where neither
+    is known they are seeded noise, and the second value says so.
+
+    Raises:
+        DataError: the data set cannot be read.
+    """
+    source = data or facts.data
+    if source is None:
+        side = facts.input.resolution
+        generator = np.random.default_rng(0)
+        return generator.uniform(-1, 1, (count, 3, side, side)).astype(np.float32), NOISE
+    samples = open_dataset(source, "all").samples
+    step = max(1, len(samples) // count)  # spread over the classes, which come in order
+    chosen = samples[::step][:count]
+    images = np.concatenate([b.images for b in batches(chosen, facts.input, count)])
+    return images, source

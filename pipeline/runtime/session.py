@@ -1,0 +1,195 @@
+"""The only place where an inference session is created: on the provider asked for, or not at all.
+
+ONNX Runtime lists a provider as available when its library is in the wheel, falls back to the CPU
+with a log line when it cannot be started, and runs single nodes on the CPU without a word. Each of
+these is an error here.
+"""
+
+import contextlib
+import difflib
+import functools
+import io
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from mobilenet_cli.pipeline.errors import (
+    ModelError,
+    OptionError,
+    ProviderError,
+    StorageError,
+)
+from mobilenet_cli.pipeline.runtime import cuda
+from mobilenet_cli.pipeline.runtime.machine import usable_cpus
+
+# The wheels tell Microsoft about sessions, from a thread of their own, unless this is set when they
+# are loaded (Privacy.md in them). ORT_DISABLE_TELEMETRY=0 in the environment allows it.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+SUFFIX = "ExecutionProvider"
+CPU = "CPUExecutionProvider"
+
+
+@dataclass(frozen=True)
+class Provider:
+    """What we know about an execution provider.
+
+    Attributes:
+        library: file of ONNX Runtime that holds it; empty when it is built in. NVIDIA's are
+            separate, and whether they can be loaded is found out before a session is.
+        device: ONNX Runtime's name for its memory; empty for the host's.
+    """
+
+    library: str = ""
+    device: str = ""
+
+
+PROVIDERS = {
+    CPU: Provider(),
+    "CUDAExecutionProvider": Provider("libonnxruntime_providers_cuda.so", "cuda"),
+    "TensorrtExecutionProvider": Provider("libonnxruntime_providers_tensorrt.so", "cuda"),
+}
+
+
+@dataclass(frozen=True)
+class SessionConfig:
+    """How a model is to be run.
+
+    Attributes:
+        provider: an execution provider's full name.
+        threads: intra-op threads; None takes every CPU this process may use.
+        cpus: logical CPUs to pin them to, one each; empty leaves them to the scheduler. The first
+            belongs to the thread that calls the session, which is the caller's to pin.
+        optimization: ``all`` is what is deployed; ``disabled`` runs the graph as written, in which
+            an int8 model is simulated in float.
+        integer_kernels: False computes a quantized model in float, as its definition says.
+        disabled_optimizers: names of graph optimizers to leave out, such as ``ConvBNFusion``.
+        provider_options: passed to the provider as they are.
+        allow_fallback: let nodes that the provider cannot run go to the CPU.
+        optimized_path: where to write the graph that really runs.
+        profile_prefix: where to write a profile, which ``session.end_profiling()`` names; runs are
+            slower by what it records.
+    """
+
+    provider: str = CPU
+    threads: int | None = None
+    cpus: tuple[int, ...] = ()
+    optimization: Literal["all", "disabled"] = "all"
+    integer_kernels: bool = True
+    disabled_optimizers: tuple[str, ...] = ()
+    provider_options: Mapping[str, str] = field(default_factory=dict)
+    allow_fallback: bool = False
+    optimized_path: Path | None = None
+    profile_prefix: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise OptionError(f"cannot run on {self.threads} threads", "Pass --threads 1 or more")
+
+    def switched_on(self, option: str, default: bool) -> bool:
+        """Is a provider's option, such as ``use_tf32``, anything but 0 or false?"""
+        value = self.provider_options.get(option, str(default))
+        return value.lower() not in ("0", "false")
+
+
+@functools.cache
+def check_provider(name: str) -> None:
+    """Raise ProviderError unless the installed runtime has the provider and it can start."""
+    import onnxruntime as ort
+
+    known = PROVIDERS.get(name)
+    if known and known.library and (obstacle := cuda.obstacle(known.library)):
+        raise ProviderError(f"{name} cannot run here: {obstacle[0]}", obstacle[1])
+    available = ort.get_available_providers()
+    if name in available:
+        return
+    raise ProviderError(
+        f"{name} is not in the installed ONNX Runtime {ort.__version__}, "
+        f"which has {', '.join(available)}",
+        nearest_provider(name, {*PROVIDERS, *available}),
+    )
+
+
+def nearest_provider(name: str, known: Collection[str]) -> str:
+    """``Did you mean ...`` for a name that resembles a known one, with or without its suffix."""
+    spellings = {full.lower(): full for full in known}
+    spellings |= {full.removesuffix(SUFFIX).lower(): full for full in known}
+    near = difflib.get_close_matches(name.lower(), spellings, n=1, cutoff=0.7)
+    return f"Did you mean {spellings[near[0]]}" if near else "Choose one of these"
+
+
+def open_session(model: Path | bytes, config: SessionConfig = SessionConfig()) -> Any:
+    """Create an ``onnxruntime.InferenceSession`` that runs on the provider asked for.
+
+    Raises:
+        ProviderError: the provider is missing, does not start, or would leave nodes to the CPU.
+        ModelError: the runtime cannot load the model.
+    """
+    import onnxruntime as ort
+
+    check_provider(config.provider)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = config.threads or usable_cpus()
+    options.inter_op_num_threads = 1
+    if config.cpus[1:]:
+        # ONNX Runtime counts logical processors from 1, and leaves out the calling thread.
+        affinities = ";".join(str(cpu + 1) for cpu in config.cpus[1:])
+        options.add_session_config_entry("session.intra_op_thread_affinities", affinities)
+    options.log_severity_level = 3  # what matters is raised below; warnings would go to stderr
+    levels = ort.GraphOptimizationLevel
+    options.graph_optimization_level = (
+        levels.ORT_ENABLE_ALL if config.optimization == "all" else levels.ORT_DISABLE_ALL
+    )
+    if config.optimized_path:
+        options.optimized_model_filepath = str(config.optimized_path)
+    if not config.integer_kernels:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    if config.profile_prefix:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(config.profile_prefix)
+    if config.provider != CPU and not config.allow_fallback:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    try:
+        # Standard output is for results, and ONNX Runtime prints its retries there.
+        with contextlib.redirect_stdout(io.StringIO()):
+            session = ort.InferenceSession(
+                model if isinstance(model, bytes) else str(model),
+                options,
+                providers=[(config.provider, dict(config.provider_options))],
+                disabled_optimizers=list(config.disabled_optimizers) or None,
+            )
+    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+        raise _session_error(model, config, error) from error
+    if session.get_providers()[0] != config.provider:
+        raise ProviderError(
+            f"ONNX Runtime could not start {config.provider} and would have used "
+            f"{session.get_providers()[0]}",
+            "Run 'mobilenet-cli doctor' to see which library is missing",
+        )
+    return session
+
+
+def _session_error(model: Path | bytes, config: SessionConfig, error: Exception) -> Exception:
+    name = "the model" if isinstance(model, bytes) else str(model)
+    reason = " ".join(str(error).split())[:300]
+    if "fallback to CPU EP has been explicitly disabled" in reason:
+        return ProviderError(
+            f"{config.provider} cannot run every node of {name}, as with int8 on CUDA; "
+            "some would run on the CPU",
+            "Use another artifact or provider, or pass --allow-fallback, which labels the row",
+        )
+    if config.optimized_path and "serialization failed" in reason:
+        return StorageError(
+            f"ONNX Runtime cannot write {config.optimized_path}",
+            "Free some space, or set TMPDIR to a folder that has some",
+        )
+    if config.provider != CPU:
+        return ProviderError(
+            f"{config.provider} cannot run {name} ({reason})",
+            "Run 'mobilenet-cli doctor' to see what is missing, or bench another artifact",
+        )
+    return ModelError(f"ONNX Runtime cannot load {name} ({reason})", "Export the model again")
+
+
+CUDA = "CUDAExecutionProvider"

@@ -1,0 +1,1 @@
+"""Images become a checkpoint, by a training loop that can be interrupted."""

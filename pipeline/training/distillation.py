@@ -1,0 +1,127 @@
+"""Distillation: a trained network's opinion of the images that a student trains on.
+
+The loss is ``(1 - a) CE(labels, s) + a T^2 KL(softmax(t / T), softmax(s / T))`` with student's
+logits ``s``, teacher's ``t``, temperature ``T`` and share ``a`` (Hinton et al., arXiv:1503.02531,
+section 2). The teacher sees the same augmented images as the student, in its own size and
+normalization.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mobilenet_cli.data.preprocess import InputSpec
+from mobilenet_cli.pipeline.artifacts.artifact import Artifact
+from mobilenet_cli.pipeline.artifacts.checkpoint import load_network
+from mobilenet_cli.pipeline.errors import DataError, OptionError
+from mobilenet_cli.pipeline.runtime.session import CPU, CUDA, SessionConfig, open_session
+from mobilenet_cli.pipeline.training.augmentation import normalization
+
+if TYPE_CHECKING:
+    import torch
+
+    Logits = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A network that is not trained.
+
+    Attributes:
+        logits: of images [n, 3, H, W] in the teacher's size and normalization: [n, classes].
+        input: what it expects.
+        student: what the student gets.
+        order: the position among its outputs of each of the student's classes.
+    """
+
+    logits: "Logits"
+    input: InputSpec
+    student: InputSpec
+    order: tuple[int, ...]
+
+    def opinion(self, images: "torch.Tensor") -> "torch.Tensor":
+        """Logits [n, classes], in the student's order, of the student's images [n, 3, R, R]."""
+        import torch.nn.functional as F  # noqa: N812 - the name that every torch program uses
+
+        mean, std = normalization(self.student, images.device)
+        images = images * std + mean
+        if self.student.channels != self.input.channels:
+            images = images.flip(1)
+        side = self.input.resolution
+        if images.shape[-1] != side:
+            images = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
+        mean, std = normalization(self.input, images.device)
+        return self.logits((images - mean) / std)[:, list(self.order)]
+
+
+def open_teacher(
+    artifact: Artifact, student: InputSpec, classes: tuple[str, ...], device: "torch.device"
+) -> Teacher:
+    """Load a teacher, an ONNX file or a checkpoint.
+
+    Args:
+        artifact: the teacher's file.
+        student: how the student's images were prepared.
+        classes: that the student is to tell apart.
+        device: where training is.
+
+    Raises:
+        ModelError: the file cannot be used.
+        OptionError: the teacher does not know all of the classes.
+    """
+    known = {name: index for index, name in enumerate(artifact.facts.classes)}
+    unknown = [name for name in classes if name not in known]
+    if unknown:
+        raise OptionError(
+            f"the teacher {artifact.path} does not know {len(unknown)} of the {len(classes)} "
+            f"classes, such as '{unknown[0]}'",
+            "Choose a teacher that was trained on the same classes",
+        )
+    logits = (
+        _torch(artifact, device)
+        if artifact.path.suffix == ".safetensors"
+        else _onnx(artifact, device)
+    )
+    return Teacher(logits, artifact.facts.input, student, tuple(known[name] for name in classes))
+
+
+def _torch(artifact: Artifact, device: "torch.device") -> "Logits":
+    import torch
+
+    network = load_network(artifact).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+    return lambda images: network(images)
+
+
+def _onnx(artifact: Artifact, device: "torch.device") -> "Logits":
+    import torch
+
+    provider = CUDA if device.type == "cuda" else CPU
+    session = open_session(artifact.path, SessionConfig(provider=provider))
+    name = session.get_inputs()[0].name
+
+    def logits(images: torch.Tensor) -> torch.Tensor:
+        found = session.run(None, {name: images.contiguous().cpu().numpy()})[0]
+        return torch.from_numpy(found).to(device)
+
+    return logits
+
+
+def distilled(
+    logits: "torch.Tensor", opinion: "torch.Tensor", temperature: float
+) -> "torch.Tensor":
+    """``T^2 KL(softmax(t / T), softmax(s / T))``, the mean over images.
+
+    Raises:
+        DataError: the teacher's opinion is not finite.
+    """
+    import torch.nn.functional as F  # noqa: N812 - the name that every torch program uses
+
+    if not opinion.isfinite().all():
+        raise DataError("the teacher gives NaN or infinity", "Choose another --teacher")
+    divergence = F.kl_div(
+        F.log_softmax(logits / temperature, 1),
+        F.log_softmax(opinion / temperature, 1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    return divergence * temperature**2

@@ -1,0 +1,34 @@
+"""What a training tells: a line an epoch, and the curves as a picture."""
+
+import io
+import json
+from pathlib import Path
+
+from mobilenet_cli.pipeline.artifacts.files import write_atomically
+from mobilenet_cli.reports.records.training import EpochRecord
+
+
+def write_log(out: Path, history: list[EpochRecord]) -> None:
+    """``train.jsonl`` beside the checkpoint ``out``: one JSON document an epoch."""
+    lines = "".join(json.dumps(epoch.model_dump(mode="json")) + "\n" for epoch in history)
+    write_atomically(out.with_name("train.jsonl"), lines.encode())
+
+
+def write_curves(out: Path, history: list[EpochRecord]) -> None:
+    """Loss and accuracy per epoch as ``curves.png`` beside the checkpoint ``out``."""
+    from matplotlib.figure import Figure
+
+    epochs = [epoch.epoch for epoch in history]
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    loss, accuracy = figure.subplots(1, 2)
+    loss.plot(epochs, [e.loss for e in history], marker=".")
+    loss.set(title="Training loss", xlabel="epoch", ylabel="cross-entropy", ylim=(0, None))
+    accuracy.plot(epochs, [e.train_top1 for e in history], marker=".", label="training, augmented")
+    accuracy.plot(epochs, [e.top1 for e in history], marker=".", label="held out")
+    accuracy.set(title="Top-1 accuracy", xlabel="epoch", ylabel="%", ylim=(None, 100.5))
+    accuracy.legend()
+    for axes in (loss, accuracy):
+        axes.grid(alpha=0.3)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120, metadata={"Software": None})
+    write_atomically(out.with_name("curves.png"), picture.getvalue())

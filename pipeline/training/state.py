@@ -1,0 +1,152 @@
+"""What training needs to go on where it stopped: one file, replaced whole, in which no code runs.
+
+The order of the images and everything random follow from seed, epoch and step, so that weights,
+optimizer and counters are all there is to keep.
+"""
+
+import io
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mobilenet_cli.pipeline.artifacts.files import write_atomically
+from mobilenet_cli.pipeline.errors import MobilenetError, ModelError, OptionError
+from mobilenet_cli.pipeline.training.learner import Learner
+from mobilenet_cli.reports.records.training import EpochRecord
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass
+class Progressed:
+    """How far training is.
+
+    Attributes:
+        epoch: from 0, and ``step`` within it: the next one to take.
+        loss_sum: over the ``seen`` images of the epoch so far; ``hits`` of them were right.
+        seconds: of training so far; ``waited`` of them for data.
+        bad: images that could not be read, in the order in which they were met.
+        start: top-1 and top-5 of held-out images before the first step, in percent, with ``--qat``.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    hits: int = 0
+    seen: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+    bad: list[str] | None = None
+    start: tuple[float, float] | None = None
+
+    def without_sums(self) -> "Progressed":
+        """The same for a process whose images another one has counted already."""
+        return replace(self, loss_sum=0.0, hits=0, seen=0)
+
+
+def save_state(
+    path: Path,
+    settings: dict[str, Any],
+    learner: Learner,
+    at: Progressed,
+    history: list[EpochRecord],
+) -> None:
+    """Write the state of training.
+
+    Raises:
+        StorageError: it cannot be written; the one before is unchanged.
+    """
+    import torch
+
+    content = io.BytesIO()
+    document = {
+        "settings": settings,
+        "at": asdict(at),
+        "history": [epoch.model_dump(mode="json") for epoch in history],
+    }
+    tensors = {
+        "document": json.dumps(document),
+        "network": learner.network.state_dict(),
+        "average": learner.average.state_dict() if learner.average else {},
+        "optimizer": learner.optimizer.state_dict(),
+        "scaler": learner.scaler.state_dict(),
+    }
+    torch.save(tensors, content)
+    write_atomically(path, content.getvalue())
+
+
+def load_state(
+    path: Path, settings: dict[str, Any], learner: Learner
+) -> tuple[Progressed, list[EpochRecord]]:
+    """Put a saved state into the learner; return how far it was.
+
+    Raises:
+        ModelError: the file is no such state.
+        OptionError: it is of a training with other settings; says which differ.
+    """
+    with reading(path, "Start again without --resume") as (saved, document):
+        check_same(path, document["settings"], json.loads(json.dumps(settings)))
+        learner.network.load_state_dict(saved["network"])
+        if learner.average is not None:
+            learner.average.load_state_dict(saved["average"])
+        learner.optimizer.load_state_dict(saved["optimizer"])
+        learner.scaler.load_state_dict(saved["scaler"])
+        at = Progressed(**document["at"])
+        history = [EpochRecord.model_validate(epoch) for epoch in document["history"]]
+    return at, history
+
+
+@contextmanager
+def reading(path: Path, fix: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """The tensors of a state and its document; no code in the file runs.
+
+    Args:
+        path: the file.
+        fix: what to do where it, or what the caller expects of it, is no state of a training.
+
+    Raises:
+        ModelError: that is so.
+    """
+    import torch
+
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        yield saved, json.loads(saved["document"])
+    except MobilenetError:
+        raise
+    except Exception as error:  # zip, pickle and torch raise whatever they stumble over
+        raise ModelError(
+            f"{path} is not the state of a training ({' '.join(str(error).split())[:150]})", fix
+        ) from error
+
+
+def check_same(path: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Refuse to go on with other settings.
+
+    Raises:
+        OptionError: names every setting that differs.
+    """
+    differing = sorted(flat(saved).items() ^ flat(wanted).items())
+    names = list(dict.fromkeys(name for name, _ in differing))
+    if names:
+        before, now = flat(saved), flat(wanted)
+        shown = "; ".join(f"{name} was {before.get(name)}, now {now.get(name)}" for name in names)
+        raise OptionError(
+            f"{path} is of another training: {shown}",
+            "Give the same options as then, or start again without --resume",
+        )
+
+
+def flat(settings: dict[str, Any]) -> dict[str, str]:
+    """Nested settings under dotted names, as text."""
+    found: dict[str, str] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            found |= {f"{name}.{inner}": text for inner, text in flat(value).items()}
+        else:
+            found[name] = json.dumps(value)
+    return found

@@ -1,0 +1,1 @@
+"""Charts of the report's pages, as plain data."""

@@ -1,0 +1,440 @@
+"""What the page draws: Plotly figures as plain data, each with the same numbers as a table.
+
+Every series differs in colour (Okabe and Ito's, safe for the colour-blind) and in its symbol or
+dash as well, so that none is told by colour alone.
+"""
+
+from collections.abc import Sequence
+
+from pydantic import JsonValue
+
+from mobilenet_cli.reports.charts.chart import (
+    COLORS,
+    Chart,
+    Json,
+    axes,
+    class_axis,
+    log_axis,
+    plain,
+    style,
+)
+from mobilenet_cli.reports.latency_tables import row_name
+from mobilenet_cli.reports.records.latency import BenchResult
+from mobilenet_cli.reports.records.run import ReportRecord, RunRecord
+from mobilenet_cli.reports.summary import file_name
+
+POINT_SIZES = (12.0, 44.0)  # pixels, of the smallest and the largest file
+OPERATORS = 6  # that have a colour of their own
+
+
+def charts(report: ReportRecord) -> list[Chart]:
+    """All the charts for which the run has numbers."""
+    run = report.run
+    made = [
+        accuracy_chart(report),
+        latency_chart(run),
+        throughput_chart(run),
+        operators_chart(run),
+        *training_charts(run.training),
+        sqnr_chart(run),
+        weights_chart(run),
+        confusion_chart(run),
+    ]
+    return [chart for chart in made if chart is not None]
+
+
+def accuracy_chart(report: ReportRecord) -> Chart | None:
+    """Top-1 against latency, one point an artifact, its area by file size."""
+    rows = [row for row in report.rows if row.top1 is not None and row.p50_ms is not None]
+    if not rows:
+        return None
+    largest = max(row.size_mb for row in rows) or 1.0
+    data, lines = [], []
+    for index, row in enumerate(rows):
+        assert row.top1 is not None  # chosen above, like p50_ms
+        assert row.p50_ms is not None
+        color, symbol, _ = style(index)
+        size = max(POINT_SIZES[0], POINT_SIZES[1] * (row.size_mb / largest) ** 0.5)
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": plain(row.file),
+                "x": [row.p50_ms],
+                "y": [row.top1.value],
+                "error_y": {
+                    "symmetric": False,
+                    "array": [row.top1.high - row.top1.value],
+                    "arrayminus": [row.top1.value - row.top1.low],
+                    "thickness": 1,
+                },
+                "marker": {"size": size, "color": color, "symbol": symbol, "opacity": 0.8},
+                "hovertemplate": f"{plain(row.file)}<br>%{{x:.2f}} ms<br>top-1 %{{y:.2f}} %<br>"
+                f"{row.size_mb:.2f} MiB<extra></extra>",
+            }
+        )
+        lines.append([row.file, f"{row.p50_ms:.2f}", f"{row.top1.value:.2f}", f"{row.size_mb:.2f}"])
+    best = min(rows, key=lambda row: row.p50_ms or 0.0)
+    return Chart(
+        "accuracy",
+        "Accuracy against latency",
+        f"Top-1 accuracy against median latency of {len(rows)} artifacts. "
+        f"The fastest is {best.file}. Larger points are larger files.",
+        data,
+        axes("median latency, ms", "top-1, %", hovermode="closest"),
+        ("artifact", "p50 ms", "top-1 %", "MiB"),
+        lines,
+    )
+
+
+def bench_label(result: BenchResult) -> str:
+    """Artifact, threads and batch of a row."""
+    threads = "1 thread" if result.threads == 1 else f"{result.threads} threads"
+    return f"{row_name(result)}, {threads}, batch {result.batch}"
+
+
+def latency_chart(run: RunRecord) -> Chart | None:
+    """How many runs took at most so long, one line an artifact in its first setting."""
+    results = first_settings(run)
+    results = [result for result in results if result.percentiles_ms]
+    if not results:
+        return None
+    data = []
+    for index, result in enumerate(results):
+        color, _, dash = style(index)
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": plain(row_name(result)),
+                "x": list(result.percentiles_ms),
+                "y": list(range(101)),
+                "line": {"color": color, "dash": dash, "shape": "hv"},
+                "hovertemplate": "%{y} % within %{x:.2f} ms",
+            }
+        )
+    rows = [
+        [bench_label(r), *(f"{r.percentiles_ms[q]:.2f}" for q in (0, 10, 50, 90, 99, 100))]
+        for r in results
+    ]
+    return Chart(
+        "latency",
+        "Distribution of latency",
+        "Share of runs that took at most so many milliseconds. "
+        + "; ".join(f"{row_name(r)}: median {r.p50_ms:.2f} ms" for r in results)
+        + ".",
+        data,
+        axes("", "share of runs, %")
+        | {"xaxis": log_axis("latency, ms", [ms for r in results for ms in r.percentiles_ms])},
+        ("row", "min", "10 %", "50 %", "90 %", "99 %", "max"),
+        rows,
+    )
+
+
+def first_settings(run: RunRecord) -> list[BenchResult]:
+    """Of every artifact, variant and direction the row that was measured first."""
+    found: dict[tuple[str, str, str], BenchResult] = {}
+    for result in run.bench.results if run.bench else ():
+        found.setdefault((result.model, result.variant, result.direction), result)
+    return list(found.values())
+
+
+def throughput_chart(run: RunRecord) -> Chart | None:
+    """Images a second against the batch, one line an artifact and thread count."""
+    lines: dict[tuple[str, int], list[BenchResult]] = {}
+    for result in run.bench.results if run.bench else ():
+        if result.direction == "forward" and not result.variant:
+            lines.setdefault((file_name(result.model), result.threads), []).append(result)
+    lines = {key: results for key, results in lines.items() if len(results) > 1}
+    if not lines:
+        return None
+    data, rows = [], []
+    for index, ((name, threads), results) in enumerate(lines.items()):
+        color, symbol, dash = style(index)
+        label = f"{name}, {threads} thread{'s' if threads > 1 else ''}"
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": plain(label),
+                "x": [result.batch for result in results],
+                "y": [result.images_per_second for result in results],
+                "line": {"color": color, "dash": dash},
+                "marker": {"symbol": symbol, "size": 9},
+                "hovertemplate": "batch %{x}: %{y:.0f} images/s",
+            }
+        )
+        rows += [[label, str(r.batch), f"{r.images_per_second:.0f}"] for r in results]
+    layout = axes("images a run", "images/s")
+    layout["xaxis"] |= {"type": "log", "tickvals": sorted({r.batch for r in all_of(lines)})}
+    layout["yaxis"]["rangemode"] = "tozero"
+    return Chart(
+        "throughput",
+        "Throughput against batch",
+        f"Images a second against the batch size for {len(lines)} artifacts and thread counts.",
+        data,
+        layout,
+        ("artifact", "batch", "images/s"),
+        rows,
+    )
+
+
+def all_of(lines: dict[tuple[str, int], list[BenchResult]]) -> list[BenchResult]:
+    """The rows of every line."""
+    return [result for results in lines.values() for result in results]
+
+
+def operators_chart(run: RunRecord) -> Chart | None:
+    """Milliseconds by operator type, one bar an artifact."""
+    results = [result for result in first_settings(run) if result.operator_ms]
+    if not results:
+        return None
+    totals: dict[str, float] = {}
+    for result in results:
+        for name, ms in result.operator_ms.items():
+            totals[name] = totals.get(name, 0.0) + ms
+    names = sorted(totals, key=lambda name: -totals[name])[:OPERATORS]
+    others = [
+        sum(ms for name, ms in result.operator_ms.items() if name not in names)
+        for result in results
+    ]
+    shares = [(name, [r.operator_ms.get(name, 0.0) for r in results]) for name in names]
+    shares += [("others", others)] if any(others) else []
+    labels = [plain(row_name(result)) for result in results]
+    data = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": plain(name),
+            "y": labels,
+            "x": times,
+            "marker": {
+                "color": COLORS[index % len(COLORS)],
+                "pattern": {"shape": ("", "/", "x", "-", "|", "+", ".")[index % 7], "size": 6},
+            },
+            "hovertemplate": "%{y}: %{x:.3f} ms",
+        }
+        for index, (name, times) in enumerate(shares)
+    ]
+    rows = [
+        [row_name(result), name, f"{ms:.3f}"]
+        for result in results
+        for name, ms in result.operator_ms.items()
+    ]
+    layout = axes("ms", "") | {
+        "barmode": "stack",
+        "legend": {"traceorder": "normal"},
+        "yaxis": {"automargin": True, "autorange": "reversed"},
+    }
+    slowest = ", ".join(
+        f"{row_name(r)}: mostly {max(r.operator_ms, key=r.operator_ms.__getitem__)}"
+        for r in results
+    )
+    return Chart(
+        "operators",
+        "Time by operator",
+        f"Milliseconds spent in each operator type. {slowest}.",
+        data,
+        layout,
+        ("artifact", "operator", "ms"),
+        rows,
+    )
+
+
+def training_charts(epochs: Sequence[dict[str, JsonValue]]) -> list[Chart]:
+    """Curves of the loss and of the accuracy, each where it was logged."""
+    names = list(dict.fromkeys(name for epoch in epochs for name in epoch))
+    losses = [name for name in names if "loss" in name]
+    accuracies = [name for name in names if "top" in name or "acc" in name]
+    made = (
+        curves("loss", "Loss by epoch", "loss", losses, epochs),
+        curves("learning", "Accuracy by epoch", "%", accuracies, epochs),
+    )
+    return [chart for chart in made if chart is not None]
+
+
+def curves(
+    name: str, title: str, unit: str, columns: Sequence[str], epochs: Sequence[dict[str, JsonValue]]
+) -> Chart | None:
+    """Some columns of the training log, one line each."""
+    columns = [c for c in columns if any(number(epoch.get(c)) is not None for epoch in epochs)]
+    if not columns:
+        return None
+    x = [number(epoch.get("epoch")) or index + 1 for index, epoch in enumerate(epochs)]
+    data = []
+    for index, column in enumerate(columns):
+        color, symbol, dash = style(index)
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers" if len(epochs) < 30 else "lines",
+                "name": plain(column.replace("_", " ")),
+                "x": x,
+                "y": [number(epoch.get(column)) for epoch in epochs],
+                "line": {"color": color, "dash": dash},
+                "marker": {"symbol": symbol},
+            }
+        )
+    rows = [
+        [f"{n:g}", *(cell(epoch.get(c)) for c in columns)]
+        for n, epoch in zip(x, epochs, strict=True)
+    ]
+    last = ", ".join(f"{column} {cell(epochs[-1].get(column))}" for column in columns)
+    return Chart(
+        name,
+        title,
+        f"{len(epochs)} epochs; the last: {last}.",
+        data,
+        axes("epoch", unit)
+        | {"xaxis": {"title": {"text": "epoch"}, "tick0": x[0], "dtick": max(1, len(x) // 10)}},
+        ("epoch", *columns),
+        rows,
+    )
+
+
+def number(value: JsonValue | None) -> float | None:
+    """A JSON number; None for anything else."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def cell(value: JsonValue | None) -> str:
+    """A number for a table."""
+    found = number(value)
+    return "–" if found is None else f"{found:.4g}"
+
+
+def sqnr_chart(run: RunRecord) -> Chart | None:
+    """Signal to quantization noise of each layer's output."""
+    layers = [
+        (str(layer.get("name", index)), value)
+        for index, layer in enumerate(quantized_layers(run))
+        if (value := number(layer.get("sqnr_db"))) is not None
+    ]
+    if not layers:
+        return None
+    worst = min(layers, key=lambda layer: layer[1])
+    return Chart(
+        "sqnr",
+        "Signal to quantization noise by layer",
+        f"{len(layers)} layers between {worst[1]:.1f} and {max(v for _, v in layers):.1f} dB; "
+        f"the worst is {worst[0]}.",
+        [
+            {
+                "type": "bar",
+                "name": "SQNR",
+                "x": [plain(name) for name, _ in layers],
+                "y": [value for _, value in layers],
+                "marker": {"color": COLORS[0]},
+                "hovertemplate": "%{x}: %{y:.1f} dB<extra></extra>",
+            }
+        ],
+        axes("layer, in order of computation", "SQNR, dB", showlegend=False)
+        | {"xaxis": layer_axis()},
+        ("layer", "SQNR dB"),
+        [[name, f"{value:.1f}"] for name, value in layers],
+    )
+
+
+def layer_axis() -> Json:
+    """Layers by name, in the order of the network."""
+    return {
+        "title": {"text": "layer, in order of computation"},
+        "type": "category",
+        "tickangle": -60,
+        "nticks": 40,
+    }
+
+
+def quantized_layers(run: RunRecord) -> list[dict[str, JsonValue]]:
+    """The layer records of ``quantize``, if they are as this version knows them."""
+    for artifact in run.artifacts:
+        layers = artifact.record.get("layers")
+        if artifact.stage == "quantize" and isinstance(layers, list):
+            return [layer for layer in layers if isinstance(layer, dict)]
+    return []
+
+
+def weights_chart(run: RunRecord) -> Chart | None:
+    """From the smallest to the largest weight of each layer, in float and in int8."""
+    if not run.weights:
+        return None
+    layers = [plain(w.layer) for w in run.weights]
+
+    def bars(name: str, ends: Sequence[tuple[float, float]], index: int, pattern: str) -> Json:
+        return {
+            "type": "bar",
+            "name": name,
+            "x": layers,
+            "base": [low for low, _ in ends],
+            "y": [high - low for low, high in ends],
+            "customdata": [[low, high] for low, high in ends],
+            "marker": {"color": COLORS[index], "pattern": {"shape": pattern, "size": 4}},
+            "hovertemplate": "%{x}: %{customdata[0]:.3f} to %{customdata[1]:.3f}",
+        }
+
+    widest = max(run.weights, key=lambda w: w.high - w.low)
+    return Chart(
+        "weights",
+        "Weights before and after quantization",
+        f"Range of the weights of {len(layers)} layers in float and as the int8 codes stand for "
+        f"them; the widest in float is {widest.layer}. Equalization moves scale between "
+        "neighbouring layers, so ranges may differ where the function does not.",
+        [
+            bars("float", [(w.low, w.high) for w in run.weights], 0, ""),
+            bars("int8", [(w.quantized_low, w.quantized_high) for w in run.weights], 1, "/"),
+        ],
+        axes("", "weight", barmode="group") | {"xaxis": layer_axis()},
+        ("layer", "float from", "to", "int8 from", "to"),
+        [
+            [w.layer, *(f"{v:.4f}" for v in (w.low, w.high, w.quantized_low, w.quantized_high))]
+            for w in run.weights
+        ],
+    )
+
+
+def confusion_chart(run: RunRecord) -> Chart | None:
+    """What the images of the ten worst classes were taken for."""
+    found = run.confusion
+    if found is None:
+        return None
+    return Chart(
+        "confusion",
+        f"Worst classes of {found.model}",
+        f"Of {found.images[0]} images of {found.classes[0]}, the worst class, "
+        f"{right_of(found.classes[0], found.taken_for, found.counts[0])} were recognized.",
+        [
+            {
+                "type": "heatmap",
+                "z": [list(row) for row in found.counts],
+                "customdata": [
+                    [f"{plain(name)} taken for {plain(other)}" for other in found.taken_for]
+                    for name in found.classes
+                ],
+                "text": [[str(n) if n else "" for n in row] for row in found.counts],
+                "texttemplate": "%{text}",
+                "colorscale": [[0, "rgba(0, 114, 178, 0)"], [1, COLORS[0]]],
+                "showscale": False,
+                "hovertemplate": "%{customdata}: %{z}<extra></extra>",
+            }
+        ],
+        {
+            "xaxis": {**class_axis(found.taken_for), "title": {"text": "taken for"}},
+            "yaxis": {**class_axis(found.classes), "autorange": "reversed"},
+        },
+        ("class", "images", "taken for"),
+        [
+            [name, str(images), taken_text(found.taken_for, counts)]
+            for name, images, counts in zip(found.classes, found.images, found.counts, strict=True)
+        ],
+    )
+
+
+def right_of(name: str, taken_for: Sequence[str], counts: Sequence[int]) -> int:
+    """How many images of a class were given its own name."""
+    return sum(n for other, n in zip(taken_for, counts, strict=True) if other == name)
+
+
+def taken_text(taken_for: Sequence[str], counts: Sequence[int]) -> str:
+    """``9: 3, 4: 1``: predictions and how often."""
+    pairs = sorted(zip(taken_for, counts, strict=True), key=lambda pair: -pair[1])
+    return ", ".join(f"{name}: {count}" for name, count in pairs if count)

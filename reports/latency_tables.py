@@ -1,0 +1,239 @@
+"""Latency records as Markdown tables: pure functions from records to text."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mobilenet_cli.reports.records.latency import (
+    BenchRecord,
+    BenchResult,
+    ClassicRow,
+    LoadgenRecord,
+    LoadgenReport,
+    MachineRecord,
+)
+from mobilenet_cli.reports.tables import table
+
+NOISY = "noisy: "  # how the remark begins that a median is not settled
+NO_FUSION = "batch norms not fused"
+FROZEN = "frozen BatchNorm statistics"  # a backward pass where there are none to compute
+INTEGER_CONVOLUTIONS = ("QLinearConv", "ConvInteger")
+FLOAT_SETS = ("SSE4.2", "AVX", "AVX2", "AVX-512F", "NEON", "SVE")
+INTEGER_SETS = (
+    *FLOAT_SETS,
+    "AVX-VNNI",
+    "AVX-512 VNNI",
+    "AMX-INT8",
+    "NEON dot product",
+    "NEON I8MM",
+)
+
+
+def row_name(result: BenchResult) -> str:
+    """The artifact's file name and what sets the row apart."""
+    direction = result.direction if result.provider == "torch" else ""
+    extra = ", ".join(part for part in (direction, result.variant) if part)
+    return f"{Path(result.model).name} ({extra})" if extra else Path(result.model).name
+
+
+def bench_markdown(record: BenchRecord) -> str:
+    """The whole record: latencies, the classic table, time by operator, remarks."""
+    parts = [latency_markdown(record), classic_markdown(record), operators_markdown(record)]
+    remarks = [
+        f"- {row_name(result)}: {remark}" for result in record.results for remark in result.remarks
+    ]
+    rooflines = [
+        f"- {r.threads} threads: {r.fp32_gmacs:.0f} G multiply-adds/s in fp32, "
+        f"{r.int8_gmacs:.0f} in int8, {r.gb_per_s:.0f} GB/s of memory"
+        for r in record.rooflines
+    ]
+    options = [f"- provider option {k}={v}" for k, v in record.provider_options.items()]
+    notes = [f"- input: {record.input}", *pinning_notes(record), *options, *rooflines, *remarks]
+    return "\n".join([*parts, "\n".join(notes)])
+
+
+def pinning_notes(record: BenchRecord) -> list[str]:
+    """``- 2 threads: pinned to CPUs 0, 1``, one line a thread count."""
+    pinned = dict.fromkeys((r.threads, r.cpus) for r in record.results)
+    return [f"- {threads_on(threads, cpus)}" for threads, cpus in pinned]
+
+
+def threads_on(threads: int, cpus: tuple[int, ...]) -> str:
+    """``1 thread, pinned to CPU 0``, or ``4 threads`` where they were not, or in old records."""
+    count = "1 thread" if threads == 1 else f"{threads} threads"
+    names = f"pinned to CPU{'s' if len(cpus) > 1 else ''} {', '.join(map(str, cpus))}"
+    return f"{count}, {names}" if cpus else count
+
+
+def operators_markdown(record: BenchRecord) -> str:
+    """Time by operator type of every row that ONNX Runtime ran, slowest first."""
+    rows = [
+        [
+            row_name(result),
+            str(result.threads),
+            str(result.batch),
+            ", ".join(
+                f"{result.operators[name]} {name} {ms:.2f}"
+                for name, ms in result.operator_ms.items()
+            ),
+        ]
+        for result in record.results
+        if result.operator_ms
+    ]
+    return table("model | threads | batch | nodes and ms by operator", rows)
+
+
+def latency_markdown(record: BenchRecord) -> str:
+    """One line a row, with the ratio to the reference row of the same batch."""
+    header = (
+        "model | provider | threads | batch | p50 ms | 95 % interval | p90 | p99 | images/s "
+        "| ratio | of limit | cold start ms | peak MiB | size MiB"
+    )
+    return table(header, [_latency_row(record, i) for i in range(len(record.results))])
+
+
+def _latency_row(record: BenchRecord, index: int) -> list[str]:
+    r = record.results[index]
+    return [
+        row_name(r),
+        provider_name(r),
+        str(r.threads),
+        str(r.batch),
+        f"{r.p50_ms:.3g}",
+        f"{r.low_ms:.3g} to {r.high_ms:.3g}{' (noisy)' if is_noisy(r) else ''}",
+        f"{r.p90_ms:.3g}",
+        f"{r.p99_ms:.3g}",
+        f"{r.images_per_second:.0f}",
+        ratio_to_reference(record, index),
+        "" if r.limit_ms is None else f"{100 * r.limit_ms / r.p50_ms:.0f} %",
+        f"{r.cold_start_ms:.0f}",
+        f"{r.peak_rss_mb:.0f}",
+        f"{r.size_mb:.1f}",
+    ]
+
+
+def is_noisy(result: BenchResult) -> bool:
+    """Was time up before the median was settled?"""
+    return any(remark.startswith(NOISY) for remark in result.remarks)
+
+
+def provider_name(result: BenchResult) -> str:
+    """``CPU``, or ``CUDA + CPU`` where nodes fell back."""
+    names = {result.provider: None, **result.nodes_by_provider}
+    return " + ".join(name.removesuffix("ExecutionProvider") for name in names)
+
+
+def ratio_to_reference(record: BenchRecord, index: int) -> str:
+    """``0.52 (0.51 to 0.53)``: latency over the reference row's, with its interval."""
+    reference = record.results[index].reference
+    found = [r for r in record.ratios if (r.row, r.reference) == (index, reference)]
+    if not found:
+        return "1" if reference == index else ""
+    return f"{found[0].value:.3f} ({found[0].low:.3f} to {found[0].high:.3f})"
+
+
+def classic_markdown(record: BenchRecord) -> str:
+    """The table Device | Forward | Forward-Backward | Instruction set | ..."""
+    header = "Device | Forward | Forward-Backward | Instruction set | Quantized | Fused-BN | Remark"
+    return table(header, [_classic_row(row) for row in record.classic])
+
+
+def _classic_row(row: ClassicRow) -> list[str]:
+    backward = row.forward_backward_ms
+    return [
+        row.device,
+        f"{row.forward_ms:.2f} ms",
+        "" if backward is None else f"{backward:.2f} ms",
+        row.instruction_set,
+        "yes" if row.quantized else "no",
+        "yes" if row.fused_bn else "no",
+        row.remark,
+    ]
+
+
+def classic_table(results: Sequence[BenchResult], here: MachineRecord) -> tuple[ClassicRow, ...]:
+    """Device | Forward | Forward-Backward | Instruction set | Quantized | Fused-BN | Remark."""
+    backward = {
+        _setting(result): result for result in results if result.direction == "forward-backward"
+    }
+    return tuple(
+        ClassicRow(
+            device=device_of(result, here),
+            forward_ms=result.p50_ms,
+            forward_backward_ms=both.p50_ms if (both := backward.get(_setting(result))) else None,
+            instruction_set=instruction_set_of(result, here),
+            quantized=is_integer(result),
+            fused_bn=result.provider != "torch" and result.variant != NO_FUSION,
+            remark=remark_of(result, here) + (f", {FROZEN}" if both and _frozen(both) else ""),
+        )
+        for result in results
+        if result.direction == "forward"
+    )
+
+
+def _setting(result: BenchResult) -> tuple[str, str, int, int]:
+    variant = "" if _frozen(result) else result.variant
+    return result.model, variant, result.batch, result.threads
+
+
+def _frozen(result: BenchResult) -> bool:
+    return result.variant == FROZEN
+
+
+def is_integer(result: BenchResult) -> bool:
+    """Did integer convolutions run?"""
+    return any(name in result.operators for name in INTEGER_CONVOLUTIONS)
+
+
+def device_of(result: BenchResult, here: MachineRecord) -> str:
+    """The processor or the first GPU."""
+    on_gpu = result.provider.startswith(("CUDA", "Tensorrt"))
+    return here.gpus[0].split(",")[0] if on_gpu and here.gpus else here.cpu
+
+
+def instruction_set_of(result: BenchResult, here: MachineRecord) -> str:
+    """The widest instruction set that the processor has for the row's arithmetic."""
+    if result.provider not in ("CPUExecutionProvider", "torch"):
+        return "GPU"
+    wanted = INTEGER_SETS if is_integer(result) else FLOAT_SETS
+    known = [name for name in here.instruction_sets if name in wanted]
+    return known[-1] if known else "scalar"
+
+
+def remark_of(result: BenchResult, here: MachineRecord) -> str:
+    """Runtime with version, artifact, threads, batch."""
+    names = ("torch",) if result.provider == "torch" else ("onnxruntime", "onnxruntime-gpu")
+    runtime = next((f"{name} {here.versions[name]}" for name in names if name in here.versions), "")
+    parts = [runtime, Path(result.model).name, result.variant]
+    parts += [f"{result.threads} threads" if result.threads > 1 else "1 thread"]
+    parts += [f"batch {result.batch}"] if result.batch > 1 else []
+    return ", ".join(part for part in parts if part)
+
+
+def loadgen_markdown(report: LoadgenReport) -> str:
+    """One line a scenario run, and why LoadGen calls it INVALID."""
+    rows = [
+        [
+            Path(r.model).name,
+            r.scenario,
+            r.mode,
+            f"{r.threads}",
+            f"{r.batch}",
+            "" if r.valid is None else "VALID" if r.valid else "INVALID",
+            f"top-1 {r.top1:.2f} % of {r.images} images" if r.top1 is not None else _metric(r),
+        ]
+        for r in report.results
+    ]
+    reasons = [
+        f"- {Path(r.model).name}, {r.scenario}: {reason}"
+        for r in report.results
+        for reason in r.reasons
+    ]
+    return table("model | scenario | mode | threads | batch | LoadGen | result", rows) + "\n".join(
+        reasons
+    )
+
+
+def _metric(record: LoadgenRecord) -> str:
+    if record.metric and record.metric.endswith("(ns)") and record.value is not None:
+        return f"{record.metric.removesuffix(' (ns)')} {record.value / 1e6:.2f} ms"
+    return f"{record.value:.1f} {(record.metric or '').lower()}"

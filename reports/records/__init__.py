@@ -1,0 +1,1 @@
+"""Records of what was measured: typed, frozen, and published as JSON schemas."""

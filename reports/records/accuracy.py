@@ -1,0 +1,139 @@
+"""Records of accuracy, and of single answers."""
+
+from mobilenet_cli.reports.records.base import Record
+
+
+class Metric(Record):
+    """A share of images with its 95 % confidence interval (Wilson score), all in percent."""
+
+    value: float
+    low: float
+    high: float
+
+
+class EvaluationRecord(Record):
+    """Accuracy of one artifact on one data set.
+
+    Attributes:
+        model: path of the artifact; ``sha256`` its hash, ``stage`` what made it.
+        data: the data set's name; ``data_fingerprint`` its hash over names and labels.
+        provider: what ran the model: an execution provider, or ``torch`` for a checkpoint.
+        images: images evaluated; ``bad_images`` names those that could not be read.
+        top1: with interval, in percent; ``top1_correct`` the count. Likewise top5.
+        images_per_second: decoding included, loading the model not.
+        seconds: wall time of the same.
+        preprocessing: decoder, resize, crop and normalization used.
+    """
+
+    model: str
+    sha256: str
+    stage: str
+    data: str
+    data_fingerprint: str
+    provider: str
+    images: int
+    bad_images: tuple[str, ...]
+    top1: Metric
+    top5: Metric
+    top1_correct: int
+    top5_correct: int
+    images_per_second: float
+    seconds: float
+    preprocessing: dict[str, str | int | float | tuple[float, ...]]
+
+
+class PredictionsRecord(Record):
+    """What one artifact says about every image of a data set: compact, one entry an image.
+
+    Attributes:
+        model: path of the artifact; ``sha256`` its hash.
+        data: the data set's name, ``source`` what opens it; ``data_fingerprint`` its hash.
+        provider: what ran the model.
+        keys: names of the images that could be read.
+        targets: index of the right class of each.
+        ranks: how many classes came before the right one: 0 where top-1 is right.
+        top: indices of the most probable classes, at most three, most probable first.
+        probabilities: theirs, 0..1, to four decimals.
+    """
+
+    model: str
+    sha256: str
+    data: str
+    source: str
+    data_fingerprint: str
+    provider: str
+    keys: tuple[str, ...]
+    targets: tuple[int, ...]
+    ranks: tuple[int, ...]
+    top: tuple[tuple[int, ...], ...]
+    probabilities: tuple[tuple[float, ...], ...]
+
+
+class Interval(Record):
+    """A number with its 95 % confidence interval; the interval is None where it is unknown."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+class GuessRecord(Record):
+    """One class as people call it, with its probability, 0..1."""
+
+    name: str
+    probability: float
+
+
+class ImageCase(Record):
+    """One evaluation image and what the artifacts say about it.
+
+    Attributes:
+        key: the image's name in its data set.
+        label: its class as people call it.
+        guesses: the most probable classes by artifact's file name, most probable first.
+    """
+
+    key: str
+    label: str
+    guesses: dict[str, tuple[GuessRecord, ...]]
+
+
+class Confusion(Record):
+    """What the images of the worst classes were taken for.
+
+    Attributes:
+        model: file name of the artifact.
+        classes: the worst classes, the worst first; ``images`` how many each has.
+        taken_for: classes that were predicted for them, the most frequent first.
+        counts: images by class and prediction, [classes, taken_for].
+    """
+
+    model: str
+    classes: tuple[str, ...]
+    images: tuple[int, ...]
+    taken_for: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+
+class PairedRecord(Record):
+    """Two artifacts on the same images.
+
+    Attributes:
+        base: file name of one, and ``other`` of the other.
+        data: the data set's name; ``images`` how many both could read.
+        both: images that both classify rightly; ``neither`` that neither does.
+        only_base: images that only the first classifies rightly; ``only_other`` the second.
+        difference: top-1 of the other less that of the base, in points.
+        p_value: of McNemar's exact test that neither is better.
+    """
+
+    base: str
+    other: str
+    data: str
+    images: int
+    both: int
+    neither: int
+    only_base: int
+    only_other: int
+    difference: Interval
+    p_value: float

@@ -1,0 +1,204 @@
+"""Records of latency and of the machine that it was measured on."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from mobilenet_cli.reports.records.base import Record
+
+
+class MachineRecord(Record):
+    """What a latency was measured on.
+
+    Attributes:
+        cpu: the processor's name; ``architecture`` such as ``x86_64``.
+        instruction_sets: those that choose between a runtime's kernels, most specific last.
+        cpus: logical CPUs of the machine; ``usable_cpus`` those this process may keep busy.
+        cpu_quota: CPUs' worth of time granted by the container; None without a limit.
+        memory_mb: physical memory in MiB.
+        versions: of the libraries that took part.
+        gpus: name, driver version and memory of each NVIDIA GPU.
+    """
+
+    cpu: str
+    architecture: str
+    instruction_sets: tuple[str, ...]
+    cpus: int
+    usable_cpus: int
+    cpu_quota: float | None
+    memory_mb: float
+    os: str
+    python: str
+    versions: dict[str, str]
+    gpus: tuple[str, ...]
+
+
+class Ratio(Record):
+    """One row's latency over another's, with its 95 % interval.
+
+    Attributes:
+        row: index of the slower or faster row in ``BenchRecord.results``.
+        reference: index of the row it is compared with.
+        value: median of the block-by-block ratios; below 1 the row is faster than the reference.
+    """
+
+    row: int
+    reference: int
+    value: float
+    low: float
+    high: float
+
+
+class BenchResult(Record):
+    """Latency of one artifact in one setting; every time is in milliseconds for a whole batch.
+
+    Attributes:
+        model: path of the artifact; ``sha256`` its hash, ``stage`` what made it.
+        variant: what sets the row apart from others of the same file; empty for the plain one.
+        direction: ``forward``, or ``forward-backward`` (torch, training mode).
+        provider: what ran the model: an execution provider, or ``torch``.
+        threads: of the runtime within one operator; ``batch`` images per run.
+        cpus: logical CPUs to which they were pinned; empty where they were not, and in old records.
+        p50_ms: median of all timed runs; ``p90_ms``, ``p99_ms``, ``min_ms`` likewise.
+        low_ms: of the 95 % interval of the median; ``high_ms`` its other end.
+        runs: timed runs, in ``blocks`` that were interleaved with the other rows'.
+        images_per_second: ``1000 * batch / p50_ms``.
+        cold_start_ms: session creation plus first run, in a fresh process.
+        peak_rss_mb: largest resident set of that process in MiB, interpreter included.
+        size_mb: of the file, in MiB.
+        operators: nodes by type in the optimised graph; empty for torch, like the next two.
+        operator_ms: time by operator type, the ten slowest, from the runtime's profiler.
+        nodes_by_provider: where the nodes ran; more than one entry is a fallback.
+        remarks: what keeps the row from being what it seems, and the cure.
+        percentiles_ms: the 0th to 100th percentile of all timed runs; empty in old records.
+        limit_ms: the roofline's bound for this row; None on a GPU and where a shape is unknown.
+        reference: index of the row to compare with: the folded one of the same batch and thread
+            count, or the first of them.
+    """
+
+    model: str
+    sha256: str
+    stage: str
+    variant: str = ""
+    direction: Literal["forward", "forward-backward"] = "forward"
+    provider: str
+    threads: int
+    cpus: tuple[int, ...] = ()
+    batch: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    min_ms: float
+    low_ms: float
+    high_ms: float
+    runs: int
+    blocks: int
+    images_per_second: float
+    cold_start_ms: float
+    peak_rss_mb: float
+    size_mb: float
+    operators: dict[str, int]
+    operator_ms: dict[str, float]
+    nodes_by_provider: dict[str, int]
+    remarks: tuple[str, ...]
+    limit_ms: float | None
+    reference: int
+    percentiles_ms: tuple[float, ...] = ()
+
+
+class Roofline(Record):
+    """What this processor can do at best, measured with the runtime's own kernels.
+
+    Attributes:
+        threads: that took part.
+        fp32_gmacs: multiply-adds per nanosecond in a 1024x1024x1024 matrix product.
+        int8_gmacs: the same with unsigned by signed 8-bit integers.
+        gb_per_s: bytes read and written per nanosecond when memory is copied.
+    """
+
+    threads: int
+    fp32_gmacs: float
+    int8_gmacs: float
+    gb_per_s: float
+
+
+class ClassicRow(Record):
+    """One row of the table Device | Forward | Forward-Backward | Instruction set | ...
+
+    Attributes:
+        device: the processor that ran it.
+        forward_ms: median latency; ``forward_backward_ms`` None where it was not measured.
+        instruction_set: the widest that the device has for this arithmetic.
+        quantized: integer convolutions ran.
+        fused_bn: no batch normalization was left in the graph that ran.
+        remark: runtime, threads, batch.
+    """
+
+    device: str
+    forward_ms: float
+    forward_backward_ms: float | None
+    instruction_set: str
+    quantized: bool
+    fused_bn: bool
+    remark: str
+
+
+class BenchRecord(Record):
+    """What ``bench`` measured; the method is defined in ``pipeline/bench.py``.
+
+    Attributes:
+        machine: where.
+        input: where the images came from.
+        provider_options: passed to the execution provider.
+        results: one row an artifact and setting.
+        ratios: of every pair of rows with the same batch.
+        rooflines: one a thread count; none on a GPU.
+        classic: the classic table.
+    """
+
+    machine: MachineRecord
+    input: str
+    provider_options: dict[str, str]
+    results: tuple[BenchResult, ...]
+    ratios: tuple[Ratio, ...]
+    rooflines: tuple[Roofline, ...]
+    classic: tuple[ClassicRow, ...]
+
+
+class LoadgenRecord(Record):
+    """One run of an MLPerf scenario, as LoadGen judged it.
+
+    Attributes:
+        model: path of the artifact; ``sha256`` its hash.
+        scenario: ``single-stream``, ``offline`` or ``server``.
+        mode: ``performance`` or ``accuracy``.
+        provider: what ran the model, on ``threads`` threads in batches of at most ``batch``.
+        data: where the images came from; ``images`` how many there are.
+        valid: LoadGen's verdict on a performance run; ``reasons`` why not.
+        metric: what the scenario is compared by; ``value`` in the unit that the name ends in.
+        summary: all of LoadGen's summary.
+        top1: of an accuracy run, in percent.
+    """
+
+    model: str
+    sha256: str
+    scenario: str
+    mode: Literal["performance", "accuracy"]
+    provider: str
+    threads: int
+    batch: int
+    data: str
+    images: int
+    valid: bool | None = None
+    reasons: tuple[str, ...] = ()
+    metric: str | None = None
+    value: float | None = None
+    summary: dict[str, str] = Field(default={})
+    top1: float | None = None
+
+
+class LoadgenReport(Record):
+    """Scenarios of several artifacts on one machine."""
+
+    machine: MachineRecord
+    results: tuple[LoadgenRecord, ...]

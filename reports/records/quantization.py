@@ -1,0 +1,96 @@
+"""Records of quantization."""
+
+from mobilenet_cli.reports.records.base import Record
+
+
+class CalibrationImage(Record):
+    """An image that was calibrated on: its path or name, and the SHA-256 of its bytes."""
+
+    key: str
+    sha256: str
+
+
+class LayerRecord(Record):
+    """How well one step of the network survived quantization.
+
+    Attributes:
+        name: of the tensor it makes.
+        operator: its ONNX operator.
+        sqnr_db: of that tensor against the float network's on the same images, everything before
+            it quantized too; None for a step that stayed float.
+        scale: of the tensor's grid; None where it stayed float.
+        kernel_error: largest difference, in codes, between this machine's integer kernels and the
+            simulation given the same inputs; 1 is a tie rounded the other way.
+    """
+
+    name: str
+    operator: str
+    sqnr_db: float | None
+    scale: float | None
+    kernel_error: float = 0.0
+
+
+class FloatLayer(Record):
+    """A layer that stays in float so that accuracy drops by no more than was asked for.
+
+    Attributes:
+        name: of the tensor it makes.
+        drop: of top-1 in points against the float model, with it and those listed before it.
+        p50_ms: median latency of that model, one image, one thread, here.
+        slowdown: that against the model that is integer throughout, timed in turns.
+    """
+
+    name: str
+    drop: float
+    p50_ms: float
+    slowdown: float
+
+
+class QuantizeRecord(Record):
+    """What ``quantize`` did and proved.
+
+    Attributes:
+        images: calibration images used; ``calibration`` lists them, ``bad_images`` those that
+            could not be read, ``leakage`` those that are also in the evaluation set.
+        leakage_checked: the evaluation set they were compared with, None if it is not known.
+        calibrator: range method; ``target`` the kernels the model is made for.
+        weight_bits: of the stored weights.
+        pairs_limited: neighbouring weights were kept from saturating 16-bit sums.
+        format: ``qdq`` or ``qoperator``.
+        sqnr_db: of the logits against the float model's, on the calibration images, by the
+            integer kernels of this machine; likewise ``agreement`` (top-1, 0..1) and
+            ``max_abs_error``.
+        kernel_sqnr_db: of the same logits against the simulated ones: what only the kernels add.
+            None where the model cannot run here.
+        operators: nodes by type in the graph that really runs.
+        layers: in the order of computation; ``float_layers`` names those not integer.
+        max_drop: of top-1 in points that was asked for, None if it was not.
+        drop: what it is, measured on ``drop_images`` images of ``drop_data``.
+        kept_float: the layers that stayed in float for it, and their price.
+        seconds: wall time; ``peak_rss_mb`` the process's peak memory.
+    """
+
+    images: int
+    calibration: tuple[CalibrationImage, ...]
+    bad_images: tuple[str, ...]
+    leakage: tuple[str, ...]
+    leakage_checked: str | None
+    calibrator: str
+    target: str
+    weight_bits: int
+    pairs_limited: bool
+    format: str
+    sqnr_db: float
+    agreement: float
+    max_abs_error: float
+    kernel_sqnr_db: float | None
+    operators: dict[str, int]
+    layers: tuple[LayerRecord, ...]
+    float_layers: tuple[str, ...]
+    max_drop: float | None = None
+    drop: float | None = None
+    drop_data: str | None = None
+    drop_images: int | None = None
+    kept_float: tuple[FloatLayer, ...] = ()
+    seconds: float
+    peak_rss_mb: float

@@ -1,0 +1,189 @@
+"""What each stage measured: frozen values that go to JSON and come back.
+
+A record written by another version still loads: unknown fields are kept, missing ones that have a
+default take it.
+"""
+
+from pydantic import Field, JsonValue
+
+from mobilenet_cli.reports.records.accuracy import (
+    Confusion,
+    EvaluationRecord,
+    ImageCase,
+    Interval,
+    Metric,
+    PairedRecord,
+)
+from mobilenet_cli.reports.records.base import Record
+from mobilenet_cli.reports.records.latency import BenchRecord
+
+
+class ArtifactRecord(Record):
+    """A model file of a run and what its stage said about it.
+
+    Attributes:
+        file: name in the run's folder; ``sha256`` its hash, ``size_mb`` its size in MiB.
+        stage: what made it, with the settings ``config``, from the file with hash ``parent``.
+        versions: of the libraries that took part.
+        data: what the weights were trained on, None if unknown.
+        classes: identifier of each output, and ``names`` what people call them.
+        record: what the stage measured: an ExportRecord and so on.
+    """
+
+    file: str
+    sha256: str
+    size_mb: float
+    stage: str
+    parent: str | None = None
+    config: dict[str, JsonValue] = Field(default={})
+    versions: dict[str, str] = Field(default={})
+    data: str | None = None
+    classes: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    record: dict[str, JsonValue] = Field(default={})
+
+
+class WeightRange(Record):
+    """Smallest and largest weight of a layer, in float and as its integers stand for."""
+
+    layer: str
+    low: float
+    high: float
+    quantized_low: float
+    quantized_high: float
+
+
+class Missing(Record):
+    """A part of a run that is not there, or not usable.
+
+    Attributes:
+        file: name in the run's folder.
+        why: what is wrong with it, as the end of a sentence without a full stop.
+        command: what makes it.
+    """
+
+    file: str
+    why: str
+    command: str
+
+
+class RunRecord(Record):
+    """Everything that is known about a run: what the renderers turn into a report.
+
+    Attributes:
+        run: the folder's name.
+        artifacts: model files in the order in which the chain makes them.
+        training: one JSON object an epoch, as ``train`` wrote them.
+        evaluations: of the artifacts as they are now.
+        bench: latencies; None if there are none.
+        paired: each other artifact against the float one, on the same images.
+        disagreements: images on which the int8 and the float artifact differ most surely.
+        mistakes: images on which the last artifact is wrong most surely.
+        confusion: of the last artifact's worst classes.
+        weights: of the layers before and after quantization.
+        missing: what the report has to do without.
+        warnings: what a reader must know before he trusts the figures.
+    """
+
+    run: str
+    artifacts: tuple[ArtifactRecord, ...]
+    training: tuple[dict[str, JsonValue], ...] = ()
+    evaluations: tuple[EvaluationRecord, ...] = ()
+    bench: BenchRecord | None = None
+    paired: tuple[PairedRecord, ...] = ()
+    disagreements: tuple[ImageCase, ...] = ()
+    mistakes: tuple[ImageCase, ...] = ()
+    confusion: Confusion | None = None
+    weights: tuple[WeightRange, ...] = ()
+    missing: tuple[Missing, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class ReportRow(Record):
+    """One artifact in the table of a report.
+
+    Attributes:
+        file: name of the artifact; ``stage`` what made it, ``size_mb`` its size in MiB.
+        data: what it was evaluated on; ``images`` how many there were.
+        top1: percent, with interval; likewise top5.
+        provider: what ran it for p50_ms and p99_ms, milliseconds for ``batch`` images on
+            ``threads`` threads, pinned to ``cpus`` where any are named.
+        speedup: how many times faster than ``speedup_over``; None where that was not measured.
+        result: index in ``BenchRecord.results``.
+    """
+
+    file: str
+    stage: str
+    size_mb: float
+    data: str | None = None
+    images: int | None = None
+    top1: Metric | None = None
+    top5: Metric | None = None
+    provider: str | None = None
+    threads: int | None = None
+    cpus: tuple[int, ...] = ()
+    batch: int | None = None
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+    speedup: Interval | None = None
+    speedup_over: str | None = None
+    result: int | None = None
+
+
+class ReportRecord(Record):
+    """A run with its summary: the content of ``report.json``."""
+
+    headline: str
+    rows: tuple[ReportRow, ...]
+    run: RunRecord
+
+
+class ComparedPair(Record):
+    """One kind of artifact in two runs.
+
+    Attributes:
+        stage: what made the artifact in both.
+        base: name of the one run, and ``other`` of the other.
+        accuracy: top-1 on the same images; None where ``accuracy_note`` says why not.
+        speedup: how many times faster the other's artifact is, from the intervals of the two
+            medians; None where ``latency_note`` says why not.
+    """
+
+    stage: str
+    base: str
+    other: str
+    accuracy: PairedRecord | None
+    accuracy_note: str
+    speedup: Interval | None
+    latency_note: str
+
+
+class ComparedRun(Record):
+    """A run as it is listed beside others.
+
+    Attributes:
+        run: its name; ``made`` when its newest model was written, as ISO 8601 in UTC.
+        machine: the processor that its latencies were measured on, None if there are none.
+        headline: of its report, and ``rows`` its table.
+        broken: why the run cannot be read; empty if it can.
+    """
+
+    run: str
+    made: str | None = None
+    machine: str | None = None
+    headline: str = ""
+    rows: tuple[ReportRow, ...] = ()
+    broken: str = ""
+
+
+class ComparisonRecord(Record):
+    """Runs side by side, the first against each other one."""
+
+    runs: tuple[ComparedRun, ...]
+    pairs: tuple[ComparedPair, ...]
+
+
+class HistoryRecord(Record):
+    """The runs of a folder, oldest first."""
+
+    runs: tuple[ComparedRun, ...]

@@ -1,0 +1,56 @@
+"""Records of training."""
+
+from mobilenet_cli.reports.records.base import Record
+
+
+class EpochRecord(Record):
+    """One line of ``train.jsonl``.
+
+    Attributes:
+        epoch: from 1.
+        loss: mean training loss; ``train_top1`` the accuracy on the augmented images, in percent.
+        top1: on the held-out images, in percent; likewise ``top5``.
+        learning_rate: at the epoch's end.
+        waiting: share of the time so far, 0..1, that was spent waiting for images.
+    """
+
+    epoch: int
+    loss: float
+    train_top1: float
+    top1: float
+    top5: float
+    learning_rate: float
+    waiting: float | None = None
+
+
+class TrainRecord(Record):
+    """What ``train`` did.
+
+    Attributes:
+        epochs: how many, the last of which may be a part of one; ``images`` in each.
+        top1: of what was kept, on the held-out images, in percent; likewise ``top5``.
+        start_top1: likewise of what training started from, with ``--qat``.
+        kept_epoch: whose weights were kept, from 1; 0 for those that it started from.
+        seconds: of the steps, without evaluation; ``images_per_second`` over them.
+        parameters: trainable parameters; ``multiply_adds`` of one image.
+        device: ``cpu`` or ``cuda``; ``threads`` of the CPU, on whose number sums depend.
+        waiting: share of the time, 0..1, that was spent waiting for images.
+        bad_images: training images that could not be read; others took their place.
+        replaced: the file beside it that keeps the checkpoint of other settings which was there.
+    """
+
+    epochs: int | float
+    images: int
+    top1: float
+    top5: float
+    start_top1: float | None = None
+    kept_epoch: int | None = None
+    seconds: float
+    images_per_second: float
+    parameters: int
+    multiply_adds: int
+    device: str
+    threads: int | None = None
+    waiting: float | None = None
+    bad_images: tuple[str, ...] = ()
+    replaced: str | None = None

@@ -1,0 +1,243 @@
+"""ImageNet as people have it: the flat validation folder, parquet, WebDataset."""
+
+import io
+import json
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mobilenet_cli.data import imagenet
+from mobilenet_cli.data.loader import batches
+from mobilenet_cli.data.open_dataset import held_out, open_dataset
+from mobilenet_cli.data.preprocess import InputSpec, decode
+from mobilenet_cli.pipeline.errors import DataError
+from mobilenet_cli.pipeline.evaluating.labels import targets_of
+
+SPEC = InputSpec(resolution=32, resize=32)
+
+
+def test_imagenet_class_list():
+    assert len(set(imagenet.synsets())) == len(imagenet.names()) == 1000
+    assert list(imagenet.synsets()) == sorted(imagenet.synsets())
+    assert imagenet.synsets()[0] == "n01440764"
+    assert imagenet.names()[134] != imagenet.names()[517]  # two kinds of crane
+
+
+def test_validation_labels_are_those_of_the_folders(shared):
+    for file in sorted((shared / "imagenet/val").glob("*/*")):
+        assert imagenet.validation_synset(file.name) == file.parent.name
+
+
+def test_flat_validation_folder(tmp_path, encoded):
+    names = ["ILSVRC2012_val_00024327.JPEG", "ILSVRC2012_val_00044095.JPEG"]
+    for name in names:
+        (tmp_path / name).write_bytes(encoded())
+    dataset = open_dataset(str(tmp_path), "all")
+    assert [s.label for s in dataset.samples] == ["n01440764", "n01443537"]
+    assert dataset.classes == imagenet.synsets()
+    (tmp_path / "holiday.jpg").write_bytes(encoded())
+    assert {s.label for s in open_dataset(str(tmp_path), "all").samples} == {None}
+
+
+# --- parquet -----------------------------------------------------------------------------------
+
+
+def write_parquet(
+    path: Path, images: list[bytes], labels: list[object], names: list[str] | None = None
+) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    table = pa.table({"image": [{"bytes": b, "path": "x.png"} for b in images], "label": labels})
+    if names:
+        info = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps(info)})
+    path.parent.mkdir(exist_ok=True)
+    pq.write_table(table, path, row_group_size=3)
+
+
+def test_parquet_rows_are_samples(tmp_path, encoded):
+    images = [encoded(seed=i) for i in range(8)]
+    write_parquet(tmp_path / "d" / "x.parquet", images, [0, 1] * 4, ["cat", "dog"])
+    dataset = open_dataset(str(tmp_path / "d"), "all")
+    assert dataset.classes == ("cat", "dog")
+    assert [s.label for s in dataset.samples] == ["cat", "dog"] * 4
+    assert [s.read() for s in dataset.samples] == images
+    assert [s.read() for s in reversed(dataset.samples)] == images[::-1]
+    assert sum(len(b.indices) for b in batches(dataset.samples, SPEC, 3, workers=4)) == 8
+
+
+def test_parquet_file_names_are_splits(tmp_path, encoded):
+    for name, count in (("train-0", 5), ("train-1", 2), ("test-0", 3)):
+        write_parquet(tmp_path / "data" / f"{name}.parquet", [encoded()] * count, ["a"] * count)
+    sizes = [len(open_dataset(str(tmp_path), s).samples) for s in ("train", "val", "all")]
+    assert sizes == [7, 3, 10]
+    assert len(held_out(str(tmp_path), None).samples) == 3
+    write_parquet(tmp_path / "data" / "validation-0.parquet", [encoded()] * 4, ["a"] * 4)
+    assert len(open_dataset(str(tmp_path), "val").samples) == 4
+
+
+def test_parquet_without_split_names_is_divided(tmp_path, encoded):
+    write_parquet(tmp_path / "d" / "x.parquet", [encoded()] * 10, ["a"] * 5 + ["b"] * 5)
+    val = open_dataset(str(tmp_path / "d"), "val")
+    assert Counter(s.label for s in val.samples) == {"a": 1, "b": 1}
+    assert len(held_out(str(tmp_path / "d"), None).samples) == 10
+    assert len(open_dataset(str(tmp_path / "d" / "x.parquet"), "all").samples) == 10
+
+
+def test_parquet_of_imagenet_has_synsets(tmp_path, encoded):
+    names = [f"{name}, something" for name in imagenet.names()]
+    write_parquet(tmp_path / "x.parquet", [encoded()] * 2, [0, 999], names)
+    dataset = open_dataset(str(tmp_path / "x.parquet"), "all")
+    assert [s.label for s in dataset.samples] == [imagenet.synsets()[0], imagenet.synsets()[999]]
+
+
+def test_cifar10_in_parquet(shared):
+    pytest.importorskip("pyarrow")
+    train, val = (open_dataset(str(shared / "cifar10"), s) for s in ("train", "val"))
+    assert (len(train.samples), len(val.samples)) == (50_000, 5_000)
+    assert train.classes == val.classes
+    assert train.classes[:2] == ("airplane", "automobile")
+    assert decode(val.samples[4999].read(), "x").size == (32, 32)
+
+
+def test_corrupt_parquet(tmp_path, encoded):
+    file = tmp_path / "x.parquet"
+    write_parquet(file, [encoded()] * 5, ["a"] * 5)
+    file.write_bytes(file.read_bytes()[:-30])
+    with pytest.raises(DataError, match="cannot be read as parquet"):
+        open_dataset(str(file), "all")
+
+
+def test_parquet_without_images(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match="has the columns text, but no image"):
+        open_dataset(str(tmp_path / "x.parquet"), "all")
+
+
+def test_parquet_row_without_bytes_is_one_bad_image(tmp_path, encoded):
+    write_parquet(tmp_path / "x.parquet", [encoded(), None, encoded()], ["a"] * 3)  # type: ignore[list-item]
+    bad: list[str] = []
+    samples = open_dataset(str(tmp_path / "x.parquet"), "all").samples
+    made = list(batches(samples, SPEC, 3, on_bad=lambda s, _: bad.append(s.key)))
+    assert made[0].indices == (0, 2)
+    assert bad == ["x.parquet:0:1"]
+
+
+# --- WebDataset --------------------------------------------------------------------------------
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+
+def test_webdataset(tmp_path, encoded):
+    images = [encoded(seed=i) for i in range(3)]
+    members: dict[str, bytes] = {}
+    for i, image in enumerate(images):
+        members |= {f"d/{i}.jpg": image, f"d/{i}.cls": f"{i * 7}\n".encode(), f"d/{i}.json": b"{}"}
+    write_tar(tmp_path / "x.tar", members)
+    dataset = open_dataset(str(tmp_path / "x.tar"), "all")
+    assert [s.label for s in dataset.samples] == ["0", "7", "14"]
+    assert dataset.classes == ("0", "7", "14")
+    assert [s.read() for s in dataset.samples] == images
+    assert dataset.samples[0].key == "x.tar/d/0.jpg"
+
+
+def test_webdataset_takes_the_synset_of_a_name(tmp_path, encoded):
+    write_tar(tmp_path / "d" / "x.tar", {"n01440764_10026.JPEG": encoded()})
+    assert open_dataset(str(tmp_path / "d"), "all").samples[0].label == "n01440764"
+
+
+def test_webdataset_file_names_are_splits(tmp_path, encoded):
+    one = {"a.jpg": encoded(), "a.cls": b"0"}
+    write_tar(tmp_path / "d" / "imagenet1k-train-0000.tar", one | {"b.jpg": encoded()})
+    write_tar(tmp_path / "d" / "imagenet1k-validation-00.tar", one)
+    sizes = [len(open_dataset(str(tmp_path / "d"), s).samples) for s in ("train", "val", "all")]
+    assert sizes == [2, 1, 3]
+
+
+@pytest.mark.parametrize("length", [100, 700, 2000])
+def test_truncated_tar(tmp_path, encoded, length):
+    write_tar(tmp_path / "x.tar", {"a.jpg": encoded(), "a.cls": b"0"})
+    whole = (tmp_path / "x.tar").read_bytes()
+    (tmp_path / "x.tar").write_bytes(whole[:length])
+    with pytest.raises(DataError, match=r"x\.tar (cannot be read as a tar|ends within|contains)"):
+        _ = [s.read() for s in open_dataset(str(tmp_path / "x.tar"), "all").samples]
+
+
+def test_tar_cut_off_in_the_middle_gives_what_is_before(tmp_path, encoded):
+    members: dict[str, bytes] = {}
+    for i in range(3):
+        members |= {f"{i}.cls": b"7", f"{i}.jpg": encoded(seed=i)}
+    write_tar(tmp_path / "x.tar", members)
+    whole = (tmp_path / "x.tar").read_bytes()
+    (tmp_path / "x.tar").write_bytes(whole[: whole.index(encoded(seed=2)) + 50])
+    dataset = open_dataset(str(tmp_path / "x.tar"), "all")
+    assert [s.read() for s in dataset.samples] == [encoded(seed=0), encoded(seed=1)]
+    (lost,) = dataset.lost
+    assert lost.what.startswith(f"{tmp_path}/x.tar cannot be read as a tar file after 2.jpg")
+
+
+def test_parquet_cut_off_is_lost_and_the_others_stay(tmp_path, encoded):
+    for name in ("a", "b"):
+        write_parquet(tmp_path / "d" / f"{name}.parquet", [encoded()] * 4, ["x"] * 4)
+    file = tmp_path / "d" / "a.parquet"
+    file.write_bytes(file.read_bytes()[:-30])
+    dataset = open_dataset(str(tmp_path / "d"), "all")
+    assert [s.key for s in dataset.samples] == [
+        "b.parquet:0:0",
+        "b.parquet:0:1",
+        "b.parquet:0:2",
+        "b.parquet:1:0",
+    ]
+    assert "a.parquet cannot be read as parquet" in dataset.lost[0].what
+
+
+# --- labels that are numbers -------------------------------------------------------------------
+
+
+def test_numbers_index_the_classes_without_background(tmp_path, encoded):
+    write_tar(tmp_path / "x.tar", {"a.jpg": encoded(), "a.cls": b"2"})
+    dataset = open_dataset(str(tmp_path / "x.tar"), "all")
+    assert targets_of(dataset, ("n1", "n2", "n3"), Path("m")) == [2]
+    assert targets_of(dataset, ("background", "n1", "n2", "n3"), Path("m")) == [3]
+    assert targets_of(dataset, ("5", "2", "7"), Path("m")) == [1]  # it is a class itself
+    with pytest.raises(DataError, match="such as '2'"):
+        targets_of(dataset, ("n1", "n2"), Path("m"))
+
+
+def test_all_forms_of_imagenet_give_the_same(shared, tmp_path):
+    """Class folders, the flat folder, parquet and tar of the same images are the same set."""
+    pytest.importorskip("pyarrow")
+    files = sorted((shared / "imagenet/val").glob("*/*"))[::100]
+    (tmp_path / "flat").mkdir()
+    members: dict[str, bytes] = {}
+    for file in files:
+        (tmp_path / "flat" / file.name).symlink_to(file)
+        label = imagenet.synsets().index(file.parent.name)
+        members |= {f"{file.stem}.jpg": file.read_bytes(), f"{file.stem}.cls": str(label).encode()}
+    write_tar(tmp_path / "x.tar", members)
+    labels: list[object] = [imagenet.synsets().index(f.parent.name) for f in files]
+    names = list(imagenet.names())
+    write_parquet(tmp_path / "x.parquet", [f.read_bytes() for f in files], labels, names)
+
+    def content(name: str) -> set[tuple[int, bytes]]:
+        dataset = open_dataset(str(tmp_path / name), "all")
+        targets = targets_of(dataset, imagenet.synsets(), Path("m"))
+        return {(t, s.read()) for t, s in zip(targets, dataset.samples, strict=True)}
+
+    expected = {(imagenet.synsets().index(f.parent.name), f.read_bytes()) for f in files}
+    assert content("flat") == content("x.tar") == content("x.parquet") == expected
+    assert len({t for t, _ in expected}) == len(np.unique(labels)) > 3

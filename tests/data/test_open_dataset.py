@@ -1,0 +1,122 @@
+from collections import Counter
+
+import pytest
+
+from mobilenet_cli.data.open_dataset import open_dataset
+from mobilenet_cli.data.preprocess import decode
+from mobilenet_cli.pipeline.errors import DataError
+
+
+def test_digits_are_divided_by_class_without_overlap():
+    train, val, everything = (open_dataset("digits", s) for s in ("train", "val", "all"))
+    assert len(everything.samples) == 1797
+    assert len(train.samples) + len(val.samples) == 1797
+    assert not {s.key for s in train.samples} & {s.key for s in val.samples}
+    assert train.classes == val.classes == tuple("0123456789")
+    totals = Counter(s.label for s in everything.samples)
+    for label, held_out in Counter(s.label for s in val.samples).items():
+        assert held_out == round(totals[label] / 5)
+
+
+def test_division_depends_on_the_seed_alone():
+    first, again, other = (open_dataset("digits", "val", seed) for seed in (0, 0, 1))
+    assert first.fingerprint == again.fingerprint
+    assert first.fingerprint != other.fingerprint
+
+
+def test_digit_is_the_picture_scikit_learn_has():
+    from sklearn.datasets import load_digits
+
+    image = decode(open_dataset("digits", "all").samples[7].read(), "7")
+    levels = [round(p[0] / 255 * 16) for p in image.get_flattened_data()]
+    assert levels == load_digits().images[7].ravel().tolist()
+
+
+def test_class_folders_are_divided_by_class(class_folders):
+    root = class_folders({"cat": 10, "dog": 5, "emu": 1})
+    train, val = open_dataset(str(root), "train"), open_dataset(str(root), "val")
+    assert Counter(s.label for s in train.samples) == {"cat": 8, "dog": 4, "emu": 1}
+    assert Counter(s.label for s in val.samples) == {"cat": 2, "dog": 1}
+    assert train.classes == val.classes == ("cat", "dog", "emu")
+    assert all(s.key.startswith(f"{s.label}/") for s in val.samples)
+
+
+def test_train_and_val_folders_are_the_splits(class_folders):
+    class_folders({"a": 2, "b": 1}, "set/train")
+    root = class_folders({"a": 3}, "set/val").parent
+    assert [s.key for s in open_dataset(str(root), "val").samples] == [
+        "val/a/000.png",
+        "val/a/001.png",
+        "val/a/002.png",
+    ]
+    assert len(open_dataset(str(root), "train").samples) == 3
+    assert len(open_dataset(str(root), "all").samples) == 6
+
+
+def test_flat_folder_has_no_labels(class_folders):
+    flat = class_folders({"cat": 3}) / "cat"
+    dataset = open_dataset(str(flat), "all")
+    assert [s.label for s in dataset.samples] == [None] * 3
+    assert dataset.classes == ()
+    with pytest.raises(DataError, match="no class folders"):
+        open_dataset(str(flat), "train")
+
+
+def test_synset_folder_with_a_name_is_the_synset(class_folders):
+    root = class_folders({"n01440764_tench": 1, "n01443537": 1})
+    assert open_dataset(str(root), "all").classes == ("n01440764", "n01443537")
+
+
+def test_two_folders_of_one_class_are_refused(class_folders):
+    root = class_folders({"n01440764": 1, "n01440764_tench": 1})
+    with pytest.raises(DataError, match="two folders of class n01440764: n01440764 and n01440764_"):
+        open_dataset(str(root), "all")
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(DataError, match="nowhere' does not exist"):
+        open_dataset(str(tmp_path / "nowhere"), "all")
+
+
+def test_file_instead_of_folder(tmp_path):
+    (tmp_path / "x.jpg").write_text("x")
+    with pytest.raises(DataError, match="is not a folder"):
+        open_dataset(str(tmp_path / "x.jpg"), "all")
+
+
+def test_empty_folder(tmp_path):
+    with pytest.raises(DataError, match="contains no images"):
+        open_dataset(str(tmp_path), "all")
+
+
+def test_folder_without_images(tmp_path):
+    (tmp_path / "notes.txt").write_text("not an image")
+    with pytest.raises(DataError, match="contains no images"):
+        open_dataset(str(tmp_path), "all")
+
+
+def test_class_folder_without_images(class_folders):
+    root = class_folders({"cat": 1, "dog": 0})
+    with pytest.raises(DataError, match=r"dog contains no images.*Add images"):
+        open_dataset(str(root), "all")
+
+
+def test_images_beside_class_folders(class_folders):
+    root = class_folders({"cat": 1})
+    (root / "loose.png").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"loose images such as loose\.png"):
+        open_dataset(str(root), "all")
+
+
+def test_missing_split_folder(class_folders):
+    root = class_folders({"a": 1}, "set/val").parent
+    with pytest.raises(DataError, match="has no train/ folder"):
+        open_dataset(str(root), "train")
+
+
+def test_file_that_vanishes_is_a_data_error(class_folders):
+    root = class_folders({"cat": 1})
+    sample = open_dataset(str(root), "all").samples[0]
+    (root / "cat" / "000.png").unlink()
+    with pytest.raises(DataError, match=r"000\.png cannot be read"):
+        sample.read()

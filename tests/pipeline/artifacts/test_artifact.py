@@ -1,0 +1,266 @@
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mobilenet_cli.data.preprocess import InputSpec
+from mobilenet_cli.models.spec import ModelSpec
+from mobilenet_cli.pipeline.artifacts.artifact import load_artifact, save_artifact
+from mobilenet_cli.pipeline.artifacts.facts import Facts, versions
+from mobilenet_cli.pipeline.artifacts.files import sha256_file, write_atomically
+from mobilenet_cli.pipeline.artifacts.sidecar import is_current, refuse_overwrite, sidecar_path
+from mobilenet_cli.pipeline.errors import ModelError, StorageError
+from mobilenet_cli.reports.records.conversion import ExportRecord
+
+FACTS = Facts(
+    stage="export",
+    parent="ab" * 32,
+    config={"opset": 18, "data": None},
+    versions={"onnx": "1.20"},
+    model=ModelSpec(width=0.25, classes=2, padding="same"),
+    input=InputSpec(resolution=64, resize=80, mean=(0.1, 0.2, 0.3), channels="BGR"),
+    classes=("cat", "dog"),
+    names=("Katze", "Hund"),
+    data="digits",
+)
+RECORD = ExportRecord(
+    opset=18, operators={"Conv": 27}, batch_norms=27, max_abs_error=0.0, batches_checked=(1, 2, 7)
+)
+
+
+def save(path: Path, content: bytes = b"model") -> None:
+    save_artifact(path, content, FACTS, RECORD)
+
+
+def current(path: Path, **changed: object) -> bool:
+    return is_current(
+        path, **{"stage": "export", "parent": "ab" * 32, "config": FACTS.config} | changed
+    )
+
+
+def test_write_creates_folders_replaces_and_leaves_no_temporary(tmp_path):
+    path = tmp_path / "deep" / "er" / "file"
+    write_atomically(path, b"old")
+    write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_failed_write_keeps_the_old_content(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="No space left on device") as caught:
+        write_atomically(path, b"new")
+    assert str(path) in caught.value.what
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_write_to_a_device_without_space(tmp_path):
+    full = tmp_path / ".file.1.tmp"
+    full.symlink_to("/dev/full")
+    script = (
+        "import os; from pathlib import Path\n"
+        "from mobilenet_cli.pipeline.artifacts.artifact import write_atomically\n"
+        "os.getpid = lambda: 1\n"  # so that the temporary file is the full device
+        f"write_atomically(Path({str(tmp_path / 'file')!r}), b'x' * 100)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "StorageError" in done.stderr
+    assert "No space left on device" in done.stderr
+    assert not (tmp_path / "file").exists()
+
+
+def test_folder_that_is_a_file(tmp_path):
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(StorageError, match="cannot write"):
+        write_atomically(tmp_path / "runs" / "file", b"x")
+
+
+def test_temporaries_of_dead_processes_are_removed_and_of_living_ones_kept(tmp_path):
+    path = tmp_path / "fp32.onnx"
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    abandoned = tmp_path / f".fp32.onnx.{dead.pid}.tmp"
+    living = tmp_path / f".fp32.onnx.{os.getppid()}.tmp"
+    other = tmp_path / f".folded.onnx.{dead.pid}.tmp"
+    for file in (abandoned, living, other):
+        file.write_bytes(b"half")
+    write_atomically(path, b"x")
+    assert set(tmp_path.iterdir()) == {path, living, other}
+
+
+def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    script = (
+        "import os, signal; from pathlib import Path\n"
+        "from mobilenet_cli.pipeline.artifacts.artifact import write_atomically\n"
+        "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"write_atomically(Path({str(path)!r}), b'new')"
+    )
+    assert subprocess.run([sys.executable, "-c", script]).returncode == -9
+    assert path.read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 2  # the temporary file is there, and goes away with
+    write_atomically(path, b"newer")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_sidecar_tells_hash_facts_and_record(tmp_path):
+    path = tmp_path / "fp32.onnx"
+    save(path)
+    document = json.loads((tmp_path / "fp32.onnx.json").read_text())
+    assert document["sha256"] == sha256_file(path)
+    assert Facts.model_validate(document["facts"]) == FACTS
+    assert ExportRecord.model_validate(document["record"]) == RECORD
+
+
+@pytest.mark.parametrize("stage", ["checkpoint", "fp32", "folded", "int8"])
+def test_artifact_survives_being_loaded(chain, stage):
+    made = getattr(chain, stage)
+    assert load_artifact(made.path) == made
+
+
+def test_facts_travel_inside_the_file(chain, tmp_path):
+    alone = tmp_path / "lone.onnx"
+    alone.write_bytes(chain.int8.path.read_bytes())
+    loaded = load_artifact(alone)
+    assert loaded.facts == chain.int8.facts
+    assert loaded.record == {}  # what was measured is in the sidecar only
+
+
+def test_each_artifact_names_its_parent(chain):
+    made = [chain.checkpoint, chain.fp32, chain.folded, chain.int8]
+    assert [a.facts.parent for a in made] == [None, *(a.sha256 for a in made[:-1])]
+    assert [a.facts.stage for a in made] == ["train", "export", "simplify", "quantize"]
+
+
+def test_record_of_another_file_is_not_taken(chain, tmp_path):
+    path = tmp_path / "fp32.onnx"
+    path.write_bytes(chain.folded.path.read_bytes())
+    sidecar_path(path).write_bytes(chain.fp32.sidecar.read_bytes())
+    assert load_artifact(path).record == {}
+
+
+def test_unknown_facts_survive_and_missing_ones_take_defaults():
+    later = FACTS.model_dump(mode="json") | {"schema_version": 2, "colour": "blue"}
+    del later["names"]
+    facts = Facts.model_validate_json(json.dumps(later))
+    assert facts.names == ()
+    assert facts.model_dump()["colour"] == "blue"
+    assert facts.input == FACTS.input
+    assert facts.model == FACTS.model
+
+
+def test_is_current(tmp_path):
+    path = tmp_path / "fp32.onnx"
+    assert not current(path)
+    save(path)
+    assert current(path)
+    assert not current(path, stage="simplify")
+    assert not current(path, parent="cd" * 32)
+    assert not current(path, config={"opset": 19, "data": None})
+
+
+def test_is_current_compares_what_json_keeps(tmp_path):
+    facts = FACTS.model_copy(update={"config": {"batches": [1, 2]}})
+    save_artifact(tmp_path / "x", b"", facts)
+    assert current(tmp_path / "x", config={"batches": (1, 2)})
+
+
+def test_is_current_after_a_kill_between_file_and_sidecar(tmp_path):
+    path = tmp_path / "fp32.onnx"
+    save(path, b"first")
+    write_atomically(path, b"second")  # the sidecar of "first" is still there
+    assert not current(path)
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"{", b"[]", b"null", b'{"facts": 3, "sha256": 1}', b"\xff"]
+)
+def test_damaged_sidecar_means_not_current(tmp_path, damage):
+    path = tmp_path / "fp32.onnx"
+    save(path)
+    sidecar_path(path).write_bytes(damage)
+    assert not current(path)
+
+
+def test_sidecar_without_its_file(tmp_path):
+    path = tmp_path / "fp32.onnx"
+    save(path)
+    path.unlink()
+    assert not current(path)
+
+
+def test_missing_model(tmp_path):
+    with pytest.raises(ModelError, match="does not exist"):
+        load_artifact(tmp_path / "none.onnx")
+
+
+def test_safetensors_that_is_not_one(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"garbage" * 10)
+    with pytest.raises(ModelError, match="not a readable safetensors file"):
+        load_artifact(path)
+
+
+def test_foreign_model_needs_preprocessing(tmp_path, chain):
+    import onnx
+
+    model = onnx.load(chain.folded.path)
+    del model.metadata_props[:]
+    path = tmp_path / "foreign.onnx"
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match="does not say how its input is prepared"):
+        load_artifact(path)
+    spec = InputSpec(resolution=32, resize=32)
+    loaded = load_artifact(path, spec)
+    assert (loaded.facts.input, loaded.facts.stage) == (spec, "foreign")
+
+
+def test_facts_that_cannot_be_read(tmp_path, chain):
+    import onnx
+
+    model = onnx.load(chain.folded.path)
+    onnx.helper.set_model_props(model, {"mobilenet_cli": '{"stage": 3}'})
+    path = tmp_path / "odd.onnx"
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match=r"facts inside .* cannot be read"):
+        load_artifact(path)
+
+
+def test_input_may_not_be_overwritten(tmp_path):
+    path = tmp_path / "a"
+    save(path)
+    (tmp_path / "sub").mkdir()
+    with pytest.raises(StorageError, match="is the input"):
+        refuse_overwrite(tmp_path / "sub" / ".." / "a", [path])
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    with pytest.raises(StorageError, match="is the input"):
+        refuse_overwrite(link, [path])
+
+
+def test_only_what_this_tool_made_is_overwritten(tmp_path):
+    path = tmp_path / "a"
+    refuse_overwrite(path, [])
+    path.write_text("mine")
+    with pytest.raises(StorageError, match="was not made by this tool"):
+        refuse_overwrite(path, [])
+    save(path)
+    refuse_overwrite(path, [tmp_path / "other"])
+
+
+def test_versions_leave_out_what_is_not_installed():
+    found = versions("numpy", "no-such-distribution")
+    assert found["numpy"][0].isdigit()
+    assert "no-such-distribution" not in found

@@ -1,0 +1,89 @@
+import json
+import os
+
+import pytest
+
+from mobilenet_cli.pipeline.artifacts.runs import Run, find_run, run_of, width_of
+from mobilenet_cli.pipeline.artifacts.sidecar import sidecar_path
+from mobilenet_cli.pipeline.errors import ModelError
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def make(folder, width, age, name="folded.onnx"):
+    """A run with one model, ``age`` seconds old."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    path.write_bytes(b"model")
+    sidecar_path(path).write_text(json.dumps({"facts": {"model": {"width": width}}}))
+    os.utime(path, (1e9 - age, 1e9 - age))
+
+
+def test_newest_run_that_has_the_file(tmp_path):
+    make(tmp_path / "runs" / "old", 0.5, 30)
+    make(tmp_path / "runs" / "new", 0.25, 20)
+    make(tmp_path / "runs" / "newer", 1.0, 10, "fp32.onnx")
+    assert find_run(None, "folded").name == "new"
+    assert find_run(None, "fp32").name == "newer"
+
+
+def test_newest_run_of_a_width(tmp_path):
+    make(tmp_path / "runs" / "a", 0.5, 30)
+    make(tmp_path / "runs" / "b", 0.5, 20)
+    make(tmp_path / "runs" / "c", 0.25, 10)
+    assert find_run(None, "folded", 0.5).name == "b"
+    with pytest.raises(
+        ModelError, match=r"no run of width 0\.75 .* has a folded\.onnx\. .*simplify"
+    ):
+        find_run(None, "folded", 0.75)
+
+
+@pytest.mark.parametrize(
+    ("needs", "cure"),
+    [
+        ("checkpoint", "'mobilenet-cli train' or 'mobilenet-cli import'"),
+        ("fp32", "'mobilenet-cli export'"),
+        ("folded", "'mobilenet-cli simplify'"),
+        ("int8", "'mobilenet-cli quantize'"),
+        ("evaluation", "'mobilenet-cli evaluate'"),
+        ("bench", "'mobilenet-cli bench'"),
+    ],
+)
+def test_no_run_says_which_command_makes_one(needs, cure):
+    with pytest.raises(ModelError) as caught:
+        find_run(None, needs)
+    assert cure in caught.value.fix
+
+
+def test_named_run(tmp_path):
+    make(tmp_path / "runs" / "a", 0.5, 0)
+    assert find_run("a", "folded").folded.is_file()
+    assert find_run("a", "folded", 0.5).name == "a"
+    with pytest.raises(ModelError, match=r"run 'a' has no int8\.onnx"):
+        find_run("a", "int8")
+    with pytest.raises(ModelError, match=r"run 'a' has width 0\.5, not 0\.25"):
+        find_run("a", "folded", 0.25)
+
+
+def test_artifacts_in_the_order_of_the_chain(tmp_path):
+    run = Run(tmp_path / "runs" / "a")
+    for name in ("int8.onnx", "model.safetensors", "folded.onnx", "report.md"):
+        make(run.folder, 1.0, 0, name)
+    assert [p.name for p in run.artifacts()] == ["model.safetensors", "folded.onnx", "int8.onnx"]
+
+
+def test_width_of_a_model_without_sidecar_is_unknown(tmp_path):
+    assert width_of(tmp_path / "x.onnx") is None
+    sidecar_path(tmp_path / "x.onnx").write_text('{"facts": {"model": null}}')
+    assert width_of(tmp_path / "x.onnx") is None
+
+
+def test_run_of_a_model_file(tmp_path):
+    make(tmp_path / "runs" / "a", 1.0, 0)
+    found = run_of(tmp_path / "runs" / "a" / "folded.onnx")
+    assert found is not None
+    assert found.name == "a"
+    assert run_of(tmp_path / "folded.onnx") is None

@@ -1,0 +1,340 @@
+import io
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from mobilenet_cli.cli import app
+from mobilenet_cli.data.dataset import Dataset, Sample
+from mobilenet_cli.data.loader import batches
+from mobilenet_cli.data.open_dataset import held_out, open_dataset
+from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
+from mobilenet_cli.pipeline.artifacts.runs import Run
+from mobilenet_cli.pipeline.errors import (
+    CheckError,
+    DataError,
+    OptionError,
+    ProviderError,
+    StorageError,
+)
+from mobilenet_cli.pipeline.evaluating.evaluate import (
+    EvaluateConfig,
+    evaluate,
+    evaluate_into,
+    rank_of,
+    share,
+)
+from mobilenet_cli.pipeline.evaluating.labels import targets_of
+from mobilenet_cli.pipeline.evaluating.predict import predict
+from mobilenet_cli.pipeline.evaluating.records import load_predictions, load_records, merge_records
+from mobilenet_cli.pipeline.runtime.session import open_session
+
+
+@pytest.fixture
+def run(tiny, tmp_path, monkeypatch):
+    """A copy of the tiny run under ./runs."""
+    monkeypatch.chdir(tmp_path)
+    return shutil.copytree(tiny, tmp_path / "runs" / "tiny")
+
+
+@pytest.fixture
+def ten(class_folders):
+    """Three images in each of three of the ten classes."""
+    return class_folders({"1": 3, "4": 3, "7": 3}, "ten")
+
+
+def invoke(*arguments: str, code: int = 0, **options: object) -> str:
+    result = CliRunner().invoke(app, list(map(str, arguments)), **options)
+    assert result.exit_code == code, result.output
+    return result.stdout if code == 0 else result.stderr
+
+
+def test_counts_are_those_of_a_plain_loop(tiny, ten):
+    artifact = load_artifact(tiny / "fp32.onnx")
+    record = evaluate(artifact, EvaluateConfig(data=str(ten)))
+    samples = open_dataset(str(ten), "all").samples
+    images = np.concatenate([b.images for b in batches(samples, artifact.facts.input, 4)])
+    logits = open_session(artifact.path).run(None, {"input": images})[0]
+    labels = np.array([int(s.label) for s in samples])
+    order = np.argsort(-logits, axis=1)
+    assert record.top1_correct == (order[:, 0] == labels).sum()
+    assert record.top5_correct == (order[:, :5] == labels[:, None]).any(1).sum()
+    assert 0 < record.top5_correct < 9  # or the comparison says little
+    assert record.images == 9
+    assert record.provider == "CPUExecutionProvider"
+    assert record.preprocessing["resize"] == 32
+
+
+def test_checkpoint_and_onnx_agree(tiny, ten):
+    records = [
+        evaluate(load_artifact(tiny / name), EvaluateConfig(data=str(ten)))
+        for name in ("model.safetensors", "fp32.onnx")
+    ]
+    assert records[0].provider == "torch"
+    assert records[0].top1_correct == records[1].top1_correct
+    assert records[0].top5_correct == records[1].top5_correct
+    assert records[0].data_fingerprint == records[1].data_fingerprint
+
+
+def test_torch_gets_its_threads_back(tiny, ten):
+    import torch
+
+    before = torch.get_num_threads()
+    evaluate(load_artifact(tiny / "model.safetensors"), EvaluateConfig(data=str(ten)))
+    assert torch.get_num_threads() == before
+
+
+def test_number_of_workers_and_order_do_not_matter(tiny, ten, monkeypatch):
+    artifact = load_artifact(tiny / "fp32.onnx")
+    one, many = (evaluate(artifact, EvaluateConfig(data=str(ten), workers=n)) for n in (1, 8))
+    turned = held_out(str(ten), None)
+    turned = Dataset(turned.name, turned.samples[::-1], turned.classes)
+    monkeypatch.setattr("mobilenet_cli.pipeline.evaluating.evaluate.held_out", lambda *_: turned)
+    reverse = evaluate(artifact, EvaluateConfig(data="turned"))
+    for other in (many, reverse):
+        assert (other.top1_correct, other.top5_correct) == (one.top1_correct, one.top5_correct)
+
+
+def test_default_data_is_what_training_held_out(tiny):
+    record = evaluate(load_artifact(tiny / "fp32.onnx"), EvaluateConfig())
+    assert record.data == "digits (val)"
+    assert record.images == len(open_dataset("digits", "val").samples)
+
+
+def test_only_the_training_folder_is_divided(class_folders):
+    root = class_folders({"a": 5, "b": 5})
+    assert len(held_out(str(root), None).samples) == 10
+    assert len(held_out(str(root), f"{root}/../{root.name}").samples) == 2
+
+
+def test_unreadable_image_is_named_and_counted(tiny, ten):
+    (ten / "4" / "001.png").write_text("no image")
+    record = evaluate(load_artifact(tiny / "fp32.onnx"), EvaluateConfig(data=str(ten)))
+    assert record.bad_images == ("4/001.png",)
+    assert record.images == 8
+
+
+def test_strict_stops_at_an_unreadable_image(tiny, ten):
+    (ten / "4" / "001.png").write_text("no image")
+    with pytest.raises(DataError, match=r"4/001\.png is not an image"):
+        evaluate(load_artifact(tiny / "fp32.onnx"), EvaluateConfig(data=str(ten), strict=True))
+
+
+def test_what_a_cut_archive_lost_is_named(tiny, tmp_path, encoded):
+    archive = tmp_path / "x.tar"
+    with tarfile.open(archive, "w") as tar:
+        for name, content in (("0.cls", b"4"), ("0.png", encoded()), ("1.png", encoded())):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    content = archive.read_bytes()
+    archive.write_bytes(content[: content.rindex(b"IDAT")])
+    artifact, config = load_artifact(tiny / "fp32.onnx"), EvaluateConfig(data=str(archive))
+    record = evaluate(artifact, config)
+    assert record.images == 1
+    assert "x.tar cannot be read as a tar file after 1.png" in record.bad_images[0]
+    with pytest.raises(DataError, match=r"x\.tar cannot be read"):
+        evaluate(artifact, replace(config, strict=True))
+
+
+def test_no_readable_image_at_all(tiny, class_folders):
+    root = class_folders({"4": 1})
+    (root / "4" / "000.png").write_text("no image")
+    with pytest.raises(DataError, match="none of the 1 images"):
+        evaluate(load_artifact(tiny / "fp32.onnx"), EvaluateConfig(data=str(root)))
+
+
+def test_unknown_class_is_named(tiny, class_folders):
+    root = class_folders({"4": 1, "fuor": 1})
+    with pytest.raises(DataError, match=r"1 of the 2 classes .* such as 'fuor'"):
+        evaluate(load_artifact(tiny / "fp32.onnx"), EvaluateConfig(data=str(root)))
+
+
+def test_images_without_labels_cannot_be_evaluated(tiny, class_folders):
+    flat = class_folders({"4": 2}) / "4"
+    with pytest.raises(DataError, match="have no labels"):
+        evaluate(load_artifact(tiny / "fp32.onnx"), EvaluateConfig(data=str(flat)))
+
+
+def test_data_must_be_known(tiny):
+    from dataclasses import replace
+
+    artifact = load_artifact(tiny / "fp32.onnx")
+    facts = artifact.facts.model_copy(update={"data": None})
+    with pytest.raises(OptionError, match="Pass --data"):
+        evaluate(replace(artifact, facts=facts), EvaluateConfig())
+
+
+def test_checkpoint_is_not_run_on_a_provider_torch_lacks(tiny):
+    config = EvaluateConfig(provider="TensorrtExecutionProvider")
+    with pytest.raises(ProviderError, match="torch cannot run the checkpoint"):
+        evaluate(load_artifact(tiny / "model.safetensors"), config)
+
+
+def test_labels_map_by_identifier_not_by_rank():
+    samples = [Sample("x", "c", bytes), Sample("y", "a", bytes)]
+    dataset = Dataset("d", samples, ("a", "c"))
+    assert targets_of(dataset, ("background", "a", "b", "c"), "m") == [3, 1]
+
+
+def test_rank_breaks_ties_by_index_and_refuses_nan():
+    logits = np.array([1.0, 3.0, 3.0, 2.0], np.float32)
+    assert [rank_of(t, logits, "x") for t in range(4)] == [3, 0, 1, 2]
+    with pytest.raises(CheckError, match=r"output for x\.png is NaN"):
+        rank_of(0, np.array([1, np.nan], np.float32), "x.png")
+
+
+def test_wilson_interval():
+    # Newcombe, Statistics in Medicine 17 (1998), table I, method 3: 81/263 and 15/148
+    metric = share(81, 263)
+    assert (round(metric.low, 2), round(metric.high, 2)) == (25.53, 36.62)
+    metric = share(15, 148)
+    assert (round(metric.low, 2), round(metric.high, 2)) == (6.24, 16.05)
+    assert share(0, 20).low == 0
+    assert share(20, 20).high == 100
+
+
+def test_records_replace_their_predecessors(tiny, ten, tmp_path):
+    artifact = load_artifact(tiny / "fp32.onnx")
+    record = evaluate(artifact, EvaluateConfig(data=str(ten)))
+    file = tmp_path / "evaluate.json"
+    merge_records(file, [record])
+    other = record.model_copy(update={"data": "elsewhere"})
+    merge_records(file, [other, record.model_copy(update={"images": 7})])
+    assert [(r.data, r.images) for r in load_records(file)] == [
+        (record.data, 7),
+        ("elsewhere", 9),
+    ]
+
+
+def test_foreign_file_in_the_place_of_records(tmp_path):
+    file = tmp_path / "evaluate.json"
+    file.write_text("{}")
+    with pytest.raises(StorageError, match="not a list of evaluation records"):
+        merge_records(file, [])
+    assert file.read_text() == "{}"
+
+
+def test_command_evaluates_all_artifacts_of_the_run(run, ten):
+    document = json.loads(invoke("evaluate", "--data", ten, "--json"))
+    assert [d["model"] for d in document] == [
+        "runs/tiny/model.safetensors",
+        "runs/tiny/fp32.onnx",
+    ]
+    for entry in document:
+        assert entry["images"] == 9
+        assert entry["top1"] == pytest.approx(100 * entry["top1_correct"] / 9)
+        assert entry["top1_interval"][0] <= entry["top1"] <= entry["top1_interval"][1]
+        assert entry["bad_images"] == []
+        assert entry["images_per_second"] > 0
+    assert [r.model for r in load_records(run / "evaluate.json")] == [d["model"] for d in document]
+
+
+def test_command_with_a_model_of_a_run_records_there(run, ten):
+    text = invoke("evaluate", "runs/tiny/fp32.onnx", "--data", ten)
+    assert "runs/tiny/fp32.onnx: top-1 " in text
+    assert len(load_records(run / "evaluate.json")) == 1
+
+
+@pytest.mark.usefixtures("run")
+def test_command_reports_bad_images_but_succeeds(ten):
+    (ten / "4" / "001.png").write_text("no image")
+    result = CliRunner().invoke(app, ["evaluate", "--data", str(ten)])
+    assert result.exit_code == 0
+    assert "1 images cannot be read and were left out: 4/001.png" in result.stderr
+    assert "4/001.png is not an image" in invoke("evaluate", "--data", ten, "--strict", code=2)
+
+
+@pytest.mark.parametrize(("name", "problem"), [("nowhere", "does not exist"), ("", "no images")])
+def test_command_with_missing_or_empty_data(run, tmp_path, name, problem):
+    (tmp_path / "void").mkdir()
+    folder = tmp_path / (name or "void")
+    assert problem in invoke("evaluate", "--data", folder, code=2)
+    assert not (run / "evaluate.json").exists()
+
+
+def test_predict_orders_by_probability(tiny, ten):
+    artifact = load_artifact(tiny / "fp32.onnx")
+    (made,) = predict(artifact, open_dataset(str(ten), "all").samples[:1], top=10)
+    chances = [g.probability for g in made.guesses]
+    assert chances == sorted(chances, reverse=True)
+    assert sum(chances) == pytest.approx(1)
+    assert {g.identifier for g in made.guesses} == set("0123456789")
+
+
+def test_predict_files_folders_and_standard_input(tiny, ten, encoded):
+    one = ten / "4" / "000.png"
+    model = tiny / "fp32.onnx"
+    document = json.loads(
+        invoke("predict", model, one, ten / "7", "-", "--json", input=encoded(seed=0))
+    )
+    assert [d["image"] for d in document] == [
+        str(one),
+        *(f"{ten}/7/{i:03}.png" for i in range(3)),
+        "standard input",
+    ]
+    assert all(len(d["predictions"]) == 5 for d in document)
+    assert document[0]["predictions"] == document[-1]["predictions"]  # the same picture
+
+
+def test_predict_goes_on_after_a_bad_image(tiny, ten, tmp_path):
+    text = tmp_path / "text.jpg"
+    text.write_text("no image")
+    result = CliRunner().invoke(
+        app, ["predict", str(tiny / "fp32.onnx"), str(text), str(ten / "4" / "000.png"), "--json"]
+    )
+    assert result.exit_code == 2
+    bad, good = json.loads(result.stdout)
+    assert bad == {"image": str(text), "error": bad["error"]}
+    assert "is not an image" in bad["error"]
+    assert len(good["predictions"]) == 5
+    assert "text.jpg is not an image" in result.stderr
+
+
+def test_evaluating_and_predicting_onnx_does_not_import_torch(tiny, ten):
+    script = (
+        "import sys\nfrom mobilenet_cli.cli import app\n"
+        "for args in {commands!r}:\n    app(args, standalone_mode=False)\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    model = str(tiny / "fp32.onnx")
+    commands = [
+        ["evaluate", model, "--data", str(ten)],
+        ["predict", model, str(ten / "4" / "000.png")],
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", script.format(commands=commands)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_answers_are_kept_for_the_report(tiny, ten, tmp_path):
+    artifact = load_artifact(tiny / "fp32.onnx")
+    run = Run(tmp_path / "runs" / "mine")
+    record = evaluate_into(run, artifact, EvaluateConfig(data=str(ten)))
+    assert load_records(run.evaluation) == [record]
+    (kept,) = load_predictions(run.predictions)
+    assert len(kept.keys) == record.images
+    assert sum(rank == 0 for rank in kept.ranks) == record.top1_correct
+    for target, rank, top, shares in zip(
+        kept.targets, kept.ranks, kept.top, kept.probabilities, strict=True
+    ):
+        assert (top[0] == target) == (rank == 0)
+        assert list(shares) == sorted(shares, reverse=True)
+        assert 0 < sum(shares) <= 1.001  # ten classes, of which three are kept; rounded
+
+
+def test_answers_replace_their_predecessors(tiny, ten, tmp_path):
+    run = Run(tmp_path / "runs" / "mine")
+    for _ in range(2):
+        evaluate_into(run, load_artifact(tiny / "fp32.onnx"), EvaluateConfig(data=str(ten)))
+    assert len(load_predictions(run.predictions)) == 1
+    run.predictions.write_text("{}")
+    with pytest.raises(StorageError, match="not a list of prediction records"):
+        load_predictions(run.predictions)

@@ -1,0 +1,171 @@
+"""Classifiers of other programs, from their ONNX file to int8, by the command line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from typer.testing import CliRunner
+
+from mobilenet_cli.cli import app
+from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
+
+SIDE = 32
+
+
+def model(path: Path, norm: bool = True, opset: int = 18, **changes: object) -> Path:
+    """Two convolutions, with BatchNormalization or without, and a matrix product."""
+    g = np.random.default_rng(0)
+
+    def weights(*shape: int) -> np.ndarray:
+        return (g.normal(size=shape) * np.sqrt(2 / np.prod(shape[1:]))).astype(np.float32)
+
+    nodes, source = [], "x"
+    constants = {"v": weights(3, 12), "b": weights(3)}
+    for index, (inputs, outputs) in enumerate([(3, 8), (8, 12)]):
+        constants[f"w{index}"] = weights(outputs, inputs, 3, 3)
+        nodes.append(helper.make_node("Conv", [source, f"w{index}"], [f"c{index}"], strides=[2, 2]))
+        source = f"c{index}"
+        if norm:
+            parts = [f"{part}{index}" for part in ("gamma", "beta", "mean", "variance")]
+            constants |= {part: np.full(outputs, 0.5, np.float32) for part in parts}
+            nodes.append(helper.make_node("BatchNormalization", [source, *parts], [f"n{index}"]))
+            source = f"n{index}"
+        nodes.append(helper.make_node("Relu", [source], [f"r{index}"]))
+        source = f"r{index}"
+    nodes += [
+        helper.make_node("GlobalAveragePool", [source], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Gemm", ["f", "v", "b"], ["y"], transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "other",
+        [
+            helper.make_tensor_value_info(
+                "x", TensorProto.FLOAT, changes.get("shape", ["N", 3, SIDE, SIDE])
+            )
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, changes.get("logits", ["N", 3]))],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    onnx.save(made, path)
+    return path
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, class_folders) -> Path:
+    monkeypatch.chdir(tmp_path)
+    class_folders({"cat": 8, "cow": 8, "dog": 8}, "animals")
+    (tmp_path / "classes.txt").write_text("cat\ncow\ndog\n")
+    return tmp_path
+
+
+def run(*arguments: object) -> Any:
+    result = CliRunner().invoke(app, [*map(str, arguments), "--json"])
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def refused(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [*map(str, arguments)])
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    return result.stderr
+
+
+IMPORT = ("--classes", "classes.txt", "--normalization", "imagenet")
+
+
+@pytest.mark.parametrize("opset", [11, 18])
+@pytest.mark.parametrize("norm", [True, False])
+def test_from_a_foreign_file_to_int8(home: Path, norm: bool, opset: int):
+    source = model(home / "other.onnx", norm, opset)
+    before = source.read_bytes()
+    record = run("import", source, *IMPORT)
+    assert record["run"] == "other"
+    assert Path(record["checkpoint"]).name == ("fp32.onnx" if norm else "folded.onnx")
+    assert record["resolution"] == SIDE
+    assert record["parameters"] == 8 * 27 + 12 * 72 + 39 + (40 if norm else 0)
+    if norm:
+        assert run("simplify", "--run", "other", "--data", "animals")["batch_norms_before"] == 2
+    made = run("quantize", "--run", "other", "--calib-dir", "animals")
+    assert made["sqnr_db"] > 20
+    assert made["operators"]["QLinearConv"] == 2
+    rows = run("evaluate", "--run", "other", "--data", "animals")
+    assert {Path(row["model"]).name for row in rows} >= {"folded.onnx", "int8.onnx"}
+    assert all(row["images"] == 24 for row in rows)
+    assert len(run("bench", "--run", "other", "--seconds", "0.1")["results"]) >= 2
+    assert "markdown" in run("report", "--run", "other")["report"]
+    assert "has not been made" not in (home / "runs/other/report.md").read_text()
+    assert source.read_bytes() == before
+    facts = load_artifact(home / "runs/other/int8.onnx").facts
+    assert facts.classes == ("cat", "cow", "dog")
+    assert facts.input.mean == (0.485, 0.456, 0.406)
+    predictions = run("predict", "runs/other/int8.onnx", "animals/cat/000.png")
+    assert len(predictions[0]["predictions"]) == 3
+
+
+def test_normalization_must_be_given(home: Path):
+    source = model(home / "other.onnx")
+    sentence = refused("import", source, "--classes", "classes.txt")
+    assert "does not say how its pixels are normalized" in sentence
+    assert "--normalization inception" in sentence
+
+
+def test_commands_say_how_a_foreign_file_is_used(home: Path):
+    source = model(home / "other.onnx", norm=False)
+    assert "mobilenet-cli import" in refused("quantize", source, "--calib-dir", "animals")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"shape": ["N", SIDE, SIDE, 3]}, "channels first"),
+        ({"shape": ["N", 3, SIDE, 48]}, "32 x 48"),
+        ({"shape": ["N", 3]}, "not one of [batch, 3, side, side]"),
+    ],
+)
+def test_inputs_that_are_no_square_images(home: Path, changes, said: str):
+    sentence = refused("import", model(home / "other.onnx", norm=False, **changes), *IMPORT)
+    assert said in sentence
+    assert "other.onnx" in sentence
+    assert not (home / "runs").exists()
+
+
+def test_another_resolution_than_the_files(home: Path):
+    assert "32 x 32" in refused("import", model(home / "o.onnx"), *IMPORT, "--resolution", "64")
+
+
+def test_any_resolution(home: Path):
+    source = model(home / "other.onnx", shape=["N", 3, "H", "W"])
+    assert run("import", source, *IMPORT)["resolution"] == 224
+    assert run("import", source, *IMPORT, "--resolution", "64", "--run", "b")["resolution"] == 64
+
+
+def test_classes_must_be_known(home: Path):
+    sentence = refused("import", model(home / "other.onnx"), "--normalization", "imagenet")
+    assert "has 3 outputs" in sentence
+    assert "--classes" in sentence
+
+
+@pytest.mark.parametrize("option", ["--width=0.5", "--activation=relu", "--revision=main"])
+def test_options_that_say_nothing_about_onnx(home: Path, option: str):
+    assert option.split("=")[0] in refused("import", model(home / "o.onnx"), *IMPORT, option)
+
+
+@pytest.mark.usefixtures("home")
+def test_normalization_says_nothing_about_weights():
+    assert "--normalization" in refused("import", "w.h5", "--normalization", "imagenet")
+
+
+def test_a_second_import_does_not_replace_another_model(home: Path):
+    run("import", model(home / "a.onnx"), *IMPORT, "--run", "x")
+    before = (home / "runs/x/fp32.onnx").read_bytes()
+    other = model(home / "b.onnx", opset=17)
+    assert "of other origin" in refused("import", other, *IMPORT, "--run", "x")
+    assert (home / "runs/x/fp32.onnx").read_bytes() == before

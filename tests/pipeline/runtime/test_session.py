@@ -1,0 +1,144 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from mobilenet_cli.pipeline.errors import ModelError, OptionError, ProviderError
+from mobilenet_cli.pipeline.runtime.machine import usable_cpus
+from mobilenet_cli.pipeline.runtime.session import (
+    CPU,
+    PROVIDERS,
+    SessionConfig,
+    nearest_provider,
+    open_session,
+)
+
+CUDA = "CUDAExecutionProvider"
+
+
+def test_the_runtime_does_not_report_to_its_maker(tmp_path):
+    """Its wheels keep a database of events to send, and an identifier of the machine."""
+    here = {k: v for k, v in os.environ.items() if k not in ("CI", "ORT_DISABLE_TELEMETRY")}
+    code = (
+        "from mobilenet_cli.pipeline.runtime.session import open_session;"
+        "from mobilenet_cli.pipeline.runtime.doctor import small_model; open_session(small_model())"
+    )
+    homes = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], env=here | homes, check=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_no_threads(threads):
+    with pytest.raises(OptionError, match=f"cannot run on {threads} threads"):
+        SessionConfig(threads=threads)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("cpu", CPU),
+        ("CPUExecutionProvidr", CPU),
+        ("cudaexecutionprovider", CUDA),
+        ("CUDA", CUDA),
+        ("tensort", "TensorrtExecutionProvider"),
+    ],
+)
+def test_misspelt_provider(chain, name, meant):
+    with pytest.raises(ProviderError, match=f"Did you mean {meant}") as caught:
+        open_session(chain.folded.path, SessionConfig(provider=name))
+    assert name in caught.value.what
+    assert CPU in caught.value.what
+
+
+def test_name_that_resembles_none():
+    assert nearest_provider("abacus", PROVIDERS) == "Choose one of these"
+
+
+@pytest.mark.skipif(CUDA in ort.get_available_providers(), reason="this runtime has CUDA")
+def test_cuda_without_cuda_fails_and_says_what_to_install(chain):
+    with pytest.raises(ProviderError, match=f"{CUDA} cannot run here|{CUDA} is not in") as caught:
+        open_session(chain.folded.path, SessionConfig(provider=CUDA))
+    assert caught.value.fix
+
+
+def test_every_usable_cpu_by_default(chain):
+    session = open_session(chain.folded.path)
+    assert session.get_session_options().intra_op_num_threads == usable_cpus()
+    one = open_session(chain.folded.path, SessionConfig(threads=1))
+    assert one.get_session_options().intra_op_num_threads == 1
+    assert session.get_providers() == [CPU]
+
+
+def test_file_that_the_runtime_cannot_load(tmp_path):
+    path = tmp_path / "x.onnx"
+    path.write_bytes(b"nothing")
+    with pytest.raises(ModelError, match=r"cannot load .*x\.onnx"):
+        open_session(path)
+
+
+def test_operator_that_does_not_exist():
+    graph = helper.make_graph(
+        [helper.make_node("Levitate", ["x"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    with pytest.raises(ModelError, match="Levitate"):
+        open_session(model.SerializeToString())
+
+
+def test_optimized_graph_is_what_was_asked_for(chain, tmp_path):
+    """Fusing is on by default, off by name, and the graph that runs can be read."""
+    import onnx
+
+    operators = {}
+    for name, disabled in (("all", ()), ("apart", ("ConvBNFusion",))):
+        path = tmp_path / f"{name}.onnx"
+        open_session(
+            chain.fp32.path, SessionConfig(disabled_optimizers=disabled, optimized_path=path)
+        )
+        operators[name] = [n.op_type for n in onnx.load(path).graph.node]
+    # The blocked layout of x86 turns a BatchNormalization that was not fused into a convolution.
+    scalings = {
+        name: sum(op in ("Conv", "FusedConv", "BatchNormalization") for op in found) - 27
+        for name, found in operators.items()
+    }
+    assert scalings == {"all": 0, "apart": 27}
+
+
+def test_simulation_does_not_saturate():
+    """Without integer kernels, two full products are added exactly on any CPU."""
+    initializers = {
+        "xs": np.float32(1),
+        "xz": np.uint8(0),
+        "w": np.full((64, 1), 127, np.int8),
+        "ws": np.float32(1),
+        "wz": np.int8(0),
+        "ys": np.float32(64 * 255 * 127 / 255),
+        "yz": np.uint8(0),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "xs", "xz"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "xs", "xz"], ["xd"]),
+        helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wd"]),
+        helper.make_node("MatMul", ["xd", "wd"], ["m"]),
+        helper.make_node("QuantizeLinear", ["m", "ys", "yz"], ["mq"]),
+        helper.make_node("DequantizeLinear", ["mq", "ys", "yz"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 1])],
+        [numpy_helper.from_array(np.asarray(v), k) for k, v in initializers.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    session = open_session(model.SerializeToString(), SessionConfig(integer_kernels=False))
+    found = session.run(None, {"x": np.full((1, 64), 255, np.float32)})[0]
+    assert found.item() == pytest.approx(64 * 255 * 127)

@@ -1,0 +1,106 @@
+"""Two processes under torchrun train what one process trains."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch.distributed.run import parse_args
+
+from mobilenet_cli.pipeline.artifacts.files import sha256_file
+from mobilenet_cli.pipeline.training.distributed import Team
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+from mobilenet_cli.pipeline.training.train import train
+from mobilenet_cli.pipeline.training.config import TrainConfig
+
+options, out, steps = json.loads(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+asked = []
+try:
+    train(TrainConfig(**options), out, stop=lambda: len(asked) >= steps or bool(asked.append(1)))
+except KeyboardInterrupt:
+    pass
+"""
+FOREVER = 10**6
+
+
+@pytest.fixture
+def run(class_folders: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """Train twenty steps on plain images with fixed statistics, in so many processes."""
+    data = class_folders({"cat": 24, "dog": 24})
+    (tmp_path / "script.py").write_text(SCRIPT)
+    options = {
+        "data": str(data),
+        "width": 0.25,
+        "resolution": 32,
+        "epochs": 5,
+        "changes": ["batch=8", "shift=0", "zoom=0", "rotation=0", "freeze_norms=1"],
+    }
+
+    def start(name: str, processes: int, steps: int = FOREVER) -> Path:
+        out = tmp_path / name / "model.safetensors"
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        done = subprocess.run(
+            [
+                sys.executable,
+                *(torchrun if processes > 1 else []),
+                str(tmp_path / "script.py"),
+                json.dumps(options),
+                str(out),
+                str(steps),
+            ],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return out
+
+    return start
+
+
+def epochs_of(checkpoint: Path) -> list[dict[str, Any]]:
+    log = checkpoint.with_name("train.jsonl").read_text()
+    return [json.loads(line) for line in log.splitlines()]
+
+
+def test_two_processes_learn_as_one_with_the_same_batch(run):
+    one, two = epochs_of(run("one", 1)), epochs_of(run("two", 2))
+    assert len(one) == len(two) == 5
+    for alone, together in zip(one, two, strict=True):
+        assert together["loss"] == pytest.approx(alone["loss"], abs=1e-3)
+        assert together["top1"] == alone["top1"]  # each held-out image counted once
+
+
+def test_two_processes_resume(run):
+    whole = run("whole", 2)
+    cut = run("cut", 2, steps=7)
+    assert not cut.exists()
+    assert cut.with_name("training.pt").exists()
+    assert sha256_file(run("cut", 2)) == sha256_file(whole)
+    assert [e["loss"] for e in epochs_of(cut)] == pytest.approx(
+        [e["loss"] for e in epochs_of(whole)], rel=1e-12
+    )
+
+
+def test_a_process_alone():
+    team = Team()
+    assert team.leads
+    assert team.sums(1.5, 2) == (1.5, 2)
+    assert team.any(True)
+    assert not team.any(False)
+
+
+def test_the_command_of_the_documentation_is_torchruns():
+    """It reads options behind the program's name, too, and abbreviated."""
+    page = (Path(__file__).parents[3] / "docs" / "training.md").read_text()
+    (line,) = re.findall(r"^\$ torchrun (.*)$", page, re.MULTILINE)
+    parsed = parse_args(shlex.split(line))
+    assert parsed.training_script.endswith("mobilenet-cli")
+    assert parsed.training_script_args[-2:] == ["--run", "big"]
