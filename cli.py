@@ -919,12 +919,6 @@ def quantize_command(
         str,
         typer.Option("--target", help="auto (this CPU), avx2, avx512, vnni, amx, arm64, tensorrt."),
     ] = "auto",
-    weights: Annotated[
-        str, typer.Option("--weights", help="s8, or u8 for unsigned weights.")
-    ] = "s8",
-    form: Annotated[
-        str, typer.Option("--format", help="qdq, or qoperator for ONNX Runtime alone.")
-    ] = "qdq",
     cross: Annotated[
         bool, typer.Option("--cross", help="For another machine: do not prove it on this one.")
     ] = False,
@@ -960,8 +954,6 @@ def quantize_command(
         calib_count=calib_count,
         calibrator=calibrator,
         target=target,
-        weights=weights,  # type: ignore[arg-type]  # the config checks the value
-        format=form,  # type: ignore[arg-type]  # the config checks the value
         cross=cross,
         max_drop=max_drop,
         data=data,

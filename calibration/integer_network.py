@@ -1,8 +1,11 @@
 """From a float network to its integers: the transformations of ``calibration/`` in order."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
 
@@ -11,81 +14,117 @@ from mobilenet_cli.calibration.graph.channels_last import turn_single_pixels
 from mobilenet_cli.calibration.graph.parse import Network
 from mobilenet_cli.calibration.graph.shape_for_kernels import pad_input_channels, shift_zero_points
 from mobilenet_cli.calibration.graph.write_qdq import QuantizedLinear, write_qdq
-from mobilenet_cli.calibration.graph.write_qoperator import write_qoperator
 from mobilenet_cli.calibration.grid import Grid
 from mobilenet_cli.calibration.kernels import Target
 from mobilenet_cli.calibration.ranges.calibrators import CALIBRATORS
 from mobilenet_cli.calibration.tensor_statistics import (
+    Opener,
     Statistics,
     Tick,
     histograms,
     observe,
 )
 from mobilenet_cli.calibration.weights.equalize import channel_factors, equalize
-from mobilenet_cli.calibration.weights.reconstruct import reconstruct
+from mobilenet_cli.calibration.weights.reconstruct import Watch, reconstruct
 from mobilenet_cli.calibration.weights.reuse_dead_channels import Reuse, reuse_dead_channels
 from mobilenet_cli.pipeline.errors import ModelError
-from mobilenet_cli.pipeline.progress import Progress, silent
-from mobilenet_cli.pipeline.quantizing.calibration_images import Calibration
-from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
-from mobilenet_cli.pipeline.quantizing.proof import SIMULATED, layer_meter
-from mobilenet_cli.pipeline.runtime.session import open_session
-from mobilenet_cli.reports.records.quantization import LayerRecord
 
 RECONSTRUCTION_IMAGES = 256  # codes of so many images are held in memory; ranges see all
+
+AsCoded = Callable[[str, NDArray[Any]], NDArray[Any]]
+"""Maps a tensor's name and its float values to the values that its codes stand for."""
+
+
+class CalibrationImages(Protocol):
+    """Prepared images, which are read anew each time."""
+
+    def __len__(self) -> int:
+        """The number of images."""
+
+    def all_batches(self) -> Iterator[NDArray[np.float32]]:
+        """All images, in batches [n, 3, R, R] whose float activations stay in a CPU's caches."""
+
+    def first_batches(self, count: int) -> Iterator[NDArray[np.float32]]:
+        """The first ``count`` images, in batches [n, 3, R, R]."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What computes models for calibration, and who is told how far it is.
+
+    Attributes:
+        run: opens a session that computes a float model.
+        simulate: opens a session that computes an integer model in float.
+        progress: called with the passes over the images that are done, 0 to 3, and a note.
+        watch: given the grids and ``AsCoded``, returns what is shown each step of the integer
+            network; None if nobody watches.
+    """
+
+    run: Opener
+    simulate: Opener
+    progress: Callable[[float, str], None]
+    watch: Callable[[dict[str, Grid], AsCoded], Watch] | None = None
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """The integer network before it is written in a format.
+    """The integer network before it is written as a file.
 
     Attributes:
         network: the float network it stands for.
-        grids: of every tensor that is represented by codes.
+        grids: the grid of every tensor that is represented by codes.
         linears: integer parameters by output tensor.
-        layers: what was measured of each step.
     """
 
     network: Network
     grids: dict[str, Grid]
     linears: dict[str, QuantizedLinear]
-    layers: tuple[LayerRecord, ...]
 
-    def write(self, config: QuantizeConfig) -> onnx.ModelProto:
-        """The model in the format asked for."""
-        write = write_qdq if config.format == "qdq" else write_qoperator
-        model = write(self.network, self.grids, self.linears, config.weights == "u8")
-        if config.kernels.direct:
+    def write(self, target: Target) -> onnx.ModelProto:
+        """The ONNX model, shaped for the target's kernels."""
+        model = write_qdq(self.network, self.grids, self.linears)
+        if target.direct:
             pad_input_channels(model)
-        if config.kernels.tiles:
+        if target.tiles:
             shift_zero_points(model)
-        if config.kernels.cpu:
+        if target.cpu:
             turn_single_pixels(model, self.network)
         return model
 
 
 def build(
     network: Network,
-    calibration: Calibration,
-    config: QuantizeConfig,
-    trained: tuple[Grid, ...] = (),
-    progress: Progress = silent,
+    images: CalibrationImages,
+    target: Target,
+    calibrator: str,
+    trained: tuple[Grid, ...],
+    runtime: Runtime,
 ) -> Quantized:
-    """Ranges, dead channels, equalization, rounding, biases: the transformations in order.
+    """Quantize a network: ranges, dead channels, equalization, rounding and biases, in this order.
 
-    A network that was ``trained`` on grids keeps them, its weights and its biases as they are.
+    Args:
+        network: the float network.
+        images: the images it is calibrated on.
+        target: what the integer kernels can add.
+        calibrator: a key of ``CALIBRATORS``.
+        trained: the grids that the network was trained on, if any; its grids, its weights and its
+            biases then stay as they are.
+        runtime: computes the models.
+
+    Raises:
+        ModelError: the network does not fit the grids that it was trained on.
+        DataError: a tensor is NaN or infinite on the images.
     """
-    target = config.kernels
-    images = len(calibration.samples)
     done = 0.0
 
     def tick(share: float, note: str) -> None:
         nonlocal done
-        done += share * images
-        progress(int(done), 3 * images, note)
+        done += share
+        runtime.progress(done, note)
 
     inputs = {s.output: s.inputs[0] for s in network.steps if s.kind == "linear"}
-    statistics = statistics_of(network, calibration, lambda n: tick(n / images, "ranges"))
+    each_image = 1 / len(images)
+    statistics = statistics_of(network, images, runtime, lambda n: tick(n * each_image, "ranges"))
     if trained:
         grids, factors = trained_grids(network, trained, target), {}
         reuse = Reuse(network.linears, {})
@@ -94,9 +133,10 @@ def build(
         ranges = ranges_of(
             network,
             statistics,
-            calibration,
-            config.calibrator,
-            lambda n: tick(n / images, "histograms"),
+            images,
+            calibrator,
+            runtime,
+            lambda n: tick(n * each_image, "histograms"),
         )
         grids = choose_grids(network, ranges, target)
         reuse = reuse_dead_channels(network, statistics.high)
@@ -104,28 +144,25 @@ def build(
         factors = channel_factors(network, highest, ranges)
 
     def as_coded(name: str, values: NDArray[Any]) -> NDArray[Any]:
-        """A tensor of the float network as the quantized one has it: repeated and scaled."""
         values = reuse.repeat(name, values)
         if name in factors:
             return values * factors[name].astype(values.dtype)[:, None, None]
         return values
 
-    linears = equalize(reuse.linears, inputs, factors)
-    layers: list[LayerRecord] = []
     quantized = reconstruct(
         network,
-        linears,
+        equalize(reuse.linears, inputs, factors),
         grids,
         {name: as_coded(name, mean) for name, mean in statistics.mean.items()},
         target,
         reuse.copies,
         bool(trained),
-        lambda: calibration.batches(RECONSTRUCTION_IMAGES),
-        lambda model: open_session(model, SIMULATED),
+        partial(images.first_batches, RECONSTRUCTION_IMAGES),
+        runtime.simulate,
         lambda n: tick(n / len(network.steps), "rounding"),
-        layer_meter(network, calibration, grids, as_coded, layers),
+        runtime.watch(grids, as_coded) if runtime.watch else None,
     )
-    return Quantized(network, grids, quantized, tuple(layers))
+    return Quantized(network, grids, quantized)
 
 
 def trained_grids(network: Network, trained: tuple[Grid, ...], target: Target) -> dict[str, Grid]:
@@ -151,28 +188,36 @@ def trained_grids(network: Network, trained: tuple[Grid, ...], target: Target) -
     return dict(zip(tensors, trained, strict=True))
 
 
-def statistics_of(network: Network, calibration: Calibration, tick: Tick) -> Statistics:
-    """First pass over the images."""
+def statistics_of(
+    network: Network, images: CalibrationImages, runtime: Runtime, tick: Tick
+) -> Statistics:
+    """The first pass over the images: what each tensor covers, and its mean."""
     return observe(
         network,
         coded_tensors(network),
         frozenset(step.inputs[0] for step in network.steps if step.kind == "linear"),
-        calibration.small_batches,
-        open_session,
+        images.all_batches,
+        runtime.run,
         tick,
     )
 
 
 def ranges_of(
-    network: Network, statistics: Statistics, calibration: Calibration, calibrator: str, tick: Tick
+    network: Network,
+    statistics: Statistics,
+    images: CalibrationImages,
+    calibrator: str,
+    runtime: Runtime,
+    tick: Tick,
 ) -> dict[str, tuple[float, float]]:
     """The range of each coded tensor; all methods but ``minmax`` need a second pass.
 
-    Of the network as it is: behind equalization, what is rare would be all of one channel.
+    The ranges are those of the network before equalization, behind which the rare values would all
+    belong to one channel.
     """
     ranges = seen_ranges(network, statistics)
     if calibrator == "minmax":
         tick(statistics.images)
         return ranges
-    seen = histograms(network, ranges, calibration.small_batches, open_session, tick)
+    seen = histograms(network, ranges, images.all_batches, runtime.run, tick)
     return {name: CALIBRATORS[calibrator](seen[name]) for name in ranges}

@@ -11,7 +11,7 @@ So a pair is safe when the weights of equal sign in it add up to at most ``32767
 and single weights may use all of [-127, 127]; halving every weight is not needed.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,6 @@ class Target:
         activations: code type of activations.
         pairs_saturate: pairs of weights must be kept within ``PAIR_MAX``.
         cpu: ONNX Runtime's CPU kernels are what it runs on, so a CPU can prove it.
-        weights: code type of stored weights.
         direct: convolutions take input channels in fours (``shape_for_kernels``).
         tiles: AMX multiplies matrices.
     """
@@ -38,16 +37,8 @@ class Target:
     activations: CodeType
     pairs_saturate: bool
     cpu: bool = True
-    weights: CodeType = "int8"
     direct: bool = False
     tiles: bool = False
-
-    def with_unsigned_weights(self) -> "Target":
-        """The same for products of unsigned codes, which every kernel adds in 32 bits.
-
-        Direct convolutions and AMX's detour are for signed weights.
-        """
-        return replace(self, weights="uint8", pairs_saturate=False, direct=False, tiles=False)
 
 
 TARGETS: dict[str, Target] = {

@@ -32,8 +32,6 @@ OPTIONS: dict[str, tuple[str, ...]] = {
         "calib_count",
         "calibrator",
         "target",
-        "weights",
-        "format",
         "cross",
         "max_drop",
         "data",

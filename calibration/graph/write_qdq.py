@@ -90,7 +90,6 @@ def write_qdq(
     network: Network,
     grids: dict[str, Grid],
     linears: dict[str, QuantizedLinear],
-    unsigned_weights: bool = False,
 ) -> onnx.ModelProto:
     """The quantized model, with the float model's input and output.
 
@@ -98,7 +97,6 @@ def write_qdq(
         network: the float model.
         grids: of every tensor that is represented by codes.
         linears: integer parameters by output tensor.
-        unsigned_weights: store weight codes as uint8 with zero point 128.
     """
     writer = Writer()
     if network.input in grids:
@@ -106,14 +104,14 @@ def write_qdq(
     for step in network.steps:
         made = f"{step.output}_float" if step.output in grids else step.output
         linear = linears.get(step.output)
-        _write_step(writer, network, step, grids, linear, made, unsigned_weights)
+        _write_step(writer, network, step, grids, linear, made)
         if step.output in grids:
             real = step.output if step.output == network.output else f"{step.output}_real"
             writer.quantize(step.output, made, grids[step.output], real)
-    return as_model(network, writer)
+    return _as_model(network, writer)
 
 
-def as_model(network: Network, writer: Writer, *opsets: onnx.OperatorSetIdProto) -> onnx.ModelProto:
+def _as_model(network: Network, writer: Writer) -> onnx.ModelProto:
     """A model of what was written, with the float model's input and output."""
     graph = helper.make_graph(
         writer.nodes,
@@ -122,15 +120,13 @@ def as_model(network: Network, writer: Writer, *opsets: onnx.OperatorSetIdProto)
         list(network.model.graph.output),
         list(writer.constants.values()),
     )
-    return _model(network, graph, *opsets)
+    return _model(network, graph)
 
 
-def _model(
-    network: Network, graph: onnx.GraphProto, *opsets: onnx.OperatorSetIdProto
-) -> onnx.ModelProto:
+def _model(network: Network, graph: onnx.GraphProto) -> onnx.ModelProto:
     model: onnx.ModelProto = helper.make_model(
         graph,
-        opset_imports=[*network.model.opset_import, *opsets],
+        opset_imports=list(network.model.opset_import),
         producer_name="mobilenet-cli",
     )
     model.ir_version = network.model.ir_version
@@ -144,7 +140,6 @@ def _write_step(
     grids: dict[str, Grid],
     linear: QuantizedLinear | None,
     made: str,
-    unsigned_weights: bool,
 ) -> None:
     """The step's node, reading real values of codes and quantized parameters, making ``made``."""
     node = onnx.NodeProto()
@@ -157,7 +152,7 @@ def _write_step(
             if name in network.constants:
                 writer.constant(name, network.constants[name])
         return
-    weight, bias = _write_parameters(writer, step, linear, unsigned_weights)
+    weight, bias = _write_parameters(writer, step, linear)
     writer.nodes.append(node)  # after what makes its weights: ONNX wants nodes in order
     node.input[:] = [node.input[0], weight, bias]
     if node.op_type == "Gemm":  # weights are kept as [out, in]
@@ -176,22 +171,12 @@ def _write_step(
         writer.nodes.append(helper.make_node(operator, [f"{made}_linear", *limits], [made]))
 
 
-def stored_weights(
-    linear: QuantizedLinear, unsigned: bool
-) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-    """Weight codes and their zero points [out] as they are written: int8, or uint8 around 128."""
-    if unsigned:
-        zero_point = np.full(len(linear.scale), 128, dtype=np.uint8)
-        return (linear.weight.astype(np.int16) + 128).astype(np.uint8), zero_point
-    return linear.weight, np.zeros(len(linear.scale), dtype=np.int8)
-
-
-def _write_parameters(
-    writer: Writer, step: Step, linear: QuantizedLinear, unsigned_weights: bool
-) -> tuple[str, str]:
+def _write_parameters(writer: Writer, step: Step, linear: QuantizedLinear) -> tuple[str, str]:
     """Dequantized weight and bias of a step; returns their names."""
-    codes, zero_point = stored_weights(linear, unsigned_weights)
-    weight = writer.dequantize_parameter(f"{step.output}_weight", codes, linear.scale, zero_point)
+    zero_point = np.zeros(len(linear.scale), dtype=np.int8)
+    weight = writer.dequantize_parameter(
+        f"{step.output}_weight", linear.weight, linear.scale, zero_point
+    )
     zeros = np.zeros(len(linear.scale), dtype=np.int32)
     bias = writer.dequantize_parameter(f"{step.output}_bias", linear.bias, linear.bias_scale, zeros)
     return weight, bias
@@ -208,7 +193,6 @@ def step_model(
     step: Step,
     grids: dict[str, Grid],
     linear: QuantizedLinear | None,
-    unsigned_weights: bool,
 ) -> bytes:
     """One step as a model of its own, from codes to codes, its tensors under their own names.
 
@@ -226,7 +210,7 @@ def step_model(
                 helper.make_node("DequantizeLinear", [name, *parameters], [f"{name}_real"])
             )
     made = f"{step.output}_float" if step.output in grids else step.output
-    _write_step(writer, network, step, grids, linear, made, unsigned_weights)
+    _write_step(writer, network, step, grids, linear, made)
     if step.output in grids:
         parameters = writer.grid(step.output, grids[step.output])
         writer.nodes.append(helper.make_node("QuantizeLinear", [made, *parameters], [step.output]))

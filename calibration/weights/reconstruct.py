@@ -45,6 +45,10 @@ def weight_scale(linear: Linear, input_scale: float, target: Target) -> NDArray[
     return fitting
 
 
+Watch = Callable[[Step, bytes, dict[str, Codes], Codes], None]
+"""Shown each step of the integer network, its model, its inputs and its output, [images, ...]."""
+
+
 def quantize_linear(
     network: Network,
     step: Step,
@@ -110,7 +114,7 @@ def reconstruct(
     images: Images,
     simulate: Opener,
     tick: Tick,
-    watch: Callable[[Step, bytes, dict[str, Codes], Codes], None],
+    watch: Watch | None,
 ) -> dict[str, QuantizedLinear]:
     """Quantize every linear step in the order of computation.
 
@@ -127,7 +131,7 @@ def reconstruct(
         images: the calibration images, batch by batch.
         simulate: makes a session that computes an integer model in float.
         tick: told 1 for every step done.
-        watch: shown each step, its model, its inputs and its output on all images.
+        watch: shown each step, its model, its inputs and its output on all images, if any.
     """
     values: dict[str, Any] = {network.input: _input_codes(images, grids.get(network.input))}
     quantized: dict[str, QuantizedLinear] = {}
@@ -149,12 +153,12 @@ def reconstruct(
                     grids[step.output].scale if step.output in grids else 0.0,
                 )
             )
-        unsigned = target.weights == "uint8"
-        model = step_model(network, step, grids, quantized.get(step.output), unsigned)
+        model = step_model(network, step, grids, quantized.get(step.output))
         session = simulate(model)
         read = {name: values[name] for name in step.inputs}
         values[step.output] = _run_step(session, read)
-        watch(step, model, read, values[step.output])
+        if watch is not None:
+            watch(step, model, read, values[step.output])
         needed = {name for later in network.steps[index + 1 :] for name in later.inputs}
         values = {name: value for name, value in values.items() if name in needed}
         tick(1)

@@ -38,12 +38,16 @@ class Calibration:
     bad: tuple[str, ...]
     spec: InputSpec
 
-    def batches(self, count: int | None = None) -> Iterator[NDArray[np.float32]]:
-        """Prepared images, the first ``count`` or all, ``BATCH`` at a time."""
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.samples)
+
+    def first_batches(self, count: int) -> Iterator[NDArray[np.float32]]:
+        """The first ``count`` images, prepared, ``BATCH`` at a time."""
         for batch in batches(self.samples[:count], self.spec, BATCH):
             yield batch.images
 
-    def small_batches(self) -> Iterator[NDArray[np.float32]]:
+    def all_batches(self) -> Iterator[NDArray[np.float32]]:
         """All prepared images, ``RANGE_BATCH`` at a time."""
         for batch in batches(self.samples, self.spec, RANGE_BATCH):
             yield batch.images

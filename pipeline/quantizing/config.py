@@ -1,7 +1,7 @@
 """Settings of ``quantize``, which training through grids shares."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from mobilenet_cli.calibration.kernels import TARGETS, Target
@@ -20,8 +20,8 @@ class QuantizeConfig:
         calib_count: how many to use.
         calibrator: a key of ``CALIBRATORS``.
         target: a key of ``TARGETS``, or ``auto`` for the machine this runs on.
-        weights: ``s8``, or ``u8`` for unsigned storage.
-        format: ``qdq``, which every runtime reads, or ``qoperator``, ONNX Runtime's own operators.
+        weights: how weights are stored, signed; not a choice, but files say it.
+        format: how integers are written, as QDQ, which every runtime reads; likewise.
         cross: the model is for another machine, so this one's kernels prove nothing.
         max_drop: keep the fewest layers in float by which top-1 drops no more than so many points.
         data: labelled images that this is measured on; None takes the model's evaluation images.
@@ -32,8 +32,8 @@ class QuantizeConfig:
     calib_count: int = 256
     calibrator: str = "minmax"
     target: str = "auto"
-    weights: Literal["s8", "u8"] = "s8"
-    format: Literal["qdq", "qoperator"] = "qdq"
+    weights: Literal["s8"] = field(default="s8", init=False)
+    format: Literal["qdq"] = field(default="qdq", init=False)
     cross: bool = False
     max_drop: float | None = None
     data: str | None = None
@@ -48,14 +48,6 @@ class QuantizeConfig:
         if self.target not in (*TARGETS, "auto"):
             raise OptionError(
                 f"unknown target '{self.target}'", f"Use auto or one of {', '.join(TARGETS)}"
-            )
-        if self.weights not in ("s8", "u8"):
-            raise OptionError(f"unknown weight type '{self.weights}'", "Use s8 or u8")
-        if self.format not in ("qdq", "qoperator"):
-            raise OptionError(f"unknown format '{self.format}'", "Use qdq or qoperator")
-        if self.format == "qoperator" and self.target != "auto" and not TARGETS[self.target].cpu:
-            raise OptionError(
-                f"{self.target} does not read the format qoperator", "Leave --format out"
             )
         if self.max_drop is None:
             return
@@ -72,8 +64,7 @@ class QuantizeConfig:
     @property
     def kernels(self) -> Target:
         """What the model is made for; the target is no longer ``auto``."""
-        target = TARGETS[self.target]
-        return target if self.weights == "s8" else target.with_unsigned_weights()
+        return TARGETS[self.target]
 
     def resolved(self) -> "QuantizeConfig":
         """The same with ``auto`` replaced by this machine's target: what the facts keep."""

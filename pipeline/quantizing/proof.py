@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from mobilenet_cli.calibration.graph.parse import Network, Step
 from mobilenet_cli.calibration.grid import Grid
+from mobilenet_cli.calibration.integer_network import AsCoded, CalibrationImages, Runtime
 from mobilenet_cli.calibration.tensor_statistics import exposing, run_exposed
+from mobilenet_cli.calibration.weights.reconstruct import Watch
 from mobilenet_cli.pipeline.errors import CheckError
-from mobilenet_cli.pipeline.quantizing.calibration_images import Calibration
+from mobilenet_cli.pipeline.progress import Progress
 from mobilenet_cli.pipeline.runtime.parity import sqnr_db
 from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
 from mobilenet_cli.reports.records.quantization import LayerRecord
@@ -24,6 +26,20 @@ SIMULATED = SessionConfig(integer_kernels=False)
 ROUNDING = 1
 # Logits that stay float differ by float32 rounding only; saturation costs far more.
 FLOAT_SQNR_DB = 60.0
+PROBE_IMAGES = 4  # on which each layer is compared with the float network and with the kernels
+
+
+def calibration_runtime(
+    images: CalibrationImages,
+    progress: Progress,
+    watch: Callable[[dict[str, Grid], AsCoded], Watch] | None = None,
+) -> Runtime:
+    """ONNX Runtime as what computes models for calibration, with a progress bar over 3 passes."""
+
+    def passed(passes: float, note: str) -> None:
+        progress(int(passes * len(images)), 3 * len(images), note)
+
+    return Runtime(open_session, lambda model: open_session(model, SIMULATED), passed, watch)
 
 
 def running_operators(content: bytes) -> Counter[str]:
@@ -76,30 +92,27 @@ def kernel_error(model: bytes, inputs: dict[str, NDArray[Any]], simulated: NDArr
     return float(np.abs(found.astype(np.int16) - simulated.astype(np.int16)).max())
 
 
-PROBE_IMAGES = 4  # on which each layer is compared with the float network and with the kernels
-
-
 def layer_meter(
     network: Network,
-    calibration: Calibration,
-    grids: dict[str, Grid],
-    as_coded: Callable[[str, NDArray[Any]], NDArray[Any]],
+    images: CalibrationImages,
     layers: list[LayerRecord],
-) -> Callable[[Step, bytes, dict[str, NDArray[Any]], NDArray[Any]], None]:
-    """A watcher that measures each step, on a few images, and appends what it found.
+    grids: dict[str, Grid],
+    as_coded: AsCoded,
+) -> Watch:
+    """Make a watcher that measures each step on a few images and appends the result to ``layers``.
 
     It compares the step's codes with the float network's tensor, and with what the integer
     kernels make of the same inputs.
     """
-    images = np.concatenate(list(calibration.batches(PROBE_IMAGES)))
+    few_images = np.concatenate(list(images.first_batches(PROBE_IMAGES)))
     session = exposing(network, [step.output for step in network.steps], open_session)
 
     def measure(
         step: Step, model: bytes, read: dict[str, NDArray[Any]], made: NDArray[Any]
     ) -> None:
-        reference = run_exposed(session, network, [step.output], images)[step.output]
-        few = {name: values[: len(images)] for name, values in read.items()}
-        codes = made[: len(images)]
+        reference = run_exposed(session, network, [step.output], few_images)[step.output]
+        few = {name: values[: len(few_images)] for name, values in read.items()}
+        codes = made[: len(few_images)]
         grid = grids.get(step.output)
         layers.append(
             LayerRecord(

@@ -8,8 +8,9 @@ to the float model's.
 
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,9 @@ from mobilenet_cli.pipeline.quantizing.float_layers import Judge, fewest, priced
 from mobilenet_cli.pipeline.quantizing.proof import (
     ROUNDING,
     SIMULATED,
+    calibration_runtime,
     check_integer,
+    layer_meter,
     running_operators,
 )
 from mobilenet_cli.pipeline.runtime.integer_kernels import detect_target
@@ -45,10 +48,11 @@ RANKING_IMAGES = 32  # enough to tell which layers matter
 
 
 @dataclass(frozen=True)
-class Made:
-    """An integer network and the file that holds it."""
+class QuantizedModel:
+    """An integer network, what was measured of each of its steps, and the file that holds it."""
 
     quantized: Quantized
+    layers: tuple[LayerRecord, ...]
     content: bytes
 
 
@@ -85,15 +89,20 @@ def quantize(
         }
     )
 
-    def make(kept: tuple[str, ...], images: Calibration = calibration) -> Made:
+    def make(kept: tuple[str, ...], images: Calibration = calibration) -> QuantizedModel:
+        network = parse(model, frozenset(kept))
+        layers: list[LayerRecord] = []
+        watch = partial(layer_meter, network, images, layers)
+        runtime = calibration_runtime(images, progress, watch)
         quantized = build(
-            parse(model, frozenset(kept)), images, config, source.facts.grids, progress
+            network, images, config.kernels, config.calibrator, source.facts.grids, runtime
         )
-        check_kernels(quantized.layers, config)
-        return Made(quantized, with_facts(quantized.write(config), facts))
+        check_kernels(layers, config)
+        content = with_facts(quantized.write(config.kernels), facts)
+        return QuantizedModel(quantized, tuple(layers), content)
 
     made, drop = within_drop(source, config, calibration, make)
-    quantized, network, content = made.quantized, made.quantized.network, made.content
+    network, content = made.quantized.network, made.content
     operators = running_operators(content)
     if TARGETS[config.target].cpu:
         check_integer(network, operators)
@@ -122,7 +131,7 @@ def quantize(
         max_abs_error=parity.max_abs_error,
         kernel_sqnr_db=None if config.cross else sqnr_db(simulated, found),
         operators=dict(operators),
-        layers=quantized.layers,
+        layers=made.layers,
         float_layers=tuple(step.output for step in network.steps if step.kind == "float"),
         **drop,
         seconds=time.monotonic() - started,
@@ -135,13 +144,13 @@ def within_drop(
     source: Artifact,
     config: QuantizeConfig,
     calibration: Calibration,
-    make: Callable[..., Made],
-) -> tuple[Made, dict[str, Any]]:
+    make: Callable[..., QuantizedModel],
+) -> tuple[QuantizedModel, dict[str, Any]]:
     """The model as asked for, with the fewest layers in float, and what the record says of it."""
     if config.max_drop is None:
         return make(()), {}
     judge = Judge.of(source, config.data)
-    made: dict[bytes, Made] = {}
+    made: dict[bytes, QuantizedModel] = {}
 
     def content(kept: tuple[str, ...]) -> bytes:
         one = make(kept)
@@ -159,7 +168,7 @@ def within_drop(
         return sorted(parse(load_onnx(source.path)).linears, key=alone, reverse=True)
 
     candidates = fewest(content, ranked, judge.drop, config.max_drop)
-    layers, drop = priced(candidates, next(calibration.batches(1)))
+    layers, drop = priced(candidates, next(calibration.first_batches(1)))
     return made[candidates[-1].content], {
         "max_drop": config.max_drop,
         "drop": drop,
@@ -169,7 +178,7 @@ def within_drop(
     }
 
 
-def check_kernels(layers: tuple[LayerRecord, ...], config: QuantizeConfig) -> None:
+def check_kernels(layers: Sequence[LayerRecord], config: QuantizeConfig) -> None:
     """Refuse a model that this machine's kernels do not compute as its definition says."""
     wrong = [layer for layer in layers if layer.kernel_error > ROUNDING]
     if wrong and not config.cross:
@@ -194,7 +203,7 @@ def logits(
     )
     name = sessions[0].get_inputs()[0].name
     rows: list[list[NDArray[np.float32]]] = [[], [], []]
-    for batch in calibration.batches(RECONSTRUCTION_IMAGES):
+    for batch in calibration.first_batches(RECONSTRUCTION_IMAGES):
         for row, session in zip(rows, sessions, strict=True):
             row.append(session.run(None, {name: batch})[0].reshape(len(batch), -1))
     expected, simulated, found = (np.concatenate(row) for row in rows)

@@ -25,6 +25,7 @@ from mobilenet_cli.pipeline.exporting.simplify import SimplifyConfig, simplify
 from mobilenet_cli.pipeline.progress import Progress, silent
 from mobilenet_cli.pipeline.quantizing.calibration_images import choose_images
 from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
+from mobilenet_cli.pipeline.quantizing.proof import calibration_runtime
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ def quantized_start(
         network = parse(load_onnx(folded.path))
         images = choose_images(folded, data, settings.calib_count, settings.seed)
     settings = settings.resolved()
-    quantized = build(network, images, settings, progress=tick)
+    runtime = calibration_runtime(images, tick)
+    quantized = build(network, images, settings.kernels, settings.calibrator, (), runtime)
     grids, made = quantized.grids, [s for s in network.steps if s.kind in ("linear", "pool")]
     return Grids(
         tuple(Learnable.of(linear) for linear in quantized.linears.values()),

@@ -56,7 +56,7 @@ class QuantizeRecord(Record):
         calibrator: range method; ``target`` the kernels the model is made for.
         weight_bits: of the stored weights.
         pairs_limited: neighbouring weights were kept from saturating 16-bit sums.
-        format: ``qdq`` or ``qoperator``.
+        format: how the integers are written, always ``qdq``.
         sqnr_db: of the logits against the float model's, on the calibration images, by the
             integer kernels of this machine; likewise ``agreement`` (top-1, 0..1) and
             ``max_abs_error``.

@@ -20,10 +20,9 @@ def optimized(path, folder):
     return [node.op_type for node in onnx.load(out).graph.node]
 
 
-@pytest.mark.parametrize("written", ["qdq", "qoperator"])
 @pytest.mark.parametrize("target", ["avx2", "vnni", "amx", "arm64"])
-def test_images_are_turned_once_as_codes(chain, tmp_path, written, target):
-    config = QuantizeConfig(calib_count=20, target=target, cross=True, format=written)
+def test_images_are_turned_once_as_codes(chain, tmp_path, target):
+    config = QuantizeConfig(calib_count=20, target=target, cross=True)
     out = quantize(chain.folded, config, tmp_path / "int8.onnx").path
     operators = optimized(out, tmp_path)
     pad = ["Pad"] * (target in ("vnni", "amx"))

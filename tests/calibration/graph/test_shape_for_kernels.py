@@ -1,7 +1,6 @@
 """The same codes and logits, from a graph that faster kernels take."""
 
 from collections import Counter
-from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -15,17 +14,23 @@ from mobilenet_cli.calibration.graph.shape_for_kernels import (
 )
 from mobilenet_cli.calibration.kernels import TARGETS
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
+from mobilenet_cli.pipeline.progress import silent
 from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
-from mobilenet_cli.pipeline.quantizing.proof import SIMULATED, check_integer, running_operators
+from mobilenet_cli.pipeline.quantizing.proof import (
+    SIMULATED,
+    calibration_runtime,
+    check_integer,
+    running_operators,
+)
 from mobilenet_cli.pipeline.quantizing.quantize import quantize
 from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
 
 
-@pytest.fixture(scope="module", params=["qdq", "qoperator"])
-def plain(request, chain, tmp_path_factory):
+@pytest.fixture(scope="module")
+def plain(chain, tmp_path_factory):
     """Eight-bit weights, in a graph that was not shaped for any kernel."""
     out = tmp_path_factory.mktemp("plain") / "int8.onnx"
-    config = QuantizeConfig(calib_count=20, target="arm64", cross=True, format=request.param)
+    config = QuantizeConfig(calib_count=20, target="arm64", cross=True)
     return quantize(chain.folded, config, out).path
 
 
@@ -89,14 +94,11 @@ def test_wide_pointwise_weights_are_stored_one_lower(plain):
         assert set(after[name.replace("_codes", "_zero_point")].tolist()) == {-1}
 
 
-def test_what_does_not_fit_is_left_alone(chain, tmp_path):
-    config = QuantizeConfig(calib_count=20, target="arm64", cross=True, weights="u8")
-    unsigned = quantize(chain.folded, config, tmp_path / "u8.onnx").path
-    for path in (unsigned, chain.folded.path):
-        model = load_onnx(path)
-        pad_input_channels(model)
-        shift_zero_points(model)
-        assert model == load_onnx(path)
+def test_a_float_model_is_left_alone(chain):
+    model = load_onnx(chain.folded.path)
+    pad_input_channels(model)
+    shift_zero_points(model)
+    assert model == load_onnx(chain.folded.path)
 
 
 @pytest.mark.parametrize("target", ["avx2", "vnni", "amx", "arm64"])
@@ -113,17 +115,17 @@ def test_each_target_gets_its_shape(chain, tmp_path, target):
 
 
 def test_layers_that_stay_float_are_left_alone(chain):
-    from mobilenet_cli.calibration import integer_network as stage
     from mobilenet_cli.calibration.graph.parse import parse
+    from mobilenet_cli.calibration.integer_network import build
     from mobilenet_cli.pipeline.quantizing.calibration_images import choose_images
 
     first = next(iter(parse(load_onnx(chain.folded.path)).linears))
     network = parse(load_onnx(chain.folded.path), frozenset({first}))
-    config = QuantizeConfig(calib_count=8, target="amx", cross=True)
     images = choose_images(chain.folded, None, 8, 0)
-    made = stage.build(network, images, config)
-    shaped = made.write(config)
+    runtime = calibration_runtime(images, silent)
+    made = build(network, images, TARGETS["amx"], "minmax", (), runtime)
+    shaped = made.write(TARGETS["amx"])
     assert not any(node.op_type == "Pad" for node in shaped.graph.node)
     check_integer(network, running_operators(shaped.SerializeToString()))
-    plain = made.write(replace(config, target="arm64"))
+    plain = made.write(TARGETS["arm64"])
     assert np.array_equal(logits(shaped, SIMULATED), logits(plain, SIMULATED))

@@ -296,10 +296,9 @@ def test_range_methods_differ(tmp_path):
 
 
 @pytest.mark.parametrize("build", [vgg, slim, convolutional])
-@pytest.mark.parametrize("form", ["qdq", "qoperator"])
-def test_other_topologies_become_integer(tmp_path, build, form):
+def test_other_topologies_become_integer(tmp_path, build):
     source = build(tmp_path / "float.onnx")
-    made = quantize(source, QuantizeConfig(calib_count=24, format=form), tmp_path / "int8.onnx")
+    made = quantize(source, QuantizeConfig(calib_count=24), tmp_path / "int8.onnx")
     operators = integer_and_float(made.path)
     expected = Counter(node.op_type for node in onnx.load(source.path).graph.node)
     assert operators["QLinearConv"] == expected["Conv"]
@@ -313,58 +312,15 @@ def test_other_topologies_become_integer(tmp_path, build, form):
     assert made.record["kernel_sqnr_db"] > 30
 
 
-@pytest.mark.parametrize("form", ["qdq", "qoperator"])
-def test_what_has_no_integer_form_stays_float_and_is_listed(tmp_path, form):
+def test_what_has_no_integer_form_stays_float_and_is_listed(tmp_path):
     source = mixed(tmp_path / "float.onnx")
-    made = quantize(source, QuantizeConfig(calib_count=24, format=form), tmp_path / "int8.onnx")
+    made = quantize(source, QuantizeConfig(calib_count=24), tmp_path / "int8.onnx")
     assert made.record["float_layers"] == ["s1", "m1", "a2", "r2", "y"]
     operators = integer_and_float(made.path)
     assert operators["QLinearConv"] == 2
     assert operators["Conv"] == 0
     assert operators["Gemm"] == 0
     assert compare(logits(source.path), logits(made.path)).sqnr_db > 18
-
-
-@pytest.mark.parametrize("build", [vgg, slim, mixed])
-def test_formats_are_the_same_function(tmp_path, build):
-    source = build(tmp_path / "float.onnx")
-    found = []
-    for form in ("qdq", "qoperator"):
-        config = QuantizeConfig(calib_count=12, format=form)
-        made = quantize(source, config, tmp_path / f"{form}.onnx")
-        assert made.record["format"] == form
-        found.append(logits(made.path))
-    assert compare(*found).sqnr_db > 40
-
-
-def test_weights_stored_unsigned(chain, tmp_path):
-    config = QuantizeConfig(calib_count=12, weights="u8")
-    unsigned = quantize(chain.folded, config, tmp_path / "u8.onnx")
-    as_they_are = replace(FEW, target="arm64", cross=True)  # not shaped for x86 kernels
-    signed = quantize(chain.folded, as_they_are, tmp_path / "s8.onnx")
-    codes, other = (
-        {k: v for k, v in tensors_of(a.path).items() if k.endswith("_weight_codes")}
-        for a in (unsigned, signed)
-    )
-    assert len(codes) == 28
-    for name, value in codes.items():
-        assert (value.dtype, other[name].dtype) == (np.uint8, np.int8)
-        assert np.array_equal(value.astype(int) - 128, other[name])
-    assert integer_and_float(unsigned.path)["QLinearConv"] == 27
-    assert compare(logits(signed.path, SIMULATED), logits(unsigned.path, SIMULATED)).sqnr_db > 60
-
-
-@pytest.mark.parametrize("form", ["qdq", "qoperator"])
-def test_unsigned_weights_of_dense_layers_use_all_bits_on_any_cpu(tmp_path, form):
-    """No kernel adds products of unsigned codes in 16 bits."""
-    source = vgg(tmp_path / "float.onnx")
-    for target in ("avx2", "vnni"):
-        config = QuantizeConfig(calib_count=12, weights="u8", target=target, format=form)
-        made = quantize(source, config, tmp_path / f"{target}.onnx")
-        assert not made.record["pairs_limited"]
-        assert made.record["target"] == target
-    codes = [tensors_of(tmp_path / f"{t}.onnx")["y_weight_codes"] for t in ("avx2", "vnni")]
-    assert np.array_equal(*codes)
 
 
 @pytest.mark.parametrize("build", [None, vgg])
@@ -539,9 +495,6 @@ def test_checkpoint_in_the_place_of_a_model(chain, tmp_path):
     [
         ({"calibrator": "magic"}, "unknown calibrator 'magic'"),
         ({"target": "z80"}, "unknown target 'z80'"),
-        ({"weights": "s4"}, "unknown weight type 's4'"),
-        ({"format": "tflite"}, "unknown format 'tflite'"),
-        ({"format": "qoperator", "target": "tensorrt"}, "tensorrt does not read the format"),
     ],
 )
 def test_unknown_options(options, problem):
@@ -679,14 +632,6 @@ def test_saturating_model_for_another_machine(avx2_only, loud, tmp_path):
     assert load_artifact(out).facts.config["target"] == "vnni"
 
 
-def test_unsigned_weights_do_not_saturate(avx2_only, loud, tmp_path):
-    """u8 times u8 has kernels of its own, so full weights are right even without VNNI."""
-    out = tmp_path / "u8.onnx"
-    record = on_avx2(avx2_only, loud, out, calib_count=24, target="vnni", weights="u8")
-    assert "refused" not in record
-    assert record["kernel_sqnr_db"] > 30
-
-
 def test_result_that_is_another_function_is_refused(chain, tmp_path, monkeypatch):
     """As if the writer had mixed up two layers' scales."""
     from mobilenet_cli.calibration import integer_network as stage
@@ -708,16 +653,15 @@ def test_result_that_is_another_function_is_refused(chain, tmp_path, monkeypatch
 # --- layers in float --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", ["qdq", "qoperator"])
 @pytest.mark.parametrize("topology", [vgg, slim])
-def test_the_fewest_layers_stay_float(topology, form, tmp_path, monkeypatch):
+def test_the_fewest_layers_stay_float(topology, tmp_path, monkeypatch):
     """Two layers must join before the limit is met; the judge is ours, all else is real."""
     drops = iter([3.0, 1.0, 0.2])
     monkeypatch.setattr(Judge, "drop", lambda *_: next(drops))
     source = topology(tmp_path / "f.onnx")
-    config = replace(FEW, max_drop=0.3, format=form)
+    config = replace(FEW, max_drop=0.3)
     made = quantize(source, config, tmp_path / "x.onnx")
-    plain = quantize(source, replace(FEW, format=form), tmp_path / "plain.onnx")
+    plain = quantize(source, FEW, tmp_path / "plain.onnx")
     kept = [layer["name"] for layer in made.record["kept_float"]]
     assert len(set(kept)) == 2
     assert [layer["drop"] for layer in made.record["kept_float"]] == [1.0, 0.2]

@@ -266,7 +266,7 @@ def test_commands_repeat_every_setting(golden_run: RunRecord) -> None:
         seed=3,
         width=0.25,
     )
-    quantized = QuantizeConfig(format="qoperator", weights="u8", cross=True, max_drop=None)
+    quantized = QuantizeConfig(target="amx", cross=True, max_drop=None)
     made = [
         golden_run.artifacts[0].model_copy(update={"stage": stage, "config": settings})
         for stage, settings in (("train", config.recorded), ("quantize", asdict(quantized)))
@@ -279,8 +279,8 @@ def test_commands_repeat_every_setting(golden_run: RunRecord) -> None:
     assert {pair for pair in wanted if pair[0].startswith("--") and pair[0] != "--compile"} <= pairs
     assert "--compile" in words
     assert "--sync-norms" not in words
-    assert {"--format", "qoperator", "--weights", "u8", "--cross"} <= set(shlex.split(quantize))
-    assert "--max-drop" not in quantize
+    assert {"--target", "amx", "--cross"} <= set(shlex.split(quantize))
+    assert not {"--max-drop", "--weights", "--format"} & set(shlex.split(quantize))
 
 
 def test_a_record_without_the_newer_fields_still_renders(golden_run: RunRecord) -> None:
