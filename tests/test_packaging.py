@@ -16,7 +16,6 @@ calibration/graph/parse.py
 calibration/graph/shape_for_kernels.py
 calibration/graph/widen_channels.py
 calibration/graph/write_qdq.py
-calibration/graph/write_qoperator.py
 calibration/grid.py
 calibration/integer_network.py
 calibration/kernels.py
