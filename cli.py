@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mobilenet_cli.pipeline.benchmarking.bench import BenchConfig
     from mobilenet_cli.pipeline.importing.import_onnx import AdoptConfig
     from mobilenet_cli.reports.records.accuracy import EvaluationRecord, Metric
+    from mobilenet_cli.reports.records.training import TrainRecord
 
 # Stages are imported inside the commands: torch and onnxruntime take seconds, --help must not.
 
@@ -429,30 +430,30 @@ def train_command(
         made = train(config, made_in.checkpoint, progress, stop)
     if int(os.environ.get("RANK", "0")):
         return  # of several processes the first one speaks
-    record: dict[str, Any] = made.record
-    for name in record["bad_images"]:
+    record = made.record
+    for name in record.bad_images:
         say(f"left out, cannot be read: {name}")
     say_replaced(made)
-    if record["start_top1"] is not None:
+    if record.start_top1 is not None:
         kept = (
             ""
-            if record["kept_epoch"]
+            if record.kept_epoch
             else "; training found nothing better: the checkpoint was kept as it was"
         )
-        say(f"quantized, before any training: top-1 {record['start_top1']:.2f} %{kept}")
+        say(f"quantized, before any training: top-1 {record.start_top1:.2f} %{kept}")
     emit(
-        {"run": made_in.name, "checkpoint": str(made.path), **record},
+        {"run": made_in.name, "checkpoint": str(made.path), **record.model_dump(mode="json")},
         as_json,
-        f"{made.path}: top-1 {record['top1']:.2f} % of held-out images after {record['epochs']} "
-        f"epochs, {record['images_per_second']:.0f} images/s; curves in "
+        f"{made.path}: top-1 {record.top1:.2f} % of held-out images after {record.epochs} "
+        f"epochs, {record.images_per_second:.0f} images/s; curves in "
         f"{made.path.with_name('curves.png')}",
     )
 
 
-def say_replaced(checkpoint: "Artifact") -> None:
+def say_replaced(checkpoint: "Artifact[TrainRecord]") -> None:
     """Where the checkpoint of other settings is that was there before."""
-    if name := checkpoint.record.get("replaced"):
-        kept = checkpoint.path.with_name(str(name))
+    if name := checkpoint.record.replaced:
+        kept = checkpoint.path.with_name(name)
         say(f"there was a checkpoint of other settings, which is kept as {kept}")
 
 
@@ -513,10 +514,10 @@ def export_command(
     with console.status("exporting"):
         made = export(source, ExportConfig(opset=opset), out or source.path.with_name("fp32.onnx"))
     emit(
-        {"model": str(made.path), **made.record},
+        {"model": str(made.path), **made.record.model_dump(mode="json")},
         as_json,
-        f"{made.path}: {made.record['batch_norms']} BatchNorms kept, "
-        f"largest difference to torch {made.record['max_abs_error']:.1e}",
+        f"{made.path}: {made.record.batch_norms} BatchNorms kept, "
+        f"largest difference to torch {made.record.max_abs_error:.1e}",
     )
 
 
@@ -543,11 +544,11 @@ def simplify_command(
         )
     record = made.record
     emit(
-        {"model": str(made.path), **record},
+        {"model": str(made.path), **record.model_dump(mode="json")},
         as_json,
-        f"{made.path}: BatchNorms {record['batch_norms_before']} -> {record['batch_norms_after']}, "
-        f"{record['channels_checked']} channels checked, largest logit difference "
-        f"{record['max_abs_error']:.1e} on {record['images']} images ({record['images_from']})",
+        f"{made.path}: BatchNorms {record.batch_norms_before} -> {record.batch_norms_after}, "
+        f"{record.channels_checked} channels checked, largest logit difference "
+        f"{record.max_abs_error:.1e} on {record.images} images ({record.images_from})",
     )
 
 
@@ -603,7 +604,7 @@ def run_loadgen(
 ) -> None:
     """Run an MLPerf scenario on each ONNX file; checkpoints have none."""
     from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
-    from mobilenet_cli.pipeline.artifacts.files import write_atomically
+    from mobilenet_cli.pipeline.artifacts.files import is_checkpoint, write_atomically
     from mobilenet_cli.pipeline.benchmarking.mlperf import LoadgenConfig, run_scenario
     from mobilenet_cli.pipeline.runtime.machine import machine
     from mobilenet_cli.reports.latency_tables import loadgen_markdown
@@ -620,7 +621,7 @@ def run_loadgen(
     )
     results = []
     for path in paths:
-        if path.suffix == ".safetensors":
+        if is_checkpoint(path):
             say(f"leaving out {path}: LoadGen runs ONNX files")
             continue
         with console.status(f"{scenario}: {path}"):
@@ -867,11 +868,11 @@ def convert_command(
         made = convert_fp16(source, config, out or source.path.with_name("fp16.onnx"))
     record = made.record
     emit(
-        {"model": str(made.path), **record},
+        {"model": str(made.path), **record.model_dump(mode="json")},
         as_json,
-        f"{made.path}: {record['sqnr_db']:.1f} dB from float32 on {record['images']} images "
-        f"({record['images_from']}, {record['provider']}), same top-1 on "
-        f"{100 * float(str(record['agreement'])):.1f} %",
+        f"{made.path}: {record.sqnr_db:.1f} dB from float32 on {record.images} images "
+        f"({record.images_from}, {record.provider}), same top-1 on "
+        f"{100 * record.agreement:.1f} %",
     )
 
 
@@ -962,29 +963,29 @@ def quantize_command(
     fetch(calib_dir, data)
     with progress_bar("quantizing", "images") as progress:
         made = quantize(source, config, out or source.path.with_name("int8.onnx"), progress)
-    record: dict[str, Any] = made.record
-    for name in record["bad_images"]:
+    record = made.record
+    for name in record.bad_images:
         say(f"left out, cannot be read: {name}")
-    for name in record["leakage"]:
-        say(f"warning: {name} is also in the evaluation set {record['leakage_checked']}")
-    for name in record["float_layers"]:
+    for name in record.leakage:
+        say(f"warning: {name} is also in the evaluation set {record.leakage_checked}")
+    for name in record.float_layers:
         say(f"kept in float: {name}")
-    for layer in record["kept_float"]:
+    for layer in record.kept_float:
         say(
-            f"with {layer['name']} in float: top-1 drops by {layer['drop']:.2f} points, "
-            f"{layer['p50_ms']:.2f} ms, {layer['slowdown']:.2f} of the integer model's time"
+            f"with {layer.name} in float: top-1 drops by {layer.drop:.2f} points, "
+            f"{layer.p50_ms:.2f} ms, {layer.slowdown:.2f} of the integer model's time"
         )
-    if record["drop"] is not None:
+    if record.drop is not None:
         say(
-            f"top-1 drops by {record['drop']:.2f} points on {record['drop_images']} images of "
-            f"{record['drop_data']}; up to {record['max_drop']:g} were allowed"
+            f"top-1 drops by {record.drop:.2f} points on {record.drop_images} images of "
+            f"{record.drop_data}; up to {record.max_drop:g} were allowed"
         )
     where = "in simulation, not proven on this machine" if cross else "on the integer kernels"
     emit(
-        {"model": str(made.path), **record},
+        {"model": str(made.path), **record.model_dump(mode="json")},
         as_json,
-        f"{made.path}: int8 for {record['target']}, {record['images']} calibration images, "
-        f"{100 * record['agreement']:.1f} % agreement and {record['sqnr_db']:.1f} dB SQNR with "
+        f"{made.path}: int8 for {record.target}, {record.images} calibration images, "
+        f"{100 * record.agreement:.1f} % agreement and {record.sqnr_db:.1f} dB SQNR with "
         f"float {where}",
     )
 
@@ -1102,6 +1103,7 @@ def run_command(
     as_json: Json = False,
 ) -> None:
     """Take images through the whole chain to the report, skipping what is up to date."""
+    from mobilenet_cli.pipeline.artifacts.artifact import load_with_record
     from mobilenet_cli.pipeline.artifacts.runs import RUNS, Run
     from mobilenet_cli.pipeline.benchmarking.bench import BenchConfig
     from mobilenet_cli.pipeline.benchmarking.options import parse_batches, parse_threads
@@ -1109,6 +1111,7 @@ def run_command(
     from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig
     from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
     from mobilenet_cli.pipeline.training.config import TrainConfig
+    from mobilenet_cli.reports.records.training import TrainRecord
     from mobilenet_cli.reports.terminal import report_text
 
     config = ChainConfig(
@@ -1143,9 +1146,10 @@ def run_command(
     if result.skipped:
         say(f"up to date: {', '.join(result.skipped)}")
     if "train" not in result.skipped:
-        say_replaced(result.models["train"])
+        say_replaced(load_with_record(target_run.checkpoint, TrainRecord))
     stages: dict[str, dict[str, Any]] = {
-        stage: {"model": str(model.path), **model.record} for stage, model in result.models.items()
+        stage: {"model": str(model.path), **model.record.model_dump(mode="json")}
+        for stage, model in result.models.items()
     }
     stages["train"] |= {"run": target_run.name, "checkpoint": stages["train"].pop("model")}
     document = {

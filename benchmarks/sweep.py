@@ -38,6 +38,7 @@ from mobilenet_cli.pipeline.quantizing.quantize import quantize
 from mobilenet_cli.pipeline.runtime.integer_kernels import detect_target
 from mobilenet_cli.pipeline.runtime.machine import usable_cpus
 from mobilenet_cli.reports.latency_tables import NO_FUSION, classic_markdown
+from mobilenet_cli.reports.records.base import Record
 from mobilenet_cli.reports.records.latency import BenchRecord, Ratio
 from mobilenet_cli.reports.tables import table
 
@@ -64,7 +65,7 @@ def random_checkpoint(width: float, resolution: int, path: Path) -> Artifact:
         input=InputSpec(resolution=resolution, resize=resolution),
         classes=tuple(map(str, range(spec.classes))),
     )
-    return save_artifact(path, checkpoint_bytes(network, facts), facts)
+    return save_artifact(path, checkpoint_bytes(network, facts), facts, Record())
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mobilenet_cli.models.spec import ModelSpec
-from mobilenet_cli.pipeline.errors import OptionError
 
 Kind = Literal["conv", "depthwise", "pointwise"]
 
@@ -35,7 +34,7 @@ TABLE_1: tuple[tuple[Kind, int, int], ...] = (
     ("pointwise", 1, 1024),
 )
 MIN_CHANNELS = 8  # TF-slim's min_depth: no layer is narrowed below this
-MIN_RESOLUTION = 32  # five stride-2 layers leave one pixel
+NORM_PARTS = ("weight", "bias", "running_mean", "running_var")
 
 
 @dataclass(frozen=True)
@@ -87,37 +86,31 @@ def feature_channels(spec: ModelSpec) -> int:
     return conv_layers(spec)[-1].out_channels
 
 
-def check_resolution(resolution: int) -> None:
-    """Raise OptionError unless five halvings leave at least one pixel."""
-    if resolution < MIN_RESOLUTION:
-        raise OptionError(
-            f"resolution {resolution} is too small for MobileNet v1, which halves it five times",
-            f"Use at least {MIN_RESOLUTION}",
-        )
-
-
 def feature_sizes(resolution: int) -> tuple[int, ...]:
     """Side in pixels of each layer's output; both paddings give ceil(side / stride)."""
-    check_resolution(resolution)
     strides = (stride for _, stride, _ in TABLE_1)
     sizes = itertools.accumulate(strides, lambda side, s: math.ceil(side / s), initial=resolution)
     return tuple(sizes)[1:]
 
 
-def parameters(spec: ModelSpec) -> int:
-    """Trainable parameters: kernels, batch normalization scales and shifts, the classifier."""
-    kernels = sum(layer.weights for layer in conv_layers(spec))
-    norms = sum(2 * layer.out_channels for layer in conv_layers(spec))
-    return kernels + norms + (feature_channels(spec) + 1) * spec.classes
-
-
-def multiply_adds(spec: ModelSpec, resolution: int) -> int:
-    """Multiply-adds of one image through convolutions and classifier, as in tables 6 and 7."""
-    return sum(layer_multiply_adds(spec, resolution).values())
+def tensor_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor of a checkpoint, by its name."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer in conv_layers(spec):
+        shapes[f"{layer.name}.conv.weight"] = (
+            layer.out_channels,
+            layer.in_channels // layer.groups,
+            layer.kernel,
+            layer.kernel,
+        )
+        shapes |= {f"{layer.name}.bn.{part}": (layer.out_channels,) for part in NORM_PARTS}
+    shapes["classifier.weight"] = (spec.classes, feature_channels(spec))
+    shapes["classifier.bias"] = (spec.classes,)
+    return shapes
 
 
 def layer_multiply_adds(spec: ModelSpec, resolution: int) -> dict[str, int]:
-    """The same by layer, as the network's modules are named."""
+    """Count the multiply-adds of one image by layer; their sums are those of tables 6 and 7."""
     pairs = zip(conv_layers(spec), feature_sizes(resolution), strict=True)
     found = {layer.name: layer.weights * side**2 for layer, side in pairs}
     return found | {"classifier": feature_channels(spec) * spec.classes}

@@ -1,9 +1,10 @@
-"""The torch module of a ModelSpec. The only file of this package that imports torch."""
+"""The torch module of MobileNet v1."""
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that every torch program uses
 from torch import nn
 
+from mobilenet_cli.models.classifier_torch import Classifier
 from mobilenet_cli.models.mobilenet_v1 import ConvLayer, conv_layers, feature_channels
 from mobilenet_cli.models.spec import ModelSpec, Padding
 
@@ -51,22 +52,9 @@ class ConvNormRelu6(nn.Module):
         return self.activation(self.bn(x))
 
 
-class MobileNetV1(nn.Module):
-    """27 convolutional layers, global average pooling, one fully connected layer."""
+class MobileNetV1(Classifier):
+    """MobileNet v1 has the 27 convolutional layers of Table 1 before its classifier."""
 
-    def __init__(self, spec: ModelSpec, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.spec = spec
-        self.layers = nn.Sequential(*(ConvNormRelu6(layer, spec) for layer in conv_layers(spec)))
-        self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(feature_channels(spec), spec.classes)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Map normalized images [N, 3, H, W] to logits [N, classes]."""
-        features = self.layers(images)
-        # A window of the whole map rather than a mean: it exports as one AveragePool.
-        pooled = F.avg_pool2d(features, features.shape[-2:])
-        logits: torch.Tensor = self.classifier(
-            self.dropout(pooled.reshape(-1, self.classifier.in_features))
-        )
-        return logits
+    def __init__(self, spec: ModelSpec) -> None:
+        layers = (ConvNormRelu6(layer, spec) for layer in conv_layers(spec))
+        super().__init__(spec, nn.Sequential(*layers), feature_channels(spec))

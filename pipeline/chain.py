@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
+from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact, load_with_record
 from mobilenet_cli.pipeline.artifacts.files import write_atomically
 from mobilenet_cli.pipeline.artifacts.runs import Run
 from mobilenet_cli.pipeline.artifacts.sidecar import is_current
@@ -33,8 +33,11 @@ from mobilenet_cli.pipeline.runtime.predictor import TORCH
 from mobilenet_cli.pipeline.training.config import TrainConfig
 from mobilenet_cli.pipeline.training.train import train
 from mobilenet_cli.reports.records.accuracy import EvaluationRecord
+from mobilenet_cli.reports.records.conversion import ExportRecord, SimplifyRecord
 from mobilenet_cli.reports.records.latency import BenchRecord
+from mobilenet_cli.reports.records.quantization import QuantizeRecord
 from mobilenet_cli.reports.records.run import ReportRecord
+from mobilenet_cli.reports.records.training import TrainRecord
 
 # Given a stage's name and its unit of work, shows its progress while it runs.
 Watch = Callable[[str, str], AbstractContextManager[Progress]]
@@ -64,7 +67,7 @@ class ChainResult:
         skipped: stages whose result was there already.
     """
 
-    models: Mapping[str, Artifact]
+    models: Mapping[str, Artifact[BaseModel]]
     evaluations: tuple[EvaluationRecord, ...]
     bench: BenchRecord
     report: ReportRecord
@@ -73,46 +76,52 @@ class ChainResult:
 
 
 @dataclass(frozen=True)
-class Step:
+class ChainStage:
     """A stage that makes a model file.
 
     Attributes:
-        stage: its name in the file's facts.
+        name: the stage's name in the file's facts.
         out: the file.
+        record: the type of the record that it leaves.
         settings: as the file's facts hold them.
         make: runs the stage, given the models made so far, of which the last is its input.
     """
 
-    stage: str
+    name: str
     out: Path
+    record: type[BaseModel]
     settings: Mapping[str, Any]
-    make: Callable[[Sequence[Artifact], Progress], Artifact]
+    make: Callable[[Sequence[Artifact], Progress], Artifact[BaseModel]]
 
 
-def steps(run: Run, config: ChainConfig) -> tuple[Step, ...]:
+def stages_of(run: Run, config: ChainConfig) -> tuple[ChainStage, ...]:
     """The stages from images to int8."""
     return (
-        Step(
+        ChainStage(
             "train",
             run.checkpoint,
+            TrainRecord,
             config.train.recorded,
             lambda _, progress: train(config.train, run.checkpoint, progress),
         ),
-        Step(
+        ChainStage(
             "export",
             run.fp32,
+            ExportRecord,
             asdict(config.export),
             lambda models, _: export(models[-1], config.export, run.fp32),
         ),
-        Step(
+        ChainStage(
             "simplify",
             run.folded,
+            SimplifyRecord,
             asdict(config.simplify),
             lambda models, _: simplify(models[-1], config.simplify, run.folded),
         ),
-        Step(
+        ChainStage(
             "quantize",
             run.int8,
+            QuantizeRecord,
             asdict(config.quantize.resolved()),
             lambda models, progress: quantize(models[-1], config.quantize, run.int8, progress),
         ),
@@ -128,15 +137,15 @@ def run_chain(run: Run, config: ChainConfig, watch: Watch) -> ChainResult:
     """
     _refuse_replacing(run, config.train)
     skipped: list[str] = []
-    models: list[Artifact] = []
-    for step in steps(run, config):
+    models: list[Artifact[BaseModel]] = []
+    for stage in stages_of(run, config):
         parent = models[-1].sha256 if models else config.train.parent
-        if is_current(step.out, step.stage, parent, dict(step.settings)):
-            skipped.append(step.stage)
-            models.append(load_artifact(step.out))
+        if is_current(stage.out, stage.name, parent, stage.settings):
+            skipped.append(stage.name)
+            models.append(load_with_record(stage.out, stage.record))
         else:
-            with watch(step.stage, "images") as progress:
-                models.append(step.make(models, progress))
+            with watch(stage.name, "images") as progress:
+                models.append(stage.make(models, progress))
     evaluations = evaluate_all(run, models, config.evaluate, watch, skipped)
     measured = bench_all(run, models, config.bench, watch, skipped)
     summary, paths = report(run)
@@ -201,7 +210,7 @@ def current_evaluation(
     Images are told apart by their names and labels, not by their content.
     """
     images = evaluation_set(model, config.data)
-    ran_by = TORCH if model.path.suffix == ".safetensors" else config.provider
+    ran_by = TORCH if model.is_checkpoint else config.provider
     wanted = (model.sha256, images.name, images.fingerprint, ran_by)
     for record in load_records(run.evaluation):
         if wanted == (record.sha256, record.data, record.data_fingerprint, record.provider):
@@ -217,7 +226,7 @@ def current_bench(run: Run, models: Sequence[Artifact], config: BenchConfig) -> 
         return None
     settings = {(row.sha256, row.provider, row.threads, row.batch) for row in record.results}
     wanted = {
-        (model.sha256, TORCH if model.path.suffix == ".safetensors" else config.provider, n, batch)
+        (model.sha256, TORCH if model.is_checkpoint else config.provider, n, batch)
         for model in models
         for n in config.threads or (usable_cpus(),)
         for batch in config.batches

@@ -16,7 +16,7 @@ from PIL import Image
 
 if TYPE_CHECKING:
     from mobilenet_cli.models.spec import Padding
-    from mobilenet_cli.pipeline.artifacts.artifact import Artifact
+from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 
 ROOT = Path(__file__).parents[1]
 
@@ -84,6 +84,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from mobilenet_cli.pipeline.artifacts.checkpoint import checkpoint_bytes
     from mobilenet_cli.pipeline.artifacts.facts import Facts
     from mobilenet_cli.pipeline.exporting.export import ExportConfig, export
+    from mobilenet_cli.reports.records.base import Record
 
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     torch.manual_seed(0)
@@ -100,7 +101,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         data="digits",
     )
     content = checkpoint_bytes(network.eval(), facts)
-    checkpoint = save_artifact(folder / "model.safetensors", content, facts)
+    checkpoint = save_artifact(folder / "model.safetensors", content, facts, Record())
     export(checkpoint, ExportConfig(), folder / "fp32.onnx")
     return folder
 
@@ -131,6 +132,7 @@ def digits_checkpoint(path: Path, resolution: int = 32, padding: "Padding" = "sa
     from mobilenet_cli.pipeline.artifacts.artifact import save_artifact
     from mobilenet_cli.pipeline.artifacts.checkpoint import checkpoint_bytes
     from mobilenet_cli.pipeline.artifacts.facts import Facts
+    from mobilenet_cli.reports.records.base import Record
 
     torch.manual_seed(0)
     spec = ModelSpec(width=0.25, classes=10, padding=padding)
@@ -160,7 +162,7 @@ def digits_checkpoint(path: Path, resolution: int = 32, padding: "Padding" = "sa
         )
         network.classifier.weight.copy_(solution.T)
         network.classifier.bias.copy_(-mean @ solution)
-    return save_artifact(path, checkpoint_bytes(network, facts), facts)
+    return save_artifact(path, checkpoint_bytes(network, facts), facts, Record())
 
 
 @pytest.fixture(scope="session")

@@ -40,7 +40,7 @@ for name, exact in (("kernels", False), ("simulated", True)):
     parts = (values[i : i + 10] for i in range(0, len(values), 10))
     rows = [session.run(None, {"input": part})[0] for part in parts]
     np.save(f"{out}.{name}.npy", np.concatenate(rows))
-print(json.dumps(made.record))
+print(made.record.model_dump_json())
 """
 
 

@@ -21,6 +21,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mobilenet_cli.cli import app
+from mobilenet_cli.pipeline.artifacts.sidecar import sidecar_path
 
 PROGRAM = "from mobilenet_cli.cli import main; main()"
 # Every command that takes a model, with what else it needs.
@@ -43,7 +44,7 @@ def home(chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoded) -> Ite
     run.mkdir(parents=True)
     for artifact in (chain.checkpoint, chain.fp32, chain.folded, chain.int8):
         shutil.copy(artifact.path, run)
-        shutil.copy(artifact.sidecar, run)
+        shutil.copy(sidecar_path(artifact.path), run)
     (tmp_path / "digit.png").write_bytes(encoded())
     monkeypatch.chdir(tmp_path)
     before = content(run)

@@ -14,6 +14,7 @@ from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.pipeline.artifacts.artifact import save_artifact
 from mobilenet_cli.pipeline.artifacts.facts import Facts
 from mobilenet_cli.pipeline.artifacts.onnx_file import with_facts
+from mobilenet_cli.reports.records.base import Record
 
 SCRIPTS = Path(__file__).parents[1] / "benchmarks"
 
@@ -43,7 +44,7 @@ def run_folder(tmp_path):
     )
     folder = tmp_path / "runs" / "r"
     folder.mkdir(parents=True)
-    save_artifact(folder / "folded.onnx", with_facts(model, facts), facts)
+    save_artifact(folder / "folded.onnx", with_facts(model, facts), facts, Record())
     return folder
 
 

@@ -57,6 +57,8 @@ data/readers/webdataset.py
 data/split.py
 data/training_batches.py
 models/__init__.py
+models/architecture.py
+models/classifier_torch.py
 models/mobilenet_v1.py
 models/mobilenet_v1_torch.py
 models/spec.py

@@ -1,64 +1,83 @@
-"""A file that knows where it came from, and the one way in which files are written."""
+"""A model file that knows where it came from, and how it is written and read."""
 
 import hashlib
-import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Generic
 
-from pydantic import BaseModel, JsonValue, ValidationError
+from pydantic import BaseModel, ValidationError
+from typing_extensions import TypeVar
 
 from mobilenet_cli.data.preprocess import InputSpec
-from mobilenet_cli.pipeline.artifacts.facts import METADATA_KEY, Facts
-from mobilenet_cli.pipeline.artifacts.files import sha256_file, write_atomically
-from mobilenet_cli.pipeline.artifacts.sidecar import sidecar_path, sidecar_record
+from mobilenet_cli.pipeline.artifacts.facts import METADATA_KEY, Facts, versions
+from mobilenet_cli.pipeline.artifacts.files import is_checkpoint, sha256_file, write_atomically
+from mobilenet_cli.pipeline.artifacts.sidecar import Sidecar, read_sidecar, write_sidecar
 from mobilenet_cli.pipeline.errors import ModelError
+
+# What a stage measured. A function that takes any artifact asks for ``Artifact`` alone.
+R = TypeVar("R", covariant=True, default=object)
+M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True)
-class Artifact:
-    """A model file with its facts, and what its stage measured when it made it.
+class Artifact(Generic[R]):
+    """An artifact is a model file with its facts, and with the record of the stage that made it.
 
     The facts are stored twice: inside the file, and beside it in ``<file>.json`` together with
     the file's hash and the stage's record.
+
+    Attributes:
+        path: the ONNX or safetensors file.
+        sha256: hexadecimal SHA-256 of its content.
+        facts: what the file says about itself.
+        record: what its stage measured; None where the file was loaded without its record.
     """
 
     path: Path
     sha256: str
     facts: Facts
-    record: dict[str, JsonValue] = field(default_factory=dict)
+    record: R
 
     @property
-    def sidecar(self) -> Path:
-        """The JSON file beside the artifact."""
-        return sidecar_path(self.path)
+    def is_checkpoint(self) -> bool:
+        """Tell whether torch runs the file; all others are ONNX."""
+        return is_checkpoint(self.path)
+
+    def derived(self, stage: str, config: Any, *libraries: str) -> Facts:
+        """Return the facts of a file that a stage makes of this one.
+
+        Args:
+            stage: the stage's name.
+            config: its settings, a dataclass.
+            libraries: the distributions that take part.
+        """
+        return self.facts.model_copy(
+            update={
+                "stage": stage,
+                "parent": self.sha256,
+                "config": asdict(config),
+                "versions": versions(*libraries),
+            }
+        )
 
 
-def save_artifact(
-    path: Path, content: bytes, facts: Facts, record: BaseModel | None = None
-) -> Artifact:
+def save_artifact(path: Path, content: bytes, facts: Facts, record: M) -> Artifact[M]:
     """Write a model file whose facts are already embedded in ``content``, and its sidecar.
 
     The model comes last: where it is new everything is there, and a kill between the two leaves
     the old model, which its sidecar no longer describes, so the stage runs again.
+
+    Raises:
+        StorageError: one of the two cannot be written.
     """
-    artifact = Artifact(
-        path,
-        hashlib.sha256(content).hexdigest(),
-        facts,
-        record.model_dump(mode="json") if record else {},
-    )
-    document = {
-        "sha256": artifact.sha256,
-        "facts": facts.model_dump(mode="json"),
-        "record": artifact.record,
-    }
-    write_atomically(artifact.sidecar, (json.dumps(document, indent=2) + "\n").encode())
+    artifact = Artifact(path, hashlib.sha256(content).hexdigest(), facts, record)
+    write_sidecar(path, Sidecar(artifact.sha256, facts, record.model_dump(mode="json")))
     write_atomically(path, content)
     return artifact
 
 
-def load_artifact(path: Path, input_spec: InputSpec | None = None) -> Artifact:
-    """Read the facts inside a model file, and its record from the sidecar if it is this file's.
+def load_artifact(path: Path, input_spec: InputSpec | None = None) -> Artifact[None]:
+    """Read the facts inside a model file.
 
     Args:
         path: an ONNX or safetensors file.
@@ -69,11 +88,12 @@ def load_artifact(path: Path, input_spec: InputSpec | None = None) -> Artifact:
     """
     if not path.is_file():
         raise ModelError(f"{path} does not exist", "Check the path, or run the stage that makes it")
-    metadata = _checkpoint_metadata(path) if path.suffix == ".safetensors" else _onnx_metadata(path)
+    metadata = _checkpoint_metadata(path) if is_checkpoint(path) else _onnx_metadata(path)
     sha256 = sha256_file(path)
     if METADATA_KEY not in metadata:
         if input_spec is not None:
-            return Artifact(path, sha256, Facts(stage="foreign", input=input_spec, classes=()))
+            facts = Facts(stage="foreign", input=input_spec, classes=())
+            return Artifact(path, sha256, facts, None)
         raise ModelError(
             f"{path} does not say how its input is prepared, so it was not made by this tool",
             "Take it into a run first with 'mobilenet-cli import'",
@@ -85,7 +105,31 @@ def load_artifact(path: Path, input_spec: InputSpec | None = None) -> Artifact:
             f"the facts inside {path} cannot be read ({error.error_count()} errors)",
             "Make the file again with this version",
         ) from error
-    return Artifact(path, sha256, facts, sidecar_record(path, sha256))
+    return Artifact(path, sha256, facts, None)
+
+
+def load_with_record(path: Path, kind: type[M]) -> Artifact[M]:
+    """Read a model file together with the record of its stage.
+
+    Args:
+        path: an ONNX or safetensors file.
+        kind: the type of the record that its stage leaves.
+
+    Raises:
+        ModelError: the file cannot be read, or its sidecar is missing, is of another file, or
+            holds another kind of record.
+    """
+    artifact, sidecar = load_artifact(path), read_sidecar(path)
+    try:
+        if sidecar is not None and sidecar.sha256 == artifact.sha256:
+            record = kind.model_validate(sidecar.record)
+            return Artifact(path, artifact.sha256, artifact.facts, record)
+    except ValidationError:
+        pass  # as if there were none
+    raise ModelError(
+        f"{path} has no record of what its stage measured beside it",
+        f"Make it again with 'mobilenet-cli {artifact.facts.stage}'",
+    )
 
 
 def _checkpoint_metadata(path: Path) -> dict[str, str]:

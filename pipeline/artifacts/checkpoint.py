@@ -2,15 +2,16 @@
 
 from typing import TYPE_CHECKING
 
+from mobilenet_cli.models import MODELS
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.facts import METADATA_KEY, Facts
 from mobilenet_cli.pipeline.errors import ModelError
 
 if TYPE_CHECKING:
-    from mobilenet_cli.models.mobilenet_v1_torch import MobileNetV1
+    from mobilenet_cli.models.classifier_torch import Classifier
 
 
-def checkpoint_bytes(network: "MobileNetV1", facts: Facts) -> bytes:
+def checkpoint_bytes(network: "Classifier", facts: Facts) -> bytes:
     """Serialize a network's parameters and buffers, on the CPU, with the facts in the header."""
     from safetensors.torch import save
 
@@ -23,7 +24,7 @@ def checkpoint_bytes(network: "MobileNetV1", facts: Facts) -> bytes:
     return save(state, metadata={METADATA_KEY: facts.model_dump_json()})
 
 
-def load_network(artifact: Artifact) -> "MobileNetV1":
+def load_network(artifact: Artifact) -> "Classifier":
     """Build the network of a checkpoint, in evaluation mode on the CPU.
 
     Raises:
@@ -34,10 +35,8 @@ def load_network(artifact: Artifact) -> "MobileNetV1":
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from mobilenet_cli.models.mobilenet_v1_torch import MobileNetV1
-
     path, spec = artifact.path, artifact.facts.model
-    if path.suffix != ".safetensors" or spec is None:
+    if not artifact.is_checkpoint or spec is None:
         raise ModelError(
             f"{path} is not a checkpoint",
             "Pass a model.safetensors made by 'mobilenet-cli train' or 'mobilenet-cli import'",
@@ -49,7 +48,7 @@ def load_network(artifact: Artifact) -> "MobileNetV1":
             f"{path} is not a readable safetensors file ({error})",
             "Make it again with 'mobilenet-cli train' or 'mobilenet-cli import'",
         ) from error
-    network = MobileNetV1(spec)
+    network = MODELS[spec.architecture].build(spec)
     expected = {
         name: tensor.shape
         for name, tensor in network.state_dict().items()

@@ -8,6 +8,11 @@ from pathlib import Path
 from mobilenet_cli.pipeline.errors import StorageError
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Tell by its name whether a model file is a checkpoint of torch's; all others are ONNX."""
+    return path.suffix == ".safetensors"
+
+
 def sha256_file(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's content."""
     with path.open("rb") as file:

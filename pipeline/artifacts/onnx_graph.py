@@ -4,7 +4,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mobilenet_cli.models import mobilenet_v1
+from mobilenet_cli.models import MODELS
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.errors import ModelError
 
@@ -58,9 +58,9 @@ Shapes = dict[str, tuple[int | str, ...]]
 def multiply_adds(artifact: Artifact) -> int | None:
     """Of one image through convolutions and matrix products; None where a shape is not known."""
     spec = artifact.facts.model
-    if artifact.path.suffix == ".safetensors":
+    if artifact.is_checkpoint:
         side = artifact.facts.input.resolution
-        return None if spec is None else mobilenet_v1.multiply_adds(spec, side)
+        return MODELS[spec.architecture].multiply_adds(spec, side) if spec else None
     import onnx
 
     from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx

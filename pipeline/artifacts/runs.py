@@ -1,11 +1,10 @@
 """A run is a folder under ``runs/`` with fixed file names; this file knows them."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from mobilenet_cli.models.spec import check_width
-from mobilenet_cli.pipeline.artifacts.sidecar import sidecar_path
+from mobilenet_cli.pipeline.artifacts.sidecar import read_sidecar
 from mobilenet_cli.pipeline.errors import ModelError
 
 RUNS = Path("runs")
@@ -97,7 +96,7 @@ def find_run(name: str | None, needs: str, width: float | None = None) -> Run:
         path: Path = getattr(run, needs)
         if not path.is_file():
             raise ModelError(f"run '{name}' has no {path.name}", _stage_hint(needs))
-        found = width_of(path)
+        found = recorded_width(path)
         if width is not None and found is not None and found != width:
             raise ModelError(
                 f"run '{name}' has width {found:g}, not {width:g}",
@@ -106,7 +105,7 @@ def find_run(name: str | None, needs: str, width: float | None = None) -> Run:
         return run
     runs = [Run(folder) for folder in RUNS.glob("*") if getattr(Run(folder), needs).is_file()]
     if width is not None:
-        runs = [run for run in runs if width_of(getattr(run, needs)) == width]
+        runs = [run for run in runs if recorded_width(getattr(run, needs)) == width]
     if not runs:
         which = f"no run of width {width:g}" if width is not None else "no run"
         file = getattr(Run(Path()), needs).name
@@ -120,12 +119,10 @@ def run_of(model: Path) -> Run | None:
     return Run(model.parent) if folder.parent == RUNS.resolve() else None
 
 
-def width_of(path: Path) -> float | None:
+def recorded_width(path: Path) -> float | None:
     """The width multiplier in a model file's sidecar."""
-    try:
-        return float(json.loads(sidecar_path(path).read_bytes())["facts"]["model"]["width"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    sidecar = read_sidecar(path)
+    return sidecar.facts.model.width if sidecar and sidecar.facts.model else None
 
 
 def _stage_hint(needs: str) -> str:

@@ -1,49 +1,86 @@
 """The JSON file beside each model file: its hash, its facts and the record of its stage."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 
-from mobilenet_cli.pipeline.artifacts.files import sha256_file
+from mobilenet_cli.pipeline.artifacts.facts import Facts
+from mobilenet_cli.pipeline.artifacts.files import sha256_file, write_atomically
 from mobilenet_cli.pipeline.errors import StorageError
 
 
+@dataclass(frozen=True)
+class Sidecar:
+    """A sidecar says of which file it is, and repeats what that file's stage knew.
+
+    Attributes:
+        sha256: hexadecimal SHA-256 of the model file that it describes.
+        facts: the facts that are inside that file as well.
+        record: what the stage measured, as JSON; empty where it measures nothing.
+    """
+
+    sha256: str
+    facts: Facts
+    record: dict[str, JsonValue]
+
+
 def sidecar_path(path: Path) -> Path:
-    """``fp32.onnx`` has its sidecar in ``fp32.onnx.json``."""
+    """Return where a model file's sidecar is: ``fp32.onnx.json`` beside ``fp32.onnx``."""
     return path.with_name(path.name + ".json")
 
 
-def sidecar_record(path: Path, sha256: str) -> dict[str, JsonValue]:
-    """The record in the sidecar, empty unless the sidecar describes exactly this file."""
-    try:
-        document: dict[str, Any] = json.loads(sidecar_path(path).read_bytes())
-        return dict(document["record"]) if document["sha256"] == sha256 else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+def write_sidecar(path: Path, sidecar: Sidecar) -> None:
+    """Write the sidecar of the model file ``path``.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    document = {
+        "sha256": sidecar.sha256,
+        "facts": sidecar.facts.model_dump(mode="json"),
+        "record": sidecar.record,
+    }
+    write_atomically(sidecar_path(path), (json.dumps(document, indent=2) + "\n").encode())
 
 
-def is_current(path: Path, stage: str, parent: str | None, config: dict[str, Any]) -> bool:
-    """Was the file at ``path`` made by this stage from this parent with this configuration?
+def read_sidecar(path: Path) -> Sidecar | None:
+    """Read the sidecar of the model file ``path``; None where there is none that can be read.
 
-    False as well when file and sidecar disagree, which is what a kill between the two leaves.
+    The sidecar may describe an earlier file of that name, which a kill between the two writes
+    leaves behind: compare its ``sha256``.
     """
     try:
         document = json.loads(sidecar_path(path).read_bytes())
-        facts = document["facts"]
-        made = (facts["stage"], facts["parent"], facts["config"])
-        same = made == (stage, parent, json.loads(json.dumps(config)))
-        return bool(same and document["sha256"] == sha256_file(path))
-    except (OSError, ValueError, KeyError, TypeError):
+        facts = Facts.model_validate(document["facts"])
+        return Sidecar(str(document["sha256"]), facts, dict(document["record"]))
+    except (OSError, ValueError, KeyError, TypeError, ValidationError):
+        return None
+
+
+def is_current(path: Path, stage: str, parent: str | None, config: Mapping[str, Any]) -> bool:
+    """Tell whether this stage made the file at ``path`` from this parent with these settings.
+
+    It did not where file and sidecar disagree, which is what a kill between the two leaves.
+    """
+    sidecar = read_sidecar(path)
+    if sidecar is None or not path.is_file():
         return False
+    made = (sidecar.facts.stage, sidecar.facts.parent, sidecar.facts.config)
+    same = made == (stage, parent, json.loads(json.dumps(dict(config))))
+    return same and sidecar.sha256 == sha256_file(path)
 
 
 def refuse_overwrite(path: Path, inputs: Sequence[Path]) -> None:
-    """Raise StorageError when writing to ``path`` would destroy something we did not make.
+    """Refuse to write to ``path`` where that would destroy something that we did not make.
 
     A file with a sidecar of ours may be made again; an input may never be written over.
+
+    Raises:
+        StorageError: writing would destroy an input, or a file without a sidecar.
     """
     if any(path.resolve() == source.resolve() for source in inputs):
         raise StorageError(f"{path} is the input of this stage", "Choose another --out")

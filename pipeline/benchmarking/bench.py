@@ -245,7 +245,7 @@ def result_of(
         stage=row.artifact.facts.stage,
         variant=row.variant,
         direction=row.direction,
-        provider="torch" if row.is_checkpoint else row.session.provider,
+        provider="torch" if row.artifact.is_checkpoint else row.session.provider,
         threads=row.session.threads or usable_cpus(),
         cpus=row.session.cpus,
         batch=row.batch,

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
+from mobilenet_cli.pipeline.artifacts.files import is_checkpoint
 from mobilenet_cli.pipeline.artifacts.onnx_graph import input_shape
 from mobilenet_cli.pipeline.benchmarking.rows import Row
 from mobilenet_cli.pipeline.errors import ModelError, OptionError
@@ -24,7 +25,7 @@ def input_images(row: Row, data: str | None) -> tuple[NDArray[np.float32], str]:
     latency of these networks does not depend on the values: no kernel branches on them.
     """
     facts, batch = row.artifact.facts, row.batch
-    if not row.is_checkpoint:
+    if not row.artifact.is_checkpoint:
         check_input(row.artifact.path, facts.input, batch)
     needed = batch * 3 * facts.input.resolution**2 * np.dtype(np.float32).itemsize
     if needed > available_memory():
@@ -56,7 +57,7 @@ def check_input(path: Path, spec: InputSpec, batch: int) -> None:
 def open_model(path: Path) -> Artifact:
     """Load any model file; a foreign one is measured at the resolution its graph names, or 224."""
     foreign = None
-    if path.suffix != ".safetensors" and path.is_file():
+    if path.is_file() and not is_checkpoint(path):
         side = input_shape(path)[2] or InputSpec().resolution
         foreign = InputSpec(resolution=side, resize=side)
     return load_artifact(path, foreign)

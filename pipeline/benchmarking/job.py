@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from mobilenet_cli.pipeline.artifacts.files import is_checkpoint
 from mobilenet_cli.pipeline.errors import OptionError
 from mobilenet_cli.pipeline.runtime.session import SessionConfig
 
@@ -45,7 +46,7 @@ class Job:
     @property
     def is_checkpoint(self) -> bool:
         """Is the model torch's to run?"""
-        return self.model.suffix == ".safetensors"
+        return is_checkpoint(self.model)
 
 
 def lacks_memory(words: str) -> bool:

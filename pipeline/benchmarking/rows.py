@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from mobilenet_cli.models.mobilenet_v1 import feature_sizes
+from mobilenet_cli.models import MODELS
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.onnx_graph import has_batch_norms
 from mobilenet_cli.pipeline.benchmarking.job import Direction
@@ -34,21 +34,16 @@ class Row:
     compiled: bool = False
 
     @property
-    def is_checkpoint(self) -> bool:
-        """Does torch run it?"""
-        return self.artifact.path.suffix == ".safetensors"
-
-    @property
     def label(self) -> str:
         """What to call the row in a message."""
-        extra = f"{self.variant} {self.direction if self.is_checkpoint else ''}"
+        extra = f"{self.variant} {self.direction if self.artifact.is_checkpoint else ''}"
         return f"{self.artifact.path.name} {extra.strip()}".strip()
 
 
 def rows_of(artifact: Artifact, session: SessionConfig, batch: int, compiled: bool) -> list[Row]:
     """The settings in which one artifact is measured."""
     plain = Row(artifact, session, batch)
-    return list(_torch_rows(plain, compiled) if plain.is_checkpoint else _onnx_rows(plain))
+    return list(_torch_rows(plain, compiled) if plain.artifact.is_checkpoint else _onnx_rows(plain))
 
 
 def _onnx_rows(plain: Row) -> Iterator[Row]:
@@ -67,8 +62,9 @@ def _onnx_rows(plain: Row) -> Iterator[Row]:
 
 def _torch_rows(plain: Row, compiled: bool) -> Iterator[Row]:
     # Batch statistics need more than one value a channel; without, the running ones are used.
-    values = plain.batch * feature_sizes(plain.artifact.facts.input.resolution)[-1] ** 2
-    frozen = FROZEN if values == 1 else plain.variant
+    facts = plain.artifact.facts
+    side = MODELS[facts.model.architecture].last_side(facts.input.resolution) if facts.model else 0
+    frozen = FROZEN if plain.batch * side**2 == 1 else plain.variant
     eager = [plain, replace(plain, direction="forward-backward", variant=frozen)]
     yield from eager
     if compiled:

@@ -4,13 +4,12 @@ Input and output stay float32, so every command takes the file like any other. O
 half-precision kernels ONNX Runtime casts back and forth: correct, and slower than float32.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, save_artifact
-from mobilenet_cli.pipeline.artifacts.facts import versions
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
 from mobilenet_cli.pipeline.artifacts.sidecar import refuse_overwrite
 from mobilenet_cli.pipeline.errors import CheckError, ModelError
@@ -38,7 +37,7 @@ class ConvertConfig:
     provider: str = CPU
 
 
-def convert_fp16(source: Artifact, config: ConvertConfig, out: Path) -> Artifact:
+def convert_fp16(source: Artifact, config: ConvertConfig, out: Path) -> Artifact[ConvertRecord]:
     """Write ``out``: weights and activations in half precision.
 
     Raises:
@@ -73,14 +72,7 @@ def convert_fp16(source: Artifact, config: ConvertConfig, out: Path) -> Artifact
             "Nothing was written; a value beyond 65504 or weights of very different size in one "
             "layer cause this: keep float32",
         )
-    facts = source.facts.model_copy(
-        update={
-            "stage": "convert",
-            "parent": source.sha256,
-            "config": asdict(config),
-            "versions": versions("onnx", "onnxruntime", "onnxruntime-gpu"),
-        }
-    )
+    facts = source.derived("convert", config, "onnx", "onnxruntime", "onnxruntime-gpu")
     record = ConvertRecord(
         max_abs_error=parity.max_abs_error,
         sqnr_db=parity.sqnr_db,

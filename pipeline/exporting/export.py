@@ -8,7 +8,7 @@ from fusing anything. So constants are folded here and nothing else.
 import logging
 import warnings
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,6 @@ import numpy as np
 
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, save_artifact
 from mobilenet_cli.pipeline.artifacts.checkpoint import load_network
-from mobilenet_cli.pipeline.artifacts.facts import versions
 from mobilenet_cli.pipeline.artifacts.onnx_file import with_facts
 from mobilenet_cli.pipeline.artifacts.sidecar import refuse_overwrite
 from mobilenet_cli.pipeline.errors import CheckError
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir
 
-    from mobilenet_cli.models.mobilenet_v1_torch import MobileNetV1
+    from mobilenet_cli.models.classifier_torch import Classifier
 
 BATCHES = (1, 2, 7)
 CLEAN_OPERATORS = frozenset(
@@ -47,7 +46,7 @@ class ExportConfig:
     opset: int = 18
 
 
-def export(checkpoint: Artifact, config: ExportConfig, out: Path) -> Artifact:
+def export(checkpoint: Artifact, config: ExportConfig, out: Path) -> Artifact[ExportRecord]:
     """Write ``out``, an ONNX file with input ``input`` [batch, 3, R, R] and output ``logits``.
 
     Raises:
@@ -68,14 +67,7 @@ def export(checkpoint: Artifact, config: ExportConfig, out: Path) -> Artifact:
             "Install the torch and onnxscript versions of constraints.txt",
         )
     _check_weights(network, model)
-    facts = checkpoint.facts.model_copy(
-        update={
-            "stage": "export",
-            "parent": checkpoint.sha256,
-            "config": asdict(config),
-            "versions": versions("torch", "onnx", "onnxscript", "onnxruntime"),
-        }
-    )
+    facts = checkpoint.derived("export", config, "torch", "onnx", "onnxscript", "onnxruntime")
     content = with_facts(model, facts)
     record = ExportRecord(
         opset=config.opset,
@@ -87,7 +79,7 @@ def export(checkpoint: Artifact, config: ExportConfig, out: Path) -> Artifact:
     return save_artifact(out, content, facts, record)
 
 
-def _convert(network: "MobileNetV1", resolution: int, opset: int) -> "onnx.ModelProto":
+def _convert(network: "Classifier", resolution: int, opset: int) -> "onnx.ModelProto":
     import onnx_ir
     import onnxscript.optimizer
     import torch
@@ -136,7 +128,7 @@ def _strip_trace(graph: "onnx_ir.Model") -> None:
         value.metadata_props.clear()
 
 
-def _check_weights(network: "MobileNetV1", model: "onnx.ModelProto") -> None:
+def _check_weights(network: "Classifier", model: "onnx.ModelProto") -> None:
     """Every tensor of the network is in the graph under its own name, bit for bit."""
     import onnx
 
@@ -151,7 +143,7 @@ def _check_weights(network: "MobileNetV1", model: "onnx.ModelProto") -> None:
             )
 
 
-def _largest_error(network: "MobileNetV1", content: bytes, resolution: int) -> float:
+def _largest_error(network: "Classifier", content: bytes, resolution: int) -> float:
     """Run both at every batch size on seeded noise; refuse a difference beyond rounding."""
     import torch
 

@@ -5,7 +5,7 @@ folded kernel equals a folding in float64, channel by channel; the logits of rea
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from onnx.numpy_helper import to_array
 
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, save_artifact
-from mobilenet_cli.pipeline.artifacts.facts import versions
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
 from mobilenet_cli.pipeline.artifacts.sidecar import refuse_overwrite
 from mobilenet_cli.pipeline.errors import CheckError, ModelError
@@ -60,7 +59,7 @@ class Folded:
     bias_terms: NDArray[np.float64]
 
 
-def simplify(exported: Artifact, config: SimplifyConfig, out: Path) -> Artifact:
+def simplify(exported: Artifact, config: SimplifyConfig, out: Path) -> Artifact[SimplifyRecord]:
     """Write ``out``: the same function without BatchNormalization.
 
     Raises:
@@ -85,14 +84,7 @@ def simplify(exported: Artifact, config: SimplifyConfig, out: Path) -> Artifact:
         )
     channels, weight_error = check_folding(before, after)
     images, images_from = probe_images(exported.facts, config.data, config.images)
-    facts = exported.facts.model_copy(
-        update={
-            "stage": "simplify",
-            "parent": exported.sha256,
-            "config": asdict(config),
-            "versions": versions("onnx", "onnxsim", "onnxruntime"),
-        }
-    )
+    facts = exported.derived("simplify", config, "onnx", "onnxsim", "onnxruntime")
     record = SimplifyRecord(
         batch_norms_before=count(before, "BatchNormalization"),
         batch_norms_after=left,

@@ -7,7 +7,7 @@ from pathlib import Path
 from safetensors.numpy import save
 
 from mobilenet_cli.data import imagenet
-from mobilenet_cli.models.mobilenet_v1 import check_resolution, parameters
+from mobilenet_cli.models import MODELS
 from mobilenet_cli.models.spec import Activation, ModelSpec, check_width
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, save_artifact
 from mobilenet_cli.pipeline.artifacts.facts import METADATA_KEY, Facts, versions
@@ -25,6 +25,8 @@ from mobilenet_cli.pipeline.importing.layouts import (
 from mobilenet_cli.pipeline.importing.layouts.plan import Plan, convert
 from mobilenet_cli.pipeline.importing.weight_files import WeightFile, read_weights
 from mobilenet_cli.reports.records.conversion import ImportRecord
+
+ARCHITECTURE = "mobilenet_v1"  # which all layouts hold
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def read_source(source: str, config: ImportConfig) -> Imported:
         OptionError: an option contradicts the weights, or one is needed.
     """
     if config.resolution is not None:
-        check_resolution(config.resolution)
+        MODELS[ARCHITECTURE].check_resolution(config.resolution)
     path, revision = Path(source), None
     if is_repository(source):
         snapshot = download(source, config.revision)
@@ -109,7 +111,7 @@ def read_source(source: str, config: ImportConfig) -> Imported:
     layout = recognize(file)
     file = layout.prepare(file)
     plan = _plan(layout, file, config.resolution)
-    check_resolution(plan.input.resolution)
+    MODELS[ARCHITECTURE].check_resolution(plan.input.resolution)
     activation, notes = _activation(file, plan, config.activation)
     spec, tensors = convert(file, plan, activation)
     _check_width(file.path, spec, config.width)
@@ -133,14 +135,14 @@ def read_source(source: str, config: ImportConfig) -> Imported:
         source_sha256=sha256,
         revision=revision,
         layout=plan.layout,
-        parameters=parameters(spec),
+        parameters=MODELS[ARCHITECTURE].parameters(spec),
         outputs=spec.classes,
         notes=notes,
     )
     return Imported(save(tensors, {METADATA_KEY: facts.model_dump_json()}), facts, record)
 
 
-def write_checkpoint(imported: Imported, out: Path) -> Artifact:
+def write_checkpoint(imported: Imported, out: Path) -> Artifact[ImportRecord]:
     """Write the checkpoint and its sidecar.
 
     Raises:

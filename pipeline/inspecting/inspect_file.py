@@ -1,6 +1,5 @@
 """What a model file says about itself, and what it holds. Nothing is run."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -9,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mobilenet_cli.data.preprocess import InputSpec
-from mobilenet_cli.models import mobilenet_v1
+from mobilenet_cli.models import MODELS
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
 from mobilenet_cli.pipeline.artifacts.onnx_graph import dims_of, graph_multiply_adds, multiply_adds
+from mobilenet_cli.pipeline.artifacts.sidecar import read_sidecar
 from mobilenet_cli.pipeline.inspecting.layer_sizes import layer_sizes, stored_bytes
 from mobilenet_cli.pipeline.inspecting.training_state import inspect_state
 from mobilenet_cli.reports.records.inspection import InspectRecord
@@ -32,7 +32,7 @@ def inspect_file(path: Path) -> InspectRecord:
     if path.suffix == ".pt":
         return inspect_state(path)
     artifact = load_artifact(path, InputSpec())  # the default is for foreign files, and not shown
-    if path.suffix == ".safetensors":
+    if artifact.is_checkpoint:
         return _inspect_checkpoint(artifact)
     return _inspect_onnx(artifact)
 
@@ -52,7 +52,7 @@ def _inspect_checkpoint(artifact: Artifact) -> InspectRecord:
     return _record(
         artifact,
         format="safetensors",
-        parameters=mobilenet_v1.parameters(spec) if spec else sum(types.values()),
+        parameters=MODELS[spec.architecture].parameters(spec) if spec else sum(types.values()),
         multiply_adds=multiply_adds(artifact),
         weight_types=dict(types),
         layers=layers,
@@ -111,16 +111,13 @@ def _provenance(artifact: Artifact) -> Iterator[str]:
     """Ancestors whose sidecars lie beside the file; the first that does not ends the list."""
     known = {}
     for path in artifact.path.parent.glob("*.json"):
-        try:
-            document = json.loads(path.read_bytes())
-            known[document["sha256"]] = (path.name.removesuffix(".json"), document["facts"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # some other JSON file
+        if sidecar := read_sidecar(path.with_suffix("")):
+            known[sidecar.sha256] = (path.stem, sidecar.facts)
     parent = artifact.facts.parent
     while parent is not None and parent in known:
         name, facts = known.pop(parent)
-        yield f"{name} (by {facts['stage']}, {parent[:12]})"
-        parent = facts["parent"]
+        yield f"{name} (by {facts.stage}, {parent[:12]})"
+        parent = facts.parent
     if parent is not None:
         yield f"{parent[:12]}, which is not in this folder"
 

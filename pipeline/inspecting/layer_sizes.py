@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from mobilenet_cli.models.mobilenet_v1 import layer_multiply_adds
+from mobilenet_cli.models import MODELS
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.reports.records.inspection import LayerSize
 
@@ -27,7 +27,9 @@ def layer_sizes(
         average: bytes of the moving average likewise.
         optimizer: bytes that the optimizer remembers of each.
     """
-    products = layer_multiply_adds(spec, resolution) if spec and resolution else {}
+    products: Mapping[str, int] = {}
+    if spec and resolution:
+        products = MODELS[spec.architecture].layer_multiply_adds(spec, resolution)
     trained = {name: n for name, n in counts.items() if not name.endswith(NOT_TRAINED)}
     parameters, held, kept, remembered = (
         _by_layer(sizes) for sizes in (trained, weights, average or {}, optimizer or {})

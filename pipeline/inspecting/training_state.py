@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mobilenet_cli.models import MODELS
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
 from mobilenet_cli.pipeline.artifacts.files import sha256_file
@@ -91,11 +92,10 @@ def _optimizer_sizes(
     """Bytes by parameter: torch numbers parameters in the order of the optimizer's groups."""
     import torch
 
-    from mobilenet_cli.models.mobilenet_v1_torch import MobileNetV1
     from mobilenet_cli.pipeline.training.optimizer import make_optimizer
     from mobilenet_cli.pipeline.training.recipes import Recipe
 
-    network = MobileNetV1(spec)
+    network = MODELS[spec.architecture].build(spec)
     values = {name: value for name, value in recipe.items() if name != "name"}
     groups = make_optimizer(network, Recipe(**values)).param_groups
     names = {id(parameter): name for name, parameter in network.named_parameters()}

@@ -9,7 +9,7 @@ to the float model's.
 import resource
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from mobilenet_cli.calibration.graph.widen_channels import widen
 from mobilenet_cli.calibration.integer_network import RECONSTRUCTION_IMAGES, Quantized, build
 from mobilenet_cli.calibration.kernels import TARGETS
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, save_artifact
-from mobilenet_cli.pipeline.artifacts.facts import versions
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
 from mobilenet_cli.pipeline.artifacts.sidecar import refuse_overwrite
 from mobilenet_cli.pipeline.errors import CheckError, OptionError
@@ -58,7 +57,7 @@ class QuantizedModel:
 
 def quantize(
     source: Artifact, config: QuantizeConfig, out: Path, progress: Progress = silent
-) -> Artifact:
+) -> Artifact[QuantizeRecord]:
     """Write ``out``: the same classifier in 8-bit integers.
 
     Raises:
@@ -80,14 +79,7 @@ def quantize(
             f"{source.path} was trained on its grids", "Leave --calibrator and --max-drop out"
         )
     calibration = choose_images(source, config.calib_dir, config.calib_count, config.seed)
-    facts = source.facts.model_copy(
-        update={
-            "stage": "quantize",
-            "parent": source.sha256,
-            "config": asdict(config),
-            "versions": versions("numpy", "onnx", "onnxruntime"),
-        }
-    )
+    facts = source.derived("quantize", config, "numpy", "onnx", "onnxruntime")
 
     def make(kept: tuple[str, ...], images: Calibration = calibration) -> QuantizedModel:
         network = parse(model, frozenset(kept))

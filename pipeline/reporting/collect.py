@@ -4,14 +4,14 @@ import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
 from mobilenet_cli.pipeline.artifacts.files import sha256_file
 from mobilenet_cli.pipeline.artifacts.runs import Run
-from mobilenet_cli.pipeline.artifacts.sidecar import sidecar_path
+from mobilenet_cli.pipeline.artifacts.sidecar import read_sidecar
 from mobilenet_cli.pipeline.errors import (
     MobilenetError,
     ModelError,
@@ -90,9 +90,10 @@ def expected_files(run: Run) -> tuple[Path, ...]:
     files = (run.checkpoint, run.fp32, run.folded, run.int8)
     present = [path for path in files if path.is_file()]
     if present and present[0] != run.checkpoint:
-        facts, _ = sidecar(present[0], sha256_file(present[0]))
-        if facts and facts.get("stage") == "import":
-            return files[files.index(present[0]) :]
+        first, sidecar = present[0], read_sidecar(present[0])
+        current = sidecar is not None and sidecar.sha256 == sha256_file(first)
+        if sidecar and current and sidecar.facts.stage == "import":
+            return files[files.index(first) :]
     return files
 
 
@@ -188,24 +189,14 @@ def artifact_record(path: Path) -> ArtifactRecord:
         ModelError: the file is no model.
     """
     sha256 = sha256_file(path)
-    facts, record = sidecar(path, sha256)
-    if facts is None:
-        artifact = load_artifact(path)
-        facts, record = artifact.facts.model_dump(mode="json"), artifact.record
-    kept = {name: facts[name] for name in ArtifactRecord.model_fields if name in facts}
+    sidecar = read_sidecar(path)
+    current = sidecar is not None and sidecar.sha256 == sha256
+    facts = sidecar.facts if sidecar and current else load_artifact(path).facts
+    record = sidecar.record if sidecar and current else {}
+    known = facts.model_dump(mode="json")
+    kept = {name: known[name] for name in ArtifactRecord.model_fields if name in known}
     kept |= {"file": path.name, "sha256": sha256, "size_mb": path.stat().st_size / 2**20}
     return ArtifactRecord.model_validate({**kept, "record": record})
-
-
-def sidecar(path: Path, sha256: str) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-    """Facts and record beside a model file; no facts unless they are of exactly this file."""
-    try:
-        document = json.loads(sidecar_path(path).read_bytes())
-        if document["sha256"] == sha256:
-            return dict(document["facts"]), dict(document["record"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # the file itself is asked next, and knows its facts
-    return None, {}
 
 
 def without_outdated(run: RunRecord) -> RunRecord:

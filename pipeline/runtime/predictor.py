@@ -38,7 +38,7 @@ def open_predictor(artifact: Artifact, provider: str = CPU) -> Iterator[Predicto
         ModelError: the file cannot be used, or its input is not a batch of images.
         ProviderError: the provider cannot run it here.
     """
-    if artifact.path.suffix == ".safetensors":
+    if artifact.is_checkpoint:
         with _torch_predictor(artifact, provider) as predictor:
             yield predictor
         return

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mobilenet_cli.data.preprocess import InputSpec
-from mobilenet_cli.models.mobilenet_v1 import check_resolution
+from mobilenet_cli.models import MODELS
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
 from mobilenet_cli.pipeline.errors import OptionError
@@ -86,7 +86,7 @@ class TrainConfig:
                 f"recipe '{self.recipe}' needs weights to start from",
                 "Pass --init with a checkpoint, which 'mobilenet-cli import' makes",
             )
-        check_resolution(self.side)
+        MODELS[self.model(1).architecture].check_resolution(self.side)
         given = self.source
         found = given.facts.model if given else None
         if given and found and self.width not in (None, found.width):

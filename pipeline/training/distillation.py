@@ -77,11 +77,7 @@ def open_teacher(
             f"classes, such as '{unknown[0]}'",
             "Choose a teacher that was trained on the same classes",
         )
-    logits = (
-        _torch(artifact, device)
-        if artifact.path.suffix == ".safetensors"
-        else _onnx(artifact, device)
-    )
+    logits = _torch(artifact, device) if artifact.is_checkpoint else _onnx(artifact, device)
     return Teacher(logits, artifact.facts.input, student, tuple(known[name] for name in classes))
 
 

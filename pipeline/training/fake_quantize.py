@@ -15,7 +15,8 @@ from torch import nn
 
 from mobilenet_cli.calibration.grid import Grid
 from mobilenet_cli.calibration.kernels import PAIR_MAX, WEIGHT_MAX, partners
-from mobilenet_cli.models.mobilenet_v1_torch import ConvNormRelu6, MobileNetV1
+from mobilenet_cli.models.classifier_torch import Classifier
+from mobilenet_cli.models.mobilenet_v1_torch import ConvNormRelu6
 from mobilenet_cli.pipeline.training.qat import Grids
 
 
@@ -27,7 +28,7 @@ class FakeQuantized(nn.Module):
         grids: of its weights and activations.
     """
 
-    def __init__(self, network: MobileNetV1, grids: Grids) -> None:
+    def __init__(self, network: Classifier, grids: Grids) -> None:
         super().__init__()
         self.network, self.grids = network, grids
         device = network.classifier.weight.device
@@ -64,7 +65,7 @@ class FakeQuantized(nn.Module):
         return F.linear(features, last, self.network.classifier.bias)
 
 
-def layers_of(network: MobileNetV1) -> list[ConvNormRelu6]:
+def layers_of(network: Classifier) -> list[ConvNormRelu6]:
     """The convolutional layers in order."""
     return [layer for layer in network.layers if isinstance(layer, ConvNormRelu6)]
 
@@ -101,7 +102,7 @@ def _rounded(values: torch.Tensor, grid: Grid) -> torch.Tensor:
     )
 
 
-def fold_into(network: MobileNetV1, grids: Grids) -> MobileNetV1:
+def fold_into(network: Classifier, grids: Grids) -> Classifier:
     """Give a network the folded weights and biases from which training starts.
 
     Its BatchNorms are left to add the bias: their scale is 1 and does not learn.
@@ -118,7 +119,7 @@ def fold_into(network: MobileNetV1, grids: Grids) -> MobileNetV1:
     return network
 
 
-def settled(quantized: FakeQuantized) -> MobileNetV1:
+def settled(quantized: FakeQuantized) -> Classifier:
     """The network with its weights on their grids for good: what is written at the end."""
     network = copy.deepcopy(quantized.network)
     *kernels, last = quantized.weights()

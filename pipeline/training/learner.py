@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mobilenet_cli.models import MODELS
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.checkpoint import load_network
@@ -15,7 +16,7 @@ from mobilenet_cli.pipeline.training.setup import Job
 if TYPE_CHECKING:
     import torch
 
-    from mobilenet_cli.models.mobilenet_v1_torch import MobileNetV1
+    from mobilenet_cli.models.classifier_torch import Classifier
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,14 @@ class Learner:
         scaler: of the loss, against underflow; does nothing but with fp16.
     """
 
-    network: "MobileNetV1"
+    network: "Classifier"
     trained: "torch.nn.Module"
-    average: "MobileNetV1 | None"
+    average: "Classifier | None"
     optimizer: "torch.optim.Optimizer"
     scaler: "torch.amp.GradScaler"
 
     @property
-    def kept(self) -> "MobileNetV1":
+    def kept(self) -> "Classifier":
         """The network that is evaluated and kept."""
         return self.average or self.network
 
@@ -68,16 +69,14 @@ def make_learner(config: TrainConfig, job: Job) -> Learner:
 
 def starting_network(
     spec: ModelSpec, source: Artifact | None, classes: tuple[str, ...]
-) -> "MobileNetV1":
+) -> "Classifier":
     """A network to start from: random, or that of ``source``, with a new classifier if need be.
 
     Random kernels are those of He et al., arXiv:1502.01852, for ReLU; fan-out per group.
     """
     from torch import nn
 
-    from mobilenet_cli.models.mobilenet_v1_torch import MobileNetV1
-
-    network = MobileNetV1(spec)
+    network = MODELS[spec.architecture].build(spec)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             fan_out = module.kernel_size[0] ** 2 * module.out_channels // module.groups

@@ -8,13 +8,13 @@ from mobilenet_cli.pipeline.training.recipes import Recipe
 if TYPE_CHECKING:
     import torch
 
-    from mobilenet_cli.models.mobilenet_v1_torch import MobileNetV1
+    from mobilenet_cli.models.classifier_torch import Classifier
 
 MOMENTUM = 0.9
 RMS_DECAY, RMS_EPSILON = 0.9, 1.0  # arXiv:1512.00567, section 8; torch adds it outside the root
 
 
-def make_optimizer(network: "MobileNetV1", recipe: Recipe) -> "torch.optim.Optimizer":
+def make_optimizer(network: "Classifier", recipe: Recipe) -> "torch.optim.Optimizer":
     """The recipe's optimizer, with the network's parameters grouped by rate and decay."""
     import torch
 

@@ -27,7 +27,7 @@ from mobilenet_cli.pipeline.training.qat import Grids, quantized_start
 if TYPE_CHECKING:
     import torch
 
-    from mobilenet_cli.models.mobilenet_v1_torch import MobileNetV1
+    from mobilenet_cli.models.classifier_torch import Classifier
 
 SQUARES_BYTES = 2 << 30  # for images that are cut already, of all processes together
 
@@ -88,7 +88,7 @@ class Job:
         mine = self.held.samples[self.team.rank :: self.team.world]
         return replace(self.held, samples=mine)
 
-    def computed(self, network: "MobileNetV1") -> "torch.nn.Module":
+    def computed(self, network: "Classifier") -> "torch.nn.Module":
         """The network as it is computed: itself, or through grids."""
         if self.grids is None:
             return network
@@ -96,7 +96,7 @@ class Job:
 
         return FakeQuantized(network, self.grids)
 
-    def written(self, network: "MobileNetV1") -> "MobileNetV1":
+    def written(self, network: "Classifier") -> "Classifier":
         """The network as it is written: itself, or with its weights on their grids."""
         if self.grids is None:
             return network

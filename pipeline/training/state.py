@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from mobilenet_cli.pipeline.artifacts.files import write_atomically
 from mobilenet_cli.pipeline.errors import MobilenetError, ModelError, OptionError
-from mobilenet_cli.pipeline.training.learner import Learner
 from mobilenet_cli.reports.records.training import EpochRecord
 
 if TYPE_CHECKING:
+    from mobilenet_cli.pipeline.training.learner import Learner
+
     pass
 
 
@@ -51,7 +52,7 @@ class Progressed:
 def save_state(
     path: Path,
     settings: dict[str, Any],
-    learner: Learner,
+    learner: "Learner",
     at: Progressed,
     history: list[EpochRecord],
 ) -> None:
@@ -80,7 +81,7 @@ def save_state(
 
 
 def load_state(
-    path: Path, settings: dict[str, Any], learner: Learner
+    path: Path, settings: dict[str, Any], learner: "Learner"
 ) -> tuple[Progressed, list[EpochRecord]]:
     """Put a saved state into the learner; return how far it was.
 

@@ -17,7 +17,7 @@ from mobilenet_cli.pipeline.training.state import Progressed
 if TYPE_CHECKING:
     import torch
 
-    from mobilenet_cli.models.mobilenet_v1_torch import MobileNetV1
+    from mobilenet_cli.models.classifier_torch import Classifier
 
 
 def take_step(
@@ -85,7 +85,7 @@ def loss_of(
     return logits, loss
 
 
-def follow(average: "MobileNetV1", network: "MobileNetV1", decay: float) -> None:
+def follow(average: "Classifier", network: "Classifier", decay: float) -> None:
     """Move the average towards the network: ``a = decay a + (1 - decay) w``, statistics too."""
     import torch
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from mobilenet_cli.data.dataset import Sample
 from mobilenet_cli.data.training_batches import Share, TrainBatch, training_batches
-from mobilenet_cli.models.mobilenet_v1 import multiply_adds, parameters
-from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact, save_artifact
+from mobilenet_cli.models import MODELS
+from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_with_record, save_artifact
 from mobilenet_cli.pipeline.artifacts.checkpoint import checkpoint_bytes, load_network
 from mobilenet_cli.pipeline.artifacts.facts import Facts
 from mobilenet_cli.pipeline.artifacts.files import check_writable, write_atomically
@@ -35,7 +35,7 @@ def train(
     out: Path,
     progress: Progress = silent,
     stop: Callable[[], bool] = lambda: False,
-) -> Artifact:
+) -> Artifact[TrainRecord]:
     """Train a network and write its checkpoint to ``out``, with a log and curves beside it.
 
     On a CPU the same configuration gives the same file, bit for bit, on the same machine with the
@@ -74,7 +74,7 @@ def train(
             with board(folder, at.epoch * job.steps + at.step, wanted) as shown:
                 work(config, job, learner, at, history, progress, stop, shown)
         team.wait()  # until the file is there
-    return load_artifact(out)
+    return load_with_record(out, TrainRecord)
 
 
 def work(
@@ -298,7 +298,7 @@ def finish(
     learner: Learner,
     at: Progressed,
     history: list[EpochRecord],
-) -> Artifact:
+) -> Artifact[TrainRecord]:
     """Write the checkpoint, its record and the curves.
 
     The last epoch's weights are kept; with ``--qat``, whose promise is not to lose anything, the
@@ -326,8 +326,8 @@ def finish(
         kept_epoch=kept,
         seconds=at.seconds,
         images_per_second=job.total * config.plan.batch / at.seconds,
-        parameters=parameters(spec),
-        multiply_adds=multiply_adds(spec, config.side),
+        parameters=MODELS[spec.architecture].parameters(spec),
+        multiply_adds=MODELS[spec.architecture].multiply_adds(spec, config.side),
         device=str(job.device),
         threads=torch.get_num_threads(),
         waiting=at.waited / at.seconds,

@@ -377,7 +377,7 @@ def test_what_a_cut_shard_lost_is_in_the_record_of_training(tmp_path, encoded):
     (tmp_path / "x.tar").write_bytes(whole[: whole.rindex(b"IDAT")])
     config = TrainConfig(data=str(tmp_path / "x.tar"), width=0.25, resolution=32, epochs=1)
     record = train(config, tmp_path / "model.safetensors").record
-    (lost,) = record["bad_images"]
+    (lost,) = record.bad_images
     assert "x.tar cannot be read as a tar file after 11.png" in lost
 
 
@@ -395,9 +395,9 @@ def test_a_real_step_from_every_container(form, class_folders, tmp_path, monkeyp
         data=str(source), width=0.25, resolution=32, epochs=1, changes=("batch=8", "warmup=0")
     )
     made = train(config, tmp_path / "made" / "model.safetensors")
-    assert made.record["images"] == 20  # four are held out
+    assert made.record.images == 20  # four are held out
     assert len(made.facts.classes) == 2
-    assert made.record["bad_images"] == []
+    assert made.record.bad_images == ()
     statistics = load_network(made).layers[0].bn.running_mean
     assert statistics.isfinite().all()
     assert statistics.any()  # they are zero before the first step

@@ -9,17 +9,17 @@ from numpy.typing import NDArray
 
 from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.models.mobilenet_v1 import (
+    NORM_PARTS,
     TABLE_1,
-    conv_layers,
     feature_channels,
     scaled_channels,
+    tensor_shapes,
 )
 from mobilenet_cli.models.spec import Activation, ModelSpec, Padding
 from mobilenet_cli.pipeline.errors import ModelError
 from mobilenet_cli.pipeline.importing.weight_files import Tensors, WeightFile
 
 LAYERS = len(TABLE_1)
-NORM_PARTS = ("weight", "bias", "running_mean", "running_var")
 INCEPTION = (0.5, 0.5, 0.5)  # mean and std that map 0..255 to -1..1
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -73,7 +73,7 @@ def convert(file: WeightFile, plan: Plan, activation: Activation) -> tuple[Model
         ours: np.ascontiguousarray(plan.orient(ours, file.tensors[theirs]))
         for ours, theirs in plan.names.items()
     }
-    width = width_of(tensors[f"layers.{LAYERS - 1}.bn.weight"].size)
+    width = width_of_features(tensors[f"layers.{LAYERS - 1}.bn.weight"].size)
     bias = tensors.get("classifier.bias")
     spec = ModelSpec(
         width=width,
@@ -86,10 +86,10 @@ def convert(file: WeightFile, plan: Plan, activation: Activation) -> tuple[Model
         tensors["classifier.weight"] = np.zeros((1000, feature_channels(spec)), np.float32)
         tensors["classifier.bias"] = np.zeros(1000, np.float32)
     _check_values(path, plan, tensors, spec)
-    return spec, {name: tensors[name] for name in expected_shapes(spec)}
+    return spec, {name: tensors[name] for name in tensor_shapes(spec)}
 
 
-def width_of(features: int) -> float:
+def width_of_features(features: int) -> float:
     """The width multiplier whose last layer has this many channels.
 
     ``features / 1024`` gives every layer its channels, since ``floor(32 w)`` is the same for w and
@@ -100,22 +100,6 @@ def width_of(features: int) -> float:
     layers = [filters for _, _, filters in TABLE_1]
     same = short > 0 and all(scaled_channels(f, short) == scaled_channels(f, exact) for f in layers)
     return short if same else exact
-
-
-def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor of a checkpoint, by name."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for layer in conv_layers(spec):
-        shapes[f"{layer.name}.conv.weight"] = (
-            layer.out_channels,
-            layer.in_channels // layer.groups,
-            layer.kernel,
-            layer.kernel,
-        )
-        shapes |= {f"{layer.name}.bn.{part}": (layer.out_channels,) for part in NORM_PARTS}
-    shapes["classifier.weight"] = (spec.classes, feature_channels(spec))
-    shapes["classifier.bias"] = (spec.classes,)
-    return shapes
 
 
 def _check_names(path: Path, plan: Plan, tensors: Tensors) -> None:
@@ -133,7 +117,7 @@ def _check_names(path: Path, plan: Plan, tensors: Tensors) -> None:
 
 
 def _check_values(path: Path, plan: Plan, tensors: Tensors, spec: ModelSpec) -> None:
-    for ours, shape in expected_shapes(spec).items():
+    for ours, shape in tensor_shapes(spec).items():
         tensor, theirs = tensors[ours], plan.names.get(ours, ours)
         if tensor.shape != shape:
             raise ModelError(

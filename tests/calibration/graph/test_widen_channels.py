@@ -86,4 +86,4 @@ def test_only_for_kernels_that_gain(chain, tmp_path, target, channels):
     if target != "tensorrt":
         network = parse(load_onnx(chain.folded.path))
         check_integer(network, running_operators(made.path.read_bytes()))
-    assert made.record["sqnr_db"] > 15
+    assert made.record.sqnr_db > 15

@@ -3,18 +3,25 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.models.spec import ModelSpec
-from mobilenet_cli.pipeline.artifacts.artifact import load_artifact, save_artifact
+from mobilenet_cli.pipeline.artifacts.artifact import (
+    load_artifact,
+    load_with_record,
+    save_artifact,
+)
 from mobilenet_cli.pipeline.artifacts.facts import Facts, versions
 from mobilenet_cli.pipeline.artifacts.files import sha256_file, write_atomically
 from mobilenet_cli.pipeline.artifacts.sidecar import is_current, refuse_overwrite, sidecar_path
 from mobilenet_cli.pipeline.errors import ModelError, StorageError
+from mobilenet_cli.reports.records.base import Record
 from mobilenet_cli.reports.records.conversion import ExportRecord
+from mobilenet_cli.reports.records.quantization import QuantizeRecord
 
 FACTS = Facts(
     stage="export",
@@ -127,7 +134,8 @@ def test_sidecar_tells_hash_facts_and_record(tmp_path):
 @pytest.mark.parametrize("stage", ["checkpoint", "fp32", "folded", "int8"])
 def test_artifact_survives_being_loaded(chain, stage):
     made = getattr(chain, stage)
-    assert load_artifact(made.path) == made
+    assert load_with_record(made.path, type(made.record)) == made
+    assert load_artifact(made.path) == replace(made, record=None)
 
 
 def test_facts_travel_inside_the_file(chain, tmp_path):
@@ -135,7 +143,8 @@ def test_facts_travel_inside_the_file(chain, tmp_path):
     alone.write_bytes(chain.int8.path.read_bytes())
     loaded = load_artifact(alone)
     assert loaded.facts == chain.int8.facts
-    assert loaded.record == {}  # what was measured is in the sidecar only
+    with pytest.raises(ModelError, match="no record of what its stage measured"):
+        load_with_record(alone, QuantizeRecord)  # which is in the sidecar only
 
 
 def test_each_artifact_names_its_parent(chain):
@@ -147,8 +156,14 @@ def test_each_artifact_names_its_parent(chain):
 def test_record_of_another_file_is_not_taken(chain, tmp_path):
     path = tmp_path / "fp32.onnx"
     path.write_bytes(chain.folded.path.read_bytes())
-    sidecar_path(path).write_bytes(chain.fp32.sidecar.read_bytes())
-    assert load_artifact(path).record == {}
+    sidecar_path(path).write_bytes(sidecar_path(chain.fp32.path).read_bytes())
+    with pytest.raises(ModelError, match=r"fp32\.onnx has no record"):
+        load_with_record(path, ExportRecord)
+
+
+def test_record_of_another_kind_is_not_taken(chain):
+    with pytest.raises(ModelError, match="Make it again with 'mobilenet-cli export'"):
+        load_with_record(chain.fp32.path, QuantizeRecord)
 
 
 def test_unknown_facts_survive_and_missing_ones_take_defaults():
@@ -173,7 +188,7 @@ def test_is_current(tmp_path):
 
 def test_is_current_compares_what_json_keeps(tmp_path):
     facts = FACTS.model_copy(update={"config": {"batches": [1, 2]}})
-    save_artifact(tmp_path / "x", b"", facts)
+    save_artifact(tmp_path / "x", b"", facts, Record())
     assert current(tmp_path / "x", config={"batches": (1, 2)})
 
 

@@ -1,10 +1,12 @@
-import json
 import os
 
 import pytest
 
-from mobilenet_cli.pipeline.artifacts.runs import Run, find_run, run_of, width_of
-from mobilenet_cli.pipeline.artifacts.sidecar import sidecar_path
+from mobilenet_cli.data.preprocess import InputSpec
+from mobilenet_cli.models.spec import ModelSpec
+from mobilenet_cli.pipeline.artifacts.facts import Facts
+from mobilenet_cli.pipeline.artifacts.runs import Run, find_run, recorded_width, run_of
+from mobilenet_cli.pipeline.artifacts.sidecar import Sidecar, write_sidecar
 from mobilenet_cli.pipeline.errors import ModelError
 
 
@@ -18,7 +20,8 @@ def make(folder, width, age, name="folded.onnx"):
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name
     path.write_bytes(b"model")
-    sidecar_path(path).write_text(json.dumps({"facts": {"model": {"width": width}}}))
+    facts = Facts(stage="simplify", model=ModelSpec(width=width), input=InputSpec(), classes=())
+    write_sidecar(path, Sidecar("", facts, {}))
     os.utime(path, (1e9 - age, 1e9 - age))
 
 
@@ -75,10 +78,11 @@ def test_artifacts_in_the_order_of_the_chain(tmp_path):
     assert [p.name for p in run.artifacts()] == ["model.safetensors", "folded.onnx", "int8.onnx"]
 
 
-def test_width_of_a_model_without_sidecar_is_unknown(tmp_path):
-    assert width_of(tmp_path / "x.onnx") is None
-    sidecar_path(tmp_path / "x.onnx").write_text('{"facts": {"model": null}}')
-    assert width_of(tmp_path / "x.onnx") is None
+def test_the_width_of_a_model_without_sidecar_is_unknown(tmp_path):
+    assert recorded_width(tmp_path / "x.onnx") is None
+    facts = Facts(stage="foreign", input=InputSpec(), classes=())
+    write_sidecar(tmp_path / "x.onnx", Sidecar("", facts, {}))
+    assert recorded_width(tmp_path / "x.onnx") is None
 
 
 def test_run_of_a_model_file(tmp_path):

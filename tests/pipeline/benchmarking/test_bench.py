@@ -39,6 +39,7 @@ from mobilenet_cli.reports.latency_tables import (
     classic_table,
     latency_markdown,
 )
+from mobilenet_cli.reports.records.base import Record
 from mobilenet_cli.reports.records.latency import BenchRecord
 
 SPEC = InputSpec(resolution=32, resize=32)
@@ -78,7 +79,7 @@ def other_remarks(result):
 
 def write(path: Path, model: onnx.ModelProto, stage="export"):
     facts = Facts(stage=stage, input=SPEC, classes=tuple("abcdefgh"))
-    return save_artifact(path, with_facts(model, facts), facts)
+    return save_artifact(path, with_facts(model, facts), facts, Record())
 
 
 @pytest.fixture(autouse=True)
@@ -153,7 +154,7 @@ def test_real_images_or_noise(exported, class_folders):
     assert record.input == str(folder)
     assert bench([exported], BenchConfig(**QUICK)).input == "seeded noise"
     known = exported.facts.model_copy(update={"data": str(folder)})
-    trained = save_artifact(exported.path, with_facts(small_model(), known), known)
+    trained = save_artifact(exported.path, with_facts(small_model(), known), known, Record())
     assert bench([trained], BenchConfig(**QUICK)).input == str(folder)
     assert bench([trained], BenchConfig(**QUICK, data="noise")).input == "seeded noise"
 
@@ -177,7 +178,7 @@ def small_checkpoint(path, resolution):
         input=InputSpec(resolution=resolution, resize=resolution),
         classes=("a", "b", "c", "d"),
     )
-    return save_artifact(path, checkpoint_bytes(MobileNetV1(spec), facts), facts)
+    return save_artifact(path, checkpoint_bytes(MobileNetV1(spec), facts), facts, Record())
 
 
 def test_checkpoint_runs_in_torch_elsewhere(tmp_path):
@@ -326,7 +327,7 @@ def test_of_a_run_a_gpu_gets_what_is_made_for_it(tmp_path, capsys):
     def quantized(target):
         facts = Facts(stage="quantize", input=SPEC, classes=(), config={"target": target})
         return save_artifact(
-            tmp_path / f"{target}.onnx", with_facts(small_model(norm=False), facts), facts
+            tmp_path / f"{target}.onnx", with_facts(small_model(norm=False), facts), facts, Record()
         ).path
 
     floats = write(tmp_path / "folded.onnx", small_model(norm=False), "simplify").path

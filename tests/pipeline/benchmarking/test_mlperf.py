@@ -23,6 +23,7 @@ from mobilenet_cli.pipeline.benchmarking.mlperf import (
 from mobilenet_cli.pipeline.errors import CheckError, DataError, OptionError
 from mobilenet_cli.pipeline.runtime.machine import machine
 from mobilenet_cli.reports.latency_tables import loadgen_markdown
+from mobilenet_cli.reports.records.base import Record
 from mobilenet_cli.reports.records.latency import LoadgenReport
 
 SUMMARY = """\
@@ -68,7 +69,7 @@ def brightness(tmp_path):
         input=InputSpec(resolution=32, resize=32),
         classes=("dark", "light"),
     )
-    return save_artifact(tmp_path / "folded.onnx", with_facts(model, facts), facts)
+    return save_artifact(tmp_path / "folded.onnx", with_facts(model, facts), facts, Record())
 
 
 def settings(artifact, scenario, **changes):

@@ -8,12 +8,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mobilenet_cli.data.preprocess import InputSpec
-from mobilenet_cli.pipeline.artifacts.artifact import load_artifact, save_artifact
+from mobilenet_cli.pipeline.artifacts.artifact import load_with_record, save_artifact
 from mobilenet_cli.pipeline.artifacts.facts import Facts
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
 from mobilenet_cli.pipeline.errors import CheckError, ModelError, StorageError
 from mobilenet_cli.pipeline.exporting.convert import ConvertConfig, convert_fp16
 from mobilenet_cli.pipeline.runtime.session import open_session
+from mobilenet_cli.reports.records.base import Record
+from mobilenet_cli.reports.records.conversion import ConvertRecord
 
 SPEC = InputSpec(resolution=32, resize=32)
 
@@ -37,7 +39,7 @@ def folded(path, scale=1.0, dtype=np.float32):
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     facts = Facts(stage="simplify", input=SPEC, classes=tuple("abcde"))
-    return save_artifact(path, with_facts(model, facts), facts)
+    return save_artifact(path, with_facts(model, facts), facts, Record())
 
 
 def test_half_precision_keeps_the_function_and_the_interface(tmp_path):
@@ -48,13 +50,13 @@ def test_half_precision_keeps_the_function_and_the_interface(tmp_path):
     assert [v.type.tensor_type.elem_type for v in (*graph.input, *graph.output)] == [1, 1]
     assert made.facts.stage == "convert"
     assert made.facts.parent == source.sha256
-    assert load_artifact(made.path) == made
+    assert load_with_record(made.path, ConvertRecord) == made
     images = np.random.default_rng(1).normal(size=(3, 3, 32, 32)).astype(np.float32)
     expected, found = (open_session(a.path).run(None, {"input": images})[0] for a in (source, made))
     assert 0 < np.abs(expected - found).max() < 0.05
-    assert 40 < made.record["sqnr_db"] < 100
-    assert made.record["agreement"] == 1.0
-    assert made.record["images_from"] == "seeded noise"
+    assert 40 < made.record.sqnr_db < 100
+    assert made.record.agreement == 1.0
+    assert made.record.images_from == "seeded noise"
 
 
 def test_overflow_is_refused(tmp_path):

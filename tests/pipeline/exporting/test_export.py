@@ -37,8 +37,8 @@ def test_all_batch_norms_and_nothing_but_operators(chain):
     assert operators.keys() <= {
         "Pad", "Conv", "BatchNormalization", "Clip", "AveragePool", "Reshape", "Gemm",
     }  # fmt: skip
-    assert chain.fp32.record["operators"] == dict(operators)
-    assert chain.fp32.record["batch_norms"] == 27
+    assert chain.fp32.record.operators == dict(operators)
+    assert chain.fp32.record.batch_norms == 27
 
 
 def test_interface(chain):
@@ -52,7 +52,7 @@ def test_interface(chain):
     assert shapes[0][1:] == [3, 32, 32]
     assert shapes[1][1:] == [10]
     assert [(o.domain, o.version) for o in model.opset_import] == [("", 18)]
-    assert chain.fp32.record["opset"] == 18
+    assert chain.fp32.record.opset == 18
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7, 16])
@@ -64,8 +64,8 @@ def test_equal_to_torch(chain, batch, optimization):
         expected = load_network(chain.checkpoint)(torch.from_numpy(images)).numpy()
     assert np.ptp(expected) > 1
     assert np.abs(session.run(None, {"input": images})[0] - expected).max() < 1e-4
-    assert chain.fp32.record["batches_checked"] == [1, 2, 7]
-    assert 0 <= chain.fp32.record["max_abs_error"] < 1e-4
+    assert chain.fp32.record.batches_checked == (1, 2, 7)
+    assert 0 <= chain.fp32.record.max_abs_error < 1e-4
 
 
 def test_single_file(chain):
@@ -220,7 +220,7 @@ def test_unclean_graph_is_refused(chain, tmp_path, monkeypatch):
 def test_another_opset(chain, tmp_path):
     made = export(chain.checkpoint, ExportConfig(opset=20), tmp_path / "x.onnx")
     assert onnx.load(made.path).opset_import[0].version == 20
-    assert made.record["opset"] == 20
+    assert made.record.opset == 20
 
 
 def test_somebody_elses_file_is_not_overwritten(chain, tmp_path):

@@ -46,9 +46,9 @@ def test_27_to_0(chain):
     assert operators.count("Conv") == 27
     assert "Pad" not in operators  # TensorFlow's padding is the convolutions' own now
     record = chain.folded.record
-    assert (record["batch_norms_before"], record["batch_norms_after"]) == (27, 0)
-    assert record["nodes_after"] == len(operators)
-    assert record["nodes_before"] == len(onnx.load(chain.fp32.path).graph.node)
+    assert (record.batch_norms_before, record.batch_norms_after) == (27, 0)
+    assert record.nodes_after == len(operators)
+    assert record.nodes_before == len(onnx.load(chain.fp32.path).graph.node)
 
 
 def test_every_channel_against_the_checkpoint_in_float64(chain):
@@ -73,8 +73,8 @@ def test_every_channel_against_the_checkpoint_in_float64(chain):
             bias = beta[channel] - mean[channel] * scale
             assert abs(folded[node.input[2]][channel] - bias) <= 1e-6 * terms
             checked += 1
-    assert chain.folded.record["channels_checked"] == checked > 2000
-    assert 0 <= chain.folded.record["max_weight_error"] <= 1e-6
+    assert chain.folded.record.channels_checked == checked > 2000
+    assert 0 <= chain.folded.record.max_weight_error <= 1e-6
     gemm = model.graph.node[-1]
     assert np.array_equal(
         folded[gemm.input[1]], load_file(chain.checkpoint.path)["classifier.weight"]
@@ -89,9 +89,9 @@ def test_equal_on_real_images(chain):
     )
     assert np.ptp(before) > 1
     assert np.abs(before - after).max() < 1e-4
-    assert chain.folded.record["images_from"] == "digits"
-    assert chain.folded.record["images"] == 16
-    assert chain.folded.record["max_abs_error"] < 1e-4
+    assert chain.folded.record.images_from == "digits"
+    assert chain.folded.record.images == 16
+    assert chain.folded.record.max_abs_error < 1e-4
 
 
 def test_same_bytes_twice(chain, tmp_path):
@@ -102,7 +102,7 @@ def test_same_bytes_twice(chain, tmp_path):
 def test_images_of_another_folder(chain, class_folders, tmp_path):
     folder = str(class_folders({"a": 3, "b": 2}))
     made = simplify(chain.fp32, SimplifyConfig(data=folder, images=4), tmp_path / "x.onnx")
-    assert (made.record["images_from"], made.record["images"]) == (folder, 4)
+    assert (made.record.images_from, made.record.images) == (folder, 4)
 
 
 def test_missing_images(chain, tmp_path):

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from mobilenet_cli.cli import app
 from mobilenet_cli.data import imagenet
-from mobilenet_cli.models.mobilenet_v1 import conv_layers
+from mobilenet_cli.models.mobilenet_v1 import conv_layers, tensor_shapes
 from mobilenet_cli.models.mobilenet_v1_torch import MobileNetV1
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
@@ -29,7 +29,7 @@ from mobilenet_cli.pipeline.importing.import_weights import (
     write_checkpoint,
 )
 from mobilenet_cli.pipeline.importing.layouts import hugging_face
-from mobilenet_cli.pipeline.importing.layouts.plan import NORM_PARTS, expected_shapes, width_of
+from mobilenet_cli.pipeline.importing.layouts.plan import NORM_PARTS, width_of_features
 from mobilenet_cli.pipeline.importing.layouts.timm import BLOCKS
 from mobilenet_cli.pipeline.importing.weight_files import WeightFile
 
@@ -194,7 +194,7 @@ def test_hugging_face_names_and_shapes(width, side):
     theirs = {n: tuple(t.shape) for n, t in state.items() if not n.endswith("tracked")}
     file = WeightFile(Path("x"), False, dict.fromkeys(theirs, np.zeros(0, np.float32)))
     names = hugging_face.plan(file, None).names
-    ours = expected_shapes(ModelSpec(width=width, classes=1001))
+    ours = tensor_shapes(ModelSpec(width=width, classes=1001))
     assert {names[name]: shape for name, shape in ours.items()} == theirs
 
 
@@ -348,7 +348,7 @@ def test_ambiguous_order_is_refused(tmp_path):
 @pytest.mark.parametrize("width", [1.0, 0.75, 0.5, 0.25, 1.25, 1.4, 0.3, 0.35, 2.0, 0.01])
 def test_width_follows_from_the_last_layer(width):
     spec = ModelSpec(width=width)
-    found = width_of(conv_layers(spec)[-1].out_channels)
+    found = width_of_features(conv_layers(spec)[-1].out_channels)
     assert conv_layers(ModelSpec(width=found)) == conv_layers(spec)
     if width >= 0.25:
         assert found == width

@@ -8,7 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
 from mobilenet_cli.data.preprocess import InputSpec
-from mobilenet_cli.models.mobilenet_v1 import multiply_adds, parameters
+from mobilenet_cli.models import MODELS
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.artifacts.artifact import save_artifact
 from mobilenet_cli.pipeline.artifacts.facts import METADATA_KEY, Facts
@@ -18,6 +18,7 @@ from mobilenet_cli.pipeline.errors import ModelError
 from mobilenet_cli.pipeline.inspecting.inspect_file import inspect_file
 from mobilenet_cli.pipeline.training.config import TrainConfig
 from mobilenet_cli.pipeline.training.train import train
+from mobilenet_cli.reports.records.base import Record
 from mobilenet_cli.reports.terminal import inspect_text
 
 
@@ -77,10 +78,10 @@ def test_multiply_adds_of_an_unknown_shape_are_not_guessed(tmp_path):
 
 def test_provenance_is_followed_through_sidecars(tmp_path):
     first = Facts(stage="train", input=InputSpec(), classes=("a",), parent="f" * 64)
-    trained = save_artifact(tmp_path / "model.safetensors", b"weights", first)
+    trained = save_artifact(tmp_path / "model.safetensors", b"weights", first, Record())
     second = first.model_copy(update={"stage": "export", "parent": trained.sha256})
     content = with_facts(quantized_convolution(), second)
-    exported = save_artifact(tmp_path / "fp32.onnx", content, second)
+    exported = save_artifact(tmp_path / "fp32.onnx", content, second, Record())
     (tmp_path / "train.json").write_text("not a sidecar")
     record = inspect_file(exported.path)
     assert record.provenance == (
@@ -140,8 +141,8 @@ def test_training_state_tells_weights_average_and_optimizer(config, tmp_path, op
     record = inspect_file(state)
     spec = ModelSpec(width=0.25, classes=2)
     assert record.format == "training state"
-    assert record.parameters == parameters(spec)
-    assert record.multiply_adds == multiply_adds(spec, 32)
+    assert record.parameters == MODELS[spec.architecture].parameters(spec)
+    assert record.multiply_adds == MODELS[spec.architecture].multiply_adds(spec, 32)
     assert sum(record.stored_bytes.values()) == state.stat().st_size
     assert record.stored_bytes["weights"] == record.stored_bytes["average"]
     assert [layer.name for layer in record.layers[:3]] == ["layers.0", "layers.1", "layers.2"]

@@ -30,6 +30,7 @@ from mobilenet_cli.pipeline.quantizing.float_layers import Judge
 from mobilenet_cli.pipeline.quantizing.quantize import quantize
 from mobilenet_cli.pipeline.runtime.parity import compare
 from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
+from mobilenet_cli.reports.records.base import Record
 
 FEW = QuantizeConfig(calib_count=12)
 SIMULATED = SessionConfig(integer_kernels=False)
@@ -65,7 +66,7 @@ def edited(artifact, path, edit):
     edit(tensors, model)
     for tensor in model.graph.initializer:
         tensor.CopyFrom(numpy_helper.from_array(tensors[tensor.name], tensor.name))
-    return save_artifact(path, with_facts(model, artifact.facts), artifact.facts)
+    return save_artifact(path, with_facts(model, artifact.facts), artifact.facts, Record())
 
 
 def foreign(path, nodes, constants, outputs=10):
@@ -85,7 +86,7 @@ def foreign(path, nodes, constants, outputs=10):
         classes=tuple("0123456789"),
         data="digits",
     )
-    return save_artifact(path, with_facts(model, facts), facts)
+    return save_artifact(path, with_facts(model, facts), facts, Record())
 
 
 def weights(generator, *shape):
@@ -198,8 +199,8 @@ def test_whole_graph_is_integer(chain):
     for operator in ("Conv", "Gemm", "Clip", "DequantizeLinear", "AveragePool", "MatMul"):
         assert operators[operator] == 0
     assert operators["Pad"] <= 1  # of the image's channels, for some targets
-    assert chain.int8.record["operators"] == dict(operators)
-    assert chain.int8.record["float_layers"] == []
+    assert chain.int8.record.operators == dict(operators)
+    assert chain.int8.record.float_layers == ()
 
 
 def test_accuracy_is_kept_on_images_that_were_not_calibrated_on(chain):
@@ -214,34 +215,34 @@ def test_accuracy_is_kept_on_images_that_were_not_calibrated_on(chain):
 def test_record_says_what_was_measured(chain):
     record = chain.int8.record
     samples = {s.key: s for s in open_dataset("digits", "train").samples}
-    assert record["images"] == len(record["calibration"]) == 40
-    for image in record["calibration"]:
-        content = samples[image["key"]].read()
-        assert image["sha256"] == hashlib.sha256(content).hexdigest()
-    assert Counter(samples[i["key"]].label for i in record["calibration"]) == dict.fromkeys(
+    assert record.images == len(record.calibration) == 40
+    for image in record.calibration:
+        content = samples[image.key].read()
+        assert image.sha256 == hashlib.sha256(content).hexdigest()
+    assert Counter(samples[i.key].label for i in record.calibration) == dict.fromkeys(
         "0123456789", 4
     )
-    assert (record["leakage"], record["leakage_checked"]) == ([], "digits (val)")
-    assert record["bad_images"] == []
-    assert record["weight_bits"] == 8
-    assert [layer["operator"] for layer in record["layers"][-3:]] == [
+    assert (record.leakage, record.leakage_checked) == ((), "digits (val)")
+    assert record.bad_images == ()
+    assert record.weight_bits == 8
+    assert [layer.operator for layer in record.layers[-3:]] == [
         "AveragePool",
         "Reshape",
         "Gemm",
     ]
-    assert all(layer["sqnr_db"] > 10 for layer in record["layers"])
-    assert record["seconds"] > 0
-    assert record["peak_rss_mb"] > 50
+    assert all(layer.sqnr_db > 10 for layer in record.layers)
+    assert record.seconds > 0
+    assert record.peak_rss_mb > 50
 
-    calibrated = [samples[i["key"]] for i in record["calibration"]]
+    calibrated = [samples[i.key] for i in record.calibration]
     images = next(batches(calibrated, chain.int8.facts.input, 40)).images
     expected, found = (
         open_session(a.path).run(None, {"input": images})[0] for a in (chain.folded, chain.int8)
     )
     parity = compare(expected, found)
-    assert record["sqnr_db"] == pytest.approx(parity.sqnr_db, abs=0.01)
-    assert record["agreement"] == parity.agreement
-    assert record["max_abs_error"] == pytest.approx(parity.max_abs_error, rel=1e-3)
+    assert record.sqnr_db == pytest.approx(parity.sqnr_db, abs=0.01)
+    assert record.agreement == parity.agreement
+    assert record.max_abs_error == pytest.approx(parity.max_abs_error, rel=1e-3)
 
 
 def test_same_bytes_twice(chain, tmp_path):
@@ -262,8 +263,8 @@ def test_batch_size_does_not_matter(tmp_path, monkeypatch, calibrator):
         monkeypatch.setattr(calibration_images, "RANGE_BATCH", size)
         made.append(quantize(source, config, tmp_path / f"{size}.onnx"))
     assert len({a.sha256 for a in made}) == 1
-    assert made[0].record["calibrator"] == calibrator
-    assert made[0].record["sqnr_db"] > 15
+    assert made[0].record.calibrator == calibrator
+    assert made[0].record.sqnr_db > 15
 
 
 def test_batch_size_does_not_matter_to_deep_networks(chain, tmp_path, monkeypatch):
@@ -281,8 +282,8 @@ def test_range_methods_keep_a_deep_narrow_network(chain, tmp_path, calibrator):
     """Each layer's clipping adds to that of all before it: 28 of them in a row."""
     config = QuantizeConfig(calib_count=40, calibrator=calibrator)
     made = quantize(chain.folded, config, tmp_path / "int8.onnx")
-    assert made.record["sqnr_db"] > 15
-    assert made.record["agreement"] > 0.9
+    assert made.record.sqnr_db > 15
+    assert made.record.agreement > 0.9
 
 
 def test_range_methods_differ(tmp_path):
@@ -291,7 +292,7 @@ def test_range_methods_differ(tmp_path):
     for calibrator in ("minmax", "percentile", "entropy", "mse"):
         config = QuantizeConfig(calib_count=12, calibrator=calibrator)
         made = quantize(source, config, tmp_path / f"{calibrator}.onnx")
-        scales.add(tuple(layer["scale"] for layer in made.record["layers"]))
+        scales.add(tuple(layer.scale for layer in made.record.layers))
     assert len(scales) == 4
 
 
@@ -305,17 +306,17 @@ def test_other_topologies_become_integer(tmp_path, build):
     assert operators["QGemm"] == expected["Gemm"]
     assert operators["Conv"] + operators["Gemm"] + operators["Relu"] + operators["Clip"] == 0
     assert operators["QuantizeLinear"] == 1
-    assert made.record["float_layers"] == []
+    assert made.record.float_layers == ()
     parity = compare(logits(source.path), logits(made.path))
     assert parity.sqnr_db > 20
     assert parity.agreement > 0.9
-    assert made.record["kernel_sqnr_db"] > 30
+    assert made.record.kernel_sqnr_db > 30
 
 
 def test_what_has_no_integer_form_stays_float_and_is_listed(tmp_path):
     source = mixed(tmp_path / "float.onnx")
     made = quantize(source, QuantizeConfig(calib_count=24), tmp_path / "int8.onnx")
-    assert made.record["float_layers"] == ["s1", "m1", "a2", "r2", "y"]
+    assert made.record.float_layers == ("s1", "m1", "a2", "r2", "y")
     operators = integer_and_float(made.path)
     assert operators["QLinearConv"] == 2
     assert operators["Conv"] == 0
@@ -335,7 +336,7 @@ def test_tensorrt_wants_symmetric_signed_codes(chain, tmp_path, build):
         assert value.dtype == (np.int32 if "bias" in name else np.int8)
     expected = compare(logits(source.path), logits(made.path, SIMULATED))
     assert expected.sqnr_db > 12
-    assert made.record["kernel_sqnr_db"] is None  # no CPU can prove it
+    assert made.record.kernel_sqnr_db is None  # no CPU can prove it
 
 
 def biases(path):
@@ -374,12 +375,12 @@ def test_dead_channels_do_not_overflow(chain, tmp_path, layer):
             assert np.isfinite(value).all()
     parity = compare(logits(source.path), logits(made.path))
     assert parity.sqnr_db > 12
-    assert made.record["kernel_sqnr_db"] > 30
+    assert made.record.kernel_sqnr_db > 30
 
 
 def test_one_image(chain, tmp_path):
     made = quantize(chain.folded, QuantizeConfig(calib_count=1), tmp_path / "x.onnx")
-    assert made.record["images"] == 1
+    assert made.record.images == 1
     assert integer_and_float(made.path)["QLinearConv"] == 27
 
 
@@ -398,7 +399,7 @@ def test_images_of_one_colour(chain, tmp_path, encoded, color):
         (folder / f"{index}.png").write_bytes(encoded(color=color))
     made = quantize(chain.folded, QuantizeConfig(calib_dir=str(folder)), tmp_path / "x.onnx")
     assert np.isfinite(logits(made.path)).all()
-    assert made.record["agreement"] == 1.0
+    assert made.record.agreement == 1.0
 
 
 def test_empty_folder(chain, tmp_path):
@@ -417,7 +418,7 @@ def test_missing_folder(chain, tmp_path):
 def test_no_folder_and_no_training_data(chain, tmp_path):
     facts = chain.folded.facts.model_copy(update={"data": None})
     source = save_artifact(
-        tmp_path / "f.onnx", with_facts(onnx.load(chain.folded.path), facts), facts
+        tmp_path / "f.onnx", with_facts(onnx.load(chain.folded.path), facts), facts, Record()
     )
     with pytest.raises(DataError, match=r"no images to calibrate with\. Pass --calib-dir"):
         quantize(source, FEW, tmp_path / "x.onnx")
@@ -427,8 +428,8 @@ def test_unreadable_images_are_left_out_and_named(chain, tmp_path, class_folders
     folder = class_folders({"1": 3, "2": 3})
     (folder / "1" / "001.png").write_text("no image")
     made = quantize(chain.folded, QuantizeConfig(calib_dir=str(folder)), tmp_path / "x.onnx")
-    assert made.record["bad_images"] == ["1/001.png"]
-    assert made.record["images"] == 5
+    assert made.record.bad_images == ("1/001.png",)
+    assert made.record.images == 5
     for image in folder.glob("*/*.png"):
         image.write_text("no image")
     with pytest.raises(DataError, match="none of the 6 calibration images"):
@@ -438,7 +439,7 @@ def test_unreadable_images_are_left_out_and_named(chain, tmp_path, class_folders
 def test_flat_folder(chain, tmp_path, class_folders):
     folder = class_folders({"all": 4}) / "all"
     made = quantize(chain.folded, QuantizeConfig(calib_dir=str(folder)), tmp_path / "x.onnx")
-    assert made.record["images"] == 4
+    assert made.record.images == 4
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -514,8 +515,8 @@ def test_leakage_is_found_by_content(chain, tmp_path):
     for index, sample in enumerate([*train[:6], val[0], val[5]]):
         (folder / f"{index}.png").write_bytes(sample.read())
     made = quantize(chain.folded, QuantizeConfig(calib_dir=str(folder)), tmp_path / "x.onnx")
-    assert sorted(made.record["leakage"]) == ["6.png", "7.png"]
-    assert made.record["leakage_checked"] == "digits (val)"
+    assert sorted(made.record.leakage) == ["6.png", "7.png"]
+    assert made.record.leakage_checked == "digits (val)"
 
 
 @pytest.mark.parametrize("moment", [0.0, 0.4, 0.9])
@@ -573,7 +574,7 @@ from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
 source, out, options = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
 try:
     made = quantize(load_artifact(source), QuantizeConfig(**options), out)
-    print(json.dumps(made.record))
+    print(made.record.model_dump_json())
 except CheckError as error:
     print(json.dumps({"refused": str(error)}))
 """
@@ -662,25 +663,25 @@ def test_the_fewest_layers_stay_float(topology, tmp_path, monkeypatch):
     config = replace(FEW, max_drop=0.3)
     made = quantize(source, config, tmp_path / "x.onnx")
     plain = quantize(source, FEW, tmp_path / "plain.onnx")
-    kept = [layer["name"] for layer in made.record["kept_float"]]
+    kept = [layer.name for layer in made.record.kept_float]
     assert len(set(kept)) == 2
-    assert [layer["drop"] for layer in made.record["kept_float"]] == [1.0, 0.2]
-    assert all(layer["p50_ms"] > 0 < layer["slowdown"] for layer in made.record["kept_float"])
-    assert (made.record["drop"], made.record["max_drop"]) == (0.2, 0.3)
-    assert made.record["drop_images"] == 359
+    assert [layer.drop for layer in made.record.kept_float] == [1.0, 0.2]
+    assert all(layer.p50_ms > 0 < layer.slowdown for layer in made.record.kept_float)
+    assert (made.record.drop, made.record.max_drop) == (0.2, 0.3)
+    assert made.record.drop_images == 359
     count = {"Conv": "QLinearConv", "Gemm": "QGemm"}
-    integer = [sum(m.record["operators"].get(o, 0) for o in count.values()) for m in (made, plain)]
+    integer = [sum(m.record.operators.get(o, 0) for o in count.values()) for m in (made, plain)]
     assert integer[0] == integer[1] - 2
-    assert made.record["sqnr_db"] > 20
+    assert made.record.sqnr_db > 20
     assert compare(logits(source.path), logits(made.path)).sqnr_db > 20
 
 
 def test_no_layer_stays_float_where_int8_is_good_enough(chain, tmp_path):
     made = quantize(chain.folded, replace(FEW, max_drop=100.0), tmp_path / "x.onnx")
-    assert made.record["kept_float"] == []
-    assert made.record["drop_data"] == "digits (val)"
+    assert made.record.kept_float == ()
+    assert made.record.drop_data == "digits (val)"
     plain = quantize(chain.folded, FEW, tmp_path / "plain.onnx")
-    assert made.record["operators"] == plain.record["operators"]
+    assert made.record.operators == plain.record.operators
 
 
 @pytest.mark.parametrize(

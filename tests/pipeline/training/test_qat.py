@@ -101,12 +101,12 @@ def test_quantize_makes_what_was_trained(chain, images, tmp_path, target):
         data="digits", init=str(chain.checkpoint.path), qat=True, target=target, epochs=0.2
     )
     made = train(config, tmp_path / "model.safetensors")
-    assert made.record["epochs"] == 0.2
+    assert made.record.epochs == 0.2
     fp32 = export(made, ExportConfig(), tmp_path / "fp32.onnx")
     folded = simplify(fp32, SimplifyConfig(), tmp_path / "folded.onnx")
     settings = QuantizeConfig(calib_count=40, target=target, cross=True)
     int8 = quantize(folded, settings, tmp_path / "int8.onnx")
-    assert int8.record["calibrator"] == "training"
+    assert int8.record.calibrator == "training"
 
     start = quantized_start(chain.checkpoint, "digits", replace(settings, calib_count=256))
     assert made.facts.grids == folded.facts.grids == start.coded
@@ -277,8 +277,8 @@ def test_training_that_makes_it_worse_keeps_the_start(chain, tmp_path):
     (tmp_path / "best.safetensors").write_bytes(b"of an earlier training")
     made = train(config, tmp_path / "model.safetensors")
     (epoch,) = map(json.loads, (tmp_path / "train.jsonl").read_text().splitlines())
-    assert epoch["top1"] < made.record["top1"] == made.record["start_top1"]
-    assert made.record["kept_epoch"] == 0
+    assert epoch["top1"] < made.record.top1 == made.record.start_top1
+    assert made.record.kept_epoch == 0
     assert torch.equal(weights(made.path), weights(chain.checkpoint.path))
     assert not (tmp_path / "best.safetensors").exists()
 
@@ -296,8 +296,8 @@ def constants(path: Path) -> dict[str, bytes]:
 
 def test_training_that_helps_is_kept(chain, tmp_path):
     made = train(qat(chain, 1e-4), tmp_path / "model.safetensors")
-    assert made.record["kept_epoch"] == 1
-    assert made.record["top1"] > made.record["start_top1"]
+    assert made.record.kept_epoch == 1
+    assert made.record.top1 > made.record.start_top1
     assert not (tmp_path / "best.safetensors").exists()
 
 

@@ -85,7 +85,7 @@ def test_killed_it_goes_on_from_the_last_state(config: TrainConfig, tmp_path: Pa
     with pytest.raises(RuntimeError, match="killed"):
         train(config, out)
     assert train(config, out).sha256 == whole.sha256
-    assert len(taken) == 1 + 2 * (whole.record["images"] // 4)
+    assert len(taken) == 1 + 2 * (whole.record.images // 4)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -189,7 +189,7 @@ def test_unreadable_images_are_named_and_replaced(config: TrainConfig, tmp_path:
     other = Path(config.data) / "dog" / "001.png"
     other.write_bytes(b"no image")
     made = train(config, tmp_path / "model.safetensors")
-    named = {Path(key).name for key in made.record["bad_images"]}
+    named = {Path(key).name for key in made.record.bad_images}
     assert named <= {"000.png", "001.png"}
     assert named
 
@@ -231,7 +231,7 @@ def test_every_recipe_takes_a_real_step(config: TrainConfig, tmp_path: Path, rec
         **SMALL,
     )
     made = train(own, tmp_path / "model.safetensors")
-    assert made.record["epochs"] == 1
+    assert made.record.epochs == 1
     assert made.facts.config["recipe"]["name"] == recipe
 
 

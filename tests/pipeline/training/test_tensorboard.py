@@ -65,15 +65,15 @@ def after(steps: int) -> Callable[[], bool]:
 def test_curves_are_those_of_the_log_and_weights_the_same(config: TrainConfig, tmp_path: Path):
     made = train(config, tmp_path / "a" / "model.safetensors")
     found = curves(tmp_path / "a" / "tensorboard")
-    steps = made.record["images"] // 4
+    steps = made.record.images // 4
     ends = [steps, 2 * steps, 3 * steps]
     assert [step for step, _ in found["loss/step"]] == list(range(0, 3 * steps, 2))
     for tag in ("loss/epoch", "top1/training", "top1/held_out", "top5/held_out", "learning_rate"):
         assert [step for step, _ in found[tag]] == ends
-    assert found["top1/held_out"][-1][1] == pytest.approx(made.record["top1"])
+    assert found["top1/held_out"][-1][1] == pytest.approx(made.record.top1)
     rate = found["images_per_second"][-1][1]
-    assert rate == pytest.approx(made.record["images_per_second"], rel=1e-4)
-    assert found["waiting"][-1][1] == pytest.approx(made.record["waiting"], rel=1e-4)
+    assert rate == pytest.approx(made.record.images_per_second, rel=1e-4)
+    assert found["waiting"][-1][1] == pytest.approx(made.record.waiting, rel=1e-4)
     plain = train(replace(config, tensorboard=False), tmp_path / "b" / "model.safetensors")
     assert plain.sha256 == made.sha256
     assert not (tmp_path / "b" / "tensorboard").exists()

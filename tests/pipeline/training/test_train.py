@@ -15,10 +15,10 @@ from mobilenet_cli.data.crop import DRAWS, CentreCrop
 from mobilenet_cli.data.loader import batches
 from mobilenet_cli.data.open_dataset import open_dataset
 from mobilenet_cli.data.training_batches import TrainBatch
-from mobilenet_cli.models.mobilenet_v1 import multiply_adds, parameters
+from mobilenet_cli.models import MODELS
 from mobilenet_cli.models.mobilenet_v1_torch import MobileNetV1, window_padding
 from mobilenet_cli.models.spec import ModelSpec
-from mobilenet_cli.pipeline.artifacts.artifact import load_artifact, save_artifact
+from mobilenet_cli.pipeline.artifacts.artifact import load_artifact, load_with_record, save_artifact
 from mobilenet_cli.pipeline.artifacts.checkpoint import checkpoint_bytes, load_network
 from mobilenet_cli.pipeline.errors import CheckError, DataError, OptionError, StorageError
 from mobilenet_cli.pipeline.training.augmentation import augmented
@@ -27,6 +27,8 @@ from mobilenet_cli.pipeline.training.recipes import RECIPES
 from mobilenet_cli.pipeline.training.setup import class_list, names_of
 from mobilenet_cli.pipeline.training.train import train
 from mobilenet_cli.pipeline.training.validation import count_right
+from mobilenet_cli.reports.records.base import Record
+from mobilenet_cli.reports.records.training import TrainRecord
 
 SMALL = TrainConfig(width=0.25, epochs=2)
 
@@ -39,10 +41,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_two_epochs_learn_and_leave_log_and_curves(trained: Path) -> None:
-    artifact = load_artifact(trained)
+    artifact = load_with_record(trained, TrainRecord)
     assert artifact.facts.classes == tuple("0123456789")
     assert artifact.facts.data == "digits"
-    assert artifact.record["images"] == 1438
+    assert artifact.record.images == 1438
     lines = trained.with_name("train.jsonl").read_text().splitlines()
     first, second = (json.loads(line)["loss"] for line in lines)
     assert second < 0.97 * first
@@ -50,7 +52,7 @@ def test_two_epochs_learn_and_leave_log_and_curves(trained: Path) -> None:
 
 
 def test_checkpoint_gives_the_accuracy_that_was_recorded(trained: Path) -> None:
-    artifact = load_artifact(trained)
+    artifact = load_with_record(trained, TrainRecord)
     held = open_dataset("digits", "val")
     top1, _ = count_right(
         load_network(artifact),
@@ -59,7 +61,7 @@ def test_checkpoint_gives_the_accuracy_that_was_recorded(trained: Path) -> None:
         artifact.facts.input,
         torch.device("cpu"),
     )
-    assert 100 * top1 / len(held.samples) == artifact.record["top1"]
+    assert 100 * top1 / len(held.samples) == artifact.record.top1
 
 
 def test_same_seed_same_file_other_seed_other_file(trained: Path, tmp_path: Path) -> None:
@@ -141,16 +143,21 @@ def test_counts_are_the_papers(
     width: float, resolution: int, parameters_m: float, multiply_adds_m: int
 ) -> None:
     spec = ModelSpec(width=width)
-    assert round(parameters(spec) / 1e6, 1) == parameters_m
+    v1 = MODELS[spec.architecture]
+    assert round(v1.parameters(spec) / 1e6, 1) == parameters_m
     # The paper's 290 is 290.7 cut, the others are rounded.
-    assert abs(multiply_adds(spec, resolution) / 1e6 - multiply_adds_m) < 0.75
+    assert (
+        abs(MODELS[spec.architecture].multiply_adds(spec, resolution) / 1e6 - multiply_adds_m)
+        < 0.75
+    )
 
 
 @pytest.mark.parametrize("width", [0.1, 0.25, 0.33, 1.0, 1.4])
 def test_computed_parameters_are_the_modules(width: float) -> None:
     spec = ModelSpec(width=width, classes=7)
     network = MobileNetV1(spec)
-    assert parameters(spec) == sum(p.numel() for p in network.parameters())
+    counted = sum(p.numel() for p in network.parameters())
+    assert MODELS[spec.architecture].parameters(spec) == counted
 
 
 @pytest.mark.parametrize("padding", ["symmetric", "same"])
@@ -218,7 +225,7 @@ def test_normalization_is_that_of_the_weights_to_start_from(trained: Path, tmp_p
     spec = replace(artifact.facts.input, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4), channels="BGR")
     facts = artifact.facts.model_copy(update={"input": spec})
     content = checkpoint_bytes(load_network(artifact), facts)
-    init = save_artifact(tmp_path / "other.safetensors", content, facts)
+    init = save_artifact(tmp_path / "other.safetensors", content, facts, Record())
     config = TrainConfig(init=str(init.path))
     assert config.input == spec
     chosen = open_dataset("digits", "val").samples[:4]
@@ -267,7 +274,7 @@ def test_changes_that_make_no_sense(change: str, problem: str) -> None:
 def test_changes_are_used_and_recorded(tmp_path: Path) -> None:
     config = TrainConfig(width=0.25, changes=("epochs=1", "batch=100", "learning_rate=0.001"))
     made = train(config, tmp_path / "model.safetensors")
-    assert made.record["epochs"] == 1
+    assert made.record.epochs == 1
     recorded = made.facts.config["recipe"]
     assert isinstance(recorded, dict)
     assert (recorded["batch"], recorded["learning_rate"]) == (100, 0.001)
@@ -277,13 +284,13 @@ def test_a_checkpoint_of_other_settings_is_kept(tmp_path: Path) -> None:
     out, kept = tmp_path / "model.safetensors", tmp_path / "previous.safetensors"
     config = TrainConfig(width=0.25, epochs=0.05)
     first = train(config, out)
-    assert first.record["replaced"] is None
-    assert train(config, out).record["replaced"] is None
+    assert first.record.replaced is None
+    assert train(config, out).record.replaced is None
     assert not kept.exists()
     second = train(replace(config, seed=1), out)
-    assert second.record["replaced"] == kept.name
+    assert second.record.replaced == kept.name
     assert load_artifact(kept).sha256 == first.sha256 != second.sha256
-    assert load_artifact(kept).record["top1"] == first.record["top1"]
+    assert load_with_record(kept, TrainRecord).record.top1 == first.record.top1
 
 
 def test_every_recipe_is_listed_with_its_source() -> None:
