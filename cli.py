@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 import typer
 from rich.console import Console
 
-from mobilenet_cli.pipeline.errors import MobilenetError
+from mobilenet_cli.pipeline.errors import Interrupted, MobilenetError
 from mobilenet_cli.pipeline.progress import Progress
 
 if TYPE_CHECKING:
@@ -112,6 +112,9 @@ def command(name: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
                     raise
                 complain(f"{name}: {error}. Check the disk's free space and the permissions.")
                 raise typer.Exit(2) from None
+            except Interrupted as stopped:
+                say(f"{name}: {stopped}")
+                raise typer.Exit(stopped.status) from None
             except KeyboardInterrupt:
                 console.print(f"{name}: interrupted; earlier files are unchanged")
                 raise typer.Exit(130) from None
@@ -399,7 +402,9 @@ def train_command(
 
     from mobilenet_cli.pipeline.artifacts.runs import RUNS, Run
     from mobilenet_cli.pipeline.training.config import TrainConfig
+    from mobilenet_cli.pipeline.training.interruption import interruption
     from mobilenet_cli.pipeline.training.recipes import RECIPES
+    from mobilenet_cli.pipeline.training.setup import resolve
     from mobilenet_cli.pipeline.training.train import train
 
     if list_recipes:
@@ -424,9 +429,9 @@ def train_command(
         sync_norms=sync_norms,
         resume=resume,
     )
-    made_in = Run(RUNS / (run or config.run_name))
+    made_in = Run(RUNS / (run or resolve(config).run_name))
     fetch(data)
-    with progress_bar("training", "images") as progress, asked_to_stop(made_in.name) as stop:
+    with progress_bar("training", "images") as progress, interruption(made_in.name) as stop:
         made = train(config, made_in.checkpoint, progress, stop)
     if int(os.environ.get("RANK", "0")):
         return  # of several processes the first one speaks
@@ -455,34 +460,6 @@ def say_replaced(checkpoint: "Artifact[TrainRecord]") -> None:
     if name := checkpoint.record.replaced:
         kept = checkpoint.path.with_name(name)
         say(f"there was a checkpoint of other settings, which is kept as {kept}")
-
-
-@contextlib.contextmanager
-def asked_to_stop(run: str) -> Iterator[Callable[[], bool]]:
-    """Until training has written its state, Ctrl-C and SIGTERM are only remembered.
-
-    Yields:
-        Has one of them come? Where the stage then raises KeyboardInterrupt, SIGTERM exits with
-        143, as a shell shows it.
-    """
-    import signal
-
-    came: list[int] = []
-    wanted = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in wanted}
-    for number in wanted:
-        if before[number] != signal.SIG_IGN:
-            signal.signal(number, lambda number, _: came.append(number))
-    try:
-        yield lambda: bool(came)
-    except KeyboardInterrupt:
-        say(f"train: stopped; the same command goes on from here, or train --resume --run {run}")
-        if signal.SIGTERM in came:
-            raise typer.Exit(128 + signal.SIGTERM) from None
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def recipe_text(name: str, values: dict[str, Any]) -> str:
@@ -1111,6 +1088,7 @@ def run_command(
     from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig
     from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
     from mobilenet_cli.pipeline.training.config import TrainConfig
+    from mobilenet_cli.pipeline.training.setup import resolve
     from mobilenet_cli.reports.records.training import TrainRecord
     from mobilenet_cli.reports.terminal import report_text
 
@@ -1140,7 +1118,7 @@ def run_command(
             seconds=seconds,
         ),
     )
-    target_run = Run(RUNS / (run or config.train.run_name))
+    target_run = Run(RUNS / (run or resolve(config.train).run_name))
     fetch(data, calib_dir)
     result = run_chain(target_run, config, progress_bar)
     if result.skipped:

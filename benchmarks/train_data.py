@@ -43,13 +43,19 @@ import torch
 from evaluate_rate import QUIET, busy_seconds
 from numpy.typing import NDArray
 
-from mobilenet_cli.data.crop import DRAWS, CentreCrop, Cut, RandomCrop
+from mobilenet_cli.data.crop import DRAWS, CentreCrop, Crop, RandomCrop
 from mobilenet_cli.data.dataset import Dataset, Sample
 from mobilenet_cli.data.epoch_order import epoch_order
 from mobilenet_cli.data.open_dataset import open_dataset
 from mobilenet_cli.data.preprocess import InputSpec, decode
 from mobilenet_cli.data.readers.tfrecord import checksum
-from mobilenet_cli.data.training_batches import Squares, class_indices, training_batches
+from mobilenet_cli.data.training_batches import (
+    CachedCrops,
+    EpochPlan,
+    TrainingImages,
+    class_indices,
+    training_batches,
+)
 from mobilenet_cli.pipeline.runtime.machine import machine, usable_cpus
 
 BATCH = 32
@@ -70,12 +76,12 @@ def main() -> None:
             "decode by simplejpeg": partial(in_threads, contents, simplejpeg_decode),
             "decode by Pillow": partial(in_threads, contents, pillow_decode),
         }
-        none = Squares(0)
+        none = CachedCrops(0)
         work |= {
             name: partial(epoch, dataset, repeats, QUICK, none) for name, dataset in sets.items()
         }
         work["random crops"] = partial(epoch, whole, repeats, RandomCrop(224), none)
-        kept = Squares(len(contents))
+        kept = CachedCrops(len(contents))
         epoch(whole, repeats, QUICK, kept)
         work["second epoch"] = partial(epoch, whole, repeats, QUICK, kept)
         work["96 pixels"] = partial(epoch, whole, repeats, SMALL, none)
@@ -142,14 +148,13 @@ def in_threads(contents: Sequence[bytes], function: Callable[[bytes], None]) -> 
         list(pool.map(lambda part: deque(map(function, part), maxlen=0), parts))
 
 
-def epoch(dataset: Dataset, repeats: int, cut: Cut, squares: Squares) -> None:
+def epoch(dataset: Dataset, repeats: int, crop: Crop, cache: CachedCrops) -> None:
     """Go through the batches of one epoch; the last, short one is left out, as in training."""
     samples = list(dataset.samples) * repeats
     labels = np.tile(class_indices(dataset, dataset.classes), repeats)
-    batches = training_batches(
-        samples, labels, cut, BATCH, mirror=True, squares=squares, seed=0, epoch=0
-    )
-    for batch in batches:
+    images = TrainingImages(samples=samples, labels=labels, crop=crop, mirror=True, cache=cache)
+    plan = EpochPlan(samples=samples, batch=BATCH, seed=0, epoch=0)
+    for batch in training_batches(images, plan):
         assert len(batch.pixels) == BATCH
 
 

@@ -28,7 +28,7 @@ ORIENTATION = 274  # EXIF tag
 PLAIN = frozenset({"Gray", "YCbCr", "RGB"})
 
 # Encoded bytes, the image's name, DRAWS numbers in 0..1 -> uint8 [side, side, 3].
-Cut = Callable[[bytes, str, NDArray[np.float64]], NDArray[np.uint8]]
+Crop = Callable[[bytes, str, NDArray[np.float64]], NDArray[np.uint8]]
 Box = tuple[float, float, float, float]  # left, top, width, height
 
 

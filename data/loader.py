@@ -53,6 +53,40 @@ def ordered_map(
         pool.shutdown(cancel_futures=True)
 
 
+def usable_threads() -> int:
+    """Count the CPUs that this process may use, each of which is worth a thread that decodes."""
+    return len(os.sched_getaffinity(0))
+
+
+def collect_readable(
+    results: Iterable[R | DataError], samples: Sequence[Sample], on_bad: OnBad | None
+) -> tuple[list[R], list[int]]:
+    """Separate what was read from what could not be.
+
+    Args:
+        results: what reading each sample gave: a value, or why it cannot be read.
+        samples: the samples, in the same order.
+        on_bad: is told of each sample that cannot be read.
+
+    Returns:
+        The values, and the positions of their samples.
+
+    Raises:
+        DataError: a sample cannot be read and ``on_bad`` is None.
+    """
+    values: list[R] = []
+    positions: list[int] = []
+    for position, result in enumerate(results):
+        if not isinstance(result, DataError):
+            values.append(result)
+            positions.append(position)
+        elif on_bad is None:
+            raise result
+        else:
+            on_bad(samples[position], result)
+    return values, positions
+
+
 def batches(
     samples: Sequence[Sample],
     spec: InputSpec,
@@ -66,13 +100,13 @@ def batches(
         samples: the images to read.
         spec: how to prepare them.
         size: images in a batch; a bad image leaves its batch shorter, never the next one fuller.
-        workers: threads; None takes every CPU this process may use.
-        on_bad: told of an image that cannot be read, which is then left out.
+        workers: the number of threads; None takes every CPU this process may use.
+        on_bad: is told of an image that cannot be read, which is then left out.
 
     Raises:
         DataError: an image cannot be read and ``on_bad`` is None.
     """
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or usable_threads()
 
     def load(sample: Sample) -> NDArray[np.float32] | DataError:
         try:
@@ -82,15 +116,7 @@ def batches(
 
     loaded = ordered_map(load, samples, workers, ahead=2 * size + workers)
     for start in range(0, len(samples), size):
-        images: list[NDArray[np.float32]] = []
-        indices: list[int] = []
-        for index, result in enumerate(islice(loaded, size), start):
-            if not isinstance(result, DataError):
-                images.append(result)
-                indices.append(index)
-            elif on_bad is None:
-                raise result
-            else:
-                on_bad(samples[index], result)
+        chosen = samples[start : start + size]
+        images, places = collect_readable(islice(loaded, size), chosen, on_bad)
         if images:
-            yield Batch(np.stack(images), tuple(indices))
+            yield Batch(np.stack(images), tuple(start + place for place in places))

@@ -31,6 +31,8 @@ from mobilenet_cli.pipeline.reporting.report import report
 from mobilenet_cli.pipeline.runtime.machine import machine, usable_cpus
 from mobilenet_cli.pipeline.runtime.predictor import TORCH
 from mobilenet_cli.pipeline.training.config import TrainConfig
+from mobilenet_cli.pipeline.training.interruption import interruption
+from mobilenet_cli.pipeline.training.setup import ResolvedTraining, resolve
 from mobilenet_cli.pipeline.training.train import train
 from mobilenet_cli.reports.records.accuracy import EvaluationRecord
 from mobilenet_cli.reports.records.conversion import ExportRecord, SimplifyRecord
@@ -94,15 +96,15 @@ class ChainStage:
     make: Callable[[Sequence[Artifact], Progress], Artifact[BaseModel]]
 
 
-def stages_of(run: Run, config: ChainConfig) -> tuple[ChainStage, ...]:
+def stages_of(run: Run, config: ChainConfig, training: ResolvedTraining) -> tuple[ChainStage, ...]:
     """The stages from images to int8."""
     return (
         ChainStage(
             "train",
             run.checkpoint,
             TrainRecord,
-            config.train.recorded,
-            lambda _, progress: train(config.train, run.checkpoint, progress),
+            training.recorded,
+            lambda _, progress: _train(run, config.train, progress),
         ),
         ChainStage(
             "export",
@@ -128,6 +130,11 @@ def stages_of(run: Run, config: ChainConfig) -> tuple[ChainStage, ...]:
     )
 
 
+def _train(run: Run, config: TrainConfig, progress: Progress) -> Artifact[TrainRecord]:
+    with interruption(run.name) as stop:
+        return train(config, run.checkpoint, progress, stop)
+
+
 def run_chain(run: Run, config: ChainConfig, watch: Watch) -> ChainResult:
     """Bring a run up to date.
 
@@ -135,11 +142,12 @@ def run_chain(run: Run, config: ChainConfig, watch: Watch) -> ChainResult:
         OptionError: training would replace imported or fine-tuned weights by others.
         MobilenetError: of the first stage that fails; the results before it stay.
     """
-    _refuse_replacing(run, config.train)
+    training = resolve(config.train)
+    _refuse_replacing(run, training.parent)
     skipped: list[str] = []
     models: list[Artifact[BaseModel]] = []
-    for stage in stages_of(run, config):
-        parent = models[-1].sha256 if models else config.train.parent
+    for stage in stages_of(run, config, training):
+        parent = models[-1].sha256 if models else training.parent
         if is_current(stage.out, stage.name, parent, stage.settings):
             skipped.append(stage.name)
             models.append(load_with_record(stage.out, stage.record))
@@ -159,13 +167,13 @@ def run_chain(run: Run, config: ChainConfig, watch: Watch) -> ChainResult:
     )
 
 
-def _refuse_replacing(run: Run, config: TrainConfig) -> None:
+def _refuse_replacing(run: Run, parent: str | None) -> None:
     """Weights that this tool did not make from nothing are not trained over in passing."""
     if not run.checkpoint.is_file():
         return
     facts = load_artifact(run.checkpoint).facts
     imported = facts.stage == "import"
-    if imported or facts.parent not in (None, config.parent):
+    if imported or facts.parent not in (None, parent):
         kind = "imported" if imported else "fine-tuned"
         raise OptionError(
             f"run '{run.name}' holds {kind} weights, which training would replace",

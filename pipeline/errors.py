@@ -50,3 +50,16 @@ class ProviderError(MobilenetError):
 
 class StorageError(MobilenetError):
     """A file could not be written, or must not be overwritten."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal has stopped a stage, which has saved its state.
+
+    Args:
+        what: a sentence for the user.
+        status: the exit status with which a shell shows the signal, such as 130 for Ctrl-C.
+    """
+
+    def __init__(self, what: str, status: int) -> None:
+        super().__init__(what)
+        self.status = status

@@ -144,6 +144,7 @@ pipeline/training/config.py
 pipeline/training/distillation.py
 pipeline/training/distributed.py
 pipeline/training/fake_quantize.py
+pipeline/training/interruption.py
 pipeline/training/learner.py
 pipeline/training/log.py
 pipeline/training/optimizer.py

@@ -1,4 +1,4 @@
-"""What a step trains on: pixels of one batch, augmented and normalized as the recipe says."""
+"""The pixels of one batch are augmented and normalized as the recipe says."""
 
 import math
 from typing import TYPE_CHECKING
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mobilenet_cli.data.augment import erase, generator_of, mix, rand_augment
-from mobilenet_cli.data.crop import CentreCrop, Cut, RandomCrop
+from mobilenet_cli.data.crop import CentreCrop, Crop, RandomCrop
 from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.data.training_batches import TrainBatch
 from mobilenet_cli.pipeline.training.recipes import Recipe
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import torch
 
 
-def cut_of(recipe: Recipe, spec: InputSpec) -> Cut:
-    """How an image becomes a square: a random crop, or evaluation's."""
+def crop_of(recipe: Recipe, spec: InputSpec) -> Crop:
+    """Return what makes a square of an image: a random crop, or evaluation's."""
     if recipe.area < 1:
         return RandomCrop(spec.resolution, scale=(recipe.area, 1.0))
     return CentreCrop(spec)
@@ -30,15 +30,18 @@ def augmented(
     device: "torch.device",
     draw: tuple[int, ...],
 ) -> "tuple[torch.Tensor, torch.Tensor]":
-    """The network's input [n, 3, R, R] and the probability of each class [n, classes].
+    """Make of a batch what the network trains on.
 
     Args:
-        batch: decoded images.
-        recipe: what is done to them.
-        spec: normalization and order of channels.
-        classes: how many there are.
-        device: where it is done.
-        draw: seed, epoch, step and rank, from which everything random follows.
+        batch: the decoded images.
+        recipe: how they are augmented.
+        spec: the normalization and the order of channels.
+        classes: the number of classes.
+        device: the device that computes it.
+        draw: the seed, epoch, step and rank from which all random numbers follow.
+
+    Returns:
+        The network's input [n, 3, R, R], and the probability of each class [n, classes].
     """
     import torch
 
@@ -62,7 +65,7 @@ def augmented(
 
 
 def normalization(spec: InputSpec, device: "torch.device") -> "tuple[torch.Tensor, torch.Tensor]":
-    """Mean and standard deviation of each channel [3, 1, 1]."""
+    """Return the mean and the standard deviation of each channel, [3, 1, 1] each."""
     import torch
 
     mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (spec.mean, spec.std))
@@ -70,7 +73,7 @@ def normalization(spec: InputSpec, device: "torch.device") -> "tuple[torch.Tenso
 
 
 def moved(images: "torch.Tensor", recipe: Recipe, generator: np.random.Generator) -> "torch.Tensor":
-    """Random rotation, zoom and shift of each image [n, 3, H, W]."""
+    """Rotate, zoom and shift each image [n, 3, H, W] at random."""
     import torch
     import torch.nn.functional as F  # noqa: N812 - the name that every torch program uses
 

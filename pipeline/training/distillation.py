@@ -1,7 +1,7 @@
-"""Distillation: a trained network's opinion of the images that a student trains on.
+"""Distillation: a trained network's logits are part of the loss of a student.
 
 The loss is ``(1 - a) CE(labels, s) + a T^2 KL(softmax(t / T), softmax(s / T))`` with student's
-logits ``s``, teacher's ``t``, temperature ``T`` and share ``a`` (Hinton et al., arXiv:1503.02531,
+logits ``s``, teacher's ``t``, temperature ``T`` and part ``a`` (Hinton et al., arXiv:1503.02531,
 section 2). The teacher sees the same augmented images as the student, in its own size and
 normalization.
 """
@@ -20,27 +20,27 @@ from mobilenet_cli.pipeline.training.augmentation import normalization
 if TYPE_CHECKING:
     import torch
 
-    Logits = Callable[[torch.Tensor], torch.Tensor]
+    Network = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A network that is not trained.
+    """A teacher is a network that is not trained.
 
     Attributes:
-        logits: of images [n, 3, H, W] in the teacher's size and normalization: [n, classes].
-        input: what it expects.
-        student: what the student gets.
-        order: the position among its outputs of each of the student's classes.
+        network: maps images [n, 3, H, W] in the teacher's size and normalization to [n, outputs].
+        input: how images are prepared for the teacher.
+        student: how images are prepared for the student.
+        order: the position among the teacher's outputs of each of the student's classes.
     """
 
-    logits: "Logits"
+    network: "Network"
     input: InputSpec
     student: InputSpec
     order: tuple[int, ...]
 
-    def opinion(self, images: "torch.Tensor") -> "torch.Tensor":
-        """Logits [n, classes], in the student's order, of the student's images [n, 3, R, R]."""
+    def logits(self, images: "torch.Tensor") -> "torch.Tensor":
+        """Return logits [n, classes], in the student's order, of its images [n, 3, R, R]."""
         import torch.nn.functional as F  # noqa: N812 - the name that every torch program uses
 
         mean, std = normalization(self.student, images.device)
@@ -51,7 +51,7 @@ class Teacher:
         if images.shape[-1] != side:
             images = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
         mean, std = normalization(self.input, images.device)
-        return self.logits((images - mean) / std)[:, list(self.order)]
+        return self.network((images - mean) / std)[:, list(self.order)]
 
 
 def open_teacher(
@@ -61,9 +61,9 @@ def open_teacher(
 
     Args:
         artifact: the teacher's file.
-        student: how the student's images were prepared.
-        classes: that the student is to tell apart.
-        device: where training is.
+        student: how images are prepared for the student.
+        classes: the classes that the student is to tell apart.
+        device: the device of the training.
 
     Raises:
         ModelError: the file cannot be used.
@@ -77,18 +77,18 @@ def open_teacher(
             f"classes, such as '{unknown[0]}'",
             "Choose a teacher that was trained on the same classes",
         )
-    logits = _torch(artifact, device) if artifact.is_checkpoint else _onnx(artifact, device)
-    return Teacher(logits, artifact.facts.input, student, tuple(known[name] for name in classes))
+    network = _torch(artifact, device) if artifact.is_checkpoint else _onnx(artifact, device)
+    return Teacher(network, artifact.facts.input, student, tuple(known[name] for name in classes))
 
 
-def _torch(artifact: Artifact, device: "torch.device") -> "Logits":
+def _torch(artifact: Artifact, device: "torch.device") -> "Network":
     import torch
 
     network = load_network(artifact).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     return lambda images: network(images)
 
 
-def _onnx(artifact: Artifact, device: "torch.device") -> "Logits":
+def _onnx(artifact: Artifact, device: "torch.device") -> "Network":
     import torch
 
     provider = CUDA if device.type == "cuda" else CPU
@@ -102,21 +102,26 @@ def _onnx(artifact: Artifact, device: "torch.device") -> "Logits":
     return logits
 
 
-def distilled(
-    logits: "torch.Tensor", opinion: "torch.Tensor", temperature: float
+def distillation_loss(
+    student: "torch.Tensor", teacher: "torch.Tensor", temperature: float
 ) -> "torch.Tensor":
-    """``T^2 KL(softmax(t / T), softmax(s / T))``, the mean over images.
+    """Compute ``T^2 KL(softmax(t / T), softmax(s / T))``, the mean over images.
+
+    Args:
+        student: the student's logits [n, classes].
+        teacher: the teacher's logits [n, classes].
+        temperature: the temperature T, which softens both.
 
     Raises:
-        DataError: the teacher's opinion is not finite.
+        DataError: the teacher's logits are not finite.
     """
     import torch.nn.functional as F  # noqa: N812 - the name that every torch program uses
 
-    if not opinion.isfinite().all():
+    if not teacher.isfinite().all():
         raise DataError("the teacher gives NaN or infinity", "Choose another --teacher")
     divergence = F.kl_div(
-        F.log_softmax(logits / temperature, 1),
-        F.log_softmax(opinion / temperature, 1),
+        F.log_softmax(student / temperature, 1),
+        F.log_softmax(teacher / temperature, 1),
         reduction="batchmean",
         log_target=True,
     )

@@ -13,13 +13,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Team:
-    """One process among all.
+class ProcessGroup:
+    """One process of those that train a network together, and how it talks to the others.
 
     Attributes:
-        rank: from 0; rank 0 alone writes files.
-        world: how many there are.
-        local: rank among those of this machine, ``here`` how many those are.
+        rank: the number of the process, from 0; rank 0 alone writes files.
+        world: the number of processes.
+        local: the number of the process among those of this machine, from 0.
+        here: the number of processes on this machine.
     """
 
     rank: int = 0
@@ -28,17 +29,17 @@ class Team:
     here: int = 1
 
     @property
-    def leads(self) -> bool:
-        """Is this the process that writes files?"""
+    def is_main(self) -> bool:
+        """Tell whether this is the process that writes files."""
         return self.rank == 0
 
     @property
     def cpus(self) -> int:
-        """How many CPUs are this process's share of the machine's."""
+        """The number of CPUs that this process may keep busy."""
         return max(1, usable_cpus() // self.here)
 
-    def sums(self, *values: float) -> tuple[float, ...]:
-        """Each value summed over all processes."""
+    def all_reduce_sum(self, *values: float) -> tuple[float, ...]:
+        """Return each value summed over all processes."""
         if self.world == 1:
             return values
         import torch
@@ -49,16 +50,16 @@ class Team:
         dist.all_reduce(total)
         return tuple(total.tolist())
 
-    def any(self, value: bool) -> bool:
-        """Does any process say yes?"""
-        return self.sums(float(value))[0] > 0
+    def any_rank(self, value: bool) -> bool:
+        """Tell whether the value is true in any process."""
+        return self.all_reduce_sum(float(value))[0] > 0
 
-    def wait(self) -> None:
-        """Until all processes are here."""
-        self.sums(0.0)
+    def barrier(self) -> None:
+        """Wait until all processes are here."""
+        self.all_reduce_sum(0.0)
 
-    def agree(self, network: "torch.nn.Module") -> None:
-        """Give every process the statistics of rank 0: they are each one's own otherwise."""
+    def broadcast_buffers(self, network: "torch.nn.Module") -> None:
+        """Give every process the statistics of rank 0; each has its own otherwise."""
         if self.world == 1:
             return
         import torch.distributed as dist
@@ -66,13 +67,12 @@ class Team:
         for buffer in network.buffers():
             dist.broadcast(buffer, 0)
 
-    def alone(self, module: "torch.nn.Module", yes: bool) -> AbstractContextManager[None]:
-        """While ``yes``, gradients of a wrapped network are added up without the others'."""
-        waiting = yes and self.world > 1
-        return module.no_sync() if waiting else nullcontext()  # type: ignore[operator]  # DistributedDataParallel's
+    def no_sync(self, module: "torch.nn.Module", wanted: bool) -> AbstractContextManager[None]:
+        """Add up the gradients of a wrapped network without the other processes', if ``wanted``."""
+        return module.no_sync() if wanted and self.world > 1 else nullcontext()  # type: ignore[operator]  # DistributedDataParallel's
 
     def wrap(self, network: "torch.nn.Module") -> "torch.nn.Module":
-        """The network with gradients averaged over all processes."""
+        """Return the network with gradients averaged over all processes."""
         if self.world == 1:
             return network
         from torch.nn.parallel import DistributedDataParallel
@@ -82,14 +82,14 @@ class Team:
 
 
 @contextmanager
-def joined() -> Iterator[Team]:
-    """Join the processes that torchrun started; alone where it did not.
+def process_group() -> Iterator[ProcessGroup]:
+    """Join the processes that torchrun started; without it, this process is the only one.
 
     The environment is torchrun's: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
-        yield Team()
+        yield ProcessGroup()
         return
     import torch
     import torch.distributed as dist
@@ -97,11 +97,11 @@ def joined() -> Iterator[Team]:
     rank, local, here = (
         int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     )
-    team = Team(rank, world, local, here)
+    group = ProcessGroup(rank, world, local, here)
     if torch.cuda.is_available():
-        torch.cuda.set_device(team.local)
+        torch.cuda.set_device(group.local)
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
-        yield team
+        yield group
     finally:
         dist.destroy_process_group()

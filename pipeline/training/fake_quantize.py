@@ -44,7 +44,7 @@ class FakeQuantized(nn.Module):
         """The weights of each layer, and of the classifier, on their grids."""
         kernels = [layer.conv.weight for layer in layers_of(self.network)]
         return [
-            on_grid(weight, scale, partner)
+            round_to_grid(weight, scale, partner)
             for weight, scale, partner in zip(
                 [*kernels, self.network.classifier.weight],
                 self.scales,
@@ -70,7 +70,7 @@ def layers_of(network: Classifier) -> list[ConvNormRelu6]:
     return [layer for layer in network.layers if isinstance(layer, ConvNormRelu6)]
 
 
-def on_grid(
+def round_to_grid(
     weight: torch.Tensor, scale: torch.Tensor, partner: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Each output channel's weights rounded to multiples of its scale.
@@ -119,7 +119,7 @@ def fold_into(network: Classifier, grids: Grids) -> Classifier:
     return network
 
 
-def settled(quantized: FakeQuantized) -> Classifier:
+def on_grid(quantized: FakeQuantized) -> Classifier:
     """The network with its weights on their grids for good: what is written at the end."""
     network = copy.deepcopy(quantized.network)
     *kernels, last = quantized.weights()

@@ -9,9 +9,8 @@ from mobilenet_cli.models import MODELS
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.checkpoint import load_network
-from mobilenet_cli.pipeline.training.config import TrainConfig
 from mobilenet_cli.pipeline.training.optimizer import make_optimizer
-from mobilenet_cli.pipeline.training.setup import Job
+from mobilenet_cli.pipeline.training.setup import TrainingSetup
 
 if TYPE_CHECKING:
     import torch
@@ -21,13 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Learner:
-    """What learns.
+    """A learner is a network with everything that a step of training changes.
 
     Attributes:
-        network: in training; ``trained`` is called for it, and averages gradients over processes.
-        average: the moving average of its weights; None if the recipe keeps none.
-        optimizer: of the network.
-        scaler: of the loss, against underflow; does nothing but with fp16.
+        network: the network in training.
+        trained: what is called for ``network``; it averages gradients over processes.
+        average: the moving average of the network's weights; None if the recipe keeps none.
+        optimizer: the network's optimizer.
+        scaler: scales the loss against underflow; does nothing but with fp16.
     """
 
     network: "Classifier"
@@ -41,36 +41,42 @@ class Learner:
         """The network that is evaluated and kept."""
         return self.average or self.network
 
+    @property
+    def learning_rate(self) -> float:
+        """The largest learning rate of all parameters, that of the classifier."""
+        return max(float(group["lr"]) for group in self.optimizer.param_groups)
 
-def make_learner(config: TrainConfig, job: Job) -> Learner:
-    """The network to start from, and its optimizer."""
+
+def make_learner(setup: TrainingSetup) -> Learner:
+    """Make the network to start from, and its optimizer."""
     import torch
 
+    config, recipe = setup.config, setup.recipe
     torch.manual_seed(config.seed)
-    network = starting_network(config.model(len(job.classes)), config.source, job.classes)
-    if job.grids is not None:
+    network = starting_network(setup.spec, setup.training.source, setup.classes)
+    if setup.grids is not None:
         from mobilenet_cli.pipeline.training.fake_quantize import fold_into
 
-        fold_into(network, job.grids)
-    if config.sync_norms and job.team.world > 1:
+        fold_into(network, setup.grids)
+    if config.sync_norms and setup.group.world > 1:
         network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]  # torch's own
     # Measured on two cores at 32 pixels, batch 64: 83 ms a step on this layout, 120 ms without.
-    network = network.to(job.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub of Module.to lacks memory_format
-    average = copy.deepcopy(network).eval() if config.plan.ema else None
-    trained = job.team.wrap(job.computed(network))
+    network = network.to(setup.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub of Module.to lacks memory_format
+    average = copy.deepcopy(network).eval() if recipe.ema else None
+    trained = setup.group.wrap(setup.computed(network))
     return Learner(
         network,
         torch.compile(trained) if config.compiled else trained,  # type: ignore[arg-type]  # it is a module
         average,
-        make_optimizer(network, config.plan),
-        torch.amp.GradScaler(job.device.type, enabled=config.precision == "fp16"),
+        make_optimizer(network, recipe),
+        torch.amp.GradScaler(setup.device.type, enabled=config.precision == "fp16"),
     )
 
 
 def starting_network(
     spec: ModelSpec, source: Artifact | None, classes: tuple[str, ...]
 ) -> "Classifier":
-    """A network to start from: random, or that of ``source``, with a new classifier if need be.
+    """Make a random network, or that of ``source``, with a new classifier where classes differ.
 
     Random kernels are those of He et al., arXiv:1502.01852, for ReLU; fan-out per group.
     """

@@ -1,4 +1,4 @@
-"""What a training tells: a line an epoch, and the curves as a picture."""
+"""The log of a training: a line for each epoch, and the curves as a picture."""
 
 import io
 import json
@@ -9,13 +9,13 @@ from mobilenet_cli.reports.records.training import EpochRecord
 
 
 def write_log(out: Path, history: list[EpochRecord]) -> None:
-    """``train.jsonl`` beside the checkpoint ``out``: one JSON document an epoch."""
+    """Write ``train.jsonl`` beside the checkpoint ``out``: one JSON document for each epoch."""
     lines = "".join(json.dumps(epoch.model_dump(mode="json")) + "\n" for epoch in history)
     write_atomically(out.with_name("train.jsonl"), lines.encode())
 
 
 def write_curves(out: Path, history: list[EpochRecord]) -> None:
-    """Loss and accuracy per epoch as ``curves.png`` beside the checkpoint ``out``."""
+    """Draw loss and accuracy by epoch as ``curves.png`` beside the checkpoint ``out``."""
     from matplotlib.figure import Figure
 
     epochs = [epoch.epoch for epoch in history]

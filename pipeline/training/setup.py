@@ -1,95 +1,227 @@
-"""What a training works on: images, network, optimizer, and what goes with them."""
+"""What a training works on: its settings resolved against the files they name, and its images."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from mobilenet_cli.data import imagenet
-from mobilenet_cli.data.crop import Cut
 from mobilenet_cli.data.dataset import Dataset
 from mobilenet_cli.data.open_dataset import open_dataset
-from mobilenet_cli.data.training_batches import Squares, class_indices, steps_of
-from mobilenet_cli.pipeline.artifacts.artifact import Artifact
+from mobilenet_cli.data.preprocess import InputSpec
+from mobilenet_cli.data.training_batches import (
+    CachedCrops,
+    TrainingImages,
+    class_indices,
+    steps_per_epoch,
+)
+from mobilenet_cli.models import MODELS
+from mobilenet_cli.models.spec import ModelSpec
+from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
 from mobilenet_cli.pipeline.artifacts.facts import Facts, versions
 from mobilenet_cli.pipeline.errors import DataError, ModelError, OptionError
 from mobilenet_cli.pipeline.progress import Progress
+from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
 from mobilenet_cli.pipeline.runtime.machine import available_memory
-from mobilenet_cli.pipeline.training.augmentation import cut_of
-from mobilenet_cli.pipeline.training.config import TrainConfig
+from mobilenet_cli.pipeline.training.augmentation import crop_of
+from mobilenet_cli.pipeline.training.config import RESOLUTIONS, UPRIGHT, TrainConfig
 from mobilenet_cli.pipeline.training.distillation import Teacher, open_teacher
-from mobilenet_cli.pipeline.training.distributed import Team
+from mobilenet_cli.pipeline.training.distributed import ProcessGroup
 from mobilenet_cli.pipeline.training.qat import Grids, quantized_start
+from mobilenet_cli.pipeline.training.recipes import Recipe
 
 if TYPE_CHECKING:
     import torch
 
     from mobilenet_cli.models.classifier_torch import Classifier
 
-SQUARES_BYTES = 2 << 30  # for images that are cut already, of all processes together
+CACHE_BYTES = 2 << 30  # for crops that are kept in memory, of all processes together
 
 
 @dataclass(frozen=True)
-class Job:
-    """What one training works on, besides its settings.
+class ResolvedTraining:
+    """Settings of a training together with what the files that they name decide.
 
     Attributes:
-        training: the images, ``labels`` the index of each one's class, ``cut`` makes squares,
-            ``squares`` are those that were made.
-        held: out for evaluation.
-        classes: of the model.
-        steps: of a whole epoch; ``total`` of the training.
-        device: where the network is.
-        out: the checkpoint to write.
-        team: the processes that train together.
-        teacher: whose opinion is part of the loss, if any.
-        grids: through which the network is computed, if any.
+        config: the settings as they were given.
+        recipe: the recipe with all that was changed.
+        source: the checkpoint to start from, if any.
+        teacher: the model whose logits are part of the loss, if any.
+        network: the network that is trained, as if it had one class.
+        input: how an image becomes the network's input.
+        quantization: how ``quantize`` would be called for the result; None without ``qat``.
     """
 
-    training: Dataset
-    labels: NDArray[np.int64]
-    cut: Cut
-    squares: Squares
-    held: Dataset
+    config: TrainConfig
+    recipe: Recipe
+    source: Artifact | None
+    teacher: Artifact | None
+    network: ModelSpec
+    input: InputSpec
+    quantization: QuantizeConfig | None
+
+    @property
+    def parent(self) -> str | None:
+        """SHA-256 of the checkpoint to start from."""
+        return self.source.sha256 if self.source else None
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What the checkpoint's facts say about how it was made."""
+        config = self.config
+        values = asdict(config) | {"width": self.network.width, "changes": list(config.changes)}
+        del values["resume"], values["tensorboard"]  # they make no difference to the result
+        values["target"] = self.quantization.target if self.quantization else None
+        if self.teacher is not None:
+            values["teacher_sha256"] = self.teacher.sha256
+        return values | {"recipe": asdict(self.recipe) | {"name": config.recipe_name}}
+
+    @property
+    def run_name(self) -> str:
+        """The run that training goes to unless told otherwise, such as ``digits-1-32``."""
+        name = Path(self.config.data).resolve().name
+        return f"{name}-{self.network.width:g}-{self.input.resolution}"
+
+
+def resolve(config: TrainConfig) -> ResolvedTraining:
+    """Open the files that the settings name, and see that all fits together.
+
+    Raises:
+        OptionError: a setting contradicts the checkpoint to start from, or images would be too
+            small for the network.
+        ModelError: a file cannot be used.
+    """
+    source = None if config.init is None else load_artifact(Path(config.init))
+    known = source.facts.model if source else None
+    if source and known and config.width not in (None, known.width):
+        raise OptionError(
+            f"{source.path} has width {known.width:g}, not {config.width:g}",
+            "Leave --width out, or start from other weights",
+        )
+    if config.qat and source and config.resolution not in (None, source.facts.input.resolution):
+        raise OptionError(
+            f"{source.path} is for {source.facts.input.resolution} pixels",
+            "Leave --resolution out, or train without --qat first",
+        )
+    network = known or ModelSpec(width=1.0 if config.width is None else config.width)
+    spec = _input(config, source)
+    MODELS[network.architecture].check_resolution(spec.resolution)
+    return ResolvedTraining(
+        config=config,
+        recipe=config.chosen_recipe,
+        source=source,
+        teacher=None if config.teacher is None else load_artifact(Path(config.teacher)),
+        network=replace(network, classes=1),
+        input=spec,
+        quantization=QuantizeConfig(target=config.target).resolved() if config.qat else None,
+    )
+
+
+def _input(config: TrainConfig, source: Artifact | None) -> InputSpec:
+    """Cut images from a larger frame, as the recipe says, except where all of an image counts.
+
+    Channels and normalization are those to which the first layer's weights belong.
+    """
+    known = source.facts.input if source else None
+    if known and config.qat:
+        return known
+    usual = known.resolution if known else RESOLUTIONS.get(config.data, InputSpec().resolution)
+    side = usual if config.resolution is None else config.resolution
+    resize = side if config.data in UPRIGHT else round(side / config.chosen_recipe.crop)
+    return replace(known or InputSpec(), resolution=side, resize=resize)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSetup:
+    """What one training works on.
+
+    Attributes:
+        training: the resolved settings.
+        images: the images to train on, and what becomes of them.
+        lost: the training images that the data set knows it has lost.
+        validation: the images held out for evaluation.
+        classes: the identifiers of the model's classes.
+        steps: the number of steps in a whole epoch.
+        total: the number of steps in the training.
+        device: where the network is.
+        out: the checkpoint to write.
+        group: the processes that train together.
+        teacher: the network whose logits are part of the loss, if any.
+        grids: the grids through which the network is computed, if any.
+    """
+
+    training: ResolvedTraining
+    images: TrainingImages
+    lost: tuple[DataError, ...]
+    validation: Dataset
     classes: tuple[str, ...]
     steps: int
     total: int
     device: "torch.device"
     out: Path
-    team: Team
+    group: ProcessGroup
     teacher: Teacher | None
     grids: Grids | None
 
     @property
-    def state(self) -> Path:
+    def config(self) -> TrainConfig:
+        """The settings as they were given."""
+        return self.training.config
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that is used."""
+        return self.training.recipe
+
+    @property
+    def state_file(self) -> Path:
         """The file that an interrupted training leaves."""
         return self.out.with_name("training.pt")
 
     @property
-    def best(self) -> Path:
-        """The best epoch's weights."""
+    def best_file(self) -> Path:
+        """The file with the best epoch's weights."""
         return self.out.with_name("best.safetensors")
 
     @property
+    def spec(self) -> ModelSpec:
+        """The network that is trained."""
+        return replace(self.training.network, classes=len(self.classes))
+
+    @property
     def epochs(self) -> int:
-        """How many there are; the last may be a part of one."""
+        """The number of epochs, of which the last may be a part of one."""
         return -(-self.total // self.steps)
 
     def steps_in(self, epoch: int) -> int:
-        """Of an epoch, from 0."""
+        """Count the steps of an epoch, from 0."""
         return min(self.steps, self.total - epoch * self.steps)
 
     @cached_property
-    def share(self) -> Dataset:
+    def validation_shard(self) -> Dataset:
         """The held-out images that this process evaluates: each image is one process's."""
-        mine = self.held.samples[self.team.rank :: self.team.world]
-        return replace(self.held, samples=mine)
+        mine = self.validation.samples[self.group.rank :: self.group.world]
+        return replace(self.validation, samples=mine)
+
+    @property
+    def facts(self) -> Facts:
+        """What the checkpoint says of itself."""
+        training = self.training
+        return Facts(
+            stage="train",
+            parent=training.parent,
+            config=training.recorded,
+            versions=versions("torch", "numpy", "pillow", "simplejpeg", "scikit-learn"),
+            model=self.spec,
+            input=training.input,
+            classes=self.classes,
+            names=names_of(self.classes, training.source),
+            data=self.config.data,
+            grids=self.grids.coded if self.grids else (),
+        )
 
     def computed(self, network: "Classifier") -> "torch.nn.Module":
-        """The network as it is computed: itself, or through grids."""
+        """Return the network as it is computed: itself, or through grids."""
         if self.grids is None:
             return network
         from mobilenet_cli.pipeline.training.fake_quantize import FakeQuantized
@@ -97,15 +229,17 @@ class Job:
         return FakeQuantized(network, self.grids)
 
     def written(self, network: "Classifier") -> "Classifier":
-        """The network as it is written: itself, or with its weights on their grids."""
+        """Return the network as it is written: itself, or with its weights on their grids."""
         if self.grids is None:
             return network
-        from mobilenet_cli.pipeline.training.fake_quantize import FakeQuantized, settled
+        from mobilenet_cli.pipeline.training.fake_quantize import FakeQuantized, on_grid
 
-        return settled(FakeQuantized(network, self.grids))
+        return on_grid(FakeQuantized(network, self.grids))
 
 
-def prepare(config: TrainConfig, out: Path, team: Team, progress: Progress) -> Job:
+def set_up(
+    training: ResolvedTraining, out: Path, group: ProcessGroup, progress: Progress
+) -> TrainingSetup:
     """Open the images and see that they can be trained on.
 
     Raises:
@@ -115,70 +249,62 @@ def prepare(config: TrainConfig, out: Path, team: Team, progress: Progress) -> J
     """
     import torch
 
-    torch.set_num_threads(team.cpus)
+    config, recipe, source = training.config, training.recipe, training.source
+    torch.set_num_threads(group.cpus)
     on_gpu = torch.cuda.is_available()
     if not on_gpu and (config.precision == "fp16" or config.sync_norms):
         what = "--sync-norms" if config.sync_norms else "--precision fp16"
         raise OptionError(f"{what} needs a GPU, and torch finds none", "Leave it out, or use bf16")
-    training, held = (open_dataset(config.data, split) for split in ("train", "val"))
-    classes = class_list(config.data, training, held)
-    device = torch.device("cuda", team.local) if on_gpu else torch.device("cpu")
-    steps = steps_of(len(training.samples), config.plan.batch)
-    source = config.source
+    images, validation = (open_dataset(config.data, split) for split in ("train", "val"))
+    classes = training_classes(config.data, images, validation)
+    device = torch.device("cuda", group.local) if on_gpu else torch.device("cpu")
     if config.qat and source is not None and source.facts.classes != classes:
         raise ModelError(
             f"{source.path} was not trained on the {len(classes)} classes of '{config.data}'",
             "Fine-tune it without --qat first",
         )
     teacher = (
-        open_teacher(config.teaching, config.input, classes, device) if config.teaching else None
+        open_teacher(training.teacher, training.input, classes, device)
+        if training.teacher
+        else None
     )
     grids = None
-    if config.qat and source is not None:
-        grids = quantized_start(source, config.data, config.quantization, progress)
-    return Job(
-        training,
-        class_indices(training, classes),
-        cut_of(config.plan, config.input),
-        squares_of(config, team),
-        held,
-        classes,
-        steps,
-        max(1, round(config.plan.epochs * steps)),
-        device,
-        out,
-        team,
-        teacher,
-        grids,
+    if source is not None and training.quantization is not None:
+        grids = quantized_start(source, config.data, training.quantization, progress)
+    steps = steps_per_epoch(len(images.samples), recipe.batch)
+    return TrainingSetup(
+        training=training,
+        images=TrainingImages(
+            samples=images.samples,
+            labels=class_indices(images, classes),
+            crop=crop_of(recipe, training.input),
+            mirror=config.data not in UPRIGHT,
+            views=recipe.views,
+            cache=cache_of(training, group),
+        ),
+        lost=images.lost,
+        validation=validation,
+        classes=classes,
+        steps=steps,
+        total=max(1, round(recipe.epochs * steps)),
+        device=device,
+        out=out,
+        group=group,
+        teacher=teacher,
+        grids=grids,
     )
 
 
-def squares_of(config: TrainConfig, team: Team) -> Squares:
-    """As many squares as may stay in memory, where a later epoch would cut the same again."""
-    if config.plan.area < 1 or config.plan.epochs <= 1:
-        return Squares(0)
-    memory = min(SQUARES_BYTES, available_memory() // 4) // team.here
-    return Squares(memory // (3 * config.side**2))
+def cache_of(training: ResolvedTraining, group: ProcessGroup) -> CachedCrops:
+    """Make room for as many crops as may stay in memory, where every epoch makes the same."""
+    if training.recipe.area < 1 or training.recipe.epochs <= 1:
+        return CachedCrops(0)
+    memory = min(CACHE_BYTES, available_memory() // 4) // group.here
+    return CachedCrops(memory // (3 * training.input.resolution**2))
 
 
-def facts_of(config: TrainConfig, job: Job) -> Facts:
-    """What the checkpoint says of itself."""
-    return Facts(
-        stage="train",
-        parent=config.parent,
-        config=config.recorded,
-        versions=versions("torch", "numpy", "pillow", "simplejpeg", "scikit-learn"),
-        model=config.model(len(job.classes)),
-        input=config.input,
-        classes=job.classes,
-        names=names_of(job.classes, config.source),
-        data=config.data,
-        grids=job.grids.coded if job.grids else (),
-    )
-
-
-def class_list(data: str, training: Dataset, held: Dataset) -> tuple[str, ...]:
-    """The classes of the model's outputs: those of the training images.
+def training_classes(data: str, training: Dataset, validation: Dataset) -> tuple[str, ...]:
+    """Return the classes of the model's outputs: those of the training images.
 
     A part of ImageNet whose held-out images have classes that its training images lack gets all
     1000 of ImageNet, by the usual labels.
@@ -191,7 +317,7 @@ def class_list(data: str, training: Dataset, held: Dataset) -> tuple[str, ...]:
             f"'{data}' has only {len(training.classes)} class",
             "A classifier needs at least two; put each class's images in a folder of its own",
         )
-    unknown = set(held.classes) - set(training.classes)
+    unknown = set(validation.classes) - set(training.classes)
     if not unknown:
         return training.classes
     if unknown | set(training.classes) <= set(imagenet.synsets()):
@@ -204,7 +330,7 @@ def class_list(data: str, training: Dataset, held: Dataset) -> tuple[str, ...]:
 
 
 def names_of(classes: tuple[str, ...], source: Artifact | None) -> tuple[str, ...]:
-    """Names for people, where they are known."""
+    """Return what people call the classes, where that is known."""
     if classes == imagenet.synsets():
         return imagenet.names()
     return source.facts.names if source and source.facts.classes == classes else ()

@@ -8,7 +8,7 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,44 +19,64 @@ from mobilenet_cli.reports.records.training import EpochRecord
 if TYPE_CHECKING:
     from mobilenet_cli.pipeline.training.learner import Learner
 
-    pass
-
 
 @dataclass
-class Progressed:
-    """How far training is.
+class TrainingState:
+    """The state says how far a training is.
 
     Attributes:
-        epoch: from 0, and ``step`` within it: the next one to take.
-        loss_sum: over the ``seen`` images of the epoch so far; ``hits`` of them were right.
-        seconds: of training so far; ``waited`` of them for data.
-        bad: images that could not be read, in the order in which they were met.
+        epoch: the epoch, from 0.
+        step: the next step to take within it, from 0.
+        loss_sum: the sum of the loss over the images of the epoch so far.
+        correct: the number of these images whose class was the network's first.
+        seen: the number of these images.
+        seconds: the duration of the training so far, without evaluation.
+        waited: the part of it, in seconds, that was spent waiting for images.
+        bad: the images that could not be read, in the order in which they were met.
         start: top-1 and top-5 of held-out images before the first step, in percent, with ``--qat``.
     """
 
     epoch: int = 0
     step: int = 0
     loss_sum: float = 0.0
-    hits: int = 0
+    correct: int = 0
     seen: int = 0
     seconds: float = 0.0
     waited: float = 0.0
-    bad: list[str] | None = None
+    bad: list[str] = field(default_factory=list)
     start: tuple[float, float] | None = None
 
-    def without_sums(self) -> "Progressed":
-        """The same for a process whose images another one has counted already."""
-        return replace(self, loss_sum=0.0, hits=0, seen=0)
+    @property
+    def waiting(self) -> float:
+        """The fraction of the time, 0..1, that was spent waiting for images."""
+        return self.waited / max(self.seconds, 1e-9)
+
+    def without_sums(self) -> "TrainingState":
+        """Return the state without the sums of the epoch, which have been counted elsewhere."""
+        return replace(self, loss_sum=0.0, correct=0, seen=0)
+
+    def as_document(self) -> dict[str, Any]:
+        """Return the state as JSON; ``correct`` is called ``hits`` there."""
+        values = asdict(self)
+        values["hits"] = values.pop("correct")
+        return values
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> "TrainingState":
+        """Read what ``as_document`` gave."""
+        values = dict(document)
+        values["correct"] = values.pop("hits")
+        return cls(**values | {"bad": values.get("bad") or []})
 
 
 def save_state(
     path: Path,
     settings: dict[str, Any],
     learner: "Learner",
-    at: Progressed,
+    state: TrainingState,
     history: list[EpochRecord],
 ) -> None:
-    """Write the state of training.
+    """Write the state of a training.
 
     Raises:
         StorageError: it cannot be written; the one before is unchanged.
@@ -66,7 +86,7 @@ def save_state(
     content = io.BytesIO()
     document = {
         "settings": settings,
-        "at": asdict(at),
+        "at": state.as_document(),
         "history": [epoch.model_dump(mode="json") for epoch in history],
     }
     tensors = {
@@ -82,8 +102,11 @@ def save_state(
 
 def load_state(
     path: Path, settings: dict[str, Any], learner: "Learner"
-) -> tuple[Progressed, list[EpochRecord]]:
-    """Put a saved state into the learner; return how far it was.
+) -> tuple[TrainingState, list[EpochRecord]]:
+    """Put a saved state into the learner.
+
+    Returns:
+        How far the training was, and the epochs that it had finished.
 
     Raises:
         ModelError: the file is no such state.
@@ -96,21 +119,21 @@ def load_state(
             learner.average.load_state_dict(saved["average"])
         learner.optimizer.load_state_dict(saved["optimizer"])
         learner.scaler.load_state_dict(saved["scaler"])
-        at = Progressed(**document["at"])
+        state = TrainingState.from_document(document["at"])
         history = [EpochRecord.model_validate(epoch) for epoch in document["history"]]
-    return at, history
+    return state, history
 
 
 @contextmanager
 def reading(path: Path, fix: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """The tensors of a state and its document; no code in the file runs.
+    """Yield the tensors of a saved state and its JSON document; no code in the file runs.
 
     Args:
         path: the file.
-        fix: what to do where it, or what the caller expects of it, is no state of a training.
+        fix: what the user can do where the file is no state of a training.
 
     Raises:
-        ModelError: that is so.
+        ModelError: the file is no state, or lacks what the caller looks up in it.
     """
     import torch
 
@@ -143,7 +166,7 @@ def check_same(path: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> Non
 
 
 def flat(settings: dict[str, Any]) -> dict[str, str]:
-    """Nested settings under dotted names, as text."""
+    """Return nested settings under dotted names, as text."""
     found: dict[str, str] = {}
     for name, value in settings.items():
         if isinstance(value, dict):

@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 from mobilenet_cli.data.dataset import Sample
-from mobilenet_cli.data.training_batches import Share, TrainBatch, training_batches
+from mobilenet_cli.data.training_batches import EpochPlan, RankShard, TrainBatch, training_batches
 from mobilenet_cli.models import MODELS
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_with_record, save_artifact
 from mobilenet_cli.pipeline.artifacts.checkpoint import checkpoint_bytes, load_network
@@ -16,15 +16,20 @@ from mobilenet_cli.pipeline.artifacts.files import check_writable, write_atomica
 from mobilenet_cli.pipeline.artifacts.sidecar import is_current, sidecar_path
 from mobilenet_cli.pipeline.errors import DataError, OptionError, StorageError
 from mobilenet_cli.pipeline.progress import Progress, silent
-from mobilenet_cli.pipeline.training.config import UPRIGHT, TrainConfig
-from mobilenet_cli.pipeline.training.distributed import joined
+from mobilenet_cli.pipeline.training.config import TrainConfig
+from mobilenet_cli.pipeline.training.distributed import process_group
 from mobilenet_cli.pipeline.training.learner import Learner, make_learner
 from mobilenet_cli.pipeline.training.log import write_curves, write_log
-from mobilenet_cli.pipeline.training.setup import Job, facts_of, prepare
-from mobilenet_cli.pipeline.training.state import Progressed, load_state, save_state
+from mobilenet_cli.pipeline.training.setup import (
+    ResolvedTraining,
+    TrainingSetup,
+    resolve,
+    set_up,
+)
+from mobilenet_cli.pipeline.training.state import TrainingState, load_state, save_state
 from mobilenet_cli.pipeline.training.step import take_step
 from mobilenet_cli.pipeline.training.tensorboard import Board, board
-from mobilenet_cli.pipeline.training.validation import count_right
+from mobilenet_cli.pipeline.training.validation import count_correct
 from mobilenet_cli.reports.records.training import EpochRecord, TrainRecord
 
 SAVE_SECONDS = 300.0  # between two states of a training that is under way
@@ -43,11 +48,11 @@ def train(
     state is written beside ``out``, and a later call with the same settings goes on from there.
 
     Args:
-        config: see ``TrainConfig``.
+        config: the settings.
         out: the checkpoint to write; ``best.safetensors`` beside it where an earlier epoch was
             better.
         progress: is told how many images are done.
-        stop: asked after every step.
+        stop: is asked after every step.
 
     Raises:
         DataError: the images cannot be used, or there are fewer than two classes.
@@ -57,148 +62,326 @@ def train(
         StorageError: ``out`` cannot be written, or holds the weights to start from.
         KeyboardInterrupt: ``stop`` said so; the state is written.
     """
-    source = config.source
+    training = resolve(config)
+    _check_out(training, out)
+    with process_group() as group:
+        if group.is_main:
+            check_writable(out)
+        setup = set_up(training, out, group, progress)
+        learner = make_learner(setup)
+        begin = where_to_begin(setup, learner)
+        group.barrier()
+        if begin is not None:
+            state, history = begin
+            folder, wanted = out.with_name("tensorboard"), config.tensorboard and group.is_main
+            with board(folder, state.epoch * setup.steps + state.step, wanted) as shown:
+                Trainer(setup, learner, state, history, Listener(progress, stop, shown)).run()
+        group.barrier()  # until the file is there
+    return load_with_record(out, TrainRecord)
+
+
+def _check_out(training: ResolvedTraining, out: Path) -> None:
+    source = training.source
     if source is not None and out.resolve() == source.path.resolve():
         raise StorageError(f"{out} holds the weights to start from", "Choose another --run")
     if out.exists() and not sidecar_path(out).exists():
         raise StorageError(f"{out} exists and was not made by this tool", "Choose another --run")
-    with joined() as team:
-        if team.leads:
-            check_writable(out)
-        job = prepare(config, out, team, progress)
-        learner = make_learner(config, job)
-        at, history = where_to_begin(config, job, learner)
-        team.wait()
-        if at is not None:
-            folder, wanted = out.with_name("tensorboard"), config.tensorboard and team.leads
-            with board(folder, at.epoch * job.steps + at.step, wanted) as shown:
-                work(config, job, learner, at, history, progress, stop, shown)
-        team.wait()  # until the file is there
-    return load_with_record(out, TrainRecord)
-
-
-def work(
-    config: TrainConfig,
-    job: Job,
-    learner: Learner,
-    at: Progressed,
-    history: list[EpochRecord],
-    progress: Progress,
-    stop: Callable[[], bool],
-    shown: Board,
-) -> None:
-    """Train from where ``at`` is to the end, and write what is to be kept."""
-    if config.qat and at.start is None:
-        at.start = held_out_top(config, job, learner, at, progress)
-    for epoch in range(at.epoch, job.epochs):
-        run_epoch(config, job, learner, at, history, progress, stop, shown)
-        history.append(epoch_record(config, job, learner, at, progress))
-        if job.team.leads:
-            write_log(job.out, history)
-            shown.add(at.epoch * job.steps + at.step, scalars(config, job, at, history[-1]))
-            keep_best(config, job, learner, at, history)
-        at = replace(at.without_sums(), epoch=epoch + 1, step=0)
-    if job.team.leads:
-        finish(config, job, learner, at, history)
-        job.state.unlink(missing_ok=True)
 
 
 def where_to_begin(
-    config: TrainConfig, job: Job, learner: Learner
-) -> tuple[Progressed | None, list[EpochRecord]]:
-    """From a state with the same settings, or from the start; None where training is complete."""
-    if job.state.is_file():
-        try:
-            at, history = load_state(job.state, config.recorded, learner)
-            return (at if job.team.leads else at.without_sums()), history
-        except OptionError:
-            if config.resume:
-                raise
-    elif config.resume and is_current(job.out, "train", config.parent, config.recorded):
-        return None, []
-    elif config.resume:
-        raise OptionError(
-            f"there is no interrupted training in {job.out.parent}", "Start it without --resume"
-        )
-    return Progressed(bad=[]), []
+    setup: TrainingSetup, learner: Learner
+) -> tuple[TrainingState, list[EpochRecord]] | None:
+    """Find out how far the training is, and put a saved state into the learner.
 
-
-def run_epoch(
-    config: TrainConfig,
-    job: Job,
-    learner: Learner,
-    at: Progressed,
-    history: list[EpochRecord],
-    progress: Progress,
-    stop: Callable[[], bool],
-    shown: Board,
-) -> None:
-    """Take the steps of one epoch that are left, moving ``at`` along.
+    Returns:
+        The state and the finished epochs, of a saved training with the same settings or of a new
+        one; None where training is complete.
 
     Raises:
-        CheckError: the loss became NaN.
-        KeyboardInterrupt: ``stop`` said so; the state is written.
+        OptionError: there is nothing to resume, or only a training with other settings.
     """
-    recipe, total = config.plan, job.total * config.plan.batch
-    learner.network.train(not recipe.freeze_norms)  # BatchNorm is all that mode changes
-    bad = at.bad if at.bad is not None else []
-
-    def on_bad(sample: Sample, _: DataError) -> None:
-        if sample.key not in bad:
-            bad.append(sample.key)
-
-    source = training_batches(
-        job.training.samples,
-        job.labels,
-        job.cut,
-        recipe.batch,
-        mirror=config.data not in UPRIGHT,
-        views=recipe.views,
-        squares=job.squares,
-        seed=config.seed,
-        epoch=at.epoch,
-        first_step=at.step,
-        share=Share(job.team.rank, job.team.world),
-        workers=job.team.cpus,
-        on_bad=on_bad,
-    )
-    saved = began = time.monotonic()
-    left = job.steps_in(at.epoch) - at.step
-    for batch, waited in timed(islice(source, left)):
-        loss, hits = take_step(config, job, learner, at, batch)
-        shown.add_loss(at.epoch * job.steps + batch.step, loss)
-        at.loss_sum += loss * len(batch.labels)
-        at.hits += hits
-        at.seen += len(batch.labels)
-        at.waited += waited
-        at.step = batch.step + 1
-        now = time.monotonic()
-        at.seconds, began = at.seconds + now - began, now
-        done = (at.epoch * job.steps + at.step) * recipe.batch
-        progress(done, total, told(at, learner))
-        asked = job.team.any(stop())
-        if asked or job.team.any(now - saved > SAVE_SECONDS):
-            save(config, job, learner, at, history)
-            saved = time.monotonic()
-            if asked:
-                raise KeyboardInterrupt
-    at.loss_sum, right, seen = job.team.sums(at.loss_sum, at.hits, at.seen)
-    at.hits, at.seen = int(right), int(seen)
+    training, resume = setup.training, setup.config.resume
+    if setup.state_file.is_file():
+        try:
+            state, history = load_state(setup.state_file, training.recorded, learner)
+            return (state if setup.group.is_main else state.without_sums()), history
+        except OptionError:
+            if resume:
+                raise
+    elif resume and is_current(setup.out, "train", training.parent, training.recorded):
+        return None
+    elif resume:
+        raise OptionError(
+            f"there is no interrupted training in {setup.out.parent}", "Start it without --resume"
+        )
+    return TrainingState(), []
 
 
-def save(
-    config: TrainConfig, job: Job, learner: Learner, at: Progressed, history: list[EpochRecord]
-) -> None:
-    """Write the state, with the sums of all processes; rank 0's network is everybody's."""
-    loss_sum, hits, seen = job.team.sums(at.loss_sum, at.hits, at.seen)
-    if job.team.leads:
-        whole = replace(at, loss_sum=loss_sum, hits=int(hits), seen=int(seen))
-        save_state(job.state, config.recorded, learner, whole, history)
-    job.team.wait()
+@dataclass(frozen=True)
+class Listener:
+    """Who follows a training, and may stop it.
+
+    Attributes:
+        progress: is told how many images are done.
+        stop: is asked after every step.
+        board: takes curves for TensorBoard.
+    """
+
+    progress: Progress
+    stop: Callable[[], bool]
+    board: Board
+
+
+@dataclass
+class Trainer:
+    """A trainer takes a network from a state to the end of its training.
+
+    Attributes:
+        setup: what the training works on.
+        learner: the network and its optimizer.
+        state: how far the training is.
+        history: the finished epochs.
+        listener: who follows it.
+    """
+
+    setup: TrainingSetup
+    learner: Learner
+    state: TrainingState
+    history: list[EpochRecord]
+    listener: Listener
+
+    def run(self) -> None:
+        """Train to the end, and write what is to be kept.
+
+        Raises:
+            CheckError: the loss became NaN.
+            KeyboardInterrupt: the listener stopped it; the state is written.
+        """
+        main = self.setup.group.is_main
+        if self.setup.grids is not None and self.state.start is None:
+            self.state.start = self.validate()
+        for epoch in range(self.state.epoch, self.setup.epochs):
+            self.run_epoch()
+            self.history.append(self.epoch_record())
+            if main:
+                write_log(self.setup.out, self.history)
+                self.listener.board.add(self.steps_done, self.scalars())
+                self.keep_best()
+            self.state = replace(self.state.without_sums(), epoch=epoch + 1, step=0)
+        if main:
+            self.finish()
+            self.setup.state_file.unlink(missing_ok=True)
+
+    @property
+    def steps_done(self) -> int:
+        """The number of steps that have been taken."""
+        return self.state.epoch * self.setup.steps + self.state.step
+
+    @property
+    def images_done(self) -> int:
+        """The number of images that have been trained on."""
+        return self.steps_done * self.setup.recipe.batch
+
+    @property
+    def images_total(self) -> int:
+        """The number of images of the whole training."""
+        return self.setup.total * self.setup.recipe.batch
+
+    def batches(self) -> Iterator[TrainBatch]:
+        """Read the batches of this epoch that are left."""
+        setup, state = self.setup, self.state
+
+        def on_bad(sample: Sample, _: DataError) -> None:
+            if sample.key not in state.bad:
+                state.bad.append(sample.key)
+
+        plan = EpochPlan(
+            samples=setup.images.samples,
+            batch=setup.recipe.batch,
+            seed=setup.config.seed,
+            epoch=state.epoch,
+            first_step=state.step,
+            shard=RankShard(setup.group.rank, setup.group.world),
+        )
+        left = setup.steps_in(state.epoch) - state.step
+        return islice(training_batches(setup.images, plan, setup.group.cpus, on_bad), left)
+
+    def run_epoch(self) -> None:
+        """Take the steps of this epoch that are left."""
+        setup, state, learner = self.setup, self.state, self.learner
+        learner.network.train(not setup.recipe.freeze_norms)  # BatchNorm is all that mode changes
+        saved = began = time.monotonic()
+        for batch, waited in timed(self.batches()):
+            loss, correct = take_step(setup, learner, state.epoch, batch)
+            self.listener.board.add_loss(state.epoch * setup.steps + batch.step, loss)
+            state.loss_sum += loss * len(batch.labels)
+            state.correct += correct
+            state.seen += len(batch.labels)
+            state.waited += waited
+            state.step = batch.step + 1
+            now = time.monotonic()
+            state.seconds, began = state.seconds + now - began, now
+            self.listener.progress(self.images_done, self.images_total, self.progress_note())
+            asked = setup.group.any_rank(self.listener.stop())
+            if asked or setup.group.any_rank(now - saved > SAVE_SECONDS):
+                self.save()
+                saved = time.monotonic()
+                if asked:
+                    raise KeyboardInterrupt
+        self.state = self.summed_state()
+
+    def summed_state(self) -> TrainingState:
+        """Return the state with the sums of all processes."""
+        state = self.state
+        loss, correct, seen = self.setup.group.all_reduce_sum(
+            state.loss_sum, state.correct, state.seen
+        )
+        return replace(state, loss_sum=loss, correct=int(correct), seen=int(seen))
+
+    def save(self) -> None:
+        """Write the state; rank 0's network is everybody's."""
+        state = self.summed_state()
+        if self.setup.group.is_main:
+            recorded = self.setup.training.recorded
+            save_state(self.setup.state_file, recorded, self.learner, state, self.history)
+        self.setup.group.barrier()
+
+    def progress_note(self) -> str:
+        """Return what a person watches."""
+        state = self.state
+        return (
+            f"loss {state.loss_sum / state.seen:.3f}, top-1 {100 * state.correct / state.seen:.1f} "
+            f"%, lr {self.learner.learning_rate:.1e}, {100 * state.waiting:.0f} % waiting for data"
+        )
+
+    def validate(self) -> tuple[float, float]:
+        """Return top-1 and top-5 of the held-out images, in percent."""
+        setup, kept = self.setup, self.learner.kept
+        images = len(setup.validation_shard.samples)
+
+        def tick(seen: int) -> None:
+            note = f"held-out images: {seen} of {images}"
+            self.listener.progress(self.images_done, self.images_total, note)
+
+        setup.group.broadcast_buffers(kept)
+        counts = count_correct(
+            setup.computed(kept),
+            setup.validation_shard,
+            setup.classes,
+            setup.training.input,
+            setup.device,
+            tick,
+        )
+        top1, top5 = setup.group.all_reduce_sum(*counts)
+        total = len(setup.validation.samples)
+        return 100 * top1 / total, 100 * top5 / total
+
+    def epoch_record(self) -> EpochRecord:
+        """Evaluate the epoch that has just ended."""
+        top1, top5 = self.validate()
+        state = self.state
+        return EpochRecord(
+            epoch=state.epoch + 1,
+            loss=state.loss_sum / state.seen,
+            train_top1=100 * state.correct / state.seen,
+            top1=top1,
+            top5=top5,
+            learning_rate=self.learner.learning_rate,
+            waiting=state.waiting,
+        )
+
+    def scalars(self) -> dict[str, float]:
+        """Return what TensorBoard shows of the last epoch; the rate is that of the training."""
+        epoch = self.history[-1]
+        return {
+            "loss/epoch": epoch.loss,
+            "top1/training": epoch.train_top1,
+            "top1/held_out": epoch.top1,
+            "top5/held_out": epoch.top5,
+            "learning_rate": epoch.learning_rate,
+            "images_per_second": self.images_done / max(self.state.seconds, 1e-9),
+            "waiting": self.state.waiting,
+        }
+
+    def best_epoch(self) -> int:
+        """Return the best epoch, from 1, the later of equals; 0 where none is as good as the start.
+
+        The start counts with ``--qat`` alone.
+        """
+        start = self.state.start[0] if self.state.start else -1.0
+        tops = [start, *(epoch.top1 for epoch in self.history)]
+        return max(range(len(tops)), key=lambda epoch: (tops[epoch], epoch))
+
+    def keep_best(self) -> None:
+        """Keep the best epoch's weights beside those of the last one, unless that is the best."""
+        last = self.history[-1]
+        if last.epoch != self.best_epoch():
+            return
+        if last.epoch == self.setup.epochs:
+            self.setup.best_file.unlink(missing_ok=True)
+        else:
+            write_atomically(self.setup.best_file, self.content())
+
+    def content(self) -> bytes:
+        """Return the checkpoint of the network as it is."""
+        return checkpoint_bytes(self.setup.written(self.learner.kept), self.setup.facts)
+
+    def kept(self) -> tuple[int, bytes, Facts, tuple[float, float]]:
+        """Choose the weights to keep.
+
+        They are the last epoch's; with ``--qat``, whose promise is not to lose anything, the best
+        epoch's, or those that it started from.
+
+        Returns:
+            The epoch, from 1, or 0 for the start; the checkpoint; its facts; its top-1 and top-5.
+        """
+        best = self.best_epoch() if self.state.start is not None else len(self.history)
+        if best == len(self.history):
+            last = self.history[-1]
+            return best, self.content(), self.setup.facts, (last.top1, last.top5)
+        if best:
+            epoch = self.history[best - 1]
+            content = self.setup.best_file.read_bytes()
+            return best, content, self.setup.facts, (epoch.top1, epoch.top5)
+        source, start = self.setup.training.source, self.state.start
+        assert source is not None  # with --qat there are both
+        assert start is not None
+        self.setup.best_file.unlink(missing_ok=True)  # an earlier training's
+        # Its weights are on no grid yet, so that quantize makes of it what it made of it before.
+        facts = self.setup.facts.model_copy(update={"grids": ()})
+        return 0, checkpoint_bytes(load_network(source), facts), facts, start
+
+    def finish(self) -> None:
+        """Write the checkpoint, its record and the curves."""
+        import torch
+
+        setup, state = self.setup, self.state
+        epoch, content, facts, (top1, top5) = self.kept()
+        replaced = keep_replaced(setup)
+        architecture = MODELS[setup.spec.architecture]
+        record = TrainRecord(
+            epochs=setup.recipe.epochs,
+            images=len(setup.images.samples),
+            top1=top1,
+            top5=top5,
+            start_top1=state.start[0] if state.start else None,
+            kept_epoch=epoch,
+            seconds=state.seconds,
+            images_per_second=self.images_total / state.seconds,
+            parameters=architecture.parameters(setup.spec),
+            multiply_adds=architecture.multiply_adds(setup.spec, setup.training.input.resolution),
+            device=str(setup.device),
+            threads=torch.get_num_threads(),
+            waiting=state.waiting,
+            bad_images=(*(error.what for error in setup.lost), *state.bad),
+            replaced=replaced.name if replaced else None,
+        )
+        write_curves(setup.out, self.history)
+        save_artifact(setup.out, content, facts, record)
 
 
 def timed(source: Iterator[TrainBatch]) -> Iterator[tuple[TrainBatch, float]]:
-    """Batches, each with the seconds that were waited for it."""
+    """Yield each batch with the seconds that were waited for it."""
     while True:
         start = time.monotonic()
         batch = next(source, None)
@@ -207,143 +390,16 @@ def timed(source: Iterator[TrainBatch]) -> Iterator[tuple[TrainBatch, float]]:
         yield batch, time.monotonic() - start
 
 
-def told(at: Progressed, learner: Learner) -> str:
-    """What a person watches."""
-    rate = max(group["lr"] for group in learner.optimizer.param_groups)
-    return (
-        f"loss {at.loss_sum / at.seen:.3f}, top-1 {100 * at.hits / at.seen:.1f} %, "
-        f"lr {rate:.1e}, {100 * at.waited / max(at.seconds, 1e-9):.0f} % waiting for data"
-    )
-
-
-def held_out_top(
-    config: TrainConfig, job: Job, learner: Learner, at: Progressed, progress: Progress
-) -> tuple[float, float]:
-    """Top-1 and top-5 of the held-out images, in percent."""
-    done, images = (at.epoch * job.steps + at.step) * config.plan.batch, len(job.share.samples)
-
-    def tick(seen: int) -> None:
-        progress(done, job.total * config.plan.batch, f"held-out images: {seen} of {images}")
-
-    job.team.agree(learner.kept)
-    kept = job.computed(learner.kept)
-    counts = count_right(kept, job.share, job.classes, config.input, job.device, tick)
-    top1, top5 = job.team.sums(*counts)
-    return 100 * top1 / len(job.held.samples), 100 * top5 / len(job.held.samples)
-
-
-def epoch_record(
-    config: TrainConfig, job: Job, learner: Learner, at: Progressed, progress: Progress
-) -> EpochRecord:
-    """The epoch that has just ended, held-out images included."""
-    top1, top5 = held_out_top(config, job, learner, at, progress)
-    return EpochRecord(
-        epoch=at.epoch + 1,
-        loss=at.loss_sum / at.seen,
-        train_top1=100 * at.hits / at.seen,
-        top1=top1,
-        top5=top5,
-        learning_rate=max(float(group["lr"]) for group in learner.optimizer.param_groups),
-        waiting=at.waited / max(at.seconds, 1e-9),
-    )
-
-
-def scalars(config: TrainConfig, job: Job, at: Progressed, epoch: EpochRecord) -> dict[str, float]:
-    """What TensorBoard shows of an epoch; the rate is that of the training so far."""
-    images = (at.epoch * job.steps + at.step) * config.plan.batch
-    return {
-        "loss/epoch": epoch.loss,
-        "top1/training": epoch.train_top1,
-        "top1/held_out": epoch.top1,
-        "top5/held_out": epoch.top5,
-        "learning_rate": epoch.learning_rate,
-        "images_per_second": images / max(at.seconds, 1e-9),
-        "waiting": at.waited / max(at.seconds, 1e-9),
-    }
-
-
-def keep_best(
-    config: TrainConfig, job: Job, learner: Learner, at: Progressed, history: list[EpochRecord]
-) -> None:
-    """Keep the best epoch's weights beside those of the last one, unless that is the best."""
-    last = history[-1]
-    if last.epoch != best_epoch(at, history):
-        return
-    if last.epoch == job.epochs:
-        job.best.unlink(missing_ok=True)
-    else:
-        content = checkpoint_bytes(job.written(learner.kept), facts_of(config, job))
-        write_atomically(job.best, content)
-
-
-def best_epoch(at: Progressed, history: list[EpochRecord]) -> int:
-    """From 1, the later one of equals; 0 where none is as good as the start."""
-    tops = [at.start[0] if at.start else -1.0, *(epoch.top1 for epoch in history)]
-    return max(range(len(tops)), key=lambda epoch: (tops[epoch], epoch))
-
-
-def begun_with(config: TrainConfig, facts: Facts) -> tuple[bytes, Facts]:
-    """The checkpoint that ``--qat`` started from, and its facts.
-
-    Its weights are on no grid yet, so that ``quantize`` makes of it what it made of it before.
-    """
-    assert config.source is not None  # --qat has one
-    facts = facts.model_copy(update={"grids": ()})
-    return checkpoint_bytes(load_network(config.source), facts), facts
-
-
-def finish(
-    config: TrainConfig,
-    job: Job,
-    learner: Learner,
-    at: Progressed,
-    history: list[EpochRecord],
-) -> Artifact[TrainRecord]:
-    """Write the checkpoint, its record and the curves.
-
-    The last epoch's weights are kept; with ``--qat``, whose promise is not to lose anything, the
-    best epoch's, or those that it started from.
-    """
-    import torch
-
-    facts, spec = facts_of(config, job), config.model(len(job.classes))
-    content = checkpoint_bytes(job.written(learner.kept), facts)
-    kept, top = len(history), (history[-1].top1, history[-1].top5)
-    if at.start is not None and (best := best_epoch(at, history)) != kept:
-        kept = best
-        if best:
-            content, top = job.best.read_bytes(), (history[best - 1].top1, history[best - 1].top5)
-        else:
-            (content, facts), top = begun_with(config, facts), at.start
-            job.best.unlink(missing_ok=True)  # an earlier training's
-    replaced = keep_replaced(config, job.out)
-    record = TrainRecord(
-        epochs=config.plan.epochs,
-        images=len(job.training.samples),
-        top1=top[0],
-        top5=top[1],
-        start_top1=at.start[0] if at.start else None,
-        kept_epoch=kept,
-        seconds=at.seconds,
-        images_per_second=job.total * config.plan.batch / at.seconds,
-        parameters=MODELS[spec.architecture].parameters(spec),
-        multiply_adds=MODELS[spec.architecture].multiply_adds(spec, config.side),
-        device=str(job.device),
-        threads=torch.get_num_threads(),
-        waiting=at.waited / at.seconds,
-        bad_images=(*(error.what for error in job.training.lost), *(at.bad or ())),
-        replaced=replaced.name if replaced else None,
-    )
-    write_curves(job.out, history)
-    return save_artifact(job.out, content, facts, record)
-
-
-def keep_replaced(config: TrainConfig, out: Path) -> Path | None:
+def keep_replaced(setup: TrainingSetup) -> Path | None:
     """Keep a checkpoint that came of other settings, or from elsewhere, beside what replaces it.
 
-    One of them: a second replacement is the end of the first one's.
+    One of them is kept: a second replacement is the end of the first one's.
+
+    Returns:
+        The file that it is kept in; None where there was none.
     """
-    if not out.exists() or is_current(out, "train", config.parent, config.recorded):
+    out, training = setup.out, setup.training
+    if not out.exists() or is_current(out, "train", training.parent, training.recorded):
         return None
     kept = out.with_name("previous.safetensors")
     write_atomically(sidecar_path(kept), sidecar_path(out).read_bytes())

@@ -1,4 +1,4 @@
-"""How many held-out images a network in training gets right."""
+"""The accuracy of a network in training on held-out images."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -11,36 +11,39 @@ if TYPE_CHECKING:
     import torch
 
 
-def count_right(
+def count_correct(
     network: "torch.nn.Module",
-    held: Dataset,
+    dataset: Dataset,
     classes: tuple[str, ...],
     spec: InputSpec,
     device: "torch.device",
     tick: Callable[[int], None] = lambda _: None,
 ) -> tuple[int, int]:
-    """Numbers of held-out images whose class is first, and among the first five.
+    """Count the images whose class is the network's first, and those where it is among five.
 
     Args:
-        network: from images [n, 3, R, R] to logits [n, classes].
-        held: the images.
-        classes: in the order of the logits.
+        network: maps images [n, 3, R, R] to logits [n, classes].
+        dataset: the labelled images.
+        classes: the identifiers of the classes, in the order of the logits.
         spec: how an image is prepared.
-        device: where the network is.
-        tick: told how many images are done.
+        device: the device of the network.
+        tick: is told how many images are done.
+
+    Returns:
+        Both counts.
     """
     import torch
 
     network.eval()
     index = {name: i for i, name in enumerate(classes)}
-    labels = torch.tensor([index[str(s.label)] for s in held.samples])
+    labels = torch.tensor([index[str(s.label)] for s in dataset.samples])
     top1 = top5 = 0
     with torch.inference_mode():
-        for batch in batches(held.samples, spec, 64):
+        for batch in batches(dataset.samples, spec, 64):
             logits = network(torch.from_numpy(batch.images).to(device)).cpu()
             best = logits.topk(min(5, logits.shape[1]), dim=1).indices
-            hit = best == labels[list(batch.indices)][:, None]
-            top1 += int(hit[:, 0].sum())
-            top5 += int(hit.any(1).sum())
+            correct = best == labels[list(batch.indices)][:, None]
+            top1 += int(correct[:, 0].sum())
+            top5 += int(correct.any(1).sum())
             tick(batch.indices[-1] + 1)
     return top1, top5

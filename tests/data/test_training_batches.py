@@ -28,14 +28,26 @@ simplejpeg = pytest.importorskip("simplejpeg")
 
 from mobilenet_cli.data.crop import DRAWS, CentreCrop, RandomCrop  # noqa: E402 - needs simplejpeg
 from mobilenet_cli.data.training_batches import (  # noqa: E402 - needs simplejpeg
-    Share,
-    Squares,
+    CachedCrops,
+    EpochPlan,
+    RankShard,
+    TrainingImages,
     class_indices,
-    steps_of,
+    steps_per_epoch,
     training_batches,
 )
 
 SPEC = InputSpec(resolution=32, resize=32)
+
+
+def epoch_of(samples, labels, crop, *, workers=None, on_bad=None, **options):
+    """The batches of one epoch; options are those of the images or those of the plan."""
+    planned = {"batch": 4, "seed": 1, "epoch": 2}
+    for name in ("batch", "seed", "epoch", "first_step", "shard"):
+        if name in options:
+            planned[name] = options.pop(name)
+    images = TrainingImages(samples=samples, labels=labels, crop=crop, **options)
+    return training_batches(images, EpochPlan(samples=samples, **planned), workers, on_bad)
 
 
 def blank(count: int, blocks: list[Block] | None = None) -> list[Sample]:
@@ -84,7 +96,7 @@ def test_each_row_group_is_read_once_an_epoch(tmp_path, encoded, monkeypatch):
     real = parquet._open
     monkeypatch.setattr(parquet, "_open", lambda path: opened.append(path) or real(path))
     labels = class_indices(dataset, dataset.classes)
-    made = training_batches(dataset.samples, labels, CentreCrop(SPEC), 4, seed=0, epoch=0)
+    made = epoch_of(dataset.samples, labels, CentreCrop(SPEC), seed=0, epoch=0)
     seen = np.concatenate([batch.indices for batch in made])
     assert sorted(seen) == list(range(40))
     assert len(opened) == 10
@@ -217,10 +229,9 @@ def dataset(class_folders) -> Dataset:
     return open_dataset(str(class_folders({"a": 12, "b": 11})), "all")
 
 
-def made(dataset, size=4, **options):
+def made(dataset, **options):
     labels = class_indices(dataset, dataset.classes)
-    options = {"seed": 1, "epoch": 2} | options
-    return list(training_batches(dataset.samples, labels, RandomCrop(16), size, **options))
+    return list(epoch_of(dataset.samples, labels, RandomCrop(16), **options))
 
 
 def assert_same(left, right):
@@ -240,7 +251,7 @@ def test_batches_do_not_depend_on_threads(dataset):
         dataset.classes[label] for label in one[0].labels
     ]
     seen = [i for batch in one for i in batch.indices.tolist()]
-    assert len(set(seen)) == 20 == steps_of(23, 4) * 4
+    assert len(set(seen)) == 20 == steps_per_epoch(23, 4) * 4
     other = made(dataset, epoch=3)
     assert any((a.pixels != b.pixels).any() for a, b in zip(one, other, strict=True))
 
@@ -275,19 +286,19 @@ def test_squares_that_stay_the_same_are_cut_once(dataset):
         return replace(sample, read=lambda: read.append(sample.key) or sample.read())
 
     samples = [spied(sample) for sample in dataset.samples]
-    labels, squares = class_indices(dataset, dataset.classes), Squares(15)
+    labels, cache = class_indices(dataset, dataset.classes), CachedCrops(15)
 
     def epoch(number, **options):
-        options = {"seed": 1, "epoch": number, "mirror": True} | options
-        return list(training_batches(samples, labels, CentreCrop(SPEC), 4, **options))
+        options = {"epoch": number, "mirror": True} | options
+        return list(epoch_of(samples, labels, CentreCrop(SPEC), **options))
 
-    epoch(0, squares=squares)
-    assert len(squares.kept) == 15
-    assert all(square.base is None for square in squares.kept.values())
+    epoch(0, cache=cache)
+    assert len(cache.crops) == 15
+    assert all(crop.base is None for crop in cache.crops.values())
     del read[:]
-    kept = epoch(1, squares=squares)
+    kept = epoch(1, cache=cache)
     used = {i for batch in kept for i in batch.indices.tolist()}
-    assert len(read) == len(used - squares.kept.keys()) < 8
+    assert len(read) == len(used - cache.crops.keys()) < 8
     assert_same(kept, epoch(1))
 
 
@@ -297,7 +308,7 @@ def test_epoch_goes_on_in_the_middle(dataset):
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_shares_of_processes_are_the_batches_of_one(dataset, world):
-    shares = [made(dataset, share=Share(rank, world)) for rank in range(world)]
+    shares = [made(dataset, shard=RankShard(rank, world)) for rank in range(world)]
     for whole, *parts in zip(made(dataset), *shares, strict=True):
         for rank, part in enumerate(parts):
             np.testing.assert_array_equal(part.pixels, whole.pixels[rank::world])
@@ -306,11 +317,11 @@ def test_shares_of_processes_are_the_batches_of_one(dataset, world):
 
 def test_indivisible_batch_is_refused(dataset):
     with pytest.raises(OptionError, match="batches of 4 images cannot be divided among 3"):
-        made(dataset, share=Share(0, 3))
+        made(dataset, shard=RankShard(0, 3))
 
 
 def test_fewer_images_than_a_batch_are_one_short_batch(dataset):
-    assert [len(batch.labels) for batch in made(dataset, size=64)] == [23]
+    assert [len(batch.labels) for batch in made(dataset, batch=64)] == [23]
 
 
 def test_bad_images_are_named_and_batches_stay_full(dataset, tmp_path):
@@ -331,7 +342,7 @@ def test_batch_without_any_readable_image(tmp_path):
     (tmp_path / "x").write_text("text")
     samples = [Sample(f"x{i}", c, partial(read_file, tmp_path / "x")) for i, c in enumerate("ab")]
     with pytest.raises(DataError, match="none of the 2 images of a batch can be read, such as x"):
-        made(Dataset("d", samples, ("a", "b")), size=2, on_bad=lambda *_: None)
+        made(Dataset("d", samples, ("a", "b")), batch=2, on_bad=lambda *_: None)
 
 
 def test_one_class_only(class_folders):

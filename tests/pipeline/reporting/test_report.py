@@ -23,6 +23,7 @@ from mobilenet_cli.pipeline.reporting.collect import collect
 from mobilenet_cli.pipeline.reporting.report import embed_into, report
 from mobilenet_cli.pipeline.reporting.weight_ranges import weight_ranges
 from mobilenet_cli.pipeline.training.config import TrainConfig
+from mobilenet_cli.pipeline.training.setup import resolve
 from mobilenet_cli.reports.html import report_html
 from mobilenet_cli.reports.markdown import report_markdown, setting
 from mobilenet_cli.reports.model_card import model_card
@@ -267,9 +268,10 @@ def test_commands_repeat_every_setting(golden_run: RunRecord) -> None:
         width=0.25,
     )
     quantized = QuantizeConfig(target="amx", cross=True, max_drop=None)
+    settings = {"train": resolve(config).recorded, "quantize": asdict(quantized)}
     made = [
-        golden_run.artifacts[0].model_copy(update={"stage": stage, "config": settings})
-        for stage, settings in (("train", config.recorded), ("quantize", asdict(quantized)))
+        golden_run.artifacts[0].model_copy(update={"stage": stage, "config": values})
+        for stage, values in settings.items()
     ]
     train, quantize = commands(golden_run.model_copy(update={"artifacts": tuple(made)}))[:2]
     assert shlex.split(train)[:2] == ["mobilenet-cli", "train"]

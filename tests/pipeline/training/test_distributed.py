@@ -13,7 +13,7 @@ import pytest
 from torch.distributed.run import parse_args
 
 from mobilenet_cli.pipeline.artifacts.files import sha256_file
-from mobilenet_cli.pipeline.training.distributed import Team
+from mobilenet_cli.pipeline.training.distributed import ProcessGroup
 
 SCRIPT = """
 import json, sys
@@ -90,11 +90,11 @@ def test_two_processes_resume(run):
 
 
 def test_a_process_alone():
-    team = Team()
-    assert team.leads
-    assert team.sums(1.5, 2) == (1.5, 2)
-    assert team.any(True)
-    assert not team.any(False)
+    group = ProcessGroup()
+    assert group.is_main
+    assert group.all_reduce_sum(1.5, 2) == (1.5, 2)
+    assert group.any_rank(True)
+    assert not group.any_rank(False)
 
 
 def test_the_command_of_the_documentation_is_torchruns():

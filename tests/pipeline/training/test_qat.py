@@ -28,14 +28,15 @@ from mobilenet_cli.pipeline.quantizing.quantize import quantize
 from mobilenet_cli.pipeline.runtime.parity import sqnr_db
 from mobilenet_cli.pipeline.runtime.session import open_session
 from mobilenet_cli.pipeline.training.config import TrainConfig
-from mobilenet_cli.pipeline.training.distillation import distilled, open_teacher
+from mobilenet_cli.pipeline.training.distillation import distillation_loss, open_teacher
 from mobilenet_cli.pipeline.training.fake_quantize import (
     FakeQuantized,
     fold_into,
     layers_of,
-    on_grid,
+    round_to_grid,
 )
 from mobilenet_cli.pipeline.training.qat import quantized_start
+from mobilenet_cli.pipeline.training.setup import resolve
 from mobilenet_cli.pipeline.training.train import train
 
 
@@ -51,9 +52,9 @@ def test_pairs_stay_within_what_kernels_add():
     weight = torch.tensor([[1.0, 1.01, 0.5], [1.0, -1.0, 0.5]])
     scale = torch.tensor([0.01, 0.01])
     partner = torch.from_numpy(partners(np.zeros((1, 3))))
-    codes = (on_grid(weight, scale, partner) / 0.01).round()
+    codes = (round_to_grid(weight, scale, partner) / 0.01).round()
     assert codes.tolist() == [[63.0, 64.0, 50.0], [100.0, -100.0, 50.0]]
-    assert on_grid(weight, scale)[0].tolist() == pytest.approx([1.0, 1.01, 0.5])
+    assert round_to_grid(weight, scale)[0].tolist() == pytest.approx([1.0, 1.01, 0.5])
 
 
 def test_weights_on_a_grid_are_recognised():
@@ -75,7 +76,7 @@ def test_weights_on_no_grid_are_refused(chain, tmp_path):
 
 def test_rounding_lets_gradients_through():
     weight = torch.tensor([[0.3, -1.0, 0.26]], requires_grad=True)
-    rounded = on_grid(weight, torch.tensor([0.5]))
+    rounded = round_to_grid(weight, torch.tensor([0.5]))
     assert rounded.tolist() == [[0.5, -1.0, 0.5]]
     rounded.sum().backward()
     assert weight.grad.tolist() == [[1.0, 1.0, 1.0]]
@@ -172,7 +173,7 @@ def test_grids_that_were_trained_are_not_chosen_anew(chain, tmp_path):
 def test_what_cannot_be_trained_through_grids(chain, options, problem):
     given = {"data": "digits", "init": str(chain.checkpoint.path), "qat": True} | options
     with pytest.raises(OptionError, match=problem):
-        TrainConfig(**given)
+        resolve(TrainConfig(**given))
 
 
 def test_other_classes_need_fine_tuning_first(chain, class_folders, tmp_path):
@@ -197,7 +198,7 @@ def test_a_teacher_sees_the_students_images_as_its_own(chain, images, kind):
     theirs = (unit.flip(1) - mean) / std
     with torch.inference_mode():
         expected = load_network(chain.checkpoint)(own).flip(1)
-        found = teacher.opinion(theirs)
+        found = teacher.logits(theirs)
     assert found.shape == (10, 10)
     assert sqnr_db(expected.numpy(), found.numpy()) > 15  # two rows of pixels are interpolated
 
@@ -209,10 +210,10 @@ def test_a_teacher_of_other_classes_is_refused(chain):
 
 def test_agreeing_with_the_teacher_costs_nothing():
     logits = torch.tensor([[1.0, 2.0, -1.0]])
-    assert float(distilled(logits, logits + 3.0, 2.0)) == pytest.approx(0.0, abs=1e-6)
+    assert float(distillation_loss(logits, logits + 3.0, 2.0)) == pytest.approx(0.0, abs=1e-6)
     # KL of softmax([0, 0]) from softmax([log 3, 0]), at temperature 1
     expected = 0.75 * np.log(0.75 / 0.5) + 0.25 * np.log(0.25 / 0.5)
-    apart = distilled(torch.zeros(1, 2), torch.tensor([[np.log(3), 0.0]]), 1.0)
+    apart = distillation_loss(torch.zeros(1, 2), torch.tensor([[np.log(3), 0.0]]), 1.0)
     assert float(apart) == pytest.approx(expected)
 
 

@@ -24,7 +24,7 @@ from mobilenet_cli.pipeline.training import train as stage
 from mobilenet_cli.pipeline.training.config import TrainConfig
 from mobilenet_cli.pipeline.training.optimizer import rate_factor
 from mobilenet_cli.pipeline.training.recipes import RECIPES
-from mobilenet_cli.pipeline.training.step import follow
+from mobilenet_cli.pipeline.training.step import update_ema
 from mobilenet_cli.pipeline.training.train import train
 
 PROGRAM = "from mobilenet_cli.cli import main; main()"
@@ -88,7 +88,9 @@ def test_killed_it_goes_on_from_the_last_state(config: TrainConfig, tmp_path: Pa
     assert len(taken) == 1 + 2 * (whole.record.images // 4)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
 def test_a_signal_saves_the_state(class_folders, tmp_path: Path, number: int, status: int):
     class_folders({"cat": 16, "dog": 16})
     command = ["train", "--data", "images", "--width", "0.25", "--resolution", "32", "--run", "x"]
@@ -141,7 +143,7 @@ def test_a_complete_training_is_resumed_in_no_time(
     config: TrainConfig, tmp_path: Path, monkeypatch
 ):
     made = train(config, tmp_path / "model.safetensors")
-    monkeypatch.setattr(stage, "run_epoch", None)  # never reached
+    monkeypatch.setattr(stage.Trainer, "run_epoch", None)  # never reached
     assert train(replace(config, resume=True), made.path).sha256 == made.sha256
 
 
@@ -166,7 +168,7 @@ def test_a_full_disk_while_saving_keeps_the_state_before(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mobilenet_cli.pipeline.artifacts.artifact.os.fsync", full)
+    monkeypatch.setattr("mobilenet_cli.pipeline.artifacts.files.os.fsync", full)
     monkeypatch.setattr(stage, "check_writable", lambda _: None)
     with pytest.raises(StorageError, match="No space left on device"):
         train(config, out, stop=after(1))
@@ -196,7 +198,7 @@ def test_unreadable_images_are_named_and_replaced(config: TrainConfig, tmp_path:
 
 def test_the_best_epoch_is_kept_beside_the_last(config: TrainConfig, tmp_path: Path, monkeypatch):
     tops = iter([(5, 5), (3, 5)])
-    monkeypatch.setattr(stage, "count_right", lambda *_: next(tops))
+    monkeypatch.setattr(stage, "count_correct", lambda *_: next(tops))
     made = train(config, tmp_path / "model.safetensors")
     best = load_artifact(tmp_path / "best.safetensors")
     assert best.facts == made.facts
@@ -208,7 +210,7 @@ def test_the_average_follows_the_weights_and_statistics():
     average, network = (MobileNetV1(ModelSpec(width=0.25, classes=2)) for _ in range(2))
     network.layers[0].bn.running_mean.fill_(1.0)
     before = average.layers[3].conv.weight.clone()
-    follow(average, network, 0.75)
+    update_ema(average, network, 0.75)
     expected = 0.75 * before + 0.25 * network.layers[3].conv.weight
     assert torch.allclose(average.layers[3].conv.weight, expected)
     assert torch.allclose(average.layers[0].bn.running_mean, torch.tensor(0.25))

@@ -15,9 +15,9 @@ from mobilenet_cli.cli import app
 from mobilenet_cli.pipeline.artifacts.sidecar import is_current
 from mobilenet_cli.pipeline.errors import OptionError, StorageError
 from mobilenet_cli.pipeline.training import tensorboard
-from mobilenet_cli.pipeline.training import train as stage
 from mobilenet_cli.pipeline.training.config import TrainConfig
-from mobilenet_cli.pipeline.training.train import train
+from mobilenet_cli.pipeline.training.setup import resolve
+from mobilenet_cli.pipeline.training.train import Trainer, train
 
 Curves = dict[str, list[tuple[int, float]]]
 
@@ -77,7 +77,8 @@ def test_curves_are_those_of_the_log_and_weights_the_same(config: TrainConfig, t
     plain = train(replace(config, tensorboard=False), tmp_path / "b" / "model.safetensors")
     assert plain.sha256 == made.sha256
     assert not (tmp_path / "b" / "tensorboard").exists()
-    assert is_current(made.path, "train", None, replace(config, tensorboard=False).recorded)
+    recorded = resolve(replace(config, tensorboard=False)).recorded
+    assert is_current(made.path, "train", None, recorded)
     train(replace(config, epochs=1), made.path)  # another training, other curves
     assert len(curves(tmp_path / "a" / "tensorboard")["loss/epoch"]) == 1
 
@@ -107,15 +108,15 @@ def test_killed_after_the_last_state_no_value_counts_twice(
     steps = whole["loss/epoch"][0][0]
     with pytest.raises(KeyboardInterrupt):
         train(config, out, stop=after(steps - 1))
-    keep_best, kept = stage.keep_best, []
+    keep_best, kept = Trainer.keep_best, []
 
-    def killed(*arguments):
+    def killed(trainer):
         kept.append(1)
         if len(kept) == 2:
             raise RuntimeError("killed")
-        keep_best(*arguments)
+        keep_best(trainer)
 
-    monkeypatch.setattr(stage, "keep_best", killed)
+    monkeypatch.setattr(Trainer, "keep_best", killed)
     with pytest.raises(RuntimeError, match="killed"):
         train(config, out)
     assert len(curves(out.with_name("tensorboard"))["loss/epoch"]) == 2

@@ -24,9 +24,9 @@ from mobilenet_cli.pipeline.errors import CheckError, DataError, OptionError, St
 from mobilenet_cli.pipeline.training.augmentation import augmented
 from mobilenet_cli.pipeline.training.config import TrainConfig
 from mobilenet_cli.pipeline.training.recipes import RECIPES
-from mobilenet_cli.pipeline.training.setup import class_list, names_of
+from mobilenet_cli.pipeline.training.setup import names_of, resolve, training_classes
 from mobilenet_cli.pipeline.training.train import train
-from mobilenet_cli.pipeline.training.validation import count_right
+from mobilenet_cli.pipeline.training.validation import count_correct
 from mobilenet_cli.reports.records.base import Record
 from mobilenet_cli.reports.records.training import TrainRecord
 
@@ -54,7 +54,7 @@ def test_two_epochs_learn_and_leave_log_and_curves(trained: Path) -> None:
 def test_checkpoint_gives_the_accuracy_that_was_recorded(trained: Path) -> None:
     artifact = load_with_record(trained, TrainRecord)
     held = open_dataset("digits", "val")
-    top1, _ = count_right(
+    top1, _ = count_correct(
         load_network(artifact),
         held,
         artifact.facts.classes,
@@ -82,13 +82,14 @@ def test_width_must_be_positive(width: float, tmp_path: Path) -> None:
     ("options", "problem"),
     [
         ({"resolution": 31}, "too small"),
+        ({"resolution": 0}, "cannot cut 0 pixels"),
         ({"epochs": 0}, "0 epochs"),
         ({"recipe": "magic"}, "unknown recipe"),
     ],
 )
 def test_options_that_make_no_sense(options: dict[str, object], problem: str) -> None:
     with pytest.raises(OptionError, match=problem):
-        TrainConfig(**options)  # type: ignore[arg-type]  # wrong values are the point
+        resolve(TrainConfig(**options))  # type: ignore[arg-type]  # wrong values are the point
 
 
 def test_one_class_is_no_classifier(class_folders: Callable[..., Path], tmp_path: Path) -> None:
@@ -226,8 +227,7 @@ def test_normalization_is_that_of_the_weights_to_start_from(trained: Path, tmp_p
     facts = artifact.facts.model_copy(update={"input": spec})
     content = checkpoint_bytes(load_network(artifact), facts)
     init = save_artifact(tmp_path / "other.safetensors", content, facts, Record())
-    config = TrainConfig(init=str(init.path))
-    assert config.input == spec
+    assert resolve(TrainConfig(init=str(init.path))).input == spec
     chosen = open_dataset("digits", "val").samples[:4]
     squares = np.stack([CentreCrop(spec)(c.read(), c.key, np.zeros(DRAWS)) for c in chosen])
     batch = TrainBatch(squares, np.zeros(4, np.int64), np.arange(4), 0)
@@ -240,7 +240,7 @@ def test_normalization_is_that_of_the_weights_to_start_from(trained: Path, tmp_p
 
 def test_weights_of_another_width_are_refused(trained: Path) -> None:
     with pytest.raises(OptionError, match=r"has width 0\.25, not 1"):
-        TrainConfig(init=str(trained), width=1.0)
+        resolve(TrainConfig(init=str(trained), width=1.0))
 
 
 def test_fine_tuning_does_not_replace_what_it_starts_from(trained: Path) -> None:
@@ -303,16 +303,16 @@ def test_every_recipe_is_listed_with_its_source() -> None:
 
 
 def test_a_width_left_out_is_recorded_as_the_one_that_is_used(trained: Path) -> None:
-    assert TrainConfig().recorded == TrainConfig(width=1.0).recorded
-    assert TrainConfig(init=str(trained)).recorded["width"] == 0.25
-    assert TrainConfig(init=str(trained)).run_name == "digits-0.25-32"
+    assert resolve(TrainConfig()).recorded == resolve(TrainConfig(width=1.0)).recorded
+    assert resolve(TrainConfig(init=str(trained))).recorded["width"] == 0.25
+    assert resolve(TrainConfig(init=str(trained))).run_name == "digits-0.25-32"
 
 
 def test_imagenet_classes_that_have_held_out_images_alone(class_folders):
     root = class_folders({"n01440764": 3, "n01443537": 3}, "part/train").parent
     class_folders({"n01443537": 2, "n01484850": 2}, "part/val")
     training, held = (open_dataset(str(root), split) for split in ("train", "val"))
-    classes = class_list(str(root), training, held)
+    classes = training_classes(str(root), training, held)
     assert len(classes) == 1000
     assert classes[2] == "n01484850"
     assert names_of(classes, None)[0] == "tench"
@@ -333,9 +333,9 @@ def test_held_out_images_are_judged_by_the_models_classes(class_folders, tmp_pat
 
     def watched(network, held, classes, *others):
         asked.append((held.classes, classes))
-        return count_right(network, held, classes, *others)
+        return count_correct(network, held, classes, *others)
 
-    monkeypatch.setattr("mobilenet_cli.pipeline.training.train.count_right", watched)
+    monkeypatch.setattr("mobilenet_cli.pipeline.training.train.count_correct", watched)
     config = TrainConfig(data=str(root), width=0.25, resolution=32, epochs=1)
     train(config, tmp_path / "model.safetensors")
     assert asked == [(("b", "c"), ("a", "b", "c"))]
