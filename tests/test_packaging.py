@@ -121,6 +121,7 @@ pipeline/quantizing/config.py
 pipeline/quantizing/float_layers.py
 pipeline/quantizing/proof.py
 pipeline/quantizing/quantize.py
+pipeline/quantizing/quantizer.py
 pipeline/reporting/__init__.py
 pipeline/reporting/collect.py
 pipeline/reporting/compare.py

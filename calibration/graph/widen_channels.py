@@ -19,8 +19,8 @@ from mobilenet_cli.calibration.graph.parse import Network, separable_chain
 LANES = 16  # output channels that the kernels make at a time
 
 
-def widen(network: Network) -> onnx.ModelProto:
-    """The same float function, with whole sixteens of channels wherever nothing can tell.
+def widen_channels(network: Network) -> onnx.ModelProto:
+    """Return the same float function with whole sixteens of channels wherever nothing can tell.
 
     That is in a dense convolution with ReLU that only another one reads, and in the depthwise one
     between them.

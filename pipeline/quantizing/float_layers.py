@@ -16,41 +16,65 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mobilenet_cli.calibration.graph.parse import parse
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
+from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
 from mobilenet_cli.pipeline.errors import CheckError
 from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, evaluate
+from mobilenet_cli.pipeline.quantizing.quantizer import QuantizedModel, Quantizer
+from mobilenet_cli.pipeline.runtime.parity import sqnr_db
 from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
 from mobilenet_cli.pipeline.runtime.timing import Subject, interleave, ratio, time_block
 from mobilenet_cli.reports.records.quantization import FloatLayer
 
+RANKING_IMAGES = 32  # enough to tell which layers matter
 TIMING_NS = 5_000_000_000
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network with some layers in float.
+    """A candidate is a quantized model with some layers in float.
 
     Attributes:
-        kept: those layers, by the tensors they make.
-        content: the model file.
-        drop: of top-1 against the float model, in points.
+        kept: the layers in float, by the tensors they make.
+        model: the quantized model.
+        drop: the points of top-1 that it loses against the float model.
     """
 
     kept: tuple[str, ...]
-    content: bytes
+    model: QuantizedModel
     drop: float
 
 
 @dataclass(frozen=True)
-class Judge:
-    """Measures drops of top-1 against a float model.
+class FloatChoice:
+    """The model that is kept, and what is known of its layers in float.
+
+    Attributes:
+        model: the quantized model.
+        drop: the points of top-1 that it loses; None where nobody asked.
+        data: the name of the images on which that was measured.
+        images: the number of these images.
+        layers: the layers that stayed in float for it, and what each costs.
+    """
+
+    model: QuantizedModel
+    drop: float | None = None
+    data: str | None = None
+    images: int | None = None
+    layers: tuple[FloatLayer, ...] = ()
+
+
+@dataclass(frozen=True)
+class DropMeter:
+    """A drop meter measures how much top-1 a quantized model loses against a float model.
 
     Attributes:
         source: the float model.
-        data: labelled images, as ``open_dataset`` takes them; None takes the model's own.
-        top1: of the float model on them, in percent.
-        images: how many.
-        name: of the images, for the record.
+        data: the labelled images, as ``open_dataset`` takes them; None takes the model's own.
+        top1: the float model's top-1 on them, in percent.
+        images: the number of images.
+        name: the name of the images, for the record.
     """
 
     source: Artifact
@@ -60,7 +84,7 @@ class Judge:
     name: str
 
     @classmethod
-    def of(cls, source: Artifact, data: str | None) -> "Judge":
+    def of(cls, source: Artifact, data: str | None) -> "DropMeter":
         """Evaluate the float model.
 
         Raises:
@@ -70,29 +94,59 @@ class Judge:
         record = evaluate(source, EvaluateConfig(data=data))
         return cls(source, data, record.top1.value, record.images, record.data)
 
-    def drop(self, content: bytes) -> float:
-        """Points of top-1 that a quantized model loses."""
+    def drop(self, model: QuantizedModel) -> float:
+        """Measure the points of top-1 that a quantized model loses."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "candidate.onnx"
-            path.write_bytes(content)
-            model = replace(self.source, path=path, sha256=hashlib.sha256(content).hexdigest())
-            return self.top1 - evaluate(model, EvaluateConfig(data=self.data)).top1.value
+            path.write_bytes(model.content)
+            made = replace(self.source, path=path, sha256=hashlib.sha256(model.content).hexdigest())
+            return self.top1 - evaluate(made, EvaluateConfig(data=self.data)).top1.value
 
 
-def fewest(
-    make: Callable[[tuple[str, ...]], bytes],
+def within_drop(quantizer: Quantizer) -> FloatChoice:
+    """Quantize with the fewest layers in float by which top-1 drops no more than asked for.
+
+    Raises:
+        CheckError: top-1 drops by more even with all layers in float.
+    """
+    limit = quantizer.config.max_drop
+    if limit is None:
+        return FloatChoice(quantizer.make())
+    meter = DropMeter.of(quantizer.source, quantizer.config.data)
+    calibration = quantizer.calibration
+    few = replace(calibration, samples=calibration.samples[:RANKING_IMAGES])
+
+    def sqnr_alone(layer: str) -> float:
+        expected, _, found = quantizer.logits(quantizer.make((layer,), few), few)
+        return sqnr_db(expected, found)
+
+    def ranked() -> list[str]:
+        layers = parse(load_onnx(quantizer.source.path)).linears
+        return sorted(layers, key=sqnr_alone, reverse=True)
+
+    candidates = smallest_float_set(quantizer.make, ranked, meter.drop, limit)
+    layers = time_float_layers(candidates, next(calibration.first_batches(1)))
+    last = candidates[-1]
+    return FloatChoice(last.model, last.drop, meter.name, meter.images, layers)
+
+
+def smallest_float_set(
+    make: Callable[[tuple[str, ...]], QuantizedModel],
     ranked: Callable[[], Sequence[str]],
-    drop: Callable[[bytes], float],
+    drop: Callable[[QuantizedModel], float],
     limit: float,
 ) -> list[Candidate]:
-    """Candidates with no, one, two, ... layers in float, of which the last keeps to the limit.
+    """Try no, one, two, ... layers in float until a candidate keeps to the limit.
 
     Args:
         make: quantizes all but the layers given.
-        ranked: the layers, those that matter most first; asked for only if none in float is
-            too little.
-        drop: measures a model.
-        limit: in points of top-1.
+        ranked: gives the layers, those that matter most first; it is called only if none in float
+            is too little.
+        drop: measures the points of top-1 that a model loses.
+        limit: the most points that it may lose.
+
+    Returns:
+        All candidates that were tried; the last one keeps to the limit.
 
     Raises:
         CheckError: even with all of them in float it drops by more.
@@ -101,8 +155,8 @@ def fewest(
     order: Sequence[str] = ()
     while True:
         kept = tuple(order[: len(candidates)])
-        content = make(kept)
-        candidates.append(Candidate(kept, content, drop(content)))
+        model = make(kept)
+        candidates.append(Candidate(kept, model, drop(model)))
         if candidates[-1].drop <= limit:
             return candidates
         order = order or ranked()
@@ -114,26 +168,26 @@ def fewest(
             )
 
 
-def priced(
+def time_float_layers(
     candidates: Sequence[Candidate], image: NDArray[np.float32]
-) -> tuple[tuple[FloatLayer, ...], float]:
-    """What each layer in float costs, on one thread of this machine.
+) -> tuple[FloatLayer, ...]:
+    """Measure what each layer in float costs, on one thread of this machine.
 
     Args:
-        candidates: from ``fewest``.
+        candidates: what ``smallest_float_set`` returned.
         image: a prepared image [1, 3, R, R].
 
     Returns:
-        The layers in the order in which they were taken, and the drop that is left.
+        The layers in the order in which they were taken.
     """
 
     def subject(candidate: Candidate) -> Subject:
-        session = open_session(candidate.content, SessionConfig(threads=1))
+        session = open_session(candidate.model.content, SessionConfig(threads=1))
         name = session.get_inputs()[0].name
         return lambda runs: time_block(lambda: session.run(None, {name: image}), runs)
 
     timings = interleave([subject(c) for c in candidates], TIMING_NS) if candidates[1:] else []
-    layers = tuple(
+    return tuple(
         FloatLayer(
             name=candidate.kept[-1],
             drop=candidate.drop,
@@ -142,4 +196,3 @@ def priced(
         )
         for candidate, timing in zip(candidates[1:], timings[1:], strict=True)
     )
-    return layers, candidates[-1].drop

@@ -6,7 +6,7 @@ import pytest
 from onnx import numpy_helper
 
 from mobilenet_cli.calibration.graph.parse import attributes_of, parse
-from mobilenet_cli.calibration.graph.widen_channels import widen
+from mobilenet_cli.calibration.graph.widen_channels import widen_channels
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
 from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
 from mobilenet_cli.pipeline.quantizing.proof import check_integer, running_operators
@@ -37,7 +37,7 @@ def convolutions(model):
 
 def test_narrow_layers_become_sixteen_and_the_function_stays(chain):
     narrow = load_onnx(chain.folded.path)
-    wide = widen(parse(narrow))
+    wide = widen_channels(parse(narrow))
     onnx.checker.check_model(wide, full_check=True)
     assert np.allclose(logits(wide), logits(narrow), rtol=1e-5, atol=1e-5)
     before, after = convolutions(narrow), convolutions(wide)
@@ -54,9 +54,9 @@ def test_narrow_layers_become_sixteen_and_the_function_stays(chain):
 
 
 def test_sixteens_stay_as_they_are(chain):
-    wide = widen(parse(load_onnx(chain.folded.path)))
-    assert arrays(widen(parse(wide))).keys() == arrays(wide).keys()
-    for name, value in arrays(widen(parse(wide))).items():
+    wide = widen_channels(parse(load_onnx(chain.folded.path)))
+    assert arrays(widen_channels(parse(wide))).keys() == arrays(wide).keys()
+    for name, value in arrays(widen_channels(parse(wide))).items():
         assert np.array_equal(value, arrays(wide)[name])
 
 
@@ -64,7 +64,7 @@ def test_a_parameter_that_others_read_stays_theirs(chain):
     model = load_onnx(chain.folded.path)
     first, second = [n for n in model.graph.node if n.op_type == "Conv"][:2]
     second.input[2] = first.input[2]
-    wide = widen(parse(model))
+    wide = widen_channels(parse(model))
     assert np.allclose(logits(wide), logits(model), rtol=1e-5, atol=1e-5)
     assert [len(bias) for _, bias, _ in convolutions(wide)[:2]] == [16, 16]
 

@@ -1,9 +1,11 @@
-"""The search for the fewest layers in float; real models are in test_quantize.py."""
+"""The search for the smallest_float_set layers in float; real models are in test_quantize.py."""
+
+from types import SimpleNamespace
 
 import pytest
 
 from mobilenet_cli.pipeline.errors import CheckError
-from mobilenet_cli.pipeline.quantizing.float_layers import fewest
+from mobilenet_cli.pipeline.quantizing.float_layers import smallest_float_set
 
 ORDER = ("c", "a", "b")
 
@@ -17,9 +19,9 @@ def search(drops: dict[int, float], limit: float):
 
     def make(kept):
         assert kept == ORDER[: len(kept)]
-        return str(len(kept)).encode()
+        return SimpleNamespace(content=str(len(kept)).encode())
 
-    return fewest(make, ranked, lambda content: drops[int(content)], limit), asked
+    return smallest_float_set(make, ranked, lambda model: drops[int(model.content)], limit), asked
 
 
 def test_nothing_stays_float_where_the_limit_is_met():

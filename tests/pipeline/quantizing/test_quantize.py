@@ -26,7 +26,7 @@ from mobilenet_cli.pipeline.errors import (
 from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, evaluate
 from mobilenet_cli.pipeline.quantizing import calibration_images
 from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
-from mobilenet_cli.pipeline.quantizing.float_layers import Judge
+from mobilenet_cli.pipeline.quantizing.float_layers import DropMeter
 from mobilenet_cli.pipeline.quantizing.quantize import quantize
 from mobilenet_cli.pipeline.runtime.parity import compare
 from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
@@ -656,9 +656,9 @@ def test_result_that_is_another_function_is_refused(chain, tmp_path, monkeypatch
 
 @pytest.mark.parametrize("topology", [vgg, slim])
 def test_the_fewest_layers_stay_float(topology, tmp_path, monkeypatch):
-    """Two layers must join before the limit is met; the judge is ours, all else is real."""
+    """Two layers must join before the limit is met; the meter is ours, all else is real."""
     drops = iter([3.0, 1.0, 0.2])
-    monkeypatch.setattr(Judge, "drop", lambda *_: next(drops))
+    monkeypatch.setattr(DropMeter, "drop", lambda *_: next(drops))
     source = topology(tmp_path / "f.onnx")
     config = replace(FEW, max_drop=0.3)
     made = quantize(source, config, tmp_path / "x.onnx")

@@ -1,0 +1,153 @@
+"""One float model, quantized as often as asked, with any of its layers left in float."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from mobilenet_cli.calibration.graph.parse import Network, parse
+from mobilenet_cli.calibration.graph.widen_channels import widen_channels
+from mobilenet_cli.calibration.integer_network import RECONSTRUCTION_IMAGES, build
+from mobilenet_cli.pipeline.artifacts.artifact import Artifact
+from mobilenet_cli.pipeline.artifacts.facts import Facts
+from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
+from mobilenet_cli.pipeline.errors import CheckError, OptionError
+from mobilenet_cli.pipeline.progress import Progress
+from mobilenet_cli.pipeline.quantizing.calibration_images import Calibration, choose_images
+from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
+from mobilenet_cli.pipeline.quantizing.proof import (
+    ROUNDING,
+    SIMULATED,
+    calibration_runtime,
+    layer_meter,
+)
+from mobilenet_cli.pipeline.runtime.integer_kernels import detect_target
+from mobilenet_cli.pipeline.runtime.session import open_session
+from mobilenet_cli.reports.records.quantization import LayerRecord
+
+
+@dataclass(frozen=True)
+class QuantizedModel:
+    """A quantized model, and what was measured of each of its layers.
+
+    Attributes:
+        network: the float network that it stands for.
+        layers: the measurements of each step, in the order of computation.
+        content: the ONNX file.
+    """
+
+    network: Network
+    layers: tuple[LayerRecord, ...]
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """A quantizer holds what all quantizations of one model have in common.
+
+    Attributes:
+        source: the float model.
+        model: its graph, with as many channels as the target's kernels like.
+        config: the settings, with a target that is not ``auto``.
+        calibration: the images to calibrate on.
+        progress: is told how far a quantization is.
+    """
+
+    source: Artifact
+    model: onnx.ModelProto
+    config: QuantizeConfig
+    calibration: Calibration
+    progress: Progress
+
+    @classmethod
+    def prepare(cls, source: Artifact, config: QuantizeConfig, progress: Progress) -> "Quantizer":
+        """Read the model, then choose the images.
+
+        Raises:
+            ModelError: the model is quantized already, not folded, or has nothing to quantize.
+            DataError: the calibration images cannot be used.
+            OptionError: an option contradicts the grids that the model was trained on.
+        """
+        model = load_onnx(source.path)
+        network = parse(model)  # refuses what cannot be quantized before any image is read
+        config = config.resolved()
+        if source.facts.grids and (config.calibrator != "minmax" or config.max_drop is not None):
+            raise OptionError(
+                f"{source.path} was trained on its grids", "Leave --calibrator and --max-drop out"
+            )
+        if config.kernels.direct:
+            model = widen_channels(network)
+        calibration = choose_images(source, config.calib_dir, config.calib_count, config.seed)
+        return cls(source, model, config, calibration, progress)
+
+    @property
+    def facts(self) -> Facts:
+        """The facts of the quantized model."""
+        return self.source.derived("quantize", self.config, "numpy", "onnx", "onnxruntime")
+
+    def make(
+        self, kept: tuple[str, ...] = (), calibration: Calibration | None = None
+    ) -> QuantizedModel:
+        """Quantize the model.
+
+        Args:
+            kept: the layers that stay in float, by the tensors they make.
+            calibration: the images to calibrate on instead of all.
+
+        Raises:
+            CheckError: the kernels of this machine do not compute what the simulation says.
+            DataError: a tensor is NaN on the images.
+        """
+        images, kernels = calibration or self.calibration, self.config.kernels
+        network = parse(self.model, frozenset(kept))
+        layers: list[LayerRecord] = []
+        watch = partial(layer_meter, network, images, layers)
+        runtime = calibration_runtime(images, self.progress, watch)
+        trained = self.source.facts.grids
+        quantized = build(network, images, kernels, self.config.calibrator, trained, runtime)
+        check_kernels(layers, self.config)
+        content = with_facts(quantized.write(kernels), self.facts)
+        return QuantizedModel(network, tuple(layers), content)
+
+    def logits(
+        self, made: QuantizedModel, calibration: Calibration | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Compute logits [images, classes] on calibration images.
+
+        Returns:
+            Those of the float model, of the quantized one in simulation, and of the quantized one
+            on the integer kernels.
+        """
+        sessions = (
+            open_session(self.source.path),
+            open_session(made.content, SIMULATED),
+            open_session(made.content),
+        )
+        name = sessions[0].get_inputs()[0].name
+        rows: list[list[NDArray[np.float32]]] = [[], [], []]
+        for batch in (calibration or self.calibration).first_batches(RECONSTRUCTION_IMAGES):
+            for row, session in zip(rows, sessions, strict=True):
+                row.append(session.run(None, {name: batch})[0].reshape(len(batch), -1))
+        expected, simulated, found = (np.concatenate(row) for row in rows)
+        return expected, simulated, found
+
+
+def check_kernels(layers: Sequence[LayerRecord], config: QuantizeConfig) -> None:
+    """Refuse a model that this machine's kernels do not compute as its definition says.
+
+    Raises:
+        CheckError: names the layers, unless the model is for another machine.
+    """
+    wrong = [layer for layer in layers if layer.kernel_error > ROUNDING]
+    if wrong and not config.cross:
+        named = ", ".join(f"{layer.name} ({layer.kernel_error:g} codes)" for layer in wrong[:5])
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise CheckError(
+            f"the integer kernels of this machine saturate in {len(wrong)} layers of a model "
+            f"for {config.target}: {named}{more}",
+            f"Use --target {detect_target()} for this machine, or --cross if the model is for "
+            "another one, and evaluate it there",
+        )
