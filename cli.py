@@ -1,31 +1,33 @@
-"""The command line: the only place that prints, prompts or exits. One command is one stage call."""
+"""The command line: the only place that prints, prompts or exits. One command is one stage call.
+
+Stages are imported inside the commands: torch and ONNX Runtime take seconds, ``--help`` must not.
+"""
 
 import contextlib
 import functools
+import importlib
 import inspect
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 from rich.console import Console
 
-from mobilenet_cli.pipeline.errors import Interrupted, MobilenetError
-from mobilenet_cli.pipeline.progress import Progress
+from mobilenet_cli.pipeline.errors import Interrupted, MobilenetError, missing_extra
+from mobilenet_cli.pipeline.progress import Progress, bar
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from mobilenet_cli.pipeline.artifacts.artifact import Artifact
-    from mobilenet_cli.pipeline.benchmarking.bench import BenchConfig
-    from mobilenet_cli.pipeline.importing.import_onnx import AdoptConfig
-    from mobilenet_cli.reports.records.accuracy import EvaluationRecord, Metric
-    from mobilenet_cli.reports.records.training import TrainRecord
 
-# Stages are imported inside the commands: torch and onnxruntime take seconds, --help must not.
-
-CPU = "CPUExecutionProvider"  # as in pipeline/session.py, which takes longer to import than --help
+CPU = "CPUExecutionProvider"  # as in runtime/session.py, which takes longer to import than --help
+STOPPED, MENDABLE, GATE, BUG = 130, 2, 1, 70  # exit statuses; 70 is EX_SOFTWARE of sysexits.h
 
 app = typer.Typer(
     name="mobilenet-cli",
@@ -37,117 +39,126 @@ app = typer.Typer(
 console = Console(stderr=True)
 P = ParamSpec("P")
 
-RunName = Annotated[
-    str | None,
-    typer.Option("--run", help="Folder under runs/. Default: the newest run that fits."),
-]
-Width = Annotated[
-    float | None,
-    typer.Option("--width", help="Width multiplier; picks the newest run of that width."),
-]
-Out = Annotated[
-    Path | None, typer.Option("--out", help="Where to write. Default: into the run's folder.")
-]
-Model = Annotated[
-    Path | None, typer.Argument(help="A model file. Default: the right one of the run.")
-]
-Data = Annotated[
-    str, typer.Option("--data", help="'digits', or images in any format evaluate takes.")
-]
-Multiplier = Annotated[
-    float | None,
-    typer.Option("--width", help="Width multiplier, any above 0. Default: 1.0, or --init's."),
-]
-Resolution = Annotated[
-    int | None,
-    typer.Option("--resolution", help="Side in pixels. Default: --init's, 224, or digits 32."),
-]
-RecipeName = Annotated[
-    str | None,
-    typer.Option("--recipe", help="How to train. Default: quick; with --init, finetune."),
-]
-Changes = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Change a recipe's value: batch=32; may be repeated."),
-]
-Init = Annotated[
-    Path | None,
-    typer.Option("--init", help="Checkpoint to start from, with a new head for new classes."),
-]
-Epochs = Annotated[
-    float | None,
-    typer.Option(
-        "--epochs", help="Passes over the images, such as 10 or 0.1. Default: the recipe's."
-    ),
-]
-Seed = Annotated[int, typer.Option("--seed", help="Of everything that is random.")]
-Provider = Annotated[
-    str, typer.Option("--provider", help="Execution provider of ONNX Runtime, by its full name.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+# -- what the commands share -----------------------------------------------------------------------
 
 
-def command(name: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
-    """Register a command, with ``--debug``, whose errors become a sentence and an exit status.
+@dataclass(frozen=True)
+class Output:
+    """What a command has found.
 
-    2 for what the user can mend, 130 for Ctrl-C; anything else is a bug and shows a traceback.
+    Attributes:
+        document: the result as JSON.
+        text: the result for people; empty where the command has printed it already.
+        status: the exit status.
+        wrote: the files that were written, named on standard error.
+        notes: what else the user must know, said on standard error.
     """
 
-    def register(function: Callable[P, None]) -> Callable[P, None]:
+    document: Any
+    text: str = ""
+    status: int = 0
+    wrote: Sequence[Path] = ()
+    notes: Sequence[str] = ()
+
+
+def command(name: str) -> Callable[[Callable[P, Output]], Callable[P, Output]]:
+    """Register a command with its options from ``OPTIONS``, and with ``--json`` and ``--debug``.
+
+    Its result is printed here, and its errors become a sentence and an exit status: 2 for what the
+    user can mend, 130 for Ctrl-C; anything else is a bug and shows a traceback.
+    """
+
+    def register(function: Callable[P, Output]) -> Callable[P, Output]:
+        streams = "as_json" in inspect.signature(function).parameters  # it prints as it goes
+
         @functools.wraps(function)
         def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
             debug = kwargs.pop("debug")
+            as_json = bool(kwargs["as_json"] if streams else kwargs.pop("as_json"))
             try:
-                function(*args, **kwargs)
-            except MobilenetError as error:
-                if debug:
-                    raise
-                complain(f"{name}: {error}")
-                raise typer.Exit(2) from None
+                show(function(*args, **kwargs), as_json)
             except BrokenPipeError:
                 raise  # who reads our output has seen enough; typer leaves quietly
-            except OSError as error:
-                if debug:
-                    raise
-                complain(f"{name}: {error}. Check the disk's free space and the permissions.")
-                raise typer.Exit(2) from None
             except Interrupted as stopped:
                 say(f"{name}: {stopped}")
                 raise typer.Exit(stopped.status) from None
             except KeyboardInterrupt:
-                console.print(f"{name}: interrupted; earlier files are unchanged")
-                raise typer.Exit(130) from None
+                say(f"{name}: interrupted; earlier files are unchanged")
+                raise typer.Exit(STOPPED) from None
+            except (MobilenetError, OSError, ModuleNotFoundError) as error:
+                known = mendable(error)
+                if debug or known is None:
+                    raise
+                complain(name, known, as_json)
+                raise typer.Exit(MENDABLE) from None
 
-        # typer reads options from the signature and their types from the annotations.
-        own = inspect.signature(function)
-        option = inspect.Parameter(
-            "debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug
-        )
-        guarded.__signature__ = own.replace(parameters=[*own.parameters.values(), option])  # type: ignore[attr-defined]  # functions do accept it
-        guarded.__annotations__ = {**function.__annotations__, "debug": Debug}
+        described = with_options(function)
+        guarded.__signature__ = described  # type: ignore[attr-defined]  # functions do accept it
+        guarded.__annotations__ = {n: p.annotation for n, p in described.parameters.items()}
         app.command(name)(guarded)
         return function
 
     return register
 
 
-def complain(message: str) -> None:
-    """Tell the human what is wrong."""
-    console.print(message, style="bold red", markup=False, highlight=False, soft_wrap=True)
+def with_options(function: Callable[..., Output]) -> inspect.Signature:
+    """Return the signature from which typer reads a command's options."""
+    own = inspect.signature(function)
+    kind = inspect.Parameter.KEYWORD_ONLY
+    parameters = dict(own.parameters)
+    for name in ("as_json", "debug"):
+        parameters.setdefault(name, inspect.Parameter(name, kind, default=False, annotation=bool))
+    annotated = {n: Annotated[p.annotation, OPTIONS[n]] for n, p in parameters.items()}
+    return own.replace(
+        parameters=[p.replace(annotation=annotated[n]) for n, p in parameters.items()]
+    )
+
+
+def mendable(error: Exception) -> MobilenetError | None:
+    """Return an error with a sentence for the user; None for a bug."""
+    if isinstance(error, MobilenetError):
+        return error
+    if isinstance(error, ModuleNotFoundError):
+        return missing_extra(error.name)
+    return MobilenetError(str(error), "Check the disk's free space and the permissions")
+
+
+def complain(name: str, error: MobilenetError, as_json: bool) -> None:
+    """Tell the user what is wrong and what to do; with ``--json`` as a document as well."""
+    from mobilenet_cli.reports.terminal import printable
+
+    text = printable(f"{name}: {error}")
+    console.print(text, style="bold red", markup=False, highlight=False, soft_wrap=True)
+    if as_json:
+        print(json.dumps({"command": name, "error": error.what, "fix": error.fix}, indent=2))
 
 
 def say(message: str) -> None:
-    """Tell the human something; standard output stays free for results."""
-    console.print(message, markup=False, highlight=False, soft_wrap=True)
+    """Tell the user something; standard output stays free for results."""
+    from mobilenet_cli.reports.terminal import printable
+
+    console.print(printable(message), markup=False, highlight=False, soft_wrap=True)
 
 
-def emit(document: Any, as_json: bool, human: str | None = None) -> None:
-    """Print a command's result: the JSON document, or the human's version of it."""
+def show(output: Output, as_json: bool) -> None:
+    """Print a command's result, and leave with its status."""
+    from mobilenet_cli.reports.terminal import printable
+
+    for note in output.notes:
+        say(note)
     if as_json:
-        print(json.dumps(document, indent=2))
-    elif human is not None:
-        print(human)
+        print(json.dumps(output.document, indent=2))
+    elif output.text:
+        print(printable(output.text))
+    if output.wrote:
+        say(f"wrote {', '.join(map(str, output.wrote))}")
+    if output.status:
+        raise typer.Exit(output.status)
+
+
+def document(made: "Artifact[BaseModel]") -> dict[str, Any]:
+    """Return the record of a model file as JSON, with the file's name."""
+    return {"model": str(made.path), **made.record.model_dump(mode="json")}
 
 
 def fetch(*sources: str | None) -> None:
@@ -160,31 +171,136 @@ def fetch(*sources: str | None) -> None:
                 local_copy(source, progress)
 
 
-@contextlib.contextmanager
-def progress_bar(title: str, unit: str) -> Iterator[Progress]:
-    """A bar with rate and time left on a terminal; a stage calls what this yields."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
+def progress_bar(title: str, unit: str) -> contextlib.AbstractContextManager[Progress]:
+    """Show a bar with rate and time left on a terminal; a stage calls what this yields."""
+    return bar(console, title, unit)
 
-    with Bars(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as bars:
-        task = bars.add_task(title, total=None, note="", rate="")
 
-        def update(done: int, total: int, note: str = "") -> None:
-            speed = bars.tasks[task].speed or 0.0
-            rate = f"{speed:.0f} {unit}/s" if speed else ""
-            bars.update(task, completed=done, total=total, note=note, rate=rate)
+def source_of(model: Path | None, run: str | None, width: float | None, needs: str) -> "Artifact":
+    """Load the model file given, or else the run's, and say which was taken."""
+    from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
+    from mobilenet_cli.pipeline.artifacts.runs import find_run
 
-        yield update
+    if model is None:
+        model = find_run(run, needs, width).path(needs)
+        say(f"taking {model}")
+    return load_artifact(model)
+
+
+def run_names() -> list[str]:
+    """List the runs, for shells that complete."""
+    return [folder.name for folder in Path("runs").glob("*") if folder.is_dir()]
+
+
+def names_in(module: str, table: str) -> Callable[[], list[str]]:
+    """Return what lists the keys of a table for shells that complete; only that imports it."""
+    return lambda: list(getattr(importlib.import_module(f"mobilenet_cli.{module}"), table))
+
+
+def option(
+    flag: str, text: str, complete: Callable[[], list[str]] | None = None, **more: Any
+) -> Any:
+    """Describe an option: its flag, its help, and what a shell may complete it with."""
+    return typer.Option(flag, help=text, autocompletion=complete, **more)
+
+
+RECIPE_NAMES = names_in("pipeline.training.recipes", "RECIPES")
+CALIBRATOR_NAMES = names_in("calibration.ranges.calibrators", "CALIBRATORS")
+TARGET_NAMES = names_in("calibration.kernels", "TARGETS")
+PROVIDER_NAMES = names_in("pipeline.runtime.session", "PROVIDERS")
+# Every option once, by the name of the parameter that takes it.
+OPTIONS: dict[str, Any] = {
+    "accuracy": option("--accuracy", "With --scenario, measure top-1 instead of time."),
+    "activation": option("--activation", "Activation, relu or relu6, if the file does not tell."),
+    "all_runs": option("--history", "List every run under runs/, oldest first."),
+    "allow_fallback": option("--allow-fallback", "Let the CPU run what the provider cannot."),
+    "as_json": option("--json", "Print one JSON document and nothing else."),
+    "baseline": option("--baseline", "An earlier bench.json to compare the medians with."),
+    "batch": option("--batch", "Images in each benchmark run; several sizes, as in 1,8,32."),
+    "bench_data": option("--data", "Input images, or noise; training images by default."),
+    "calib_count": option("--calib-count", "Number of calibration images, of all classes alike."),
+    "calib_dir": option("--calib-dir", "Images to calibrate on; training images by default."),
+    "calibrator": option(
+        "--calibrator", "Method for ranges: minmax, percentile, entropy, mse.", CALIBRATOR_NAMES
+    ),
+    "changes": option("--set", "Change a value of the recipe, as in batch=32; repeatable."),
+    "checkpoint": option("--checkpoint", "A checkpoint outside the runs."),
+    "classes": option("--classes", "File with a class identifier a line; ImageNet's by default."),
+    "compare": option("--compare", "Put runs side by side, the first against the rest."),
+    "compile_rows": option("--compiled", "Also run checkpoints through torch.compile."),
+    "compiled": option("--compile", "Train through torch.compile, which takes a minute."),
+    "cross": option("--cross", "Quantize for another machine, and prove nothing on this one."),
+    "data": option("--data", "Images to train on: digits, a folder, shards or an address."),
+    "debug": option("--debug", "Show the traceback of an error."),
+    "epochs": option("--epochs", "Passes over the images, as 10 or 0.1; by default the recipe's."),
+    "file": typer.Argument(help="An ONNX file, a checkpoint, or a training.pt."),
+    "fp16": option("--fp16", "Convert to half precision; input and output stay float32."),
+    "init": option("--init", "Checkpoint to start from; new classes get a new classifier."),
+    "into": option("--into", "Also bring the marked tables of a Markdown file up to date."),
+    "labelled": option("--data", "Labelled images; by default those held out from training."),
+    "list_recipes": option("--list-recipes", "Show the recipes and their values, and leave."),
+    "max_drop": option(
+        "--max-drop",
+        "Keep the fewest layers in float by which top-1 drops no more than so many points, such as "
+        "0.3. This quantizes again and again, for minutes.",
+    ),
+    "max_slowdown": option("--max-slowdown", "Exit with 1 when a row is slower than that."),
+    "model": typer.Argument(help="A model file; by default the right one of the run."),
+    "models": typer.Argument(help="Model files; by default all of the run."),
+    "multiplier": option("--width", "Width multiplier above 0; 1.0 or that of --init by default."),
+    "new_run": option("--run", "Folder to make under runs/; by default the options name it."),
+    "normalization": option(
+        "--normalization",
+        "How an .onnx file wants pixels: inception (-1..1) or imagenet (mean and deviation).",
+    ),
+    "opset": option("--opset", "ONNX operator set to write."),
+    "out": option("--out", "File to write; by default it goes into the run."),
+    "precision": option("--precision", "Precision of training: fp32, bf16 or, on a GPU, fp16."),
+    "images": option("--data", "Images to compare on; training images by default."),
+    "provider": option(
+        "--provider", "Execution provider of ONNX Runtime, by its full name.", PROVIDER_NAMES
+    ),
+    "provider_options": option("--provider-option", "For the provider: use_tf32=0; repeatable."),
+    "qat": option("--qat", "Train through the grids of quantize, from the weights of --init."),
+    "recipe": option(
+        "--recipe", "Recipe to train by; by default quick, or finetune with --init.", RECIPE_NAMES
+    ),
+    "resolution": option("--resolution", "Side of the input in pixels; by default 224, digits 32."),
+    "resume": option("--resume", "Insist that an interrupted training with these options goes on."),
+    "revision": option("--revision", "Branch, tag or commit on the hub."),
+    "run": option("--run", "Folder under runs/; by default the newest that fits.", run_names),
+    "runs": typer.Argument(help="Runs to compare.", autocompletion=run_names),
+    "scenario": option("--scenario", "Run MLPerf LoadGen: single-stream, offline or server."),
+    "seconds": option("--seconds", "Longest time in seconds to spend on timing one row."),
+    "seed": option("--seed", "Seed for all random numbers: weights, order, augmentation."),
+    "server_qps": option("--server-qps", "With --scenario server, send so many queries a second."),
+    "sources": typer.Argument(
+        help="A model file, unless the run has it; then images, folders of them, or -."
+    ),
+    "strict": option("--strict", "Stop at an image that cannot be read."),
+    "sync_norms": option("--sync-norms", "Take BatchNorm statistics over all processes, on GPUs."),
+    "target": option(
+        "--target",
+        "Kernels that int8 is for: auto (this CPU), avx2, avx512, vnni, amx, arm64, tensorrt.",
+        TARGET_NAMES,
+    ),
+    "teacher": option("--teacher", "A model whose logits are part of the loss."),
+    "tensorboard": option("--tensorboard", "Also write curves for TensorBoard, into the run."),
+    "threads": option("--threads", "Threads of each operator; several counts, as in 1,all."),
+    "top": option("--top", "Number of classes to show.", min=1),
+    "weights": typer.Argument(
+        help="Weights of Keras, torch, TensorFlow or safetensors, a folder or an id of the Hugging "
+        "Face hub (google/mobilenet_v1_1.0_224), or any float classifier as .onnx."
+    ),
+    "width": option("--width", "Take the newest run of this width multiplier."),
+    "width_check": option("--width", "Refuse weights of another width multiplier."),
+}
+# The types of options that may be left out.
+Text = str | None
+Float = float | None
+File = Path | None
+Texts = list[str] | None
+Files = list[Path] | None
 
 
 def show_version(wanted: bool) -> None:
@@ -206,214 +322,49 @@ def _main(
     """Take MobileNet v1 from images to a deployed int8 model, and prove every step."""
 
 
-def pick(model: Path | None, run: str | None, needs: str, width: float | None = None) -> Path:
-    """The model file given, or else the run's, saying which was taken."""
-    from mobilenet_cli.pipeline.artifacts.runs import find_run
-
-    if model is not None:
-        return model
-    path: Path = getattr(find_run(run, needs, width), needs)
-    say(f"taking {path}")
-    return path
-
-
-@command("import")
-def import_command(
-    weights: Annotated[
-        str,
-        typer.Argument(
-            help="Keras .h5, safetensors or torch file, TensorFlow checkpoint or frozen graph, a "
-            "folder from the Hugging Face hub, a hub id such as google/mobilenet_v1_1.0_224, or "
-            "any float classifier as .onnx."
-        ),
-    ],
-    width: Annotated[
-        float | None, typer.Option("--width", help="Refuse weights of another width multiplier.")
-    ] = None,
-    resolution: Annotated[
-        int | None, typer.Option("--resolution", help="Input side in pixels. Default: the file's.")
-    ] = None,
-    classes: Annotated[
-        Path | None,
-        typer.Option("--classes", help="One class identifier a line. Default: ImageNet's."),
-    ] = None,
-    activation: Annotated[
-        str | None,
-        typer.Option("--activation", help="relu or relu6, where the file does not tell."),
-    ] = None,
-    revision: Annotated[
-        str | None, typer.Option("--revision", help="Branch, tag or commit on the hub.")
-    ] = None,
-    normalization: Annotated[
-        str | None,
-        typer.Option(
-            "--normalization",
-            help="Of pixels, for an .onnx file: inception (to -1..1) or imagenet (mean and std).",
-        ),
-    ] = None,
-    run: Annotated[
-        str | None, typer.Option("--run", help="Folder under runs/. Default: by the network.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Turn weights of Keras, Hugging Face, timm, torch or TensorFlow into a checkpoint."""
-    from mobilenet_cli.pipeline.artifacts.runs import RUNS, Run
-    from mobilenet_cli.pipeline.errors import OptionError
-    from mobilenet_cli.pipeline.importing.import_onnx import AdoptConfig
-    from mobilenet_cli.pipeline.importing.import_weights import (
-        ImportConfig,
-        read_source,
-        run_name,
-        write_checkpoint,
-    )
-
-    if activation not in (None, "relu", "relu6"):
-        raise OptionError(f"unknown activation '{activation}'", "Pass relu or relu6")
-    if weights.endswith(".onnx"):
-        refuse_options("an .onnx file", width=width, activation=activation, revision=revision)
-        import_onnx(weights, AdoptConfig(normalization, resolution, classes), run, as_json)
-        return
-    refuse_options("anything but an .onnx file", normalization=normalization)
-    config = ImportConfig(width, resolution, classes, activation, revision)  # type: ignore[arg-type]  # checked above
-    imported = read_source(weights, config)
-    target = Run(RUNS / (run or run_name(imported.facts)))
-    made = write_checkpoint(imported, target.checkpoint)
-    record = imported.record
-    for note in record.notes:
-        say(f"import: {note}")
-    spec = imported.facts.model
-    assert spec is not None  # an import always has one
-    document = {
-        **record.model_dump(mode="json"),
-        "run": target.name,
-        "checkpoint": str(made.path),
-        "classes": record.outputs,
-        "width": spec.width,
-        "resolution": imported.facts.input.resolution,
-    }
-    emit(
-        document,
-        as_json,
-        f"{made.path}: {record.layout} weights, width {spec.width:g}, resolution "
-        f"{imported.facts.input.resolution}, {record.parameters:,} parameters, "
-        f"{record.outputs} classes",
-    )
-
-
-def refuse_options(what: str, **options: object) -> None:
-    """Options that would be ignored are errors."""
-    from mobilenet_cli.pipeline.errors import OptionError
-
-    for name, value in options.items():
-        if value is not None:
-            raise OptionError(f"--{name} says nothing about {what}", "Leave it out")
-
-
-def import_onnx(source: str, config: "AdoptConfig", run: str | None, as_json: bool) -> None:
-    """Take an ONNX classifier into a run: as fp32.onnx, or folded.onnx where nothing is to fold."""
-    from mobilenet_cli.pipeline.artifacts.runs import RUNS, Run
-    from mobilenet_cli.pipeline.importing.import_onnx import needs_folding, read_onnx
-    from mobilenet_cli.pipeline.importing.import_weights import write_checkpoint
-
-    imported = read_onnx(Path(source), config)
-    target = Run(RUNS / (run or Path(source).stem))
-    unfolded = needs_folding(imported.content)
-    made = write_checkpoint(imported, target.fp32 if unfolded else target.folded)
-    record = imported.record
-    for note in record.notes:
-        say(f"import: {note}")
-    document = {
-        **record.model_dump(mode="json"),
-        "run": target.name,
-        "checkpoint": str(made.path),
-        "classes": record.outputs,
-        "resolution": imported.facts.input.resolution,
-    }
-    step = "simplify" if unfolded else "quantize"
-    emit(
-        document,
-        as_json,
-        f"{made.path}: resolution {imported.facts.input.resolution}, {record.parameters:,} "
-        f"parameters, {record.outputs} classes; next: mobilenet-cli {step} --run {target.name}",
-    )
+# -- the commands, in the order of the chain -------------------------------------------------------
 
 
 @command("train")
 def train_command(
-    data: Data = "digits",
-    width: Multiplier = None,
-    resolution: Resolution = None,
-    recipe: RecipeName = None,
-    list_recipes: Annotated[
-        bool, typer.Option("--list-recipes", help="Show the recipes and their values, and leave.")
-    ] = False,
-    changes: Changes = None,
-    init: Init = None,
-    epochs: Epochs = None,
-    seed: Seed = 0,
-    precision: Annotated[
-        str,
-        typer.Option(
-            "--precision", help="fp32; bf16 or, on a GPU, fp16 for automatic mixed precision."
-        ),
-    ] = "fp32",
-    tensorboard: Annotated[
-        bool,
-        typer.Option("--tensorboard", help="Also write curves for TensorBoard, into the run."),
-    ] = False,
-    qat: Annotated[
-        bool,
-        typer.Option("--qat", help="Learn through the grids of 'quantize', from --init's weights."),
-    ] = False,
-    target: Annotated[
-        str, typer.Option("--target", help="With --qat: as for 'quantize'. Default: this machine.")
-    ] = "auto",
-    teacher: Annotated[
-        Path | None,
-        typer.Option(
-            "--teacher",
-            help="A model, ONNX or a checkpoint, whose opinion is part of the loss "
-            "(--set teacher_share=0.5).",
-        ),
-    ] = None,
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="Train through torch.compile, which takes a minute.")
-    ] = False,
-    sync_norms: Annotated[
-        bool,
-        typer.Option("--sync-norms", help="BatchNorm over the images of all processes, on GPUs."),
-    ] = False,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume",
-            help="Insist on going on with an interrupted training of the same options; "
-            "without it, one is taken up where there is one.",
-        ),
-    ] = False,
-    run: Annotated[
-        str | None,
-        typer.Option("--run", help="Folder under runs/ to make. Default: from the options."),
-    ] = None,
-    as_json: Json = False,
-) -> None:
+    data: str = "digits",
+    multiplier: Float = None,
+    resolution: int | None = None,
+    recipe: Text = None,
+    list_recipes: bool = False,
+    changes: Texts = None,
+    init: File = None,
+    epochs: Float = None,
+    seed: int = 0,
+    precision: str = "fp32",
+    tensorboard: bool = False,
+    qat: bool = False,
+    target: str = "auto",
+    teacher: File = None,
+    compiled: bool = False,
+    sync_norms: bool = False,
+    resume: bool = False,
+    new_run: Text = None,
+) -> Output:
     """Train a network on images or on the built-in digits, from nothing or from a checkpoint."""
     from dataclasses import asdict
 
-    from mobilenet_cli.pipeline.artifacts.runs import RUNS, Run
+    from mobilenet_cli.pipeline.training.recipes import RECIPES
+    from mobilenet_cli.reports import terminal
+
+    if list_recipes:
+        recipes = {name: asdict(row) for name, row in RECIPES.items()}
+        return Output(recipes, terminal.recipes_text(recipes))
+
+    from mobilenet_cli.pipeline.artifacts.runs import run_named
     from mobilenet_cli.pipeline.training.config import TrainConfig
     from mobilenet_cli.pipeline.training.interruption import interruption
-    from mobilenet_cli.pipeline.training.recipes import RECIPES
     from mobilenet_cli.pipeline.training.setup import resolve
     from mobilenet_cli.pipeline.training.train import train
 
-    if list_recipes:
-        tables = {name: asdict(row) for name, row in RECIPES.items()}
-        emit(tables, as_json, "\n\n".join(recipe_text(*item) for item in tables.items()))
-        return
     config = TrainConfig(
         data=data,
-        width=width,
+        width=multiplier,
         resolution=resolution,
         recipe=recipe,
         epochs=epochs,
@@ -429,719 +380,371 @@ def train_command(
         sync_norms=sync_norms,
         resume=resume,
     )
-    made_in = Run(RUNS / (run or resolve(config).run_name))
+    target_run = run_named(new_run or resolve(config).run_name)
     fetch(data)
-    with progress_bar("training", "images") as progress, interruption(made_in.name) as stop:
-        made = train(config, made_in.checkpoint, progress, stop)
+    with progress_bar("training", "images") as progress, interruption(target_run.name) as stop:
+        made = train(config, target_run.checkpoint, progress, stop)
     if int(os.environ.get("RANK", "0")):
-        return  # of several processes the first one speaks
-    record = made.record
-    for name in record.bad_images:
-        say(f"left out, cannot be read: {name}")
-    say_replaced(made)
-    if record.start_top1 is not None:
-        kept = (
-            ""
-            if record.kept_epoch
-            else "; training found nothing better: the checkpoint was kept as it was"
-        )
-        say(f"quantized, before any training: top-1 {record.start_top1:.2f} %{kept}")
-    emit(
-        {"run": made_in.name, "checkpoint": str(made.path), **record.model_dump(mode="json")},
-        as_json,
-        f"{made.path}: top-1 {record.top1:.2f} % of held-out images after {record.epochs} "
-        f"epochs, {record.images_per_second:.0f} images/s; curves in "
-        f"{made.path.with_name('curves.png')}",
-    )
+        raise typer.Exit  # of several processes the first one speaks
+    known = {"run": target_run.name, "checkpoint": str(made.path)}
+    text, notes = terminal.train_text(made.path, made.record), terminal.train_notes(made.record)
+    return Output(known | made.record.model_dump(mode="json"), text, notes=notes)
 
 
-def say_replaced(checkpoint: "Artifact[TrainRecord]") -> None:
-    """Where the checkpoint of other settings is that was there before."""
-    if name := checkpoint.record.replaced:
-        kept = checkpoint.path.with_name(name)
-        say(f"there was a checkpoint of other settings, which is kept as {kept}")
+@command("import")
+def import_command(
+    weights: str,
+    width_check: Float = None,
+    resolution: int | None = None,
+    classes: File = None,
+    activation: Text = None,
+    revision: Text = None,
+    normalization: Text = None,
+    new_run: Text = None,
+) -> Output:
+    """Turn weights of Keras, Hugging Face, timm, torch or TensorFlow into a checkpoint."""
+    from mobilenet_cli.pipeline.importing.import_model import import_model
+    from mobilenet_cli.pipeline.importing.import_weights import ImportConfig
+    from mobilenet_cli.reports import terminal
 
-
-def recipe_text(name: str, values: dict[str, Any]) -> str:
-    """A recipe as lines for people."""
-    numbers = {k: v for k, v in values.items() if type(v) in (int, float)}
-    settings = " ".join(f"{key}={value:g}" for key, value in numbers.items() if value)
-    return (
-        f"{name}: {values['note']}\n  expected: {values['expected']}\n"
-        f"  from {values['source']}\n  optimizer={values['optimizer']} {settings}"
-    )
+    config = ImportConfig(width_check, resolution, classes, activation, revision)  # type: ignore[arg-type]  # it checks
+    made, name = import_model(weights, config, normalization, new_run)
+    record, spec, side = made.record, made.facts.model, made.facts.input.resolution
+    known = {"run": name, "checkpoint": str(made.path), "classes": record.outputs}
+    known |= {"resolution": side} | ({"width": spec.width} if spec else {})
+    text = terminal.import_text(made.path, record, side, spec.width if spec else None)
+    return Output(record.model_dump(mode="json") | known, text, notes=record.notes)
 
 
 @command("export")
 def export_command(
-    width: Width = None,
-    run: RunName = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option("--checkpoint", help="A checkpoint outside the runs.")
-    ] = None,
-    out: Out = None,
-    opset: Annotated[int, typer.Option("--opset", help="ONNX operator set to write.")] = 18,
-    as_json: Json = False,
-) -> None:
+    checkpoint: File = None,
+    opset: int = 18,
+    run: Text = None,
+    width: Float = None,
+    out: File = None,
+) -> Output:
     """Write the checkpoint as ONNX with its BatchNorms, proven equal to torch at batch 1, 2, 7."""
-    from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
     from mobilenet_cli.pipeline.exporting.export import ExportConfig, export
+    from mobilenet_cli.reports.terminal import export_text
 
-    source = load_artifact(pick(checkpoint, run, "checkpoint", width))
+    source = source_of(checkpoint, run, width, "checkpoint")
     with console.status("exporting"):
         made = export(source, ExportConfig(opset=opset), out or source.path.with_name("fp32.onnx"))
-    emit(
-        {"model": str(made.path), **made.record.model_dump(mode="json")},
-        as_json,
-        f"{made.path}: {made.record.batch_norms} BatchNorms kept, "
-        f"largest difference to torch {made.record.max_abs_error:.1e}",
-    )
+    return Output(document(made), export_text(made.path, made.record))
 
 
 @command("simplify")
 def simplify_command(
-    model: Model = None,
-    run: RunName = None,
-    width: Width = None,
-    data: Annotated[
-        str | None,
-        typer.Option("--data", help="Images for the comparison. Default: the training data."),
-    ] = None,
-    out: Out = None,
-    as_json: Json = False,
-) -> None:
+    model: File = None, images: Text = None, run: Text = None, width: Float = None, out: File = None
+) -> Output:
     """Fold BatchNorm into the convolutions, proven equal on images and channel by channel."""
-    from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
     from mobilenet_cli.pipeline.exporting.simplify import SimplifyConfig, simplify
+    from mobilenet_cli.reports.terminal import simplify_text
 
-    source = load_artifact(pick(model, run, "fp32", width))
+    source = source_of(model, run, width, "fp32")
     with console.status("simplifying"):
         made = simplify(
-            source, SimplifyConfig(data=data), out or source.path.with_name("folded.onnx")
+            source, SimplifyConfig(data=images), out or source.path.with_name("folded.onnx")
         )
-    record = made.record
-    emit(
-        {"model": str(made.path), **record.model_dump(mode="json")},
-        as_json,
-        f"{made.path}: BatchNorms {record.batch_norms_before} -> {record.batch_norms_after}, "
-        f"{record.channels_checked} channels checked, largest logit difference "
-        f"{record.max_abs_error:.1e} on {record.images} images ({record.images_from})",
-    )
-
-
-def models_of(
-    models: list[Path] | None, run: str | None, width: float | None, needs: str = "start"
-) -> list[Path]:
-    """The model files given, or else all of the run's, saying which were taken.
-
-    A checkpoint is left out, and said to be, where torch is not installed.
-    """
-    import importlib.util
-
-    from mobilenet_cli.pipeline.artifacts.runs import find_run
-
-    if models:
-        return models
-    found = find_run(run, needs, width)
-    taken = found.artifacts()
-    if importlib.util.find_spec("torch") is None:
-        taken = tuple(path for path in taken if path != found.checkpoint)
-        say(f"leaving out {found.checkpoint}: torch is not installed")
-    say(f"taking {', '.join(map(str, taken))}")
-    return list(taken)
-
-
-def fit_for_provider(paths: list[Path], provider: str) -> list[Path]:
-    """Of a run's models, those worth running on a GPU: int8 is for TensorRT, and made for it."""
-    from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
-    from mobilenet_cli.pipeline.runtime.session import PROVIDERS
-
-    def fits(path: Path) -> bool:
-        facts = load_artifact(path).facts
-        made_for = facts.config.get("target") if facts.stage == "quantize" else None
-        return made_for is None or (made_for, provider) == ("tensorrt", "TensorrtExecutionProvider")
-
-    known = PROVIDERS.get(provider)
-    if known is None or not known.device:
-        return paths
-    for path in paths:
-        if not fits(path):
-            say(f"leaving out {path}: its int8 is for CPUs; name it to measure it all the same")
-    return [path for path in paths if fits(path)]
-
-
-def run_loadgen(
-    paths: list[Path],
-    scenario: str,
-    accuracy: bool,
-    server_qps: float | None,
-    config: "BenchConfig",
-    out: Path | None,
-    as_json: bool,
-) -> None:
-    """Run an MLPerf scenario on each ONNX file; checkpoints have none."""
-    from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
-    from mobilenet_cli.pipeline.artifacts.files import is_checkpoint, write_atomically
-    from mobilenet_cli.pipeline.benchmarking.mlperf import LoadgenConfig, run_scenario
-    from mobilenet_cli.pipeline.runtime.machine import machine
-    from mobilenet_cli.reports.latency_tables import loadgen_markdown
-    from mobilenet_cli.reports.records.latency import LoadgenReport
-
-    settings = LoadgenConfig(
-        scenario=scenario,
-        accuracy=accuracy,
-        seconds=config.seconds,
-        batch=max(config.batches),
-        server_qps=server_qps,
-        session=config.sessions()[0],
-        data=config.data,
-    )
-    results = []
-    for path in paths:
-        if is_checkpoint(path):
-            say(f"leaving out {path}: LoadGen runs ONNX files")
-            continue
-        with console.status(f"{scenario}: {path}"):
-            results.append(run_scenario(load_artifact(path), settings))
-    report = LoadgenReport(machine=machine(), results=tuple(results))
-    if out is not None:
-        write_atomically(out, (report.model_dump_json(indent=2) + "\n").encode())
-    emit(report.model_dump(mode="json"), as_json, loadgen_markdown(report))
-
-
-@command("bench")
-def bench_command(
-    models: Annotated[
-        list[Path] | None,
-        typer.Argument(help="ONNX files or checkpoints. Default: all artifacts of the run."),
-    ] = None,
-    run: RunName = None,
-    width: Width = None,
-    provider: Provider = CPU,
-    threads: Annotated[
-        str, typer.Option("--threads", help="Threads per operator; several, as in 1,all.")
-    ] = "all",
-    batch: Annotated[
-        str, typer.Option("--batch", help="Images per run; several, as in 1,8,32.")
-    ] = "1",
-    seconds: Annotated[
-        float, typer.Option("--seconds", help="Most time to spend on timing one row.")
-    ] = 5.0,
-    data: Annotated[
-        str | None,
-        typer.Option("--data", help="Input images, or 'noise'. Default: the training data."),
-    ] = None,
-    provider_options: Annotated[
-        list[str] | None,
-        typer.Option("--provider-option", help="Such as use_tf32=0; may be repeated."),
-    ] = None,
-    allow_fallback: Annotated[
-        bool,
-        typer.Option("--allow-fallback", help="Let the CPU run what the provider cannot."),
-    ] = False,
-    compiled: Annotated[
-        bool, typer.Option("--compiled", help="Also run checkpoints through torch.compile.")
-    ] = False,
-    baseline: Annotated[
-        Path | None, typer.Option("--baseline", help="An earlier bench.json to compare with.")
-    ] = None,
-    max_slowdown: Annotated[
-        str, typer.Option("--max-slowdown", help="Exit with 1 when a row got slower by more.")
-    ] = "5%",
-    scenario: Annotated[
-        str | None,
-        typer.Option("--scenario", help="MLPerf LoadGen: single-stream, offline or server."),
-    ] = None,
-    accuracy: Annotated[
-        bool, typer.Option("--accuracy", help="With --scenario: top-1 instead of time.")
-    ] = False,
-    server_qps: Annotated[
-        float | None,
-        typer.Option("--server-qps", help="With --scenario server: queries per second."),
-    ] = None,
-    out: Out = None,
-    as_json: Json = False,
-) -> None:
-    """Measure latency, throughput, cold start and memory of every artifact, interleaved."""
-    from mobilenet_cli.pipeline.artifacts.files import write_atomically
-    from mobilenet_cli.pipeline.artifacts.runs import Run
-    from mobilenet_cli.pipeline.benchmarking.baseline import load_baseline, slowdowns
-    from mobilenet_cli.pipeline.benchmarking.bench import BenchConfig, bench
-    from mobilenet_cli.pipeline.benchmarking.inputs import open_model
-    from mobilenet_cli.pipeline.benchmarking.options import (
-        parse_batches,
-        parse_options,
-        parse_percent,
-        parse_threads,
-    )
-    from mobilenet_cli.reports.latency_tables import bench_markdown
-
-    allowed = parse_percent(max_slowdown)
-    before = load_baseline(baseline) if baseline else None
-    config = BenchConfig(
-        provider=provider,
-        provider_options=parse_options(provider_options or []),
-        allow_fallback=allow_fallback,
-        threads=parse_threads(threads),
-        batches=parse_batches(batch),
-        seconds=seconds,
-        data=data,
-        compiled=compiled,
-    )
-    paths = models or fit_for_provider(models_of(models, run, width), provider)
-    if scenario:
-        run_loadgen(paths, scenario, accuracy, server_qps, config, out, as_json)
-        return
-    fetch(data)
-    with progress_bar("bench", "%") as progress:
-        record = bench([open_model(path) for path in paths], config, progress)
-    target = out or (None if models else Run(paths[0].parent).bench)
-    if target is not None:
-        write_atomically(target, (record.model_dump_json(indent=2) + "\n").encode())
-        say(f"wrote {target}")
-    emit(record.model_dump(mode="json"), as_json, bench_markdown(record))
-    worse = slowdowns(record, before, allowed) if before else []
-    for row in worse:
-        say(f"slower than {baseline}: {row}")
-    if worse:
-        raise typer.Exit(1)
-
-
-@command("evaluate")
-def evaluate_command(
-    models: Annotated[
-        list[Path] | None,
-        typer.Argument(help="Model files. Default: all artifacts of the run."),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            "--data",
-            help="Labelled images: a folder of class folders, or 'digits'. "
-            "Default: the held-out part of the training data.",
-        ),
-    ] = None,
-    run: RunName = None,
-    width: Width = None,
-    provider: Provider = CPU,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at an unreadable image.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Measure top-1 and top-5 accuracy, with 95 % confidence intervals."""
-    from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
-    from mobilenet_cli.pipeline.artifacts.runs import RUNS, Run, run_of
-    from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, evaluate, evaluate_into
-
-    target = Run(RUNS / run) if run else None
-    config = EvaluateConfig(data=data, provider=provider, strict=strict)
-    fetch(data)
-    records = []
-    for path in models_of(models, run, width):
-        with progress_bar(f"evaluating {path.name}", "images") as progress:
-            home = target or run_of(path)
-            record = (
-                evaluate_into(home, load_artifact(path), config, progress)
-                if home
-                else evaluate(load_artifact(path), config, progress)
-            )
-        records.append(record)
-        if record.bad_images:
-            shown = ", ".join(record.bad_images[:10])
-            say(f"{len(record.bad_images)} images cannot be read and were left out: {shown}")
-        if not as_json:
-            print(
-                f"{record.model}: top-1 {percent(record.top1)}, top-5 {percent(record.top5)} "
-                f"on {record.images} images of {record.data}, "
-                f"{record.images_per_second:.0f} images/s"
-            )
-    emit([evaluation_json(record) for record in records], as_json)
-
-
-def percent(metric: "Metric") -> str:
-    """A share and its confidence interval, for people."""
-    return f"{metric.value:.2f} % [{metric.low:.2f}, {metric.high:.2f}]"
-
-
-def evaluation_json(record: "EvaluationRecord") -> dict[str, Any]:
-    """A record with top1 and top5 as plain numbers, their intervals apart."""
-    document: dict[str, Any] = record.model_dump(mode="json")
-    for name in ("top1", "top5"):
-        metric = getattr(record, name)
-        document |= {name: metric.value, f"{name}_interval": [metric.low, metric.high]}
-    return document
-
-
-@command("predict")
-def predict_command(
-    model: Annotated[Path, typer.Argument(help="A model file.")],
-    images: Annotated[
-        list[str], typer.Argument(help="Image files, folders of them, or - for standard input.")
-    ],
-    top: Annotated[int, typer.Option("--top", min=1, help="How many classes to show.")] = 5,
-    provider: Provider = CPU,
-    as_json: Json = False,
-) -> None:
-    """Name the most probable classes of images."""
-    from mobilenet_cli.data.dataset import Sample
-    from mobilenet_cli.data.open_dataset import open_images
-    from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
-    from mobilenet_cli.pipeline.evaluating.predict import predict
-
-    artifact = load_artifact(model)
-    samples: list[Sample] = []
-    for source in images:
-        if source == "-":
-            samples.append(Sample("standard input", None, sys.stdin.buffer.read))
-        else:
-            samples += open_images([source])
-    document: list[dict[str, Any]] = []
-    failed = 0
-    for prediction in predict(artifact, samples, top, provider):
-        if prediction.error:
-            failed += 1
-            say(f"predict: {prediction.error}")
-            document.append({"image": prediction.image, "error": prediction.error.what})
-            continue
-        guesses = [
-            {"class": g.identifier, "name": g.name, "probability": g.probability}
-            for g in prediction.guesses
-        ]
-        document.append({"image": prediction.image, "predictions": guesses})
-        if not as_json:
-            print(prediction.image)
-            for g in prediction.guesses:
-                print(f"  {g.probability:7.2%}  {g.name}")
-    emit(document, as_json)
-    if failed:
-        raise typer.Exit(2)
-
-
-@command("convert")
-def convert_command(
-    model: Model = None,
-    run: RunName = None,
-    width: Width = None,
-    fp16: Annotated[
-        bool, typer.Option("--fp16", help="Half precision, input and output in float32.")
-    ] = False,
-    data: Annotated[
-        str | None,
-        typer.Option("--data", help="Images for the comparison. Default: the training data."),
-    ] = None,
-    provider: Provider = CPU,
-    out: Out = None,
-    as_json: Json = False,
-) -> None:
-    """Write the model in another precision for GPUs, proven close on images."""
-    from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
-    from mobilenet_cli.pipeline.errors import OptionError
-    from mobilenet_cli.pipeline.exporting.convert import ConvertConfig, convert_fp16
-
-    if not fp16:
-        raise OptionError("no precision to convert to was named", "Pass --fp16")
-    source = load_artifact(pick(model, run, "folded", width))
-    config = ConvertConfig(data=data, provider=provider)
-    with console.status("converting"):
-        made = convert_fp16(source, config, out or source.path.with_name("fp16.onnx"))
-    record = made.record
-    emit(
-        {"model": str(made.path), **record.model_dump(mode="json")},
-        as_json,
-        f"{made.path}: {record.sqnr_db:.1f} dB from float32 on {record.images} images "
-        f"({record.images_from}, {record.provider}), same top-1 on "
-        f"{100 * record.agreement:.1f} %",
-    )
-
-
-@command("inspect")
-def inspect_command(
-    file: Annotated[Path, typer.Argument(help="An ONNX file, a checkpoint, or a training.pt.")],
-    as_json: Json = False,
-) -> None:
-    """Show what a model file holds, what it says about itself and what it was made from."""
-    from mobilenet_cli.pipeline.inspecting.inspect_file import inspect_file
-    from mobilenet_cli.reports.terminal import inspect_text
-
-    record = inspect_file(file)
-    emit(record.model_dump(mode="json"), as_json, inspect_text(record))
-
-
-@command("doctor")
-def doctor_command(as_json: Json = False) -> None:
-    """Look for what keeps commands from working, or makes them slow; exit 1 on a problem."""
-    from mobilenet_cli.pipeline.runtime.doctor import doctor
-    from mobilenet_cli.reports.terminal import doctor_text
-
-    record = doctor()
-    emit(record.model_dump(mode="json"), as_json, doctor_text(record))
-    if any(finding.status == "problem" for finding in record.findings):
-        raise typer.Exit(1)
+    return Output(document(made), simplify_text(made.path, made.record))
 
 
 @command("quantize")
 def quantize_command(
-    model: Model = None,
-    calib_dir: Annotated[
-        str | None,
-        typer.Option(
-            "--calib-dir", help="Images to calibrate on. Default: the model's training images."
-        ),
-    ] = None,
-    calib_count: Annotated[
-        int, typer.Option("--calib-count", help="How many images to use, of all classes alike.")
-    ] = 256,
-    calibrator: Annotated[
-        str, typer.Option("--calibrator", help="minmax, percentile, entropy or mse.")
-    ] = "minmax",
-    target: Annotated[
-        str,
-        typer.Option("--target", help="auto (this CPU), avx2, avx512, vnni, amx, arm64, tensorrt."),
-    ] = "auto",
-    cross: Annotated[
-        bool, typer.Option("--cross", help="For another machine: do not prove it on this one.")
-    ] = False,
-    max_drop: Annotated[
-        float | None,
-        typer.Option(
-            "--max-drop",
-            help="Keep the fewest layers in float by which top-1 drops no more than so many "
-            "points, such as 0.3. Quantizes again and again: minutes.",
-        ),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            "--data",
-            help="Labelled images to measure --max-drop on. Default: the model's evaluation set.",
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the choice of images.")] = 0,
-    run: RunName = None,
-    width: Width = None,
-    out: Out = None,
-    as_json: Json = False,
-) -> None:
+    model: File = None,
+    calib_dir: Text = None,
+    calib_count: int = 256,
+    calibrator: str = "minmax",
+    target: str = "auto",
+    cross: bool = False,
+    max_drop: Float = None,
+    labelled: Text = None,
+    seed: int = 0,
+    run: Text = None,
+    width: Float = None,
+    out: File = None,
+) -> Output:
     """Make the int8 model: calibrate, round, correct biases, and prove it on the real kernels."""
-    from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
     from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
     from mobilenet_cli.pipeline.quantizing.quantize import quantize
+    from mobilenet_cli.reports import terminal
 
-    source = load_artifact(pick(model, run, "folded", width))
+    source = source_of(model, run, width, "folded")
     config = QuantizeConfig(
-        calib_dir=calib_dir,
-        calib_count=calib_count,
-        calibrator=calibrator,
-        target=target,
-        cross=cross,
-        max_drop=max_drop,
-        data=data,
-        seed=seed,
+        calib_dir, calib_count, calibrator, target, cross, max_drop, labelled, seed
     )
-    fetch(calib_dir, data)
+    fetch(calib_dir, labelled)
     with progress_bar("quantizing", "images") as progress:
         made = quantize(source, config, out or source.path.with_name("int8.onnx"), progress)
-    record = made.record
-    for name in record.bad_images:
-        say(f"left out, cannot be read: {name}")
-    for name in record.leakage:
-        say(f"warning: {name} is also in the evaluation set {record.leakage_checked}")
-    for name in record.float_layers:
-        say(f"kept in float: {name}")
-    for layer in record.kept_float:
-        say(
-            f"with {layer.name} in float: top-1 drops by {layer.drop:.2f} points, "
-            f"{layer.p50_ms:.2f} ms, {layer.slowdown:.2f} of the integer model's time"
-        )
-    if record.drop is not None:
-        say(
-            f"top-1 drops by {record.drop:.2f} points on {record.drop_images} images of "
-            f"{record.drop_data}; up to {record.max_drop:g} were allowed"
-        )
-    where = "in simulation, not proven on this machine" if cross else "on the integer kernels"
-    emit(
-        {"model": str(made.path), **record.model_dump(mode="json")},
-        as_json,
-        f"{made.path}: int8 for {record.target}, {record.images} calibration images, "
-        f"{100 * record.agreement:.1f} % agreement and {record.sqnr_db:.1f} dB SQNR with "
-        f"float {where}",
+    notes = terminal.quantize_notes(made.record)
+    return Output(document(made), terminal.quantize_text(made.path, made.record), notes=notes)
+
+
+@command("convert")
+def convert_command(
+    model: File = None,
+    fp16: bool = False,
+    images: Text = None,
+    provider: str = CPU,
+    run: Text = None,
+    width: Float = None,
+    out: File = None,
+) -> Output:
+    """Write the model in another precision for GPUs, proven close on images."""
+    from mobilenet_cli.pipeline.errors import OptionError
+    from mobilenet_cli.pipeline.exporting.convert import ConvertConfig, convert_fp16
+    from mobilenet_cli.reports.terminal import convert_text
+
+    if not fp16:
+        raise OptionError("no precision to convert to was named", "Pass --fp16")
+    source = source_of(model, run, width, "folded")
+    config = ConvertConfig(data=images, provider=provider)
+    with console.status("converting"):
+        made = convert_fp16(source, config, out or source.path.with_name("fp16.onnx"))
+    return Output(document(made), convert_text(made.path, made.record))
+
+
+@command("evaluate")
+def evaluate_command(
+    models: Files = None,
+    labelled: Text = None,
+    provider: str = CPU,
+    strict: bool = False,
+    run: Text = None,
+    width: Float = None,
+    as_json: bool = False,
+) -> Output:
+    """Measure top-1 and top-5 accuracy, with 95 % confidence intervals."""
+    from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
+    from mobilenet_cli.pipeline.artifacts.runs import run_named, runnable_models
+    from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, evaluate_and_keep
+    from mobilenet_cli.reports import terminal
+
+    home = run_named(run) if run else None
+    config = EvaluateConfig(data=labelled, provider=provider, strict=strict)
+    fetch(labelled)
+    documents = []
+    for path in runnable_models(models, run, width, say):
+        with progress_bar(f"evaluating {path.name}", "images") as progress:
+            record = evaluate_and_keep(load_artifact(path), config, home, progress)
+        documents.append(record.as_document())
+        for note in terminal.evaluation_notes(record):
+            say(note)
+        if not as_json:
+            print(terminal.printable(terminal.evaluation_text(record)))
+    return Output(documents)
+
+
+@command("bench")
+def bench_command(
+    models: Files = None,
+    provider: str = CPU,
+    threads: str = "all",
+    batch: str = "1",
+    seconds: float = 5.0,
+    bench_data: Text = None,
+    provider_options: Texts = None,
+    allow_fallback: bool = False,
+    compile_rows: bool = False,
+    baseline: File = None,
+    max_slowdown: str = "5%",
+    scenario: Text = None,
+    accuracy: bool = False,
+    server_qps: Float = None,
+    run: Text = None,
+    width: Float = None,
+    out: File = None,
+) -> Output:
+    """Measure latency, throughput, cold start and memory of every artifact, interleaved."""
+    from mobilenet_cli.pipeline.artifacts.runs import runnable_models
+    from mobilenet_cli.pipeline.benchmarking import options
+    from mobilenet_cli.pipeline.benchmarking.baseline import load_baseline, slowdowns
+    from mobilenet_cli.pipeline.benchmarking.bench import bench
+    from mobilenet_cli.pipeline.benchmarking.inputs import open_model
+    from mobilenet_cli.pipeline.benchmarking.mlperf import run_scenarios
+    from mobilenet_cli.pipeline.benchmarking.rows import worth_running_on
+    from mobilenet_cli.reports import latency_tables
+
+    allowed = options.parse_percent(max_slowdown)
+    before = load_baseline(baseline) if baseline else None
+    config = options.bench_config(
+        *(provider, threads, batch, seconds, provider_options or []),
+        allow_fallback=allow_fallback,
+        data=bench_data,
+        compiled=compile_rows,
     )
+    paths = models or worth_running_on(provider, runnable_models(None, run, width, say), say)
+    fetch(bench_data)
+    if scenario:
+        with progress_bar(scenario, "models") as progress:
+            report = run_scenarios(paths, scenario, accuracy, server_qps, config, progress)
+        return kept(report, latency_tables.loadgen_markdown(report), out)
+    with progress_bar("bench", "%") as progress:
+        record = bench([open_model(path) for path in paths], config, progress)
+    target = out or (None if models else paths[0].with_name("bench.json"))
+    output = kept(record, latency_tables.bench_markdown(record), target)
+    worse = slowdowns(record, before, allowed) if before else []
+    for row in worse:
+        say(f"slower than {baseline}: {row}")
+    return Output(output.document, output.text, GATE if worse else 0, output.wrote)
+
+
+def kept(record: "BaseModel", text: str, target: Path | None) -> Output:
+    """Write a record to a file, if there is one to write to."""
+    from mobilenet_cli.pipeline.artifacts.files import write_atomically
+
+    if target is not None:
+        write_atomically(target, (record.model_dump_json(indent=2) + "\n").encode())
+    return Output(record.model_dump(mode="json"), text, wrote=[target] if target else ())
 
 
 @command("report")
 def report_command(
-    runs: Annotated[
-        list[str] | None, typer.Argument(help="With --compare: two runs or more.")
-    ] = None,
-    run: RunName = None,
-    width: Width = None,
-    compare: Annotated[
-        bool, typer.Option("--compare", help="Put runs side by side, the first against the rest.")
-    ] = False,
-    all_runs: Annotated[
-        bool, typer.Option("--history", help="List every run under runs/, oldest first.")
-    ] = False,
-    into: Annotated[
-        Path | None,
-        typer.Option("--into", help="Also bring the marked tables of a Markdown file up to date."),
-    ] = None,
-    as_json: Json = False,
-) -> None:
+    runs: Texts = None,
+    run: Text = None,
+    width: Float = None,
+    compare: bool = False,
+    all_runs: bool = False,
+    into: File = None,
+) -> Output:
     """Write what is known about a run as a page, Markdown, JSON and a model card."""
-    from mobilenet_cli.pipeline.artifacts.runs import RUNS, Run, find_run
+    from mobilenet_cli.pipeline.artifacts.runs import RUNS, find_run, run_named
     from mobilenet_cli.pipeline.errors import OptionError
-    from mobilenet_cli.pipeline.reporting.compare import (
-        compare_runs,
-        history,
-        write_comparison,
-        write_history,
-    )
+    from mobilenet_cli.pipeline.reporting import compare as comparing
     from mobilenet_cli.pipeline.reporting.report import embed_into, report
     from mobilenet_cli.reports.compare import comparison_markdown, history_markdown
     from mobilenet_cli.reports.terminal import report_text
 
     if compare and not all_runs and not run:
-        compared = compare_runs([Run(RUNS / name) for name in runs or []])
-        paths = write_comparison(compared, RUNS)
-        emit(
-            compared.model_dump(mode="json") | {"report": as_text(paths)},
-            as_json,
-            comparison_markdown(compared),
-        )
-        say(f"wrote {', '.join(as_text(paths).values())}")
-        return
+        compared = comparing.compare_runs([run_named(name) for name in runs or []])
+        paths = comparing.write_comparison(compared, RUNS)
+        return reported(compared.model_dump(mode="json"), comparison_markdown(compared), paths)
     if runs or compare:
         raise OptionError(
             "runs are named with --compare alone", "Pass --compare A B, or --run A for one report"
         )
     if all_runs:
-        past = history(RUNS)
-        paths = write_history(past, RUNS)
-        emit(
-            past.model_dump(mode="json") | {"report": as_text(paths)},
-            as_json,
-            history_markdown(past),
-        )
-        say(f"wrote {', '.join(as_text(paths).values())}")
-        return
-    target = Run(RUNS / run) if run else find_run(None, "checkpoint", width)
+        past = comparing.history(RUNS)
+        paths = comparing.write_history(past, RUNS)
+        return reported(past.model_dump(mode="json"), history_markdown(past), paths)
+    target = run_named(run) if run else find_run(None, "start", width)
     record, paths = report(target)
     if into is not None:
         embed_into(into, record)
-    emit(
-        {"run": target.name, "report": as_text(paths)},
-        as_json,
-        report_text(record),
-    )
-    say(f"wrote {', '.join(as_text(paths).values())}")
+    return reported({"run": target.name}, report_text(record), paths)
 
 
-def as_text(paths: Mapping[str, Path]) -> dict[str, str]:
-    """Paths by format, as JSON has them."""
-    return {form: str(path) for form, path in paths.items()}
+def reported(found: dict[str, Any], text: str, paths: Mapping[str, Path]) -> Output:
+    """Name the files of a report by their formats."""
+    written = {form: str(path) for form, path in paths.items()}
+    return Output(found | {"report": written}, text, wrote=list(paths.values()))
 
 
 @command("run")
 def run_command(
-    data: Data = "digits",
-    width: Multiplier = None,
-    resolution: Resolution = None,
-    recipe: RecipeName = None,
-    changes: Changes = None,
-    init: Init = None,
-    epochs: Epochs = None,
-    seed: Seed = 0,
-    calib_dir: Annotated[
-        str | None,
-        typer.Option("--calib-dir", help="Images to calibrate on. Default: the training images."),
-    ] = None,
-    calib_count: Annotated[
-        int, typer.Option("--calib-count", help="How many images to calibrate on.")
-    ] = 256,
-    calibrator: Annotated[
-        str, typer.Option("--calibrator", help="minmax, percentile, entropy or mse.")
-    ] = "minmax",
-    target: Annotated[
-        str, typer.Option("--target", help="As for quantize; auto is this CPU.")
-    ] = "auto",
-    provider: Provider = CPU,
-    threads: Annotated[
-        str, typer.Option("--threads", help="Threads per operator; several, as in 1,all.")
-    ] = "all",
-    batch: Annotated[
-        str, typer.Option("--batch", help="Images per benchmark run; several, as in 1,8,32.")
-    ] = "1",
-    seconds: Annotated[
-        float, typer.Option("--seconds", help="Most time to spend on timing one row.")
-    ] = 5.0,
-    run: Annotated[
-        str | None,
-        typer.Option("--run", help="Folder under runs/. Default: from the options."),
-    ] = None,
-    as_json: Json = False,
-) -> None:
+    data: str = "digits",
+    multiplier: Float = None,
+    resolution: int | None = None,
+    recipe: Text = None,
+    changes: Texts = None,
+    init: File = None,
+    epochs: Float = None,
+    seed: int = 0,
+    calib_dir: Text = None,
+    calib_count: int = 256,
+    calibrator: str = "minmax",
+    target: str = "auto",
+    provider: str = CPU,
+    threads: str = "all",
+    batch: str = "1",
+    seconds: float = 5.0,
+    new_run: Text = None,
+) -> Output:
     """Take images through the whole chain to the report, skipping what is up to date."""
-    from mobilenet_cli.pipeline.artifacts.artifact import load_with_record
-    from mobilenet_cli.pipeline.artifacts.runs import RUNS, Run
-    from mobilenet_cli.pipeline.benchmarking.bench import BenchConfig
-    from mobilenet_cli.pipeline.benchmarking.options import parse_batches, parse_threads
+    from mobilenet_cli.pipeline.artifacts.runs import run_named
+    from mobilenet_cli.pipeline.benchmarking.options import bench_config
     from mobilenet_cli.pipeline.chain import ChainConfig, run_chain
     from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig
     from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
     from mobilenet_cli.pipeline.training.config import TrainConfig
     from mobilenet_cli.pipeline.training.setup import resolve
-    from mobilenet_cli.reports.records.training import TrainRecord
-    from mobilenet_cli.reports.terminal import report_text
+    from mobilenet_cli.reports import terminal
 
-    config = ChainConfig(
-        train=TrainConfig(
-            data=data,
-            width=width,
-            resolution=resolution,
-            recipe=recipe,
-            epochs=epochs,
-            seed=seed,
-            init=str(init) if init else None,
-            changes=tuple(changes or ()),
-        ),
-        quantize=QuantizeConfig(
-            calib_dir=calib_dir,
-            calib_count=calib_count,
-            calibrator=calibrator,
-            target=target,
-            seed=seed,
-        ),
-        evaluate=EvaluateConfig(provider=provider),
-        bench=BenchConfig(
-            provider=provider,
-            threads=parse_threads(threads),
-            batches=parse_batches(batch),
-            seconds=seconds,
-        ),
+    start = str(init) if init else None
+    training = TrainConfig(
+        data, multiplier, resolution, recipe, epochs, seed, start, tuple(changes or ())
     )
-    target_run = Run(RUNS / (run or resolve(config.train).run_name))
+    config = ChainConfig(
+        train=training,
+        quantize=QuantizeConfig(calib_dir, calib_count, calibrator, target, seed=seed),
+        evaluate=EvaluateConfig(provider=provider),
+        bench=bench_config(provider, threads, batch, seconds),
+    )
+    target_run = run_named(new_run or resolve(training).run_name)
     fetch(data, calib_dir)
     result = run_chain(target_run, config, progress_bar)
-    if result.skipped:
-        say(f"up to date: {', '.join(result.skipped)}")
-    if "train" not in result.skipped:
-        say_replaced(load_with_record(target_run.checkpoint, TrainRecord))
-    stages: dict[str, dict[str, Any]] = {
-        stage: {"model": str(model.path), **model.record.model_dump(mode="json")}
-        for stage, model in result.models.items()
-    }
-    stages["train"] |= {"run": target_run.name, "checkpoint": stages["train"].pop("model")}
-    document = {
-        "run": target_run.name,
-        "skipped": list(result.skipped),
-        **stages,
-        "evaluate": [evaluation_json(record) for record in result.evaluations],
-        "bench": result.bench.model_dump(mode="json"),
-        "report": as_text(result.report_paths),
-    }
-    emit(document, as_json, report_text(result.report))
-    say(f"wrote {', '.join(as_text(result.report_paths).values())}")
+    for note in terminal.chain_notes(result.skipped, result.replaced):
+        say(note)
+    return reported(result.as_document(), terminal.report_text(result.report), result.report_paths)
+
+
+@command("predict")
+def predict_command(
+    sources: list[str],
+    top: int = 5,
+    provider: str = CPU,
+    run: Text = None,
+    width: Float = None,
+    as_json: bool = False,
+) -> Output:
+    """Name the most probable classes of images."""
+    from mobilenet_cli.pipeline.evaluating.predict import open_sources, predict
+    from mobilenet_cli.reports import terminal
+
+    model, samples = open_sources(sources, sys.stdin.buffer)
+    artifact = source_of(model, run, width, "deployed")
+    documents: list[dict[str, Any]] = []
+    for prediction in predict(artifact, samples, top, provider):
+        documents.append(prediction.as_document())
+        if prediction.error:
+            say(f"predict: {prediction.error}")
+        elif not as_json:
+            guesses = [(guess.name, guess.probability) for guess in prediction.guesses]
+            print(terminal.printable(terminal.prediction_text(prediction.image, guesses)))
+    failed = any("error" in entry for entry in documents)
+    return Output(documents, status=MENDABLE if failed else 0)
+
+
+@command("inspect")
+def inspect_command(file: Path) -> Output:
+    """Show what a model file holds, what it says about itself and what it was made from."""
+    from mobilenet_cli.pipeline.inspecting.inspect_file import inspect_file
+    from mobilenet_cli.reports.terminal import inspect_text
+
+    record = inspect_file(file)
+    return Output(record.model_dump(mode="json"), inspect_text(record))
+
+
+@command("doctor")
+def doctor_command() -> Output:
+    """Look for what keeps commands from working, or makes them slow; exit with 1 on a problem."""
+    from mobilenet_cli.pipeline.runtime.doctor import doctor
+    from mobilenet_cli.reports.terminal import doctor_text
+
+    record = doctor()
+    problem = any(finding.status == "problem" for finding in record.findings)
+    return Output(record.model_dump(mode="json"), doctor_text(record), GATE if problem else 0)
 
 
 def main() -> None:
-    """Entry point of the ``mobilenet-cli`` program."""
-    sys.exit(app())
+    """Run the program; a bug shows its traceback and exits with 70, which no gate does."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # both are files
+    try:
+        app()
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        sys.exit(BUG)

@@ -19,7 +19,7 @@ from mobilenet_cli.pipeline.artifacts.runs import Run
 from mobilenet_cli.pipeline.artifacts.sidecar import is_current
 from mobilenet_cli.pipeline.benchmarking.bench import BenchConfig, bench
 from mobilenet_cli.pipeline.errors import OptionError
-from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, evaluate_into
+from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, evaluate_and_keep
 from mobilenet_cli.pipeline.evaluating.labels import evaluation_set
 from mobilenet_cli.pipeline.evaluating.records import load_records
 from mobilenet_cli.pipeline.exporting.export import ExportConfig, export
@@ -62,19 +62,44 @@ class ChainResult:
     """What a run holds when the chain is complete.
 
     Attributes:
-        models: by the stage that made them, in the order of the chain.
-        evaluations: one a model.
-        bench: of all models.
-        report: what the report says, and ``report_paths`` where it is, by format.
-        skipped: stages whose result was there already.
+        run: the run.
+        models: the model files by the stage that made them, in the order of the chain.
+        evaluations: the accuracy of each model.
+        bench: the latency of all models.
+        report: what the report says.
+        report_paths: where the report is, by format.
+        skipped: the stages whose result was there already.
     """
 
+    run: Run
     models: Mapping[str, Artifact[BaseModel]]
     evaluations: tuple[EvaluationRecord, ...]
     bench: BenchRecord
     report: ReportRecord
     report_paths: Mapping[str, Path]
     skipped: tuple[str, ...]
+
+    @property
+    def replaced(self) -> str | None:
+        """The file that keeps a checkpoint of other settings, if training has just replaced one."""
+        record = self.models["train"].record
+        assert isinstance(record, TrainRecord)
+        return None if "train" in self.skipped else record.replaced
+
+    def as_document(self) -> dict[str, Any]:
+        """Return what each stage recorded as JSON."""
+        stages = {
+            stage: {"model": str(model.path), **model.record.model_dump(mode="json")}
+            for stage, model in self.models.items()
+        }
+        stages["train"] |= {"run": self.run.name, "checkpoint": stages["train"].pop("model")}
+        return {
+            "run": self.run.name,
+            "skipped": list(self.skipped),
+            **stages,
+            "evaluate": [record.as_document() for record in self.evaluations],
+            "bench": self.bench.model_dump(mode="json"),
+        }
 
 
 @dataclass(frozen=True)
@@ -158,6 +183,7 @@ def run_chain(run: Run, config: ChainConfig, watch: Watch) -> ChainResult:
     measured = bench_all(run, models, config.bench, watch, skipped)
     summary, paths = report(run)
     return ChainResult(
+        run=run,
         models={model.facts.stage: model for model in models},
         evaluations=evaluations,
         bench=measured,
@@ -192,7 +218,7 @@ def evaluate_all(
     for model, record in zip(models, found, strict=True):
         if record is None:
             with watch(f"evaluate {model.path.name}", "images") as progress:
-                record = evaluate_into(run, model, config, progress)
+                record = evaluate_and_keep(model, config, run, progress)
         records.append(record)
     return tuple(records)
 

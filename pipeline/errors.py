@@ -52,6 +52,38 @@ class StorageError(MobilenetError):
     """A file could not be written, or must not be overwritten."""
 
 
+# Packages of this project's extras, by the name under which Python imports them.
+EXTRAS = {
+    "torch": "train",
+    "onnxscript": "train",
+    "onnx_ir": "train",
+    "simplejpeg": "train",
+    "sklearn": "train",
+    "matplotlib": "train",
+    "onnxruntime": "cpu",
+    "h5py": "import",
+    "huggingface_hub": "import",
+    "pyarrow": "parquet",
+    "google_crc32c": "tfrecord",
+    "tensorboardX": "tensorboard",
+    "tensorflow": "tensorflow",
+    "mlperf_loadgen": "mlperf",
+}
+
+
+def missing_extra(module: str | None) -> OptionError | None:
+    """Return what to tell a user who lacks a package; None where it belongs to no extra."""
+    package = (module or "").partition(".")[0]
+    extra = EXTRAS.get(package)
+    if extra is None:
+        return None
+    choice = "'mobilenet-cli[cpu]', or [gpu]" if extra == "cpu" else f"'mobilenet-cli[{extra}]'"
+    return OptionError(
+        f"this needs the package {package}, which is not installed",
+        f"Install it with pip install {choice}; in a clone, 'make install' brings everything",
+    )
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal has stopped a stage, which has saved its state.
 

@@ -1,14 +1,50 @@
-"""How a stage tells its caller how far it is. Stages never print."""
+"""How far a stage is: what it tells, and the bar that shows it."""
 
-from typing import Protocol
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 class Progress(Protocol):
-    """Called with the work done so far, the total, and a short note such as ``loss 0.31``."""
+    """A stage calls this with the units of work that are done, the total, and a note."""
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
-        """Report progress; cheap enough to call for every batch."""
+        """Show how far the stage is."""
 
 
 def silent(done: int, total: int, note: str = "") -> None:
-    """Report to nobody."""
+    """Show nothing."""
+
+
+@contextlib.contextmanager
+def bar(console: "Console", title: str, unit: str) -> Iterator[Progress]:
+    """Show a bar with rate and time left, where the console is a terminal.
+
+    Yields:
+        What a stage calls.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    with Bars(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bars:
+        task = bars.add_task(title, total=None, note="", rate="")
+
+        def update(done: int, total: int, note: str = "") -> None:
+            speed = bars.tasks[task].speed or 0.0
+            rate = f"{speed:.0f} {unit}/s" if speed else ""
+            bars.update(task, completed=done, total=total, note=note, rate=rate)
+
+        yield update

@@ -1,12 +1,169 @@
-"""Small records as plain text for a terminal."""
+"""Sentences and tables for people at a terminal: pure functions, one for each record."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from pydantic import JsonValue
 
 from mobilenet_cli.reports.markdown import row_cells, setting
+from mobilenet_cli.reports.records.accuracy import EvaluationRecord
+from mobilenet_cli.reports.records.conversion import (
+    ConvertRecord,
+    ExportRecord,
+    ImportRecord,
+    SimplifyRecord,
+)
 from mobilenet_cli.reports.records.inspection import DoctorRecord, InspectRecord
+from mobilenet_cli.reports.records.quantization import QuantizeRecord
 from mobilenet_cli.reports.records.run import ReportRecord
+from mobilenet_cli.reports.records.training import TrainRecord
 
 MARKS = {"ok": "ok     ", "note": "note   ", "problem": "PROBLEM"}
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Show characters that would steer a terminal, or that no encoding has, as their codes.
+
+    File, class and tensor names are other people's: an escape sequence in one could rename the
+    window, or hide what stands before it.
+    """
+    return CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def recipes_text(recipes: Mapping[str, Mapping[str, Any]]) -> str:
+    """Show recipes by name, each with its source and its values."""
+    return "\n\n".join(_recipe_text(name, values) for name, values in recipes.items())
+
+
+def _recipe_text(name: str, values: Mapping[str, Any]) -> str:
+    numbers = {k: v for k, v in values.items() if type(v) in (int, float)}
+    settings = " ".join(f"{key}={value:g}" for key, value in numbers.items() if value)
+    return (
+        f"{name}: {values['note']}\n  expected: {values['expected']}\n"
+        f"  from {values['source']}\n  optimizer={values['optimizer']} {settings}"
+    )
+
+
+def train_notes(record: TrainRecord) -> list[str]:
+    """Say what a training left out, replaced, or found no better."""
+    notes = [f"left out, cannot be read: {name}" for name in record.bad_images]
+    notes += _replaced(record.replaced)
+    if record.start_top1 is not None:
+        same = "; training found nothing better: the checkpoint was kept as it was"
+        kept = "" if record.kept_epoch else same
+        notes.append(f"quantized, before any training: top-1 {record.start_top1:.2f} %{kept}")
+    return notes
+
+
+def _replaced(file: str | None) -> list[str]:
+    if file is None:
+        return []
+    return [f"there was a checkpoint of other settings, which is kept as {file} beside the new one"]
+
+
+def train_text(file: Path, record: TrainRecord) -> str:
+    """Say what a training reached."""
+    return (
+        f"{file}: top-1 {record.top1:.2f} % of held-out images after {record.epochs} epochs, "
+        f"{record.images_per_second:.0f} images/s; curves in {file.with_name('curves.png')}"
+    )
+
+
+def import_text(file: Path, record: ImportRecord, side: int, width: float | None) -> str:
+    """Say what was imported; the width is None for an ONNX classifier, whose next stage is told."""
+    known = f"resolution {side}, {record.parameters:,} parameters, {record.outputs} classes"
+    if width is not None:
+        return f"{file}: {record.layout} weights, width {width:g}, {known}"
+    step = "simplify" if file.name == "fp32.onnx" else "quantize"
+    return f"{file}: {known}; next: mobilenet-cli {step} --run {file.parent.name}"
+
+
+def export_text(file: Path, record: ExportRecord) -> str:
+    """Say what an export proved."""
+    return (
+        f"{file}: {record.batch_norms} BatchNorms kept, largest difference to torch "
+        f"{record.max_abs_error:.1e}"
+    )
+
+
+def simplify_text(file: Path, record: SimplifyRecord) -> str:
+    """Say what folding did and proved."""
+    return (
+        f"{file}: BatchNorms {record.batch_norms_before} -> {record.batch_norms_after}, "
+        f"{record.channels_checked} channels checked, largest logit difference "
+        f"{record.max_abs_error:.1e} on {record.images} images ({record.images_from})"
+    )
+
+
+def convert_text(file: Path, record: ConvertRecord) -> str:
+    """Say how close half precision is."""
+    return (
+        f"{file}: {record.sqnr_db:.1f} dB from float32 on {record.images} images "
+        f"({record.images_from}, {record.provider}), same top-1 on {100 * record.agreement:.1f} %"
+    )
+
+
+def quantize_notes(record: QuantizeRecord) -> list[str]:
+    """Say what a quantization left out, and what its layers in float cost."""
+    notes = [f"left out, cannot be read: {name}" for name in record.bad_images]
+    against = f"is also in the evaluation set {record.leakage_checked}"
+    notes += [f"warning: {name} {against}" for name in record.leakage]
+    notes += [f"kept in float: {name}" for name in record.float_layers]
+    notes += [
+        f"with {layer.name} in float: top-1 drops by {layer.drop:.2f} points, {layer.p50_ms:.2f} "
+        f"ms, {layer.slowdown:.2f} of the integer model's time"
+        for layer in record.kept_float
+    ]
+    if record.drop is not None:
+        notes.append(
+            f"top-1 drops by {record.drop:.2f} points on {record.drop_images} images of "
+            f"{record.drop_data}; up to {record.max_drop:g} were allowed"
+        )
+    return notes
+
+
+def quantize_text(file: Path, record: QuantizeRecord) -> str:
+    """Say how close int8 is; only this machine's kernels prove it."""
+    proven = record.kernel_sqnr_db is not None
+    where = "on the integer kernels" if proven else "in simulation, not proven on this machine"
+    return (
+        f"{file}: int8 for {record.target}, {record.images} calibration images, "
+        f"{100 * record.agreement:.1f} % agreement and {record.sqnr_db:.1f} dB SQNR with float "
+        f"{where}"
+    )
+
+
+def evaluation_notes(record: EvaluationRecord) -> list[str]:
+    """Name images that an evaluation left out."""
+    if not record.bad_images:
+        return []
+    shown = ", ".join(record.bad_images[:10])
+    return [f"{len(record.bad_images)} images cannot be read and were left out: {shown}"]
+
+
+def evaluation_text(record: EvaluationRecord) -> str:
+    """Say how accurate a model is, with intervals."""
+    top1, top5 = (
+        f"{m.value:.2f} % [{m.low:.2f}, {m.high:.2f}]" for m in (record.top1, record.top5)
+    )
+    return (
+        f"{record.model}: top-1 {top1}, top-5 {top5} on {record.images} images of {record.data}, "
+        f"{record.images_per_second:.0f} images/s"
+    )
+
+
+def prediction_text(image: str, guesses: Sequence[tuple[str, float]]) -> str:
+    """Name an image's classes with their probabilities, one a line."""
+    return "\n".join([image, *(f"  {value:7.2%}  {name}" for name, value in guesses)])
+
+
+def chain_notes(skipped: Sequence[str], replaced: str | None) -> list[str]:
+    """Say which stages had nothing to do, and what training replaced."""
+    current = [f"up to date: {', '.join(skipped)}"] if skipped else []
+    return [*current, *_replaced(replaced)]
 
 
 def doctor_text(record: DoctorRecord) -> str:

@@ -99,6 +99,7 @@ pipeline/exporting/export.py
 pipeline/exporting/simplify.py
 pipeline/importing/__init__.py
 pipeline/importing/hub.py
+pipeline/importing/import_model.py
 pipeline/importing/import_onnx.py
 pipeline/importing/import_weights.py
 pipeline/importing/layouts/__init__.py

@@ -1,5 +1,7 @@
 """A run is a folder under ``runs/`` with fixed file names; this file knows them."""
 
+import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +12,36 @@ from mobilenet_cli.pipeline.errors import ModelError
 RUNS = Path("runs")
 
 
+class RunFile:
+    """A file that a run may have, under a name that is always the same."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, run: "Run", _: type) -> Path:
+        """Return where the file is, in the run's folder."""
+        return run.folder / self.name
+
+
 @dataclass(frozen=True)
 class Run:
-    """The files of one run."""
+    """A run is a folder with the files that the stages make.
+
+    Attributes:
+        folder: the folder, usually under ``runs/``.
+    """
 
     folder: Path
+
+    checkpoint = RunFile("model.safetensors")
+    fp32 = RunFile("fp32.onnx")
+    folded = RunFile("folded.onnx")
+    int8 = RunFile("int8.onnx")
+    fp16 = RunFile("fp16.onnx")
+    evaluation = RunFile("evaluate.json")
+    predictions = RunFile("predictions.json")
+    bench = RunFile("bench.json")
+    training = RunFile("train.jsonl")
 
     @property
     def name(self) -> str:
@@ -22,63 +49,34 @@ class Run:
         return self.folder.name
 
     @property
-    def checkpoint(self) -> Path:
-        """What train or import made."""
-        return self.folder / "model.safetensors"
-
-    @property
     def start(self) -> Path:
         """The first model of the run: a checkpoint, or an imported ONNX file."""
         return next(iter(self.artifacts()), self.checkpoint)
 
     @property
-    def fp32(self) -> Path:
-        """What export made."""
-        return self.folder / "fp32.onnx"
+    def deployed(self) -> Path:
+        """The model that a CPU is to run: the int8 one, or else the latest before it."""
+        models = [path for path in self.artifacts() if path != self.fp16]
+        return models[-1] if models else self.int8
 
-    @property
-    def folded(self) -> Path:
-        """What simplify made."""
-        return self.folder / "folded.onnx"
-
-    @property
-    def int8(self) -> Path:
-        """What quantize made."""
-        return self.folder / "int8.onnx"
-
-    @property
-    def fp16(self) -> Path:
-        """What convert made, where a GPU is to run it."""
-        return self.folder / "fp16.onnx"
-
-    @property
-    def evaluation(self) -> Path:
-        """Accuracy records."""
-        return self.folder / "evaluate.json"
-
-    @property
-    def predictions(self) -> Path:
-        """What each artifact said about each image of the evaluation."""
-        return self.folder / "predictions.json"
-
-    @property
-    def bench(self) -> Path:
-        """The latency record."""
-        return self.folder / "bench.json"
-
-    @property
-    def training(self) -> Path:
-        """One JSON object an epoch, from train."""
-        return self.folder / "train.jsonl"
+    def path(self, part: str) -> Path:
+        """Return where a part of the run is; ``part`` is an attribute such as ``folded``."""
+        found: Path = getattr(self, part)
+        return found
 
     def artifacts(self) -> tuple[Path, ...]:
-        """The model files that exist, in the order in which the chain makes them."""
+        """List the model files that exist, in the order in which the chain makes them."""
         files = (self.checkpoint, self.fp32, self.folded, self.int8, self.fp16)
         return tuple(path for path in files if path.is_file())
 
 
+def run_named(name: str) -> Run:
+    """Return the run of that name, whether it exists or not."""
+    return Run(RUNS / name)
+
+
 def find_run(name: str | None, needs: str, width: float | None = None) -> Run:
-    """The named run, or the newest one that has the file ``needs`` and matches ``width``.
+    """Return the named run, or the newest one that has the file ``needs`` and matches ``width``.
 
     Args:
         name: a folder under ``runs/``; None chooses.
@@ -92,8 +90,14 @@ def find_run(name: str | None, needs: str, width: float | None = None) -> Run:
     if width is not None:
         check_width(width)
     if name is not None:
-        run = Run(RUNS / name)
-        path: Path = getattr(run, needs)
+        run = run_named(name)
+        path = run.path(needs)
+        if not run.folder.is_dir():
+            known = ", ".join(sorted(r.name for r in RUNS.glob("*") if r.is_dir()))
+            raise ModelError(
+                f"there is no run '{name}' under {RUNS}/",
+                f"Choose one of {known}" if known else "Make one with train or import",
+            )
         if not path.is_file():
             raise ModelError(f"run '{name}' has no {path.name}", _stage_hint(needs))
         found = recorded_width(path)
@@ -103,24 +107,49 @@ def find_run(name: str | None, needs: str, width: float | None = None) -> Run:
                 "Leave --width out, or choose another --run",
             )
         return run
-    runs = [Run(folder) for folder in RUNS.glob("*") if getattr(Run(folder), needs).is_file()]
+    runs = [Run(folder) for folder in RUNS.glob("*") if Run(folder).path(needs).is_file()]
     if width is not None:
-        runs = [run for run in runs if recorded_width(getattr(run, needs)) == width]
+        runs = [run for run in runs if recorded_width(run.path(needs)) == width]
     if not runs:
         which = f"no run of width {width:g}" if width is not None else "no run"
-        file = getattr(Run(Path()), needs).name
+        file = Run(Path()).path(needs).name
         raise ModelError(f"{which} under {RUNS}/ has a {file}", _stage_hint(needs))
-    return max(runs, key=lambda run: getattr(run, needs).stat().st_mtime)
+    return max(runs, key=lambda run: run.path(needs).stat().st_mtime)
+
+
+def runnable_models(
+    models: list[Path] | None, run: str | None, width: float | None, tell: Callable[[str], None]
+) -> list[Path]:
+    """Return the model files given, or else all of a run's, without a checkpoint if torch lacks.
+
+    Args:
+        models: the files, if they are given.
+        run: the run; None takes the newest.
+        width: only consider runs of this width multiplier.
+        tell: is told what was taken, and what was left out.
+
+    Raises:
+        ModelError: there is no such run.
+    """
+    if models:
+        return models
+    found = find_run(run, "start", width)
+    taken = list(found.artifacts())
+    if found.checkpoint in taken and importlib.util.find_spec("torch") is None:
+        taken.remove(found.checkpoint)
+        tell(f"leaving out {found.checkpoint}: torch is not installed")
+    tell(f"taking {', '.join(map(str, taken))}")
+    return taken
 
 
 def run_of(model: Path) -> Run | None:
-    """The run in whose folder a model file lies."""
+    """Return the run in whose folder a model file lies, if any."""
     folder = model.resolve().parent
     return Run(model.parent) if folder.parent == RUNS.resolve() else None
 
 
 def recorded_width(path: Path) -> float | None:
-    """The width multiplier in a model file's sidecar."""
+    """Return the width multiplier in a model file's sidecar, if it says one."""
     sidecar = read_sidecar(path)
     return sidecar.facts.model.width if sidecar and sidecar.facts.model else None
 
@@ -129,6 +158,7 @@ def _stage_hint(needs: str) -> str:
     stages = {
         "checkpoint": "train' or 'mobilenet-cli import",
         "start": "train' or 'mobilenet-cli import",
+        "deployed": "run",
         "fp32": "export",
         "folded": "simplify",
         "int8": "quantize",

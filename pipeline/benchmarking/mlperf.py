@@ -24,12 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenet_cli.data.loader import batches
-from mobilenet_cli.pipeline.artifacts.artifact import Artifact
+from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
+from mobilenet_cli.pipeline.artifacts.files import is_checkpoint
+from mobilenet_cli.pipeline.benchmarking.bench import BenchConfig
 from mobilenet_cli.pipeline.errors import CheckError, OptionError
 from mobilenet_cli.pipeline.evaluating.labels import evaluation_set, targets_of
-from mobilenet_cli.pipeline.runtime.machine import usable_cpus
+from mobilenet_cli.pipeline.progress import Progress
+from mobilenet_cli.pipeline.runtime.machine import machine, usable_cpus
 from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
-from mobilenet_cli.reports.records.latency import LoadgenRecord
+from mobilenet_cli.reports.records.latency import LoadgenRecord, LoadgenReport
 
 SCENARIOS = {"single-stream": "SingleStream", "offline": "Offline", "server": "Server"}
 METRICS = {
@@ -157,6 +160,37 @@ class System:
             address, length = answer.buffer_info()
             responses.append(lg.QuerySampleResponse(identifier, address, length * answer.itemsize))
         lg.QuerySamplesComplete(responses)
+
+
+def run_scenarios(
+    paths: Sequence[Path],
+    scenario: str,
+    accuracy: bool,
+    server_qps: float | None,
+    config: BenchConfig,
+    progress: Progress,
+) -> LoadgenReport:
+    """Run a scenario on each ONNX file; checkpoints have none and are left out.
+
+    Raises:
+        OptionError: a value is outside its domain.
+        CheckError: a model fails under load.
+    """
+    settings = LoadgenConfig(
+        scenario=scenario,
+        accuracy=accuracy,
+        seconds=config.seconds,
+        batch=max(config.batches),
+        server_qps=server_qps,
+        session=config.sessions()[0],
+        data=config.data,
+    )
+    models = [path for path in paths if not is_checkpoint(path)]
+    results = []
+    for done, path in enumerate(models):
+        progress(done, len(models), str(path))
+        results.append(run_scenario(load_artifact(path), settings))
+    return LoadgenReport(machine=machine(), results=tuple(results))
 
 
 def run_scenario(artifact: Artifact, config: LoadgenConfig) -> LoadgenRecord:

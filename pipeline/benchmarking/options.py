@@ -1,11 +1,38 @@
-"""The options of ``bench`` that are lists or numbers written as text."""
+"""The options of ``bench`` that people write as text."""
 
+from collections.abc import Sequence
+from typing import Any
+
+from mobilenet_cli.pipeline.benchmarking.bench import BenchConfig
 from mobilenet_cli.pipeline.errors import OptionError
 from mobilenet_cli.pipeline.runtime.machine import usable_cpus
 
 
+def bench_config(
+    provider: str,
+    threads: str,
+    batch: str,
+    seconds: float,
+    provider_options: Sequence[str] = (),
+    **more: Any,
+) -> BenchConfig:
+    """Read the options of a benchmark; ``more`` are settings that are no text.
+
+    Raises:
+        OptionError: a text cannot be read, or a value is outside its domain.
+    """
+    return BenchConfig(
+        provider=provider,
+        threads=parse_threads(threads),
+        batches=parse_batches(batch),
+        seconds=seconds,
+        provider_options=parse_options(provider_options),
+        **more,
+    )
+
+
 def parse_batches(text: str) -> tuple[int, ...]:
-    """``1,8,32`` as batch sizes.
+    """Read batch sizes written as ``1,8,32``.
 
     Raises:
         OptionError: something else than whole numbers separated by commas.
@@ -19,7 +46,7 @@ def parse_batches(text: str) -> tuple[int, ...]:
 
 
 def parse_threads(text: str) -> tuple[int, ...]:
-    """``1,all`` as thread counts, each once; ``all`` is every CPU this process may use.
+    """Read thread counts written as ``1,all``, each once; ``all`` is every CPU that may be used.
 
     Raises:
         OptionError: something else than whole numbers or ``all``, separated by commas.
@@ -33,8 +60,8 @@ def parse_threads(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(counts))
 
 
-def parse_options(pairs: list[str]) -> dict[str, str]:
-    """``use_tf32=0`` and the like as a provider's options.
+def parse_options(pairs: Sequence[str]) -> dict[str, str]:
+    """Read a provider's options, each written as ``use_tf32=0``.
 
     Raises:
         OptionError: a pair without a key or ``=``.
@@ -51,7 +78,7 @@ def parse_options(pairs: list[str]) -> dict[str, str]:
 
 
 def parse_percent(text: str) -> float:
-    """``5%`` or ``5`` as 0.05.
+    """Read a percentage written as ``5%`` or ``5``, which is 0.05.
 
     Raises:
         OptionError: not a number of at least zero.

@@ -1,10 +1,11 @@
 """The rows of a benchmark: which artifacts, in which settings, on which images."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from mobilenet_cli.models import MODELS
-from mobilenet_cli.pipeline.artifacts.artifact import Artifact
+from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
 from mobilenet_cli.pipeline.artifacts.onnx_graph import has_batch_norms
 from mobilenet_cli.pipeline.benchmarking.job import Direction
 from mobilenet_cli.pipeline.runtime.session import PROVIDERS, SessionConfig
@@ -69,3 +70,28 @@ def _torch_rows(plain: Row, compiled: bool) -> Iterator[Row]:
     yield from eager
     if compiled:
         yield from (replace(row, variant="compiled", compiled=True) for row in eager)
+
+
+def worth_running_on(provider: str, paths: list[Path], tell: Callable[[str], None]) -> list[Path]:
+    """Choose a run's models that are worth measuring on a provider.
+
+    A GPU runs int8 through TensorRT alone, and only where it was made for it.
+
+    Args:
+        provider: an execution provider's full name.
+        paths: the run's models.
+        tell: is told what is left out.
+    """
+
+    def fits(path: Path) -> bool:
+        facts = load_artifact(path).facts
+        made_for = facts.config.get("target") if facts.stage == "quantize" else None
+        return made_for is None or (made_for, provider) == ("tensorrt", "TensorrtExecutionProvider")
+
+    known = PROVIDERS.get(provider)
+    if known is None or not known.device:
+        return paths
+    for path in paths:
+        if not fits(path):
+            tell(f"leaving out {path}: its int8 is for CPUs; name it to measure it all the same")
+    return [path for path in paths if fits(path)]

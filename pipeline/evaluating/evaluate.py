@@ -18,7 +18,7 @@ from mobilenet_cli.data.loader import ordered_map
 from mobilenet_cli.data.preprocess import InputSpec, prepare
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.facts import Facts
-from mobilenet_cli.pipeline.artifacts.runs import Run
+from mobilenet_cli.pipeline.artifacts.runs import Run, run_of
 from mobilenet_cli.pipeline.errors import (
     CheckError,
     DataError,
@@ -211,14 +211,23 @@ def preprocessing(facts: Facts) -> dict[str, str | int | float | tuple[float, ..
     }
 
 
-def evaluate_into(
-    run: Run, artifact: Artifact, config: EvaluateConfig, progress: Progress = silent
+def evaluate_and_keep(
+    artifact: Artifact, config: EvaluateConfig, run: Run | None, progress: Progress = silent
 ) -> EvaluationRecord:
-    """Evaluate, and keep the record and the answers in the run's folder.
+    """Evaluate, and keep the record and the answers in a run's folder.
+
+    Args:
+        artifact: any model file.
+        config: on which images, and how.
+        run: the run; None takes the one in whose folder the model lies, if any.
+        progress: is told how many images are done.
 
     Raises:
-        MobilenetError: as ``evaluate``, or StorageError: the folder cannot be written to.
+        MobilenetError: whatever ``evaluate`` raises, or the folder cannot be written to.
     """
+    run = run or run_of(artifact.path)
+    if run is None:
+        return evaluate(artifact, config, progress)
     answers: list[Answer] = []
     record = evaluate(artifact, config, progress, answers)
     source = config.data or artifact.facts.data

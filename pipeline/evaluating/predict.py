@@ -2,18 +2,24 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
+from pydantic import JsonValue
 
 from mobilenet_cli.data.dataset import Sample
 from mobilenet_cli.data.loader import ordered_map
+from mobilenet_cli.data.open_dataset import open_images
 from mobilenet_cli.data.preprocess import prepare
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
-from mobilenet_cli.pipeline.errors import DataError
+from mobilenet_cli.pipeline.errors import DataError, OptionError
 from mobilenet_cli.pipeline.evaluating.evaluate import pad_batch
 from mobilenet_cli.pipeline.runtime.machine import usable_cpus
 from mobilenet_cli.pipeline.runtime.predictor import open_predictor
 from mobilenet_cli.pipeline.runtime.session import CPU
+
+MODEL_SUFFIXES = (".onnx", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -33,11 +39,59 @@ class Guess:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable classes of an image, or why there are none."""
+    """The most probable classes of an image, or why there are none.
+
+    Attributes:
+        image: the image's name.
+        guesses: its classes, the most probable one first.
+        error: why the image cannot be read.
+    """
 
     image: str
     guesses: tuple[Guess, ...] = ()
     error: DataError | None = None
+
+    def as_document(self) -> dict[str, JsonValue]:
+        """Return the prediction as JSON."""
+        if self.error:
+            return {"image": self.image, "error": self.error.what}
+        guesses: list[JsonValue] = [
+            {"class": g.identifier, "name": g.name, "probability": g.probability}
+            for g in self.guesses
+        ]
+        return {"image": self.image, "predictions": guesses}
+
+
+def open_sources(sources: Sequence[str], stdin: BinaryIO) -> tuple[Path | None, list[Sample]]:
+    """Tell a model file from images.
+
+    Args:
+        sources: a model file, if one is named, and then images, folders, or ``-``.
+        stdin: standard input, which ``-`` stands for.
+
+    Returns:
+        The model file, if one is named, and the images.
+
+    Raises:
+        OptionError: there is no image, or a second model file.
+        DataError: a path does not exist, or a folder has no images.
+    """
+    models = [source for source in sources if Path(source).suffix in MODEL_SUFFIXES]
+    if models and (len(models) > 1 or sources[0] != models[0]):
+        raise OptionError(
+            f"{models[-1]} is a model file, not an image",
+            "Name one model, before the images, or none to take the newest run's",
+        )
+    images = list(sources[len(models) :])
+    if not images:
+        raise OptionError("no image was named", "Pass image files or folders of them")
+    samples: list[Sample] = []
+    for source in images:
+        if source == "-":
+            samples.append(Sample("standard input", None, stdin.read))
+        else:
+            samples += open_images([source])
+    return (Path(models[0]) if models else None), samples
 
 
 def predict(

@@ -23,7 +23,7 @@ SIDE = 224  # where the model takes any size
 
 
 @dataclass(frozen=True)
-class AdoptConfig:
+class OnnxImportConfig:
     """Settings of the import of an ONNX file.
 
     Attributes:
@@ -37,7 +37,7 @@ class AdoptConfig:
     classes: Path | None = None
 
 
-def read_onnx(path: Path, config: AdoptConfig) -> Imported:
+def read_onnx(path: Path, config: OnnxImportConfig) -> Imported:
     """An ONNX classifier with facts of how it is used.
 
     Raises:

@@ -77,6 +77,8 @@ class ImportConfig:
     def __post_init__(self) -> None:
         if self.width is not None:
             check_width(self.width)
+        if self.activation not in (None, "relu", "relu6"):
+            raise OptionError(f"unknown activation '{self.activation}'", "Pass relu or relu6")
 
 
 @dataclass(frozen=True)

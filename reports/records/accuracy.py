@@ -1,5 +1,7 @@
 """Records of accuracy, and of single answers."""
 
+from pydantic import JsonValue
+
 from mobilenet_cli.reports.records.base import Record
 
 
@@ -40,6 +42,13 @@ class EvaluationRecord(Record):
     images_per_second: float
     seconds: float
     preprocessing: dict[str, str | int | float | tuple[float, ...]]
+
+    def as_document(self) -> dict[str, JsonValue]:
+        """Return the record as JSON with top1 and top5 as plain numbers, their intervals apart."""
+        document: dict[str, JsonValue] = self.model_dump(mode="json")
+        for name, metric in (("top1", self.top1), ("top5", self.top5)):
+            document |= {name: metric.value, f"{name}_interval": [metric.low, metric.high]}
+        return document
 
 
 class PredictionsRecord(Record):

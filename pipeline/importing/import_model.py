@@ -1,0 +1,60 @@
+"""Weights of another program, or an ONNX classifier, become the first file of a run."""
+
+from pathlib import Path
+
+from mobilenet_cli.pipeline.artifacts.artifact import Artifact
+from mobilenet_cli.pipeline.artifacts.runs import run_named
+from mobilenet_cli.pipeline.errors import OptionError
+from mobilenet_cli.pipeline.importing.import_onnx import OnnxImportConfig, needs_folding, read_onnx
+from mobilenet_cli.pipeline.importing.import_weights import (
+    ImportConfig,
+    read_source,
+    run_name,
+    write_checkpoint,
+)
+from mobilenet_cli.reports.records.conversion import ImportRecord
+
+
+def import_model(
+    source: str, config: ImportConfig, normalization: str | None, run: str | None
+) -> tuple[Artifact[ImportRecord], str]:
+    """Import weights as a checkpoint, or an ONNX classifier as fp32.onnx or folded.onnx.
+
+    Args:
+        source: a file, a folder, or an id on the Hugging Face hub.
+        config: the settings.
+        normalization: how an ONNX classifier wants its pixels normalized.
+        run: the run to make; None names it by the network, or by the ONNX file.
+
+    Returns:
+        The file, and the name of its run.
+
+    Raises:
+        ModelError: the source cannot be had, read or recognized.
+        OptionError: an option contradicts the source, or one is needed.
+        StorageError: the run holds a file of other origin.
+    """
+    if source.endswith(".onnx"):
+        _refuse(
+            "an .onnx file",
+            width=config.width,
+            activation=config.activation,
+            revision=config.revision,
+        )
+        settings = OnnxImportConfig(normalization, config.resolution, config.classes)
+        imported = read_onnx(Path(source), settings)
+        target = run_named(run or Path(source).stem)
+        out = target.fp32 if needs_folding(imported.content) else target.folded
+    else:
+        _refuse("anything but an .onnx file", normalization=normalization)
+        imported = read_source(source, config)
+        target = run_named(run or run_name(imported.facts))
+        out = target.checkpoint
+    return write_checkpoint(imported, out), target.name
+
+
+def _refuse(what: str, **options: object) -> None:
+    """Refuse options that would be ignored."""
+    for name, value in options.items():
+        if value is not None:
+            raise OptionError(f"--{name} says nothing about {what}", "Leave it out")
