@@ -4,6 +4,7 @@ Images that cannot be read are the subject of test_preprocess.py and test_evalua
 """
 
 import ctypes
+import json
 import os
 import resource
 import shutil
@@ -72,7 +73,10 @@ def refused_in_child(*arguments: object, before: Callable[[], None]) -> str:
 
 def sentence_of(command: object, status: int | None, out: str, err: str) -> str:
     assert status == 2, err
-    assert out == ""
+    document = json.loads(out)
+    assert document["command"] == command
+    assert document["error"]
+    assert document["fix"]
     assert "Traceback" not in err
     *_, sentence = err.strip().splitlines()
     assert sentence.startswith(f"{command}: ")

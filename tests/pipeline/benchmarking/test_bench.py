@@ -13,7 +13,6 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from mobilenet_cli.cli import fit_for_provider
 from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.pipeline.artifacts.artifact import save_artifact
 from mobilenet_cli.pipeline.artifacts.facts import Facts
@@ -26,7 +25,7 @@ from mobilenet_cli.pipeline.benchmarking.job import Job, lacks_memory
 from mobilenet_cli.pipeline.benchmarking.operator_profile import Inside, summarize_profile
 from mobilenet_cli.pipeline.benchmarking.options import parse_batches, parse_options, parse_threads
 from mobilenet_cli.pipeline.benchmarking.remarks import float_leftovers, noise_remarks, remarks_on
-from mobilenet_cli.pipeline.benchmarking.rows import rows_of
+from mobilenet_cli.pipeline.benchmarking.rows import rows_of, worth_running_on
 from mobilenet_cli.pipeline.benchmarking.worker import Worker, openmp_binding
 from mobilenet_cli.pipeline.errors import CheckError, ModelError, OptionError, ProviderError
 from mobilenet_cli.pipeline.runtime.machine import cpus_to_pin, oom_kills, usable_cpus
@@ -204,7 +203,7 @@ def test_bench_does_not_import_torch(exported):
     code = (
         "import sys; from pathlib import Path; "
         "from mobilenet_cli.pipeline.benchmarking.bench import BenchConfig, bench; "
-        "from mobilenet_cli.pipeline.benchmarking.rows import open_model; "
+        "from mobilenet_cli.pipeline.benchmarking.rows import worth_running_on, open_model; "
         f"bench([open_model(Path({str(exported.path)!r}))], BenchConfig(seconds=0.05)); "
         "print('torch' in sys.modules)"
     )
@@ -323,7 +322,7 @@ def test_cuda_graph_is_measured_within_the_gpus_memory_only(exported):
     assert row.variant == "device-bound, CUDA graph"
 
 
-def test_of_a_run_a_gpu_gets_what_is_made_for_it(tmp_path, capsys):
+def test_of_a_run_a_gpu_gets_what_is_made_for_it(tmp_path):
     def quantized(target):
         facts = Facts(stage="quantize", input=SPEC, classes=(), config={"target": target})
         return save_artifact(
@@ -332,10 +331,12 @@ def test_of_a_run_a_gpu_gets_what_is_made_for_it(tmp_path, capsys):
 
     floats = write(tmp_path / "folded.onnx", small_model(norm=False), "simplify").path
     paths = [floats, quantized("vnni"), quantized("tensorrt")]
-    assert fit_for_provider(paths, "CPUExecutionProvider") == paths
-    assert fit_for_provider(paths, "CUDAExecutionProvider") == [floats]
-    assert fit_for_provider(paths, "TensorrtExecutionProvider") == [floats, paths[2]]
-    assert f"leaving out {paths[1]}" in capsys.readouterr().err.replace("\n", "")
+    told: list[str] = []
+    assert worth_running_on("CPUExecutionProvider", paths, told.append) == paths
+    assert told == []
+    assert worth_running_on("CUDAExecutionProvider", paths, told.append) == [floats]
+    assert worth_running_on("TensorrtExecutionProvider", paths, told.append) == [floats, paths[2]]
+    assert f"leaving out {paths[1]}" in told[0]
 
 
 def test_bound_memory_gives_the_same_logits(folded):
@@ -728,7 +729,7 @@ import time
 from pathlib import Path
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
 from mobilenet_cli.pipeline.benchmarking.bench import job_of
-from mobilenet_cli.pipeline.benchmarking.rows import rows_of
+from mobilenet_cli.pipeline.benchmarking.rows import worth_running_on, rows_of
 from mobilenet_cli.pipeline.benchmarking.worker import Worker
 from mobilenet_cli.pipeline.runtime.session import SessionConfig
 row = rows_of(load_artifact(Path({str(folded.path)!r})), SessionConfig(threads=1), 1, False)[0]

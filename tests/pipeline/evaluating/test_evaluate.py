@@ -26,7 +26,7 @@ from mobilenet_cli.pipeline.errors import (
 from mobilenet_cli.pipeline.evaluating.evaluate import (
     EvaluateConfig,
     evaluate,
-    evaluate_into,
+    evaluate_and_keep,
     rank_of,
     share,
 )
@@ -317,7 +317,7 @@ def test_evaluating_and_predicting_onnx_does_not_import_torch(tiny, ten):
 def test_answers_are_kept_for_the_report(tiny, ten, tmp_path):
     artifact = load_artifact(tiny / "fp32.onnx")
     run = Run(tmp_path / "runs" / "mine")
-    record = evaluate_into(run, artifact, EvaluateConfig(data=str(ten)))
+    record = evaluate_and_keep(artifact, EvaluateConfig(data=str(ten)), run)
     assert load_records(run.evaluation) == [record]
     (kept,) = load_predictions(run.predictions)
     assert len(kept.keys) == record.images
@@ -333,7 +333,7 @@ def test_answers_are_kept_for_the_report(tiny, ten, tmp_path):
 def test_answers_replace_their_predecessors(tiny, ten, tmp_path):
     run = Run(tmp_path / "runs" / "mine")
     for _ in range(2):
-        evaluate_into(run, load_artifact(tiny / "fp32.onnx"), EvaluateConfig(data=str(ten)))
+        evaluate_and_keep(load_artifact(tiny / "fp32.onnx"), EvaluateConfig(data=str(ten)), run)
     assert len(load_predictions(run.predictions)) == 1
     run.predictions.write_text("{}")
     with pytest.raises(StorageError, match="not a list of prediction records"):

@@ -12,7 +12,7 @@ from mobilenet_cli.pipeline.artifacts.runs import Run
 from mobilenet_cli.pipeline.benchmarking.bench import BenchConfig, bench
 from mobilenet_cli.pipeline.benchmarking.inputs import open_model
 from mobilenet_cli.pipeline.errors import ModelError, OptionError
-from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, evaluate_into
+from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, evaluate_and_keep
 from mobilenet_cli.pipeline.reporting.compare import compare_runs, history
 from mobilenet_cli.reports.compare import compare_latency, comparison_markdown, history_markdown
 from mobilenet_cli.reports.records.latency import BenchRecord
@@ -23,7 +23,7 @@ def measured(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The smallest real run with its ONNX model evaluated and benchmarked."""
     run = Run(tmp_path_factory.mktemp("measured") / "one")
     shutil.copytree(tiny, run.folder)
-    evaluate_into(run, load_artifact(run.fp32), EvaluateConfig(data="digits"))
+    evaluate_and_keep(load_artifact(run.fp32), EvaluateConfig(data="digits"), run)
     record = bench([open_model(run.fp32)], BenchConfig(threads=(1,), seconds=0.1, data="noise"))
     run.bench.write_text(record.model_dump_json())
     return run.folder

@@ -16,7 +16,7 @@ from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
 from mobilenet_cli.pipeline.artifacts.files import sha256_file, write_atomically
 from mobilenet_cli.pipeline.artifacts.runs import Run
 from mobilenet_cli.pipeline.errors import ModelError, OptionError, StorageError
-from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, evaluate, evaluate_into
+from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, evaluate, evaluate_and_keep
 from mobilenet_cli.pipeline.evaluating.records import merge_records
 from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
 from mobilenet_cli.pipeline.reporting.collect import collect
@@ -299,7 +299,7 @@ def test_a_record_without_the_newer_fields_still_renders(golden_run: RunRecord) 
 
 
 def test_gallery_without_its_images_says_why(run: Run) -> None:
-    evaluate_into(run, load_artifact(run.fp32), EvaluateConfig(data="digits"))
+    evaluate_and_keep(load_artifact(run.fp32), EvaluateConfig(data="digits"), run)
     assert "data:image/jpeg" in report(run)[1]["html"].read_text()
     document = json.loads(run.predictions.read_bytes())
     document[0]["source"] = "gone"
