@@ -25,7 +25,7 @@ RUN = $(subst $(space),-,$(strip $(notdir $(DATA:/=)) $(WIDTH) $(RESOLUTION)))
 EXTRAS =
 # Of `make fuzz`: damaged files to try, per test.
 FUZZ = 6000
-# Of `make test`: what to give pytest, as in `make test TESTS=tests/test_bench.py`.
+# Of `make test`: what to give pytest, as in `make test TESTS=tests/pipeline/benchmarking`.
 TESTS =
 
 # -- what things are called ------------------------------------------------------------------------
@@ -185,11 +185,11 @@ schema: $(INSTALLED) ## the published schemas of the records
 	$(BIN)/python -m mobilenet_cli.reports.schema docs/schema
 
 acceptance-kill: $(INSTALLED) ## kill the chain at 20 random moments; each time it must end the same
-	MOBILENET_CLI_KILLS=20 $(BIN)/python -m pytest -k killed tests/test_chain.py \
+	MOBILENET_CLI_KILLS=20 $(BIN)/python -m pytest -k killed tests/pipeline/test_chain.py \
 		-o junit_family=xunit1 --junit-xml=build/kills.xml
 
 acceptance-resume: $(INSTALLED) ## kill ten trainings at random moments; resumed, each must end in the same bits
-	MOBILENET_CLI_KILLS=10 $(BIN)/python -m pytest -m slow tests/test_acceptance_resume.py \
+	MOBILENET_CLI_KILLS=10 $(BIN)/python -m pytest -m slow tests/pipeline/training/test_acceptance_resume.py \
 		-o junit_family=xunit1 --junit-xml=build/resumes.xml
 
 clean: ## what tools leave behind; .venv and runs stay

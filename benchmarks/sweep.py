@@ -123,7 +123,7 @@ def document(rows: list[list[str]], record: BenchRecord, command: str) -> str:
     return (
         f"# What folding and int8 give\n\nMade by `{command}`: batch 1, {threads} "
         f"thread{'s' if threads > 1 else ''}, medians, 95 % intervals in parentheses; "
-        f"the method is described in `pipeline/bench.py`.\n\n{table(header, rows)}\n"
+        f"the method is described in `pipeline/benchmarking/bench.py`.\n\n{table(header, rows)}\n"
         f"{here.cpu}, {here.usable_cpus} CPUs ({', '.join(here.instruction_sets)}); {here.os}; "
         f"{versions}.\n"
     )

@@ -9,7 +9,7 @@ normalized; ``mix`` and ``erase`` take any scale.
 
 kornia's RandAugment draws one policy for a whole batch, from torch's global state, which a resumed
 run would have to carry along; this takes as long (1.8 against 2.1 ms an image of 224 pixels on one
-core) without either. tests/test_augment.py compares the operations with Pillow's.
+core) without either. tests/data/test_augment.py compares the operations with Pillow's.
 """
 
 import math

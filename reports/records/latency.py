@@ -144,7 +144,7 @@ class ClassicRow(Record):
 
 
 class BenchRecord(Record):
-    """What ``bench`` measured; the method is defined in ``pipeline/bench.py``.
+    """What ``bench`` measured; the method is defined in ``pipeline/benchmarking/bench.py``.
 
     Attributes:
         machine: where.
