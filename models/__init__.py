@@ -1,4 +1,4 @@
-"""Network architectures as data, and the torch modules built from them.
+"""Network architectures are data here, with the torch modules that are built from them.
 
 ``MODELS`` is the one place in which an architecture is added.
 """

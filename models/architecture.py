@@ -1,4 +1,4 @@
-"""What the pipeline asks of an architecture, so that a second one is added in one place."""
+"""This is what the pipeline asks of an architecture, so that one is added in one place."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The shape that all torch modules of classifiers share."""
+"""All torch modules of classifiers share one shape."""
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that every torch program uses

@@ -1,4 +1,4 @@
-"""MobileNet v1 (Howard et al., arXiv:1704.04861) as data: its Table 1 and what follows from it."""
+"""MobileNet v1 (Howard et al., arXiv:1704.04861) is data here: Table 1 and what follows."""
 
 import itertools
 import math
@@ -39,7 +39,7 @@ NORM_PARTS = ("weight", "bias", "running_mean", "running_var")
 
 @dataclass(frozen=True)
 class ConvLayer:
-    """A convolution without bias, followed by batch normalization and ReLU6."""
+    """This is a convolution without bias, followed by batch normalization and ReLU6."""
 
     name: str
     kind: Kind
@@ -49,27 +49,27 @@ class ConvLayer:
 
     @property
     def kernel(self) -> int:
-        """Side of the square kernel in pixels."""
+        """Return the side of the square kernel in pixels."""
         return 1 if self.kind == "pointwise" else 3
 
     @property
     def groups(self) -> int:
-        """Number of groups: one filter per channel for a depthwise layer."""
+        """Return the number of groups: one filter per channel for a depthwise layer."""
         return self.in_channels if self.kind == "depthwise" else 1
 
     @property
     def weights(self) -> int:
-        """Number of kernel weights."""
+        """Return the number of kernel weights."""
         return self.kernel**2 * self.in_channels * self.out_channels // self.groups
 
 
 def scaled_channels(filters: int, width: float) -> int:
-    """``max(int(filters * width), 8)``, as in TF-slim's mobilenet_v1.py."""
+    """Return ``max(int(filters * width), 8)``, as in TF-slim's mobilenet_v1.py."""
     return max(int(filters * width), MIN_CHANNELS)
 
 
 def conv_layers(spec: ModelSpec) -> tuple[ConvLayer, ...]:
-    """The 27 convolutional layers of Table 1 at the spec's width, from the image on."""
+    """Return the 27 convolutional layers of Table 1 at the spec's width, from the image on."""
 
     def layers() -> Iterator[ConvLayer]:
         channels = 3
@@ -82,12 +82,12 @@ def conv_layers(spec: ModelSpec) -> tuple[ConvLayer, ...]:
 
 
 def feature_channels(spec: ModelSpec) -> int:
-    """Number of channels that reach the classifier."""
+    """Return the number of channels that reach the classifier."""
     return conv_layers(spec)[-1].out_channels
 
 
 def feature_sizes(resolution: int) -> tuple[int, ...]:
-    """Side in pixels of each layer's output; both paddings give ceil(side / stride)."""
+    """Return the side in pixels of each layer's output; both paddings give ceil(side / stride)."""
     strides = (stride for _, stride, _ in TABLE_1)
     sizes = itertools.accumulate(strides, lambda side, s: math.ceil(side / s), initial=resolution)
     return tuple(sizes)[1:]

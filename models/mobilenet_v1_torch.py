@@ -1,4 +1,4 @@
-"""The torch module of MobileNet v1."""
+"""This is the torch module of MobileNet v1."""
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name that every torch program uses
@@ -10,7 +10,7 @@ from mobilenet_cli.models.spec import ModelSpec, Padding
 
 
 def window_padding(size: int, kernel: int, stride: int, padding: Padding) -> tuple[int, int]:
-    """Pixels to add (before, after) along one axis of ``size`` pixels.
+    """Return the pixels to add (before, after) along one axis of ``size`` pixels.
 
     ``same`` is TensorFlow's rule: ``total = max((ceil(size / stride) - 1) * stride + kernel -
     size, 0)``, the odd pixel at the end (tensorflow/core/framework/common_shape_fns.cc).
@@ -22,7 +22,7 @@ def window_padding(size: int, kernel: int, stride: int, padding: Padding) -> tup
 
 
 class ConvNormRelu6(nn.Module):
-    """Convolution, batch normalization, ReLU6: one row of Table 1."""
+    """One row of Table 1 is a convolution, batch normalization and ReLU6."""
 
     def __init__(self, layer: ConvLayer, spec: ModelSpec) -> None:
         super().__init__()

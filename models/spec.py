@@ -1,4 +1,4 @@
-"""What a network is, apart from its weights and its input."""
+"""A spec says what a network is, apart from its weights and its input."""
 
 import math
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ def check_width(width: float) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """One member of an architecture's family.
+    """A spec describes one member of an architecture's family.
 
     Attributes:
         architecture: a key of ``models.MODELS``.

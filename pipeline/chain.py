@@ -1,4 +1,4 @@
-"""The whole chain in one call: a stage runs only where its result is not there already.
+"""The whole chain is one call, in which a stage runs only if its result is not there already.
 
 A model file is current when its sidecar names the same stage, parent and settings and the hash of
 exactly this file; a measurement, when it was made of these very files in the same setting. Nothing
@@ -47,7 +47,7 @@ Watch = Callable[[str, str], AbstractContextManager[Progress]]
 
 @dataclass(frozen=True)
 class ChainConfig:
-    """Settings of every stage."""
+    """These are the settings of every stage."""
 
     train: TrainConfig = field(default_factory=TrainConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
@@ -59,7 +59,7 @@ class ChainConfig:
 
 @dataclass(frozen=True)
 class ChainResult:
-    """What a run holds when the chain is complete.
+    """This is what a run holds when the chain is complete.
 
     Attributes:
         run: the run.
@@ -81,7 +81,7 @@ class ChainResult:
 
     @property
     def replaced(self) -> str | None:
-        """The file that keeps a checkpoint of other settings, if training has just replaced one."""
+        """Return the file that keeps a checkpoint that training has just replaced, if any."""
         record = self.models["train"].record
         assert isinstance(record, TrainRecord)
         return None if "train" in self.skipped else record.replaced
@@ -104,7 +104,7 @@ class ChainResult:
 
 @dataclass(frozen=True)
 class ChainStage:
-    """A stage that makes a model file.
+    """This is a stage that makes a model file.
 
     Attributes:
         name: the stage's name in the file's facts.
@@ -122,7 +122,7 @@ class ChainStage:
 
 
 def stages_of(run: Run, config: ChainConfig, training: ResolvedTraining) -> tuple[ChainStage, ...]:
-    """The stages from images to int8."""
+    """Return the stages from images to int8."""
     return (
         ChainStage(
             "train",
@@ -194,7 +194,7 @@ def run_chain(run: Run, config: ChainConfig, watch: Watch) -> ChainResult:
 
 
 def _refuse_replacing(run: Run, parent: str | None) -> None:
-    """Weights that this tool did not make from nothing are not trained over in passing."""
+    """Refuse to train over weights that this tool did not make from nothing."""
     if not run.checkpoint.is_file():
         return
     facts = load_artifact(run.checkpoint).facts
@@ -210,7 +210,7 @@ def _refuse_replacing(run: Run, parent: str | None) -> None:
 def evaluate_all(
     run: Run, models: Sequence[Artifact], config: EvaluateConfig, watch: Watch, skipped: list[str]
 ) -> tuple[EvaluationRecord, ...]:
-    """A current record of each model."""
+    """Evaluate each model that has no current record."""
     found = [current_evaluation(run, model, config) for model in models]
     if all(found):
         skipped.append("evaluate")
@@ -226,7 +226,7 @@ def evaluate_all(
 def bench_all(
     run: Run, models: Sequence[Artifact], config: BenchConfig, watch: Watch, skipped: list[str]
 ) -> BenchRecord:
-    """A current record of all models together."""
+    """Measure all models together, unless there is a current record."""
     if record := current_bench(run, models, config):
         skipped.append("bench")
         return record
@@ -239,7 +239,7 @@ def bench_all(
 def current_evaluation(
     run: Run, model: Artifact, config: EvaluateConfig
 ) -> EvaluationRecord | None:
-    """The run's record of this very file on the same images and provider, if it has one.
+    """Return the run's record of this very file on the same images and provider, if any.
 
     Images are told apart by their names and labels, not by their content.
     """
@@ -253,7 +253,7 @@ def current_evaluation(
 
 
 def current_bench(run: Run, models: Sequence[Artifact], config: BenchConfig) -> BenchRecord | None:
-    """The run's record of these very files in the same setting on this machine, if it has one."""
+    """Return the run's record of these very files in this setting on this machine, if any."""
     try:
         record = BenchRecord.model_validate_json(run.bench.read_bytes())
     except (OSError, ValidationError):

@@ -1,4 +1,4 @@
-"""Everything that can go wrong in a way the user can mend.
+"""These errors are everything that can go wrong in a way the user can mend.
 
 ::
 
@@ -16,7 +16,7 @@ This module imports nothing, so that every package of the project may raise thes
 
 
 class MobilenetError(Exception):
-    """A problem stated as two sentences without full stops: what is wrong, and how to fix it."""
+    """A problem is stated as two sentences without full stops: what is wrong, and how to fix it."""
 
     def __init__(self, what: str, fix: str) -> None:
         super().__init__(f"{what}. {fix}.")

@@ -1,1 +1,1 @@
-"""Files that know where they come from: models with their facts, and runs."""
+"""This room has files that know where they come from: models with their facts, and runs."""

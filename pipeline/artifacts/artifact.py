@@ -1,4 +1,4 @@
-"""A model file that knows where it came from, and how it is written and read."""
+"""An artifact is a model file that knows where it came from; it is written and read here."""
 
 import hashlib
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""Checkpoints: a network's state as safetensors, which holds tensors and text but no code."""
+"""A checkpoint is a network's state as safetensors, which holds tensors and text but no code."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What a model file says about itself: the facts that travel inside it."""
+"""Facts are what a model file says about itself; they travel inside it."""
 
 import contextlib
 import importlib.metadata
@@ -13,7 +13,7 @@ METADATA_KEY = "mobilenet_cli"
 
 
 class Facts(BaseModel):
-    """What travels inside a model file, so that the file alone is enough to use it.
+    """Facts travel inside a model file, so that the file alone is enough to use it.
 
     Attributes:
         stage: which stage made the file.
@@ -46,7 +46,7 @@ class Facts(BaseModel):
 
 
 def versions(*distributions: str) -> dict[str, str]:
-    """Installed versions of ours and the named distributions; absent ones are left out."""
+    """Return the installed versions of ours and the named distributions, without absent ones."""
     found = {}
     for name in ("mobilenet-cli", *distributions):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

@@ -1,4 +1,4 @@
-"""The one way in which files are written and hashed: whole or not at all."""
+"""Files are written and hashed in one way: whole or not at all."""
 
 import contextlib
 import hashlib
@@ -14,7 +14,7 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def sha256_file(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's content."""
+    """Return the hexadecimal SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,4 +1,4 @@
-"""Reading and writing ONNX files: always whole, never reaching outside their folder."""
+"""ONNX files are read and written whole, and never reach outside their folder."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What an ONNX graph says about itself without being run: shapes, nodes and arithmetic."""
+"""An ONNX graph tells its shapes, nodes and arithmetic without being run."""
 
 from math import prod
 from pathlib import Path
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 def has_batch_norms(path: Path) -> bool:
-    """Are there BatchNormalization nodes in the graph as written?"""
+    """Tell whether the graph as written has BatchNormalization nodes."""
     from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
 
     return any(node.op_type == "BatchNormalization" for node in load_onnx(path).graph.node)
 
 
 def input_shape(path: Path) -> tuple[int | None, ...]:
-    """The model's input shape [N, 3, H, W]; None where a dimension is free.
+    """Return the model's input shape [N, 3, H, W]; None where a dimension is free.
 
     Raises:
         ModelError: not exactly one input, or not a batch of float32 RGB images.
@@ -56,7 +56,7 @@ Shapes = dict[str, tuple[int | str, ...]]
 
 
 def multiply_adds(artifact: Artifact) -> int | None:
-    """Of one image through convolutions and matrix products; None where a shape is not known."""
+    """Count one image's multiply-adds in convolutions and products; None if a shape is unknown."""
     spec = artifact.facts.model
     if artifact.is_checkpoint:
         side = artifact.facts.input.resolution
@@ -70,20 +70,20 @@ def multiply_adds(artifact: Artifact) -> int | None:
 
 
 def shapes_of(graph: "onnx.GraphProto") -> Shapes:
-    """The shape of each tensor whose shape the graph states; free dimensions have their name."""
+    """Return the shape of each tensor whose shape is stated; free dimensions have their name."""
     values = (*graph.input, *graph.value_info, *graph.output)
     shapes: Shapes = {value.name: dims_of(value) for value in values}
     return shapes | {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
 
 
 def dims_of(value: "onnx.ValueInfoProto") -> tuple[int | str, ...]:
-    """The dimensions of one input or output; a free one has its name, or ``?``."""
+    """Return the dimensions of one input or output; a free one has its name, or ``?``."""
     dims = value.type.tensor_type.shape.dim
     return tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in dims)
 
 
 def graph_multiply_adds(graph: "onnx.GraphProto") -> int | None:
-    """Weights per output value times output values, summed over Conv, Gemm and MatMul."""
+    """Sum up weights per output value times output values over Conv, Gemm and MatMul."""
     shapes, total = shapes_of(graph), 0
     for node in graph.node:
         if node.op_type not in ("Conv", "Gemm", "MatMul"):

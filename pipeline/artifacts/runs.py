@@ -13,7 +13,7 @@ RUNS = Path("runs")
 
 
 class RunFile:
-    """A file that a run may have, under a name that is always the same."""
+    """This is a file that a run may have, under a name that is always the same."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -45,17 +45,17 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The folder's name, as given to ``--run``."""
+        """Return the folder's name, as given to ``--run``."""
         return self.folder.name
 
     @property
     def start(self) -> Path:
-        """The first model of the run: a checkpoint, or an imported ONNX file."""
+        """Return the first model of the run: a checkpoint, or an imported ONNX file."""
         return next(iter(self.artifacts()), self.checkpoint)
 
     @property
     def deployed(self) -> Path:
-        """The model that a CPU is to run: the int8 one, or else the latest before it."""
+        """Return the model that a CPU is to run: the int8 one, or else the latest before it."""
         models = [path for path in self.artifacts() if path != self.fp16]
         return models[-1] if models else self.int8
 

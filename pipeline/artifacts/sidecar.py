@@ -1,4 +1,4 @@
-"""The JSON file beside each model file: its hash, its facts and the record of its stage."""
+"""A sidecar is the JSON file beside a model file: its hash, its facts, its stage's record."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,1 +1,1 @@
-"""Accuracy on labelled images, and the most probable classes of single images."""
+"""This room measures accuracy on labelled images, and names the classes of single ones."""

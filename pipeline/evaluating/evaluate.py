@@ -1,4 +1,4 @@
-"""Top-1 and top-5 accuracy of any artifact, on images as people have them.
+"""Any artifact's top-1 and top-5 accuracy is measured here, on images as people have them.
 
 Each thread decodes an image and runs the model on it before it takes the next. With one thread a
 CPU, nothing waits: decoding and inference share the CPUs in the proportion of their costs.
@@ -42,7 +42,7 @@ TOP = 3  # classes of each image that are kept for the report
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Settings of ``evaluate``.
+    """These are the settings of ``evaluate``.
 
     Attributes:
         data: images with labels, as ``open_dataset`` takes them; None takes the held-out part of
@@ -135,7 +135,7 @@ def evaluate(
 def answer_chunk(
     chunk: Sequence[tuple[Sample, int]], predictor: Predictor, spec: InputSpec
 ) -> list[Answer | DataError]:
-    """For each sample what the model says about it, or why it cannot be read."""
+    """Return for each sample what the model says about it, or why it cannot be read."""
     loaded = [_load(sample, spec) for sample, _ in chunk]
     images = [image for image in loaded if not isinstance(image, DataError)]
     if not images:
@@ -162,7 +162,7 @@ def _load(sample: Sample, spec: InputSpec) -> NDArray[np.float32] | DataError:
 
 
 def answer_of(key: str, target: int, logits: NDArray[np.float32]) -> Answer:
-    """Rank of the right class, and the most probable ones with their softmax."""
+    """Return the rank of the right class, and the most probable classes with their softmax."""
     rank = rank_of(target, logits, key)
     top = np.argsort(-logits, kind="stable")[:TOP]
     exponentials = np.exp(logits - logits.max(), dtype=np.float64)
@@ -171,7 +171,7 @@ def answer_of(key: str, target: int, logits: NDArray[np.float32]) -> Answer:
 
 
 def rank_of(target: int, logits: NDArray[np.float32], key: str) -> int:
-    """How many classes come before ``target`` by falling logit; ties in order of index.
+    """Return how many classes come before ``target`` by falling logit; ties in order of index.
 
     Raises:
         CheckError: a logit is NaN, which has no order.
@@ -183,7 +183,7 @@ def rank_of(target: int, logits: NDArray[np.float32], key: str) -> int:
 
 
 def share(correct: int, total: int) -> Metric:
-    """Percentage with its 95 % Wilson score interval (E. B. Wilson, JASA 22, 1927, p. 209).
+    """Return a percentage and its 95 % Wilson score interval (E. B. Wilson, JASA 22, 1927, p. 209).
 
     With ``p = correct / total``: centre ``(p + z^2 / 2n) / (1 + z^2 / n)``, half width
     ``z sqrt(p (1 - p) / n + z^2 / 4n^2) / (1 + z^2 / n)``.
@@ -197,7 +197,7 @@ def share(correct: int, total: int) -> Metric:
 
 
 def preprocessing(facts: Facts) -> dict[str, str | int | float | tuple[float, ...]]:
-    """What was done to the images, for the record."""
+    """Return what was done to the images, for the record."""
     spec = facts.input
     return {
         "decoder": f"Pillow {PIL.__version__}",

@@ -1,4 +1,4 @@
-"""Which images a model is evaluated on, and which of its outputs is right for each of them."""
+"""This module finds the images to evaluate on, and the right output for each of them."""
 
 import difflib
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from mobilenet_cli.pipeline.errors import (
 
 
 def evaluation_set(artifact: Artifact, data: str | None) -> Dataset:
-    """The images on which to evaluate: never those that the model was trained on."""
+    """Return the images on which to evaluate: never those that the model was trained on."""
     source = data or artifact.facts.data
     if source is None:
         raise OptionError(
@@ -27,7 +27,7 @@ def evaluation_set(artifact: Artifact, data: str | None) -> Dataset:
 
 
 def targets_of(dataset: Dataset, classes: Sequence[str], model: Path) -> list[int]:
-    """The output index of each sample's class; the set may have a subset of the classes.
+    """Return the output index of each sample's class; the set may have a subset of the classes.
 
     Where no label is a class of the model but all are numbers, they are indices of its classes.
 
@@ -61,11 +61,11 @@ def targets_of(dataset: Dataset, classes: Sequence[str], model: Path) -> list[in
 
 
 def _by_number(classes: Sequence[str]) -> dict[str, int]:
-    """Labels that count the model's classes from 0, not counting a background class."""
+    """Return targets for labels that count the classes from 0, without a background class."""
     first = class_offset(classes)
     return {str(position - first): position for position in range(first, len(classes))}
 
 
 def class_offset(classes: Sequence[str]) -> int:
-    """How many outputs come before the first class that images have."""
+    """Return how many outputs come before the first class that images have."""
     return int(list(classes[:1]) == [BACKGROUND])

@@ -1,4 +1,4 @@
-"""The most probable classes of single images."""
+"""This module names the most probable classes of single images."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ MODEL_SUFFIXES = (".onnx", ".safetensors")
 
 @dataclass(frozen=True)
 class Guess:
-    """One class with its probability.
+    """A guess is one class with its probability.
 
     Attributes:
         identifier: of the class, as in the model; its index where the model names none.
@@ -39,7 +39,7 @@ class Guess:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable classes of an image, or why there are none.
+    """A prediction has the most probable classes of an image, or says why there are none.
 
     Attributes:
         image: the image's name.
@@ -125,7 +125,7 @@ def predict(
 
 
 def _describe(artifact: Artifact, index: int) -> tuple[str, str]:
-    """A class's identifier and name."""
+    """Return a class's identifier and name."""
     facts = artifact.facts
     identifier = facts.classes[index] if facts.classes else str(index)
     return identifier, facts.names[index] if facts.names else identifier

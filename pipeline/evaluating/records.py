@@ -1,4 +1,4 @@
-"""What evaluations leave in a run's folder: accuracy records and single predictions."""
+"""Evaluations leave accuracy records and single predictions in a run's folder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ RECORDS = TypeAdapter(list[EvaluationRecord])
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model says about one image.
+    """An answer is what a model says about one image.
 
     Attributes:
         key: the image's name.
@@ -38,7 +38,7 @@ class Answer:
 def predictions_of(
     record: EvaluationRecord, source: str, answers: Sequence[Answer]
 ) -> PredictionsRecord:
-    """The answers in columns."""
+    """Put the answers into columns."""
     return PredictionsRecord(
         model=record.model,
         sha256=record.sha256,
@@ -55,7 +55,7 @@ def predictions_of(
 
 
 def load_predictions(path: Path) -> list[PredictionsRecord]:
-    """The records of a file that ``merge_predictions`` wrote; none if there is no such file.
+    """Return the records of a file that ``merge_predictions`` wrote; none if there is no such file.
 
     Raises:
         StorageError: the file is something else.
@@ -81,7 +81,7 @@ def merge_predictions(path: Path, record: PredictionsRecord) -> None:
 
 
 def load_records(path: Path) -> list[EvaluationRecord]:
-    """The records of a file that ``merge_records`` wrote; none if there is no such file.
+    """Return the records of a file that ``merge_records`` wrote; none if there is no such file.
 
     Raises:
         StorageError: the file is something else.

@@ -1,1 +1,1 @@
-"""A checkpoint becomes ONNX, its BatchNorms are folded, and its precision is converted."""
+"""In this room a checkpoint becomes ONNX, BatchNorms are folded, and precision is converted."""

@@ -1,4 +1,4 @@
-"""Folded ONNX to half precision, for GPUs that compute it at twice the rate of float32 or more.
+"""Folded ONNX becomes half precision here, for GPUs that compute it at least twice as fast.
 
 Input and output stay float32, so every command takes the file like any other. On a CPU without
 half-precision kernels ONNX Runtime casts back and forth: correct, and slower than float32.
@@ -23,7 +23,7 @@ MIN_SQNR_DB = 40.0  # half precision has 11 bits; 27 layers of rounding leave so
 
 @dataclass(frozen=True)
 class ConvertConfig:
-    """Settings of ``convert``.
+    """These are the settings of ``convert``.
 
     Attributes:
         data: images on which input and output are compared; None takes the training data.

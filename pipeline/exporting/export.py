@@ -1,4 +1,4 @@
-"""Checkpoint to ONNX, BatchNorms intact, proven equal to torch.
+"""A checkpoint becomes ONNX with its BatchNorms intact, proven equal to torch.
 
 The exporter's own optimizer would fold every BatchNormalization, and ``simplify`` would then have
 nothing to prove; without it the graph is full of casts that keep the simplifier and ONNX Runtime
@@ -37,7 +37,7 @@ CLEAN_OPERATORS = frozenset(
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Settings of ``export``.
+    """These are the settings of ``export``.
 
     Attributes:
         opset: of the default ONNX domain; 18 is read by every current runtime.
@@ -129,7 +129,7 @@ def _strip_trace(graph: "onnx_ir.Model") -> None:
 
 
 def _check_weights(network: "Classifier", model: "onnx.ModelProto") -> None:
-    """Every tensor of the network is in the graph under its own name, bit for bit."""
+    """Check that every tensor of the network is in the graph under its own name, bit for bit."""
     import onnx
 
     exported = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}

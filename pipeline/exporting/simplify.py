@@ -29,7 +29,7 @@ EXACT = SessionConfig(optimization="disabled")  # compare the graphs as written
 
 @dataclass(frozen=True)
 class SimplifyConfig:
-    """Settings of ``simplify``.
+    """These are the settings of ``simplify``.
 
     Attributes:
         data: images on which input and output are compared; None takes the training data.
@@ -42,7 +42,7 @@ class SimplifyConfig:
 
 @dataclass(frozen=True)
 class Folded:
-    """A convolution with its batch normalization folded in, in float64.
+    """This is a convolution with its batch normalization folded in, in float64.
 
     Attributes:
         name: of the normalization's output.
@@ -100,12 +100,12 @@ def simplify(exported: Artifact, config: SimplifyConfig, out: Path) -> Artifact[
 
 
 def count(model: onnx.ModelProto, operator: str) -> int:
-    """Number of nodes of one type."""
+    """Return the number of nodes of one type."""
     return sum(node.op_type == operator for node in model.graph.node)
 
 
 def convolutions(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """Convolutions in the order of computation, which folding keeps."""
+    """Return convolutions in the order of computation, which folding keeps."""
     return [node for node in model.graph.node if node.op_type == "Conv"]
 
 
@@ -183,7 +183,7 @@ def check_folding(before: onnx.ModelProto, after: onnx.ModelProto) -> tuple[int,
 def check_equal(
     before: onnx.ModelProto, after: onnx.ModelProto, images: NDArray[np.float32]
 ) -> float:
-    """Largest difference of a logit on the images.
+    """Measure the largest difference of a logit on the images.
 
     Raises:
         CheckError: it is beyond float32 rounding; says where the graphs part.
@@ -205,7 +205,7 @@ def check_equal(
 def first_difference(
     before: onnx.ModelProto, after: onnx.ModelProto, images: NDArray[np.float32]
 ) -> str:
-    """Where two graphs part: the first tensor, in the order of computation, that both have."""
+    """Say where two graphs part: the first tensor that both have, in the order of computation."""
     common = {name for node in after.graph.node for name in node.output}
     # A folded convolution keeps its tensor's name and makes what the normalization made.
     norms = [node for node in before.graph.node if node.op_type == "BatchNormalization"]

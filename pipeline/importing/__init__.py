@@ -1,1 +1,1 @@
-"""Weights and models of other programs become artifacts of ours."""
+"""In this room weights and models of other programs become artifacts of ours."""

@@ -1,4 +1,4 @@
-"""Weights from the Hugging Face hub: cached, resumed, pinned to a commit; or a way to do without.
+"""Weights come from the Hugging Face hub cached, resumed and pinned to a commit.
 
 The cache, resuming and the offline mode (``HF_HUB_OFFLINE=1``) are huggingface_hub's own.
 """
@@ -20,14 +20,14 @@ CONFIGURATION = ("config.json", "preprocessor_config.json")
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A repository's files on this disk, all of one commit."""
+    """A snapshot has a repository's files on this disk, all of one commit."""
 
     weights: Path
     commit: str
 
 
 def is_repository(source: str) -> bool:
-    """Is this a hub id such as ``google/mobilenet_v1_1.0_224``, rather than a path?"""
+    """Tell a hub id such as ``google/mobilenet_v1_1.0_224`` from a path."""
     path = Path(source)
     return (
         bool(REPOSITORY.fullmatch(source))

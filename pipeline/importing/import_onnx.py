@@ -1,4 +1,4 @@
-"""Import of an ONNX classifier that another program exported: a copy of it that knows our facts."""
+"""An ONNX classifier that another program exported is copied, with our facts inside."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -24,7 +24,7 @@ SIDE = 224  # where the model takes any size
 
 @dataclass(frozen=True)
 class OnnxImportConfig:
-    """Settings of the import of an ONNX file.
+    """These are the settings of the import of an ONNX file.
 
     Attributes:
         normalization: a key of ``NORMALIZATIONS``; the file cannot tell.
@@ -38,7 +38,7 @@ class OnnxImportConfig:
 
 
 def read_onnx(path: Path, config: OnnxImportConfig) -> Imported:
-    """An ONNX classifier with facts of how it is used.
+    """Read an ONNX classifier, and add the facts of how it is used.
 
     Raises:
         ModelError: it is no classifier of images [batch, 3, side, side].
@@ -78,13 +78,13 @@ def read_onnx(path: Path, config: OnnxImportConfig) -> Imported:
 
 
 def needs_folding(content: bytes) -> bool:
-    """Has a model BatchNormalizations?"""
+    """Tell whether a model has BatchNormalizations."""
     graph = onnx.load_from_string(content).graph
     return any(node.op_type == "BatchNormalization" for node in graph.node)
 
 
 def _modern(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model in an operator set that has weights quantized by channel."""
+    """Convert the model to an operator set that has weights quantized by channel."""
     opset = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     if opset >= OLDEST_OPSET:
         return model
@@ -100,7 +100,7 @@ def _modern(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _parameters(model: onnx.ModelProto) -> int:
-    """Numbers that training changes: all of floating point but the statistics of BatchNorms."""
+    """Count what training changes: all floating-point values but the statistics of BatchNorms."""
     statistics = {
         name
         for node in model.graph.node
@@ -115,7 +115,7 @@ def _parameters(model: onnx.ModelProto) -> int:
 
 
 def _side(path: Path, model: onnx.ModelProto, wanted: int | None) -> int:
-    """Side of the square input."""
+    """Return the side of the square input in pixels."""
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in constants]
     shapes = [[d.dim_value for d in v.type.tensor_type.shape.dim] for v in inputs]  # 0: any
@@ -134,7 +134,7 @@ def _side(path: Path, model: onnx.ModelProto, wanted: int | None) -> int:
 
 
 def _outputs(path: Path, model: onnx.ModelProto) -> int:
-    """Number of classes.
+    """Return the number of classes.
 
     Raises:
         ModelError: the output is not [batch, classes].

@@ -1,4 +1,4 @@
-"""Import: somebody else's weights as a checkpoint of ours, with everything that belongs to them."""
+"""Somebody else's weights become a checkpoint of ours, with everything that belongs to them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ ARCHITECTURE = "mobilenet_v1"  # which all layouts hold
 
 @dataclass(frozen=True)
 class Layout:
-    """A way to name a MobileNet v1's tensors.
+    """A layout is a way to name a MobileNet v1's tensors.
 
     Attributes:
         recognizes: is a file in this layout?
@@ -58,7 +58,7 @@ LAYOUTS = (
 
 @dataclass(frozen=True)
 class ImportConfig:
-    """Settings of ``import``; None leaves a value to the file.
+    """These are the settings of ``import``; None leaves a value to the file.
 
     Attributes:
         width: refuse a file of another width multiplier.
@@ -83,7 +83,7 @@ class ImportConfig:
 
 @dataclass(frozen=True)
 class Imported:
-    """Weights in memory, ready to be written as a checkpoint."""
+    """Imported weights are in memory, ready to be written as a checkpoint."""
 
     content: bytes
     facts: Facts
@@ -160,13 +160,13 @@ def write_checkpoint(imported: Imported, out: Path) -> Artifact[ImportRecord]:
 
 
 def run_name(facts: Facts) -> str:
-    """The run that an import goes to unless told otherwise, such as ``mobilenet_v1_0.75_224``."""
+    """Name the run that an import goes to by default, such as ``mobilenet_v1_0.75_224``."""
     assert facts.model is not None
     return f"{facts.model.architecture}_{facts.model.width:g}_{facts.input.resolution}"
 
 
 def recognize(file: WeightFile) -> Layout:
-    """The layout of a file's tensors.
+    """Return the layout of a file's tensors.
 
     Raises:
         ModelError: none that is known; says what was expected and what was found.
@@ -198,7 +198,7 @@ def _plan(layout: Layout, file: WeightFile, resolution: int | None) -> Plan:
 def _activation(
     file: WeightFile, plan: Plan, wanted: Activation | None
 ) -> tuple[Activation, tuple[str, ...]]:
-    """The network's activation, and what was assumed to know it."""
+    """Return the network's activation, and what was assumed to know it."""
     if plan.layout == "torch":
         activation = wanted or plan.activation
         if activation is None:
@@ -228,7 +228,7 @@ def _check_width(path: Path, spec: ModelSpec, wanted: float | None) -> None:
 def class_list(
     path: Path, outputs: int, listed: Path | None
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Identifiers and names of a classifier's outputs.
+    """Return identifiers and names of a classifier's outputs.
 
     Raises:
         ModelError: no list is known for this number of outputs.

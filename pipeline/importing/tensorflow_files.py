@@ -1,4 +1,4 @@
-"""Reading the variables of TensorFlow 1 programs: checkpoints and frozen graphs, nothing run.
+"""Variables of TensorFlow 1 programs are read from checkpoints and frozen graphs; none is run.
 
 A checkpoint ``model.ckpt`` is ``model.ckpt.index`` with one or more ``model.ckpt.data-*``. A frozen
 graph is a GraphDef whose variables became constants; it is parsed, never executed.
@@ -34,7 +34,7 @@ VARIABLES = frozenset(
 
 
 def checkpoint_index(path: Path) -> Path | None:
-    """The index of the checkpoint that a path means, or None if it means none.
+    """Return the index of the checkpoint that a path means, or None if it means none.
 
     Args:
         path: of one of its files, or what TensorFlow calls it, which is no file: ``model.ckpt``.
@@ -44,7 +44,7 @@ def checkpoint_index(path: Path) -> Path | None:
 
 
 def read_checkpoint(index: Path) -> Iterator[tuple[str, NDArray[Any]]]:
-    """The variables of a checkpoint by name.
+    """Return the variables of a checkpoint by name.
 
     Raises:
         ModelError: TensorFlow is not installed.
@@ -57,7 +57,7 @@ def read_checkpoint(index: Path) -> Iterator[tuple[str, NDArray[Any]]]:
 
 
 def read_graph(path: Path) -> Iterator[tuple[str, NDArray[Any]]]:
-    """The variables of a frozen graph by name.
+    """Return the variables of a frozen graph by name.
 
     Raises:
         ModelError: TensorFlow is not installed.

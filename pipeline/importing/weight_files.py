@@ -1,4 +1,4 @@
-"""Reading the tensors of a pretrained file: HDF5, safetensors, torch, TensorFlow: no code runs."""
+"""Tensors are read from HDF5, safetensors, torch and TensorFlow files; no code in them runs."""
 
 import json
 import math
@@ -25,7 +25,7 @@ CONFIG_BYTES = 1 << 24
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A file's tensors as float32, and what lies beside it.
+    """A weight file has its tensors as float32, and what lies beside it.
 
     Attributes:
         path: of the file.
@@ -106,7 +106,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _read_h5(path: Path) -> Tensors:
-    """Datasets by the last two parts of their names: ``conv1/kernel``, as Keras calls them."""
+    """Read datasets by the last two parts of their names: ``conv1/kernel``, as Keras calls them."""
     try:
         import h5py
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""What a model file says about itself, and what it holds. Nothing is run."""
+"""This module shows what a model file says about itself, and what it holds; nothing is run."""
 
 import re
 from collections import Counter
@@ -61,7 +61,7 @@ def _inspect_checkpoint(artifact: Artifact) -> InspectRecord:
 
 
 def _bits(dtype: str) -> int:
-    """Of one value of a safetensors type, such as F32, BF16 or F8_E4M3; only BOOL has no number."""
+    """Return the bits of a value of a safetensors type: F32, BF16, F8_E4M3; BOOL has 8."""
     found = re.search(r"\d+", dtype)
     return int(found[0]) if found else 8
 
@@ -108,7 +108,7 @@ def _record(artifact: Artifact, **found: object) -> InspectRecord:
 
 
 def _provenance(artifact: Artifact) -> Iterator[str]:
-    """Ancestors whose sidecars lie beside the file; the first that does not ends the list."""
+    """Name the ancestors whose sidecars lie beside the file, up to the first that does not."""
     known = {}
     for path in artifact.path.parent.glob("*.json"):
         if sidecar := read_sidecar(path.with_suffix("")):
@@ -135,7 +135,7 @@ def _type_name(elem_type: int) -> str:
 
 
 def _trained(graph: "onnx.GraphProto") -> Iterator["onnx.TensorProto"]:
-    """Weight tensors, also those behind a DequantizeLinear; each once."""
+    """Return the weight tensors, also those behind a DequantizeLinear; each once."""
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     behind = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "DequantizeLinear"}
     for node in graph.node:

@@ -1,4 +1,4 @@
-"""What a file of training holds, by layer."""
+"""This module sums up what a file of training holds, by layer."""
 
 from collections.abc import Mapping
 
@@ -48,7 +48,7 @@ def layer_sizes(
 
 
 def stored_bytes(layers: tuple[LayerSize, ...], size: int) -> dict[str, int]:
-    """What a file of ``size`` bytes consists of."""
+    """Return what a file of ``size`` bytes consists of."""
     parts = {
         part: sum(getattr(layer, part) for layer in layers)
         for part in ("weights", "average", "optimizer")
@@ -66,6 +66,6 @@ def _by_layer(sizes: Mapping[str, int]) -> dict[str, int]:
 
 
 def _position(layer: str) -> tuple[bool, int, str]:
-    """``layers.2`` before ``layers.10``, and both before ``classifier``."""
+    """Sort ``layers.2`` before ``layers.10``, and both before ``classifier``."""
     first, _, number = layer.partition(".")
     return first != "layers", int(number) if number.isdecimal() else 0, layer

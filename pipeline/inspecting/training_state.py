@@ -1,4 +1,4 @@
-"""What the state of an interrupted training holds, and how much of it the optimizer takes."""
+"""This module shows what the state of an interrupted training holds, optimizer included."""
 
 from collections import Counter
 from pathlib import Path
@@ -71,7 +71,7 @@ def _record(path: Path, saved: dict[str, Any], document: dict[str, Any]) -> Insp
 
 
 def _side(settings: dict[str, Any]) -> int | None:
-    """The resolution; None where only the weights to start from tell, and they are gone."""
+    """Return the resolution; None where only the weights to start from tell, and they are gone."""
     from mobilenet_cli.pipeline.training.config import RESOLUTIONS
 
     if settings["resolution"] is not None:
@@ -89,7 +89,7 @@ def _sizes(tensors: dict[str, "torch.Tensor"]) -> dict[str, int]:
 def _optimizer_sizes(
     spec: ModelSpec, recipe: dict[str, Any], state: dict[int, dict[str, Any]]
 ) -> dict[str, int]:
-    """Bytes by parameter: torch numbers parameters in the order of the optimizer's groups."""
+    """Return bytes by parameter: torch numbers parameters in the order of the groups."""
     import torch
 
     from mobilenet_cli.pipeline.training.optimizer import make_optimizer

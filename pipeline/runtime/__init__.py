@@ -1,1 +1,1 @@
-"""What runs a model on this machine, how long it takes, and how close two answers are."""
+"""This room runs models, measures how long they take, and compares their answers."""

@@ -1,4 +1,4 @@
-"""What keeps CUDA or TensorRT from starting here, and the command that mends it.
+"""This module finds what keeps CUDA or TensorRT from starting, and the command that mends it.
 
 ONNX Runtime's own answer is a log line with the first library that could not be loaded. It does
 not say that two wheels overwrote each other, or that the driver is older than the wheel.
@@ -21,12 +21,12 @@ DRIVER_OF_CUDA = {
 
 
 def runtime_wheels() -> tuple[str, ...]:
-    """Distributions that provide ``import onnxruntime``; more than one overwrite each other."""
+    """Return the distributions that provide onnxruntime; more than one overwrite each other."""
     return tuple(sorted(set(importlib.metadata.packages_distributions().get("onnxruntime", ()))))
 
 
 def obstacle(library: str) -> tuple[str, str] | None:
-    """The first thing that keeps a provider from starting, and how to mend it; None if nothing.
+    """Find the first thing that keeps a provider from starting, and how to mend it, if any.
 
     Looks at the wheels, the driver and its version, then loads the provider's ``library`` from
     ONNX Runtime's folder as ONNX Runtime does. Both texts are sentences without a full stop.
@@ -47,7 +47,7 @@ def obstacle(library: str) -> tuple[str, str] | None:
 
 
 def driver_obstacle() -> tuple[str, str] | None:
-    """No driver, or one that is older than the CUDA version of the wheel."""
+    """Tell whether the driver is missing, or older than the CUDA version of the wheel."""
     import onnxruntime as ort
 
     needed = str(ort.cuda_version)
@@ -67,7 +67,7 @@ def driver_obstacle() -> tuple[str, str] | None:
 
 
 def driver_cuda_version() -> tuple[int, int] | None:
-    """Newest CUDA version the driver supports, from ``cuDriverGetVersion``; None without one."""
+    """Return the newest CUDA version that the driver supports (``cuDriverGetVersion``), if any."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -79,7 +79,7 @@ def driver_cuda_version() -> tuple[int, int] | None:
 
 
 def library_obstacle(library: str) -> tuple[str, str] | None:
-    """A shared library that the provider's ``library`` needs and the loader does not find."""
+    """Name a shared library that the provider's ``library`` needs and the loader does not find."""
     import onnxruntime as ort
 
     preload()
@@ -93,7 +93,7 @@ def library_obstacle(library: str) -> tuple[str, str] | None:
 
 
 def missing_library(message: str) -> tuple[str, str]:
-    """From the loader's ``libcudnn.so.9: cannot open ...`` to what is needed and what is found."""
+    """Say what is needed and what is found, given the loader's ``libcudnn.so.9: cannot open``."""
     match = re.match(r"(lib(\w+)\.so[.\d]*): cannot open", message)
     if match is None:
         return f"the provider's library cannot be loaded ({message})", "Install the gpu extra again"
@@ -104,7 +104,7 @@ def missing_library(message: str) -> tuple[str, str]:
 
 
 def package_of(library: str) -> str:
-    """What to install for ``libnvinfer.so.10`` (TensorRT) or one of CUDA's or cuDNN's libraries."""
+    """Return what to install for ``libnvinfer.so.10`` (TensorRT) or a library of CUDA or cuDNN."""
     if not library.startswith(("libnvinfer", "libnvonnxparser")):
         return '"mobilenet-cli[gpu]"'
     import onnxruntime as ort
@@ -114,7 +114,7 @@ def package_of(library: str) -> str:
 
 
 def other_versions(stem: str) -> list[str]:
-    """File names of ``lib<stem>`` that the loader or NVIDIA's Python packages do have."""
+    """List files of ``lib<stem>`` that the loader or NVIDIA's Python packages do have."""
     found = {ctypes.util.find_library(stem)} - {None}
     spec = importlib.util.find_spec("nvidia")
     for root in spec.submodule_search_locations or () if spec else ():

@@ -1,4 +1,4 @@
-"""What keeps commands from working here, or makes them slow, and what to do about each."""
+"""The doctor finds what keeps commands from working, or makes them slow, and what to do."""
 
 import importlib.metadata
 import importlib.util
@@ -35,7 +35,7 @@ def doctor() -> DoctorRecord:
 
 
 def runtime_finding(here: MachineRecord) -> Finding:
-    """Is there exactly one ONNX Runtime, and the one that fits the machine?"""
+    """Tell whether there is exactly one ONNX Runtime, and the one that fits the machine."""
     wheels = cuda.runtime_wheels()
     extra = "gpu" if here.gpus else "cpu"
     mend = f"Run: {cuda.REINSTALL.format(wheels=' '.join(wheels), extra=extra)}"
@@ -53,7 +53,7 @@ def runtime_finding(here: MachineRecord) -> Finding:
 
 
 def provider_findings(here: MachineRecord) -> Iterator[Finding]:
-    """Does each provider run a small model? NVIDIA's only where there is a GPU or the wheel."""
+    """Try each provider on a small model; NVIDIA's only where there is a GPU or the wheel."""
     gpu_wanted = here.gpus or "onnxruntime-gpu" in cuda.runtime_wheels()
     for name, provider in PROVIDERS.items():
         if provider.library and not gpu_wanted:
@@ -70,7 +70,7 @@ def provider_findings(here: MachineRecord) -> Iterator[Finding]:
 
 
 def small_model() -> bytes:
-    """One ReLU on [1, 3, 8, 8]: enough to start a provider."""
+    """Make a model of one ReLU on [1, 3, 8, 8], which is enough to start a provider."""
     from onnx import TensorProto, helper
 
     shape = [1, 3, 8, 8]
@@ -86,7 +86,7 @@ def small_model() -> bytes:
 
 
 def processor_findings(here: MachineRecord) -> Iterator[Finding]:
-    """Which kernels the processor's instruction sets allow."""
+    """Say which kernels the processor's instruction sets allow."""
     names = here.instruction_sets
     if here.architecture == "x86_64" and "AVX2" not in names:
         what = "no AVX2: ONNX Runtime falls back to its slowest kernels"
@@ -109,7 +109,7 @@ def processor_findings(here: MachineRecord) -> Iterator[Finding]:
 
 
 def thread_findings(here: MachineRecord) -> Iterator[Finding]:
-    """What limits the number of threads, or slows them down."""
+    """Say what limits the number of threads, or slows them down."""
     what = f"{here.usable_cpus} of {here.cpus} CPUs usable"
     if here.cpu_quota is not None and here.cpu_quota != int(here.cpu_quota):
         what += f", but only {here.cpu_quota:g} CPUs' worth of time: threads are halted in turns"
@@ -127,7 +127,7 @@ def thread_findings(here: MachineRecord) -> Iterator[Finding]:
 
 
 def torch_finding() -> Finding:
-    """Is torch there, which train, export and torch's rows of bench need?"""
+    """Tell whether torch is there, which train, export and torch's rows of bench need."""
     if importlib.util.find_spec("torch") is None:
         return Finding(
             subject="torch",

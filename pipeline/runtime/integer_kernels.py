@@ -1,4 +1,4 @@
-"""Which kind of integer kernels ONNX Runtime uses on this machine: asked by trying them."""
+"""The integer kernels that ONNX Runtime uses here are found out by trying them."""
 
 import platform
 from functools import cache
@@ -15,7 +15,7 @@ TAPS = 64
 
 @cache
 def pairs_saturate() -> bool:
-    """Do the kernels add two products in 16 bits here?
+    """Tell whether the kernels add two products in 16 bits here.
 
     Full activations times full weights: ``64 * 255 * 127`` if sums are exact. CPU flags would not
     tell what the runtime makes of them.
@@ -36,7 +36,7 @@ def pairs_saturate() -> bool:
 
 
 def detect_target() -> str:
-    """The key of ``TARGETS`` that fits this machine."""
+    """Return the key of ``TARGETS`` that fits this machine."""
     if platform.machine() in ("arm64", "aarch64"):
         return "arm64"
     if pairs_saturate():

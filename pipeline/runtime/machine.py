@@ -1,4 +1,4 @@
-"""Facts about the machine this runs on: what a latency means nothing without."""
+"""This module describes the machine, without which a latency means nothing."""
 
 import contextlib
 import math
@@ -48,14 +48,14 @@ LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "torch")
 
 
 def usable_cpus() -> int:
-    """CPUs this process may keep busy: its affinity, and its control group's quota rounded up."""
+    """Count the CPUs that this process may use: its affinity, and its quota rounded up."""
     affinity = len(os.sched_getaffinity(0))
     quota = cpu_quota()
     return affinity if quota is None else max(1, min(affinity, math.ceil(quota)))
 
 
 def cpus_to_pin(threads: int, topology: Path = TOPOLOGY) -> tuple[int, ...]:
-    """Logical CPUs of the affinity for this many threads, on as many physical cores as there are.
+    """Choose logical CPUs for this many threads, on as many physical cores as there are.
 
     Empty where the threads are more than the CPUs this process may keep busy: pinned, some would
     wait for one another while others rest.
@@ -74,7 +74,7 @@ def cpus_to_pin(threads: int, topology: Path = TOPOLOGY) -> tuple[int, ...]:
 
 
 def cpu_quota(root: Path = CGROUP) -> float | None:
-    """CPUs' worth of time the control group grants; None without a limit.
+    """Return the CPUs' worth of time that the control group grants; None without a limit.
 
     Reads ``cpu.max`` (version 2: ``max 100000`` or ``150000 100000``, microseconds per period)
     or ``cpu.cfs_quota_us`` and ``cpu.cfs_period_us`` (version 1: quota -1 is no limit), as a
@@ -94,7 +94,7 @@ def _cfs_period(root: Path) -> int:
 
 
 def runtime_knows_amx() -> bool:
-    """Would ONNX Runtime use AMX in this process, if the processor has it?
+    """Tell whether ONNX Runtime would use AMX in this process, if the processor has it.
 
     While it is loaded, it moves a thread from one CPU to another to see whether AMX's registers
     come along. In a process that is bound to one CPU (taskset, a container's cpuset) it cannot,
@@ -104,7 +104,7 @@ def runtime_knows_amx() -> bool:
 
 
 def instruction_sets() -> tuple[str, ...]:
-    """The entries of ``INSTRUCTION_SETS`` that this process's kernels can use.
+    """Return the entries of ``INSTRUCTION_SETS`` that this process's kernels can use.
 
     NumPy asks the processor itself (cpuid, xgetbv; getauxval on ARM) when it is imported, which
     every command does anyway; a package for this alone would be slower and know less. NumPy does
@@ -119,7 +119,7 @@ def instruction_sets() -> tuple[str, ...]:
 
 
 def known_instruction_sets(asked: dict[str, bool], listed: frozenset[str]) -> tuple[str, ...]:
-    """Combine NumPy's answers with the kernel's flags; see ``instruction_sets``."""
+    """Combine NumPy's answers with the kernel's flags, as ``instruction_sets`` says."""
     trust_list = all(
         asked[numpy] == (linux in listed) for _, numpy, linux in INSTRUCTION_SETS if numpy in asked
     )
@@ -131,7 +131,7 @@ def known_instruction_sets(asked: dict[str, bool], listed: frozenset[str]) -> tu
 
 
 def kernel_flags(path: Path = CPUINFO) -> frozenset[str]:
-    """Flags of the first processor in /proc/cpuinfo; empty where there is no such file."""
+    """Return the flags of the first processor in /proc/cpuinfo; empty if there is no such file."""
     return frozenset((_cpuinfo(path, "flags") or _cpuinfo(path, "Features")).split())
 
 
@@ -145,7 +145,7 @@ def _cpuinfo(path: Path, key: str) -> str:
 
 
 def saturates_int8(names: tuple[str, ...] | None = None) -> bool:
-    """Would integer kernels add products of 8-bit weights in saturating 16-bit arithmetic here?
+    """Tell whether integer kernels would add 8-bit products in saturating 16-bit arithmetic here.
 
     True on x86 without an int8 dot product; ARM's kernels widen before they add.
     """
@@ -154,7 +154,7 @@ def saturates_int8(names: tuple[str, ...] | None = None) -> bool:
 
 
 def oom_kills(cgroup: Path = CGROUP, vmstat: Path = VMSTAT) -> int | None:
-    """Processes that the kernel has killed because memory ran out; None where it does not say.
+    """Count the processes that the kernel killed for lack of memory; None if it does not say.
 
     Of the control group (version 2, then 1), or of the whole machine where no group counts them.
     """
@@ -168,7 +168,7 @@ def oom_kills(cgroup: Path = CGROUP, vmstat: Path = VMSTAT) -> int | None:
 
 
 def available_memory() -> int:
-    """Bytes that can be allocated without swapping, as the kernel estimates them."""
+    """Return the bytes that can be allocated without swapping, as the kernel estimates them."""
     return _meminfo("MemAvailable")
 
 
@@ -181,7 +181,7 @@ def _meminfo(key: str) -> int:
 
 
 def gpus() -> tuple[str, ...]:
-    """``name, driver version, memory`` of each NVIDIA GPU; empty where nvidia-smi has no answer."""
+    """Return name, driver version and memory of each NVIDIA GPU; empty without nvidia-smi."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return ()
@@ -194,7 +194,7 @@ def gpus() -> tuple[str, ...]:
 
 
 def machine() -> "MachineRecord":
-    """Everything about this machine and its libraries that a latency depends on."""
+    """Return everything about this machine and its libraries that a latency depends on."""
     from mobilenet_cli.pipeline.artifacts.facts import versions
     from mobilenet_cli.reports.records.latency import MachineRecord
 
@@ -214,7 +214,7 @@ def machine() -> "MachineRecord":
 
 
 def peak_rss_mb() -> float:
-    """``VmHWM`` in MiB. Not getrusage: its maximum includes the parent's from before the exec."""
+    """Return ``VmHWM`` in MiB: getrusage would include the parent's peak from before the exec."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024

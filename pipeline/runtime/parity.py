@@ -1,4 +1,4 @@
-"""Are two models the same function, and if not, how far apart are they?"""
+"""This module tells whether two models are the same function, and else how far apart they are."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ FLOAT_TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Parity:
-    """The distance of one model's logits from a reference's, on the same images.
+    """Parity is the distance of one model's logits from a reference's, on the same images.
 
     Attributes:
         images: how many were compared.
@@ -27,7 +27,7 @@ class Parity:
 
 
 def sqnr_db(reference: NDArray[np.floating], other: NDArray[np.floating]) -> float:
-    """``10 log10(sum(reference^2) / sum((reference - other)^2))``, in float64."""
+    """Return ``10 log10(sum(reference^2) / sum((reference - other)^2))``, in float64."""
     signal = float(np.square(reference, dtype=np.float64).sum())
     noise = float(np.square(np.subtract(reference, other, dtype=np.float64)).sum())
     if noise == 0:

@@ -1,4 +1,4 @@
-"""A model file as a function from prepared images to logits, whatever runs it."""
+"""A predictor is a function from prepared images to logits, whatever runs it."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ GPU_BATCH = 32  # a CPU is fastest with one image at a time, whose activations s
 
 @dataclass(frozen=True)
 class Predictor:
-    """What runs a model, made to be called from as many threads as there are CPUs.
+    """A predictor runs a model; as many threads as there are CPUs may call it.
 
     Attributes:
         provider: the execution provider, or ``torch`` (``torch cuda``) for a checkpoint.

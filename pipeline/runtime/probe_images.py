@@ -1,4 +1,4 @@
-"""The images on which a stage proves its result."""
+"""A stage proves its result on probe images."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ NOISE = "seeded noise"
 
 
 def probe_images(facts: Facts, data: str | None, count: int) -> tuple[NDArray[np.float32], str]:
-    """Prepared images [count, 3, R, R], and where they come from.
+    """Return prepared images [count, 3, R, R], and where they come from.
 
     They are real images of ``data``, or else of the set the model was trained on. Where neither
     is known they are seeded noise, and the second value says so.

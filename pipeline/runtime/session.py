@@ -1,4 +1,4 @@
-"""The only place where an inference session is created: on the provider asked for, or not at all.
+"""Inference sessions are created here alone: on the provider asked for, or not at all.
 
 ONNX Runtime lists a provider as available when its library is in the wheel, falls back to the CPU
 with a log line when it cannot be started, and runs single nodes on the CPU without a word. Each of
@@ -33,7 +33,7 @@ CPU = "CPUExecutionProvider"
 
 @dataclass(frozen=True)
 class Provider:
-    """What we know about an execution provider.
+    """This is what we know about an execution provider.
 
     Attributes:
         library: file of ONNX Runtime that holds it; empty when it is built in. NVIDIA's are
@@ -54,7 +54,7 @@ PROVIDERS = {
 
 @dataclass(frozen=True)
 class SessionConfig:
-    """How a model is to be run.
+    """These settings say how a model is to be run.
 
     Attributes:
         provider: an execution provider's full name.
@@ -88,7 +88,7 @@ class SessionConfig:
             raise OptionError(f"cannot run on {self.threads} threads", "Pass --threads 1 or more")
 
     def switched_on(self, option: str, default: bool) -> bool:
-        """Is a provider's option, such as ``use_tf32``, anything but 0 or false?"""
+        """Tell whether a provider's option, such as ``use_tf32``, is anything but 0 or false."""
         value = self.provider_options.get(option, str(default))
         return value.lower() not in ("0", "false")
 
@@ -112,7 +112,7 @@ def check_provider(name: str) -> None:
 
 
 def nearest_provider(name: str, known: Collection[str]) -> str:
-    """``Did you mean ...`` for a name that resembles a known one, with or without its suffix."""
+    """Suggest a known name that resembles this one, with or without its suffix."""
     spellings = {full.lower(): full for full in known}
     spellings |= {full.removesuffix(SUFFIX).lower(): full for full in known}
     near = difflib.get_close_matches(name.lower(), spellings, n=1, cutoff=0.7)

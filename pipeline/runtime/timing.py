@@ -1,4 +1,4 @@
-"""Interleaved timing and its statistics: plain functions of durations, no runtime in sight."""
+"""Interleaved timing and its statistics are plain functions of durations; no runtime is here."""
 
 import functools
 import time
@@ -20,7 +20,7 @@ PRECISION = 0.02  # half-width of the median's 95 % interval, relative to the me
 
 
 class Subject(Protocol):
-    """Something that can be run again and again."""
+    """A subject is something that can be run again and again."""
 
     def __call__(self, runs: int) -> NDArray[np.int64]:
         """Run once untimed, then ``runs`` times; return the duration of each in nanoseconds."""
@@ -28,26 +28,26 @@ class Subject(Protocol):
 
 @dataclass(frozen=True)
 class Timing:
-    """Durations of one subject in nanoseconds, block by block."""
+    """A timing has the durations of one subject in nanoseconds, block by block."""
 
     blocks: tuple[NDArray[np.int64], ...]
 
     @property
     def runs(self) -> NDArray[np.int64]:
-        """All timed runs, in order."""
+        """Return all timed runs, in order."""
         return np.concatenate(self.blocks)
 
     @property
     def medians(self) -> NDArray[np.float64]:
-        """The median of each block."""
+        """Return the median of each block."""
         return np.array([np.median(block) for block in self.blocks])
 
     def percentile(self, q: float) -> float:
-        """The ``q``-th percentile of all runs, linearly interpolated."""
+        """Return the ``q``-th percentile of all runs, linearly interpolated."""
         return float(np.percentile(self.runs, q))
 
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the median of all runs.
+        """Return the 95 % interval of the median of all runs.
 
         Blocks are its units, not runs: neighbouring runs share their noise, and counting them as
         independent would make the interval too narrow. Woodruff's interval for cluster samples
@@ -64,17 +64,17 @@ class Timing:
         return float(low), float(high)
 
     def settled(self) -> bool:
-        """Is the interval of the median within ``PRECISION`` of it on both sides?"""
+        """Tell whether the median's interval is within ``PRECISION`` of it on both sides."""
         return len(self.blocks) >= MIN_BLOCKS and self.uncertainty() <= PRECISION
 
     def uncertainty(self) -> float:
-        """The larger distance of the median from an end of its interval, relative to it."""
+        """Return the larger distance of the median from an end of its interval, relative to it."""
         (low, high), median = self.interval(), self.percentile(50)
         return max(high - median, median - low) / median
 
 
 def student_t(freedom: int) -> float:
-    """97.5 % quantile of Student's t (Abramowitz and Stegun, 26.7.5; within 4 % from 3 on)."""
+    """Return Student's t at 97.5 % (Abramowitz and Stegun, 26.7.5; within 4 % from 3 on)."""
     z = 1.959964
     second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
     return z + (z**3 + z) / 4 / freedom + second / freedom**2
@@ -82,7 +82,7 @@ def student_t(freedom: int) -> float:
 
 @functools.cache
 def _interval_rank(n: int) -> int:
-    """Largest k with ``2 P(B < k) <= 5 %`` for ``B ~ Binomial(n, 1/2)``; 1 if there is none."""
+    """Return the largest k with ``2 P(B < k) <= 5 %`` for ``B ~ Binomial(n, 1/2)``, or 1."""
     k, term, tail = 0, 1, 1  # term = C(n, k), tail = P(B <= k) 2^n, in exact integers
     while 40 * tail <= 1 << n:
         k += 1
@@ -92,7 +92,7 @@ def _interval_rank(n: int) -> int:
 
 
 def median_interval(values: NDArray[np.floating]) -> tuple[float, float]:
-    """Distribution-free 95 % interval of the median: the k-th smallest and k-th largest value.
+    """Return the distribution-free 95 % interval of the median: k-th smallest, k-th largest.
 
     It covers the median with probability ``1 - 2 P(B < k)``, ``B ~ Binomial(n, 1/2)`` (Conover,
     Practical Nonparametric Statistics, section 3.2). Fewer than six values do not suffice for
@@ -103,7 +103,7 @@ def median_interval(values: NDArray[np.floating]) -> tuple[float, float]:
 
 
 def ratio(first: Timing, second: Timing) -> tuple[float, float, float]:
-    """First over second: the median of block-by-block ratios, and its 95 % interval.
+    """Return first over second: the median of block-by-block ratios, and its 95 % interval.
 
     Block i of one ran next to block i of the other, so drift of the machine cancels.
     """

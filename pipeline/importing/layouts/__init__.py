@@ -1,1 +1,1 @@
-"""The names and shapes under which other programs store a MobileNet v1, one file each."""
+"""Each file of this room knows the names under which a program stores a MobileNet v1."""

@@ -1,4 +1,4 @@
-"""``MobileNetV1ForImageClassification`` of transformers: google/mobilenet_v1_1.0_224 and others.
+"""This is the layout of transformers: google/mobilenet_v1_1.0_224 and others.
 
 These are the TF-slim checkpoints: 1001 classes with background first, TensorFlow's padding,
 epsilon 1e-3 (transformers/models/mobilenet_v1). Their short side is resized to 32 pixels more
@@ -29,12 +29,12 @@ ACTIVATIONS: dict[str, Activation] = {"relu6": "relu6", "relu": "relu"}
 
 
 def recognizes(file: WeightFile) -> bool:
-    """Does the file have the layer names of transformers, with or without classifier?"""
+    """Tell whether the file has the layer names of transformers, with or without classifier."""
     return STEM in file.tensors or PREFIX + STEM in file.tensors
 
 
 def plan(file: WeightFile, resolution: int | None) -> Plan:
-    """Names from transformers; the rest from config.json, or else as in the official files."""
+    """Take names from transformers; the rest from config.json, or as in the official files."""
     prefix = PREFIX if PREFIX + STEM in file.tensors else ""
     names: dict[str, str] = {}
     for layer in range(LAYERS):

@@ -1,4 +1,4 @@
-"""The weight files of Keras applications: ``mobilenet_7_5_224_tf.h5`` and the like.
+"""This is the layout of Keras applications: ``mobilenet_7_5_224_tf.h5`` and others.
 
 Layer names, 'same' padding, epsilon 1e-3 and the scaling to -1..1 are those of
 keras/src/applications/mobilenet.py.
@@ -24,12 +24,12 @@ NORM = {
 
 
 def recognizes(file: WeightFile) -> bool:
-    """Does the file have Keras' layer names?"""
+    """Tell whether the file has Keras' layer names."""
     return "conv1/kernel" in file.tensors
 
 
 def plan(file: WeightFile, resolution: int | None) -> Plan:
-    """The names and conventions of Keras; the resolution is in the file's name, or 224."""
+    """Return the names and conventions of Keras; the resolution is in the file's name, or 224."""
     names: dict[str, str] = {}
     for layer in range(LAYERS):
         block, pointwise = (layer + 1) // 2, layer % 2 == 0
@@ -52,7 +52,7 @@ def plan(file: WeightFile, resolution: int | None) -> Plan:
 
 
 def orient(name: str, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Kernels [H, W, in, out], or depthwise [H, W, channels, 1], to torch's [out, in, H, W]."""
+    """Turn kernels [H, W, in, out], or depthwise [H, W, channels, 1], to torch's order."""
     if tensor.ndim != 4:
         return tensor
     if name == "classifier.weight":

@@ -1,4 +1,4 @@
-"""What it takes to turn a file's tensors into ours, common to all layouts."""
+"""All layouts turn a file's tensors into ours by what is in this module."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Which of a file's tensors is which of ours, and what else the layout implies.
+    """A mapping says which of a file's tensors is which of ours, and what the layout implies.
 
     Attributes:
         layout: its name.
@@ -49,12 +49,12 @@ class Plan:
 
 
 def norm_names(layer: int, theirs: Mapping[str, str]) -> dict[str, str]:
-    """Our names of a layer's normalization to the file's, given by ``NORM_PARTS``."""
+    """Map our names of a layer's normalization to the file's, given by ``NORM_PARTS``."""
     return {f"layers.{layer}.bn.{part}": theirs[part] for part in NORM_PARTS}
 
 
 def torch_norm(prefix: str) -> dict[str, str]:
-    """The names of a torch BatchNorm2d's tensors."""
+    """Return the names of a torch BatchNorm2d's tensors."""
     return {part: f"{prefix}.{part}" for part in NORM_PARTS}
 
 
@@ -90,7 +90,7 @@ def convert(file: WeightFile, plan: Plan, activation: Activation) -> tuple[Model
 
 
 def width_of_features(features: int) -> float:
-    """The width multiplier whose last layer has this many channels.
+    """Return the width multiplier whose last layer has this many channels.
 
     ``features / 1024`` gives every layer its channels, since ``floor(32 w)`` is the same for w and
     for ``floor(1024 w) / 1024``; a multiplier of two decimals that does so too is preferred.

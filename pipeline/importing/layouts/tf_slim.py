@@ -1,4 +1,4 @@
-"""Variables of TensorFlow programs that were written with slim.
+"""This is the layout of TensorFlow programs that were written with slim.
 
 ``MobilenetV1/Conv2d_0/weights`` is Google's own network, research/slim/nets/mobilenet_v1.py: the
 released ``mobilenet_v1_1.0_224.ckpt`` and ``..._frozen.pb``, with 1001 outputs, background first.
@@ -23,7 +23,7 @@ FILE_NAME = re.compile(r"mobilenet_v1_[\d.]+_(\d+)[._]")
 
 
 def recognizes(file: WeightFile) -> bool:
-    """Does the file have the variables of one of the two networks?"""
+    """Tell whether the file has the variables of one of the two networks."""
     return GOOGLE in file.tensors or ZEHAOS in file.tensors
 
 
@@ -45,7 +45,7 @@ def prepare(file: WeightFile) -> WeightFile:
 
 
 def plan(file: WeightFile, resolution: int | None) -> Plan:
-    """The names and conventions of the network; the resolution is in the file's name, or 224."""
+    """Take the network's names and conventions; the resolution is in the file's name, or 224."""
     google = GOOGLE in file.tensors
     names: dict[str, str] = {}
     for layer, (kernel, norm) in enumerate(_layers(file)):
@@ -69,7 +69,7 @@ def plan(file: WeightFile, resolution: int | None) -> Plan:
 
 
 def _layers(file: WeightFile) -> list[tuple[str, str]]:
-    """Kernel and scope of the normalization of each layer, in order."""
+    """Return the kernel and scope of the normalization of each layer, in order."""
     if GOOGLE in file.tensors:
         layers = ["MobilenetV1/Conv2d_0"] + [
             f"MobilenetV1/Conv2d_{block}_{kind}"
@@ -91,7 +91,7 @@ def _kernel(layer: str) -> str:
 
 
 def _orient(name: str, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
-    """As Keras, or the classifier as a matrix [in, out]."""
+    """Turn a kernel as Keras has it, or a classifier that is a matrix [in, out]."""
     if name == "classifier.weight" and tensor.ndim == 2:
         return tensor.T
     return orient(name, tensor)

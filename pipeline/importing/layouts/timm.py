@@ -1,4 +1,4 @@
-"""``mobilenetv1_100``, ``mobilenetv1_125`` of timm (timm/models/efficientnet.py).
+"""This is timm's layout of ``mobilenetv1_100`` and ``_125`` (timm/models/efficientnet.py).
 
 Symmetric padding, epsilon 1e-5; images bicubic, cropped to 0.875 of the short side (0.9 at width
 1.25), scaled to -1..1.
@@ -29,12 +29,12 @@ assert INTERPOLATIONS.keys() == RESAMPLING.keys()
 
 
 def recognizes(file: WeightFile) -> bool:
-    """Does the file have the layer names of timm's depthwise separable networks?"""
+    """Tell whether the file has the layer names of timm's depthwise separable networks."""
     return "conv_stem.weight" in file.tensors and "blocks.0.0.conv_dw.weight" in file.tensors
 
 
 def plan(file: WeightFile, resolution: int | None) -> Plan:
-    """Names from timm; preprocessing from config.json, or else as timm has it for the network.
+    """Take names from timm; preprocessing from config.json, or as timm has it for the network.
 
     Raises:
         ModelError: another network of timm, named.

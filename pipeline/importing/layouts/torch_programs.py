@@ -1,4 +1,4 @@
-"""State dicts of torch programs at large, matched by shape and order.
+"""State dicts of torch programs at large are matched by shape and order.
 
 ``model.0.0.weight`` ... ``fc.weight`` is the layout of marvis/pytorch-mobilenet, which uses ReLU.
 ``conv1.0.weight``, ``features.0.0.weight`` ... ``classifier.0.weight`` is that of the networks of
@@ -31,7 +31,7 @@ MARVIS = re.compile(r"model\.\d+\.\d+\.")
 
 
 def recognizes(file: WeightFile) -> bool:
-    """Does the file have as many kernels and normalizations as a MobileNet v1?"""
+    """Tell whether the file has as many kernels and normalizations as a MobileNet v1."""
     kernels, norms, linear = _parts(file)
     return len(kernels) == len(norms) == LAYERS and len(linear) <= 1
 
@@ -76,7 +76,7 @@ def plan(file: WeightFile, resolution: int | None) -> Plan:
 
 
 def _parts(file: WeightFile) -> tuple[list[str], list[str], list[str]]:
-    """Names of the kernels, prefixes of the normalizations, name of the linear layer's weight."""
+    """Find the kernels' names, the normalizations' prefixes, and the linear layer's weight."""
     norms = [n.removesuffix(".running_mean") for n in file.tensors if n.endswith(".running_mean")]
     kernels = [n for n, t in file.tensors.items() if t.ndim == 4]
     linear = [n for n, t in file.tensors.items() if t.ndim == 2]
@@ -95,7 +95,7 @@ def _sorted(names: list[str]) -> list[str]:
 
 
 def _orient(name: str, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A 1x1 convolution that classifies is a linear layer."""
+    """Turn a 1x1 convolution that classifies into a linear layer."""
     if name == "classifier.weight" and tensor.ndim == 4 and tensor.shape[2:] == (1, 1):
         return tensor[:, :, 0, 0]
     return tensor
