@@ -1,3 +1,5 @@
+"""Grids give the same codes as ONNX Runtime, and zero and pixels are exact."""
+
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper

@@ -1,3 +1,5 @@
+"""The pairs of weights that saturate are those that really do on AVX2 kernels."""
+
 import json
 import subprocess
 import sys

@@ -1,3 +1,5 @@
+"""Calibration images are chosen evenly over the classes, by the seed alone."""
+
 from collections import Counter
 
 import pytest

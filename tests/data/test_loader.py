@@ -1,3 +1,5 @@
+"""Batches keep the order of the samples, and bad images are reported."""
+
 import threading
 
 import numpy as np

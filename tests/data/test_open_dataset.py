@@ -1,3 +1,5 @@
+"""Data sets are opened by their form, and divided by class without overlap."""
+
 from collections import Counter
 
 import pytest

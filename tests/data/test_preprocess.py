@@ -1,3 +1,5 @@
+"""Preprocessing gives the pixels of Pillow's resize and crop, and refuses odd images by name."""
+
 import io
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""A float ONNX graph is parsed into steps, and what cannot be quantized is told apart."""
+
 import numpy as np
 import onnx
 import pytest

@@ -1,3 +1,5 @@
+"""Every range method gives ranges that lie within what was seen, scale with it, and hold zero."""
+
 import math
 
 import numpy as np

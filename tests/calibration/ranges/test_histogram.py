@@ -1,3 +1,5 @@
+"""Histograms count every value once, however the values come in batches."""
+
 import numpy as np
 import pytest
 

@@ -1,3 +1,5 @@
+"""Equalization scales channels up within their range, and leaves the function as it is."""
+
 import numpy as np
 import pytest
 from onnx import helper

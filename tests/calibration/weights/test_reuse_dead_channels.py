@@ -1,3 +1,5 @@
+"""Dead channels become copies of live ones, and the function stays as it is."""
+
 import numpy as np
 import onnx
 import pytest

@@ -1,3 +1,5 @@
+"""Weights are rounded better than to the nearest, and pairs stay within their limit."""
+
 import numpy as np
 import pytest
 

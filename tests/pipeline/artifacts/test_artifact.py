@@ -1,3 +1,5 @@
+"""Artifacts are written whole or not at all, and know where they came from."""
+
 import errno
 import json
 import os

@@ -1,3 +1,5 @@
+"""ONNX files are read whole, never reach outside their folder, or are refused by a sentence."""
+
 import numpy as np
 import onnx
 import pytest

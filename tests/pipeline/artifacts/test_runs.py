@@ -1,3 +1,5 @@
+"""Runs are found by name, by age and by width."""
+
 import os
 
 import pytest

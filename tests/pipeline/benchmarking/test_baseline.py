@@ -1,3 +1,5 @@
+"""A benchmark is compared with an earlier one only where that means something."""
+
 import json
 
 import pytest

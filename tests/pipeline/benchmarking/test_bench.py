@@ -1,3 +1,5 @@
+"""Benchmarks measure the rows that they promise, and recognise slower and float models."""
+
 import contextlib
 import json
 import os

@@ -1,3 +1,5 @@
+"""MLPerf scenarios are judged by the real LoadGen."""
+
 import json
 import subprocess
 import sys

@@ -1,3 +1,5 @@
+"""Accuracy is that of a plain loop, and labels are matched to the model's classes."""
+
 import io
 import json
 import shutil

@@ -1,3 +1,5 @@
+"""Half precision keeps the function and the interface, or is refused."""
+
 import json
 import subprocess
 import sys

@@ -1,3 +1,5 @@
+"""The exported graph is clean, equal to torch, and holds every weight."""
+
 from collections import Counter
 from pathlib import Path
 

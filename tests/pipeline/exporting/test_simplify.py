@@ -1,3 +1,5 @@
+"""All BatchNorms are folded as float64 arithmetic says, and a wrong folding is noticed."""
+
 import numpy as np
 import onnx
 import onnxsim

@@ -1,3 +1,5 @@
+"""Inspection shows what ONNX files, checkpoints and states of training hold."""
+
 from dataclasses import replace
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""The int8 model is integer in the graph that runs, close to float, and refused where it is not."""
+
 import hashlib
 import json
 import subprocess

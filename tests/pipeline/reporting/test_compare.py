@@ -1,3 +1,5 @@
+"""Runs are compared on the same images and the same hardware only."""
+
 import json
 import os
 import shutil

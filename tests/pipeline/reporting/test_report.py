@@ -1,3 +1,5 @@
+"""Reports show what a run's folder holds, and list what is missing."""
+
 import json
 import os
 import shlex

@@ -1,3 +1,5 @@
+"""The doctor finds what keeps commands from working, and names a command that mends it."""
+
 import json
 import subprocess
 import sys

@@ -1,3 +1,5 @@
+"""The machine's CPUs, instruction sets and limits are read as the kernel states them."""
+
 import os
 import subprocess
 import sys

@@ -1,3 +1,5 @@
+"""Distances between logits are those computed by hand."""
+
 import math
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""A session runs on the provider asked for, or is refused with the cure."""
+
 import os
 import subprocess
 import sys

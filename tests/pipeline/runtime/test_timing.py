@@ -1,3 +1,5 @@
+"""The statistics of interleaved timing match published tables and simulations."""
+
 import numpy as np
 import pytest
 
