@@ -37,7 +37,7 @@ from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
 from mobilenet_cli.pipeline.quantizing.quantize import quantize
 from mobilenet_cli.pipeline.runtime.integer_kernels import detect_target
 from mobilenet_cli.pipeline.runtime.machine import usable_cpus
-from mobilenet_cli.reports.latency_tables import NO_FUSION, classic_markdown
+from mobilenet_cli.reports.latency_tables import classic_markdown
 from mobilenet_cli.reports.records.base import Record
 from mobilenet_cli.reports.records.latency import BenchRecord, Ratio
 from mobilenet_cli.reports.tables import table
@@ -95,7 +95,11 @@ def classic(seconds: float) -> str:
 def row_of(width: float, resolution: int, record: BenchRecord) -> list[str]:
     """One line of the table."""
     (folded,) = (i for i, r in enumerate(record.results) if r.stage == "simplify")
-    (unfused,) = (i for i, r in enumerate(record.results) if r.variant == NO_FUSION)
+    (unfused,) = (
+        i
+        for i, r in enumerate(record.results)
+        if not (r.batch_norms_fused or r.provider == "torch")
+    )
     (int8,) = (i for i, r in enumerate(record.results) if r.stage == "quantize")
     ratios = {(r.row, r.reference): r for r in record.ratios}
     return [

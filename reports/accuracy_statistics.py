@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 
-from mobilenet_cli.reports.records.accuracy import Interval, PairedRecord, PredictionsRecord
+from mobilenet_cli.reports.records.accuracy import Interval, Metric, PairedRecord, PredictionsRecord
 from mobilenet_cli.reports.summary import file_name
 
 Z_95 = 1.959963984540054  # the standard normal's 97.5 % quantile
@@ -56,6 +56,20 @@ def paired_difference(only_base: int, only_other: int, images: int) -> Interval:
         low=100 * max(-1.0, centre - half),
         high=100 * min(1.0, centre + half),
     )
+
+
+def wilson_interval(correct: int, total: int) -> Metric:
+    """Return a share in percent with its 95 % Wilson score interval (JASA 22, 1927, p. 209).
+
+    With ``p = correct / total``: centre ``(p + z^2 / 2n) / (1 + z^2 / n)``, half width
+    ``z sqrt(p (1 - p) / n + z^2 / 4n^2) / (1 + z^2 / n)``.
+    """
+    p, n = correct / total, total
+    scale = 1 + Z_95**2 / n
+    centre = (p + Z_95**2 / (2 * n)) / scale
+    half = Z_95 * math.sqrt(p * (1 - p) / n + Z_95**2 / (4 * n**2)) / scale
+    low, high = max(0.0, centre - half), min(1.0, centre + half)
+    return Metric(value=100 * p, low=100 * low, high=100 * high)
 
 
 def mcnemar(only_base: int, only_other: int) -> float:

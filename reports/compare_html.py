@@ -124,10 +124,10 @@ def pair_row(pair: ComparedPair) -> list[Cell]:
 
 def run_rows(runs: Sequence[ComparedRun]) -> list[list[Cell]]:
     """Every artifact of every run."""
-    return [[Cell(run.run, run.run), *row_cells(run, row)] for run in runs for row in run.rows]
+    return [[Cell(run.run, run.run), *compared_cells(run, row)] for run in runs for row in run.rows]
 
 
-def row_cells(run: ComparedRun, row: ReportRow) -> list[Cell]:
+def compared_cells(run: ComparedRun, row: ReportRow) -> list[Cell]:
     """One artifact, without its run's name."""
     return [
         Cell(row.file, row.file),

@@ -52,7 +52,7 @@ def report_html(report: ReportRecord, pictures: Mapping[str, str], no_pictures: 
         charts(report),
         run=run,
         columns=COLUMNS,
-        rows=[row_cells(row) for row in report.rows],
+        rows=[artifact_cells(row) for row in report.rows],
         notes=sorted({note for row in report.rows if (note := setting(row))}),
         roots=provenance(run.artifacts),
         pictures=pictures,
@@ -98,7 +98,7 @@ COLUMNS = (
 )
 
 
-def row_cells(row: ReportRow) -> list[Cell]:
+def artifact_cells(row: ReportRow) -> list[Cell]:
     """One artifact in the sortable table."""
     return [
         Cell(row.file, row.file),

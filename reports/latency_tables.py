@@ -10,13 +10,10 @@ from mobilenet_cli.reports.records.latency import (
     LoadgenRecord,
     LoadgenReport,
     MachineRecord,
+    is_integer,
 )
 from mobilenet_cli.reports.tables import table
 
-NOISY = "noisy: "  # how the remark begins that a median is not settled
-NO_FUSION = "batch norms not fused"
-FROZEN = "frozen BatchNorm statistics"  # a backward pass where there are none to compute
-INTEGER_CONVOLUTIONS = ("QLinearConv", "ConvInteger")
 FLOAT_SETS = ("SSE4.2", "AVX", "AVX2", "AVX-512F", "NEON", "SVE")
 INTEGER_SETS = (
     *FLOAT_SETS,
@@ -99,7 +96,7 @@ def _latency_row(record: BenchRecord, index: int) -> list[str]:
         str(r.threads),
         str(r.batch),
         f"{r.p50_ms:.3g}",
-        f"{r.low_ms:.3g} to {r.high_ms:.3g}{' (noisy)' if is_noisy(r) else ''}",
+        f"{r.low_ms:.3g} to {r.high_ms:.3g}{' (noisy)' if r.noisy else ''}",
         f"{r.p90_ms:.3g}",
         f"{r.p99_ms:.3g}",
         f"{r.images_per_second:.0f}",
@@ -109,11 +106,6 @@ def _latency_row(record: BenchRecord, index: int) -> list[str]:
         f"{r.peak_rss_mb:.0f}",
         f"{r.size_mb:.1f}",
     ]
-
-
-def is_noisy(result: BenchResult) -> bool:
-    """Was time up before the median was settled?"""
-    return any(remark.startswith(NOISY) for remark in result.remarks)
 
 
 def provider_name(result: BenchResult) -> str:
@@ -161,9 +153,9 @@ def classic_table(results: Sequence[BenchResult], here: MachineRecord) -> tuple[
             forward_ms=result.p50_ms,
             forward_backward_ms=both.p50_ms if (both := backward.get(_setting(result))) else None,
             instruction_set=instruction_set_of(result, here),
-            quantized=is_integer(result),
-            fused_bn=result.provider != "torch" and result.variant != NO_FUSION,
-            remark=remark_of(result, here) + (f", {FROZEN}" if both and _frozen(both) else ""),
+            quantized=is_integer(result.operators),
+            fused_bn=result.batch_norms_fused,
+            remark=remark_of(result, here, both),
         )
         for result in results
         if result.direction == "forward"
@@ -171,17 +163,8 @@ def classic_table(results: Sequence[BenchResult], here: MachineRecord) -> tuple[
 
 
 def _setting(result: BenchResult) -> tuple[str, str, int, int]:
-    variant = "" if _frozen(result) else result.variant
+    variant = "" if result.frozen_statistics else result.variant
     return result.model, variant, result.batch, result.threads
-
-
-def _frozen(result: BenchResult) -> bool:
-    return result.variant == FROZEN
-
-
-def is_integer(result: BenchResult) -> bool:
-    """Did integer convolutions run?"""
-    return any(name in result.operators for name in INTEGER_CONVOLUTIONS)
 
 
 def device_of(result: BenchResult, here: MachineRecord) -> str:
@@ -194,18 +177,19 @@ def instruction_set_of(result: BenchResult, here: MachineRecord) -> str:
     """The widest instruction set that the processor has for the row's arithmetic."""
     if result.provider not in ("CPUExecutionProvider", "torch"):
         return "GPU"
-    wanted = INTEGER_SETS if is_integer(result) else FLOAT_SETS
+    wanted = INTEGER_SETS if is_integer(result.operators) else FLOAT_SETS
     known = [name for name in here.instruction_sets if name in wanted]
     return known[-1] if known else "scalar"
 
 
-def remark_of(result: BenchResult, here: MachineRecord) -> str:
-    """Runtime with version, artifact, threads, batch."""
+def remark_of(result: BenchResult, here: MachineRecord, backward: BenchResult | None) -> str:
+    """Name the runtime with its version, the artifact, threads and batch."""
     names = ("torch",) if result.provider == "torch" else ("onnxruntime", "onnxruntime-gpu")
     runtime = next((f"{name} {here.versions[name]}" for name in names if name in here.versions), "")
     parts = [runtime, Path(result.model).name, result.variant]
     parts += [f"{result.threads} threads" if result.threads > 1 else "1 thread"]
     parts += [f"batch {result.batch}"] if result.batch > 1 else []
+    parts += [backward.variant] if backward and backward.frozen_statistics else []
     return ", ".join(part for part in parts if part)
 
 

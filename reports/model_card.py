@@ -4,6 +4,7 @@ Only what the records say is stated; what they cannot know is said to be unknown
 """
 
 from mobilenet_cli.reports.markdown import metric_text, rows_markdown
+from mobilenet_cli.reports.records.quantization import QuantizeRecord
 from mobilenet_cli.reports.records.run import ReportRecord
 from mobilenet_cli.reports.reproduce import commands
 from mobilenet_cli.reports.tables import code, escape
@@ -22,7 +23,7 @@ def model_card(report: ReportRecord) -> str:
         if row.top1 is not None
         else "Accuracy has not been measured."
     )
-    calibration = model.record.get("images") if model.stage == "quantize" else None
+    quantized = model.measured(QuantizeRecord)
     sections = [
         (
             "Model details",
@@ -40,8 +41,8 @@ def model_card(report: ReportRecord) -> str:
         ),
         (
             "Calibration data",
-            f"{calibration} images, listed with their hashes in `report.json`."
-            if calibration is not None
+            f"{quantized.images} images, listed with their hashes in `report.json`."
+            if quantized
             else "None: the model is not quantized.",
         ),
         ("Evaluation", f"{escape(measured)}\n\n{rows_markdown(report.rows)}"),

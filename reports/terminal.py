@@ -172,7 +172,7 @@ def doctor_text(record: DoctorRecord) -> str:
     lines = [f"{here.os}, Python {here.python}, {here.memory_mb / 1024:.1f} GiB of memory"]
     for finding in record.findings:
         lines.append(f"{MARKS[finding.status]} {finding.subject}: {finding.what}")
-        lines += [f"          {finding.mend}"] if finding.mend else []
+        lines += [f"          {finding.fix}"] if finding.fix else []
     return "\n".join(lines)
 
 

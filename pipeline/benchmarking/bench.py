@@ -7,7 +7,7 @@ over ``p50``. Cold start is session creation plus first run in a fresh process, 
 imported and the file in the operating system's cache. Peak memory is the largest resident set of
 that process, interpreter and runtime included.
 
-**How.** Each row lives in its own process (``bench_child``). Rows with the same batch are
+**How.** Each row lives in its own process (``child``). Rows with the same batch are
 interleaved A B C A B C: a turn is one untimed run, which brings caches, threads and clock back to
 the row, then a block of some 20 milliseconds. Drift of the machine therefore hits all rows alike,
 and ratios between rows are medians of block-by-block ratios. Each row first warms up until its
@@ -43,7 +43,7 @@ import numpy as np
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.onnx_graph import multiply_adds
 from mobilenet_cli.pipeline.benchmarking.inputs import input_images
-from mobilenet_cli.pipeline.benchmarking.job import Job
+from mobilenet_cli.pipeline.benchmarking.job import BenchJob
 from mobilenet_cli.pipeline.benchmarking.operator_profile import Inside
 from mobilenet_cli.pipeline.benchmarking.remarks import noise_remarks, remarks_on
 from mobilenet_cli.pipeline.benchmarking.roofline import measure_roofline
@@ -59,8 +59,16 @@ from mobilenet_cli.pipeline.runtime.machine import (
 )
 from mobilenet_cli.pipeline.runtime.session import CPU, PROVIDERS, SessionConfig, check_provider
 from mobilenet_cli.pipeline.runtime.timing import Timing, interleave, ratio
-from mobilenet_cli.reports.latency_tables import INTEGER_CONVOLUTIONS, classic_table
-from mobilenet_cli.reports.records.latency import BenchRecord, BenchResult, Ratio, Roofline
+from mobilenet_cli.reports.latency_tables import classic_table
+from mobilenet_cli.reports.records.latency import (
+    FROZEN,
+    UNFUSED,
+    BenchRecord,
+    BenchResult,
+    Ratio,
+    Roofline,
+    is_integer,
+)
 
 TOP_OPERATORS = 10
 
@@ -217,9 +225,9 @@ def measure(
     return measured, source
 
 
-def job_of(row: Row, images: Path) -> Job:
+def job_of(row: Row, images: Path) -> BenchJob:
     """The row as its worker sees it."""
-    return Job(
+    return BenchJob(
         model=row.artifact.path,
         images=images,
         batch=row.batch,
@@ -268,6 +276,9 @@ def result_of(
         limit_ms=limit_ms(row, operators, roofline),
         reference=reference,
         percentiles_ms=tuple(timing.percentile(q) / 1e6 for q in range(101)),
+        noisy=not timing.settled(),
+        batch_norms_fused=not row.artifact.is_checkpoint and row.variant != UNFUSED,
+        frozen_statistics=row.variant == FROZEN,
     )
 
 
@@ -276,8 +287,7 @@ def limit_ms(row: Row, operators: Mapping[str, int], roofline: Roofline | None) 
     products = multiply_adds(row.artifact)
     if roofline is None or products is None or row.direction != "forward":
         return None
-    integer = any(name in operators for name in INTEGER_CONVOLUTIONS)
-    rate = roofline.int8_gmacs if integer else roofline.fp32_gmacs
+    rate = roofline.int8_gmacs if is_integer(operators) else roofline.fp32_gmacs
     size = row.artifact.path.stat().st_size
     return max(products * row.batch / rate, size / roofline.gb_per_s) / 1e6
 

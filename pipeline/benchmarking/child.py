@@ -1,6 +1,6 @@
 """The process in which one row of ``bench`` lives: it loads one model, then times it on demand.
 
-``main`` answers the requests that a ``bench_worker.Worker`` sends through a pipe.
+``main`` answers the requests that a ``worker.Worker`` sends through a pipe.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenet_cli.pipeline.benchmarking.job import Job, does_not_fit, lacks_memory
+from mobilenet_cli.pipeline.benchmarking.job import BenchJob, does_not_fit, lacks_memory
 from mobilenet_cli.pipeline.benchmarking.operator_profile import Inside, look_inside
 from mobilenet_cli.pipeline.errors import CheckError, MobilenetError
 from mobilenet_cli.pipeline.runtime.machine import peak_rss_mb, usable_cpus
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 
 
-def pin(job: Job) -> None:
+def pin(job: BenchJob) -> None:
     """Pin this thread; ONNX Runtime pins those it starts.
 
     Torch's are OpenMP's to pin, this one included, as soon as torch is imported; they get the mask
@@ -52,7 +52,7 @@ def serve(requests: Any, answers: Any) -> None:
             return
         try:
             answer: Any
-            if isinstance(request, Job):
+            if isinstance(request, BenchJob):
                 job = request
                 run, answer = start(job)
             elif request == "peak_rss_mb":
@@ -68,7 +68,7 @@ def serve(requests: Any, answers: Any) -> None:
         answers.flush()
 
 
-def start(job: Job) -> tuple[Callable[[], Any], float]:
+def start(job: BenchJob) -> tuple[Callable[[], Any], float]:
     """Load the model, run it once, check its output; return what runs it again, and ``cold_ms``.
 
     Raises:
@@ -104,7 +104,7 @@ def start(job: Job) -> tuple[Callable[[], Any], float]:
     return run, cold_start_ms
 
 
-def onnx_runner(job: Job, images: NDArray[np.float32]) -> Callable[[], NDArray[Any]]:
+def onnx_runner(job: BenchJob, images: NDArray[np.float32]) -> Callable[[], NDArray[Any]]:
     """Run the model host to host, or within the device's memory."""
     session = open_session(job.model, job.session)
     if job.on_device:
@@ -147,14 +147,14 @@ def device_runner(
     return run
 
 
-def torch_runner(job: Job, images: NDArray[np.float32]) -> Callable[[], NDArray[Any]]:
+def torch_runner(job: BenchJob, images: NDArray[np.float32]) -> Callable[[], NDArray[Any]]:
     """Run the checkpoint in torch, which is imported nowhere else in ``bench``."""
     from mobilenet_cli.pipeline.benchmarking.torch_runner import runner
 
     return runner(job.model, images, torch_setting(job))
 
 
-def torch_setting(job: Job) -> "TorchSetting":
+def torch_setting(job: BenchJob) -> "TorchSetting":
     """What the job's session says, in torch's words."""
     from mobilenet_cli.pipeline.benchmarking.torch_runner import TorchSetting
 
@@ -168,7 +168,7 @@ def torch_setting(job: Job) -> "TorchSetting":
     )
 
 
-def inside_of(job: Job) -> Inside:
+def inside_of(job: BenchJob) -> Inside:
     """What ran where; empty for torch."""
     if job.is_checkpoint:
         return Inside((), {})

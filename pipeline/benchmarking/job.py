@@ -3,14 +3,11 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from mobilenet_cli.pipeline.artifacts.files import is_checkpoint
 from mobilenet_cli.pipeline.errors import OptionError
 from mobilenet_cli.pipeline.runtime.session import SessionConfig
-
-if TYPE_CHECKING:
-    pass
 
 OUT_OF_MEMORY = (
     r"failed to allocate|(can't|cannot|unable to) allocate|bad_alloc|out of memory|alloc_failed"
@@ -20,7 +17,7 @@ Direction = Literal["forward", "forward-backward"]
 
 
 @dataclass(frozen=True)
-class Job:
+class BenchJob:
     """One row to measure.
 
     Attributes:
@@ -54,7 +51,7 @@ def lacks_memory(words: str) -> bool:
     return bool(re.search(OUT_OF_MEMORY, words, re.IGNORECASE))
 
 
-def does_not_fit(job: Job) -> OptionError:
+def does_not_fit(job: BenchJob) -> OptionError:
     """What to tell when memory ran out."""
     return OptionError(
         f"a batch of {job.batch} does not fit in memory with {job.model}",

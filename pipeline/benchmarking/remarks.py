@@ -7,7 +7,7 @@ from mobilenet_cli.pipeline.benchmarking.operator_profile import Inside
 from mobilenet_cli.pipeline.runtime.machine import usable_cpus
 from mobilenet_cli.pipeline.runtime.session import SessionConfig
 from mobilenet_cli.pipeline.runtime.timing import PRECISION, Timing
-from mobilenet_cli.reports.latency_tables import INTEGER_CONVOLUTIONS, NOISY
+from mobilenet_cli.reports.records.latency import NOISY, is_integer
 
 # How many of these an integer network has: one at each end, and images are turned channels last.
 INTEGER_ENDS = {"QuantizeLinear": 1, "DequantizeLinear": 1, "Transpose": 1}
@@ -56,8 +56,7 @@ def remarks_on(
 
 def float_leftovers(operators: Mapping[str, int]) -> dict[str, int]:
     """Nodes of a quantized model's optimised graph that an integer network does not need."""
-    quantized = any(name in operators for name in (*INTEGER_CONVOLUTIONS, "DequantizeLinear"))
-    if not quantized:
+    if not is_integer(operators) and "DequantizeLinear" not in operators:
         return {}
     extra = {name: operators.get(name, 0) - allowed for name, allowed in INTEGER_ENDS.items()}
     extra |= {name: operators.get(name, 0) for name in FLOAT_LEFTOVERS}

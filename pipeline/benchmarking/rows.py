@@ -9,7 +9,7 @@ from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
 from mobilenet_cli.pipeline.artifacts.onnx_graph import has_batch_norms
 from mobilenet_cli.pipeline.benchmarking.job import Direction
 from mobilenet_cli.pipeline.runtime.session import PROVIDERS, SessionConfig
-from mobilenet_cli.reports.latency_tables import FROZEN, NO_FUSION
+from mobilenet_cli.reports.records.latency import FROZEN, UNFUSED
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def _onnx_rows(plain: Row) -> Iterator[Row]:
     yield plain
     if has_batch_norms(plain.artifact.path):
         unfused = replace(plain.session, disabled_optimizers=("ConvBNFusion",))
-        yield replace(plain, session=unfused, variant=NO_FUSION)
+        yield replace(plain, session=unfused, variant=UNFUSED)
     provider = PROVIDERS.get(plain.session.provider)
     if provider and provider.device:
         yield replace(plain, variant="device-bound", on_device=True)

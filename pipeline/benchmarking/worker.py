@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenet_cli.pipeline.benchmarking import child
-from mobilenet_cli.pipeline.benchmarking.job import Job, does_not_fit, lacks_memory
+from mobilenet_cli.pipeline.benchmarking.job import BenchJob, does_not_fit, lacks_memory
 from mobilenet_cli.pipeline.benchmarking.operator_profile import Inside
 from mobilenet_cli.pipeline.errors import CheckError, OptionError
 from mobilenet_cli.pipeline.runtime.machine import oom_kills
@@ -38,7 +38,7 @@ class Worker:
     spinning, which on two cores made another row's runs 2.6 times as long.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: BenchJob) -> None:
         self._job = job
         self._oom_kills = oom_kills()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
@@ -124,7 +124,7 @@ class Worker:
         )
 
 
-def openmp_binding(job: Job) -> dict[str, str]:
+def openmp_binding(job: BenchJob) -> dict[str, str]:
     """What tells torch's OpenMP, which reads it when it is loaded, where its threads belong."""
     if not (job.is_checkpoint and job.session.cpus):
         return {}

@@ -4,7 +4,6 @@ Each thread decodes an image and runs the model on it before it takes the next. 
 CPU, nothing waits: decoding and inference share the CPUs in the proportion of their costs.
 """
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,9 +33,9 @@ from mobilenet_cli.pipeline.progress import Progress, silent
 from mobilenet_cli.pipeline.runtime.machine import usable_cpus
 from mobilenet_cli.pipeline.runtime.predictor import Predictor, open_predictor
 from mobilenet_cli.pipeline.runtime.session import CPU
-from mobilenet_cli.reports.records.accuracy import EvaluationRecord, Metric
+from mobilenet_cli.reports.accuracy_statistics import wilson_interval
+from mobilenet_cli.reports.records.accuracy import EvaluationRecord
 
-Z_95 = 1.959963984540054  # the standard normal's 97.5 % quantile
 TOP = 3  # classes of each image that are kept for the report
 
 
@@ -122,8 +121,8 @@ def evaluate(
         provider=predictor.provider,
         images=images,
         bad_images=tuple(bad),
-        top1=share(top1, images),
-        top5=share(top5, images),
+        top1=wilson_interval(top1, images),
+        top5=wilson_interval(top5, images),
         top1_correct=top1,
         top5_correct=top5,
         images_per_second=len(dataset.samples) / seconds,
@@ -180,20 +179,6 @@ def rank_of(target: int, logits: NDArray[np.float32], key: str) -> int:
         raise CheckError(f"the model's output for {key} is NaN", "Train or import the model again")
     before = (logits > logits[target]).sum() + (logits[:target] == logits[target]).sum()
     return int(before)
-
-
-def share(correct: int, total: int) -> Metric:
-    """Return a percentage and its 95 % Wilson score interval (E. B. Wilson, JASA 22, 1927, p. 209).
-
-    With ``p = correct / total``: centre ``(p + z^2 / 2n) / (1 + z^2 / n)``, half width
-    ``z sqrt(p (1 - p) / n + z^2 / 4n^2) / (1 + z^2 / n)``.
-    """
-    p, n = correct / total, total
-    scale = 1 + Z_95**2 / n
-    centre = (p + Z_95**2 / (2 * n)) / scale
-    half = Z_95 * math.sqrt(p * (1 - p) / n + Z_95**2 / (4 * n**2)) / scale
-    low, high = max(0.0, centre - half), min(1.0, centre + half)
-    return Metric(value=100 * p, low=100 * low, high=100 * high)
 
 
 def preprocessing(facts: Facts) -> dict[str, str | int | float | tuple[float, ...]]:

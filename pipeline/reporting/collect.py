@@ -41,12 +41,7 @@ PREDICTIONS = TypeAdapter(list[PredictionsRecord])
 BENCH = TypeAdapter(BenchRecord)
 
 
-def collect(run: Run) -> RunRecord:
-    """Everything in a run's folder as a record; errors as ``collect_all``."""
-    return collect_all(run)[0]
-
-
-def collect_all(run: Run, layers: bool = True) -> tuple[RunRecord, list[PredictionsRecord]]:
+def collect(run: Run, layers: bool = True) -> tuple[RunRecord, list[PredictionsRecord]]:
     """Read everything in a run's folder; what is missing or broken is listed, not raised.
 
     The predictions, one entry an image and artifact, are too many for the record. Without

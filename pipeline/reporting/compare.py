@@ -7,7 +7,7 @@ from pathlib import Path
 from mobilenet_cli.pipeline.artifacts.files import write_atomically
 from mobilenet_cli.pipeline.artifacts.runs import Run
 from mobilenet_cli.pipeline.errors import MobilenetError, ModelError, OptionError
-from mobilenet_cli.pipeline.reporting.collect import collect_all, newest
+from mobilenet_cli.pipeline.reporting.collect import collect, newest
 from mobilenet_cli.reports.accuracy_statistics import compare_paired
 from mobilenet_cli.reports.compare import compare_latency, comparison_markdown, history_markdown
 from mobilenet_cli.reports.compare_html import comparison_html, history_html
@@ -35,7 +35,7 @@ def compare_runs(runs: Sequence[Run]) -> ComparisonRecord:
         raise OptionError(
             "there is nothing to compare", "Name two runs or more, as in: report --compare A B"
         )
-    read = [collect_all(run, layers=False) for run in runs]
+    read = [collect(run, layers=False) for run in runs]
     pairs = [pair for other in read[1:] for pair in compare_two(read[0], other)]
     return ComparisonRecord(
         runs=tuple(compared_run(run, record) for run, (record, _) in zip(runs, read, strict=True)),
@@ -135,7 +135,7 @@ def history(folder: Path) -> HistoryRecord:
     listed = []
     for run in runs:
         try:
-            listed.append(compared_run(run, collect_all(run, layers=False)[0]))
+            listed.append(compared_run(run, collect(run, layers=False)[0]))
         except MobilenetError as error:
             listed.append(ComparedRun(run=run.name, made=made_at(run), broken=error.what))
     return HistoryRecord(runs=tuple(sorted(listed, key=lambda run: (run.made or "", run.run))))

@@ -10,7 +10,7 @@ from mobilenet_cli.pipeline.errors import (
     OptionError,
     StorageError,
 )
-from mobilenet_cli.pipeline.reporting.collect import collect_all, newest
+from mobilenet_cli.pipeline.reporting.collect import collect, newest
 from mobilenet_cli.pipeline.reporting.gallery import pictures
 from mobilenet_cli.reports.embed import BENCH_SECTIONS, MARK, SECTIONS, embed
 from mobilenet_cli.reports.html import report_html
@@ -35,7 +35,7 @@ def report(run: Run) -> tuple[ReportRecord, dict[str, Path]]:
         ModelError: there is no such run, or it has no model.
         StorageError: the folder cannot be written to.
     """
-    run_record, predictions = collect_all(run)
+    run_record, predictions = collect(run)
     record = summarize(run_record)
     texts = {
         "report.md": report_markdown(record),

@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 
+from mobilenet_cli.reports.records.conversion import ImportRecord
+from mobilenet_cli.reports.records.quantization import QuantizeRecord
 from mobilenet_cli.reports.records.run import ArtifactRecord, RunRecord
+from mobilenet_cli.reports.records.training import TrainRecord
 from mobilenet_cli.reports.summary import file_name
 
 SCHEMA_VERSION = 1
@@ -55,16 +58,27 @@ def version_warnings(run: RunRecord) -> list[str]:
 
 
 def record_warnings(artifact: ArtifactRecord) -> list[str]:
-    """What the stage itself noted against its result."""
-    record, found = artifact.record, []
-    for field, what in (
-        ("bad_images", "calibration images cannot be read and were left out"),
-        ("leakage", "calibration images are also in the evaluation set"),
-        ("float_layers", "layers stayed in float"),
-        ("notes", "assumptions that the weights' file does not confirm"),
-    ):
-        names = record.get(field)
-        if isinstance(names, list) and names:
-            shown = ", ".join(map(str, names[:3]))
-            found.append(f"{artifact.file}: {len(names)} {what}, such as {shown}")
-    return found
+    """Return what the stage itself noted against its result."""
+    if artifact.of_another_version:
+        return [
+            f"{artifact.file}: another version wrote what {artifact.stage} noted beside it, so "
+            "that is not shown"
+        ]
+    trained, imported = artifact.measured(TrainRecord), artifact.measured(ImportRecord)
+    quantized = artifact.measured(QuantizeRecord)
+    noted: list[tuple[Sequence[str], str]] = []
+    if trained:
+        noted += [(trained.bad_images, "training images cannot be read; others took their place")]
+    if imported:
+        noted += [(imported.notes, "assumptions that the weights' file does not confirm")]
+    if quantized:
+        noted += [
+            (quantized.bad_images, "calibration images cannot be read and were left out"),
+            (quantized.leakage, "calibration images are also in the evaluation set"),
+            (quantized.float_layers, "layers stayed in float"),
+        ]
+    return [
+        f"{artifact.file}: {len(names)} {what}, such as {', '.join(names[:3])}"
+        for names, what in noted
+        if names
+    ]

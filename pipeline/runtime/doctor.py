@@ -38,16 +38,16 @@ def runtime_finding(here: MachineRecord) -> Finding:
     """Tell whether there is exactly one ONNX Runtime, and the one that fits the machine."""
     wheels = cuda.runtime_wheels()
     extra = "gpu" if here.gpus else "cpu"
-    mend = f"Run: {cuda.REINSTALL.format(wheels=' '.join(wheels), extra=extra)}"
+    fix = f"Run: {cuda.REINSTALL.format(wheels=' '.join(wheels), extra=extra)}"
     if not wheels:
-        mend = f'Run: pip install "mobilenet-cli[{extra}]"'
-        return Finding(subject="runtime", status="problem", what="no ONNX Runtime", mend=mend)
+        fix = f'Run: pip install "mobilenet-cli[{extra}]"'
+        return Finding(subject="runtime", status="problem", what="no ONNX Runtime", fix=fix)
     if len(wheels) > 1:
         what = f"{' and '.join(wheels)} are both installed and overwrite each other's files"
-        return Finding(subject="runtime", status="problem", what=what, mend=mend)
+        return Finding(subject="runtime", status="problem", what=what, fix=fix)
     if here.gpus and wheels == ("onnxruntime",):
         what = f"the wheel is for the CPU only, but there is {here.gpus[0]}"
-        return Finding(subject="runtime", status="note", what=what, mend=mend)
+        return Finding(subject="runtime", status="note", what=what, fix=fix)
     version = importlib.metadata.version(wheels[0])
     return Finding(subject="runtime", status="ok", what=f"{wheels[0]} {version}")
 
@@ -64,7 +64,7 @@ def provider_findings(here: MachineRecord) -> Iterator[Finding]:
             # TensorRT is an addition to the gpu extra, which most people do without.
             optional = name.startswith("Tensorrt")
             status: Literal["note", "problem"] = "note" if optional else "problem"
-            yield Finding(subject=name, status=status, what=error.what, mend=error.fix)
+            yield Finding(subject=name, status=status, what=error.what, fix=error.fix)
         else:
             yield Finding(subject=name, status="ok", what="runs a model")
 
@@ -91,7 +91,7 @@ def processor_findings(here: MachineRecord) -> Iterator[Finding]:
     if here.architecture == "x86_64" and "AVX2" not in names:
         what = "no AVX2: ONNX Runtime falls back to its slowest kernels"
         yield Finding(
-            subject="processor", status="note", what=what, mend="Use a processor from 2015 or later"
+            subject="processor", status="note", what=what, fix="Use a processor from 2015 or later"
         )
     if saturates_int8(names):
         what = "no VNNI: int8 kernels add in saturating 16 bits; 'quantize' limits pairs of weights"
@@ -101,7 +101,7 @@ def processor_findings(here: MachineRecord) -> Iterator[Finding]:
             subject="int8",
             status="note",
             what="ONNX Runtime leaves AMX unused in a process that is bound to one CPU",
-            mend="Allow it two (taskset, the container's cpuset); --threads 1 is one thread still",
+            fix="Allow it two (taskset, the container's cpuset); --threads 1 is one thread still",
         )
     else:
         yield Finding(subject="int8", status="ok", what="integer kernels do not saturate")
@@ -113,17 +113,17 @@ def thread_findings(here: MachineRecord) -> Iterator[Finding]:
     what = f"{here.usable_cpus} of {here.cpus} CPUs usable"
     if here.cpu_quota is not None and here.cpu_quota != int(here.cpu_quota):
         what += f", but only {here.cpu_quota:g} CPUs' worth of time: threads are halted in turns"
-        mend = f"Pass --threads {max(1, int(here.cpu_quota))}, or raise the container's limit"
-        yield Finding(subject="threads", status="note", what=what, mend=mend)
+        fix = f"Pass --threads {max(1, int(here.cpu_quota))}, or raise the container's limit"
+        yield Finding(subject="threads", status="note", what=what, fix=fix)
     elif here.usable_cpus < here.cpus:
-        mend = "Raise the container's CPU limit or the affinity (taskset) for more"
-        yield Finding(subject="threads", status="note", what=what, mend=mend)
+        fix = "Raise the container's CPU limit or the affinity (taskset) for more"
+        yield Finding(subject="threads", status="note", what=what, fix=fix)
     else:
         yield Finding(subject="threads", status="ok", what=what)
     for name in THREAD_VARIABLES:
         if name in os.environ:
             what = f"{name}={os.environ[name]} changes torch's threads, not ONNX Runtime's"
-            yield Finding(subject="threads", status="note", what=what, mend=f"Run: unset {name}")
+            yield Finding(subject="threads", status="note", what=what, fix=f"Run: unset {name}")
 
 
 def torch_finding() -> Finding:
@@ -133,6 +133,6 @@ def torch_finding() -> Finding:
             subject="torch",
             status="note",
             what="torch is not installed: no train, import, export, and no torch rows in bench",
-            mend='Run: pip install "mobilenet-cli[train]"',
+            fix='Run: pip install "mobilenet-cli[train]"',
         )
     return Finding(subject="torch", status="ok", what=importlib.metadata.version("torch"))

@@ -20,6 +20,7 @@ from mobilenet_cli.reports.charts.chart import (
 )
 from mobilenet_cli.reports.latency_tables import row_name
 from mobilenet_cli.reports.records.latency import BenchResult
+from mobilenet_cli.reports.records.quantization import QuantizeRecord
 from mobilenet_cli.reports.records.run import ReportRecord, RunRecord
 from mobilenet_cli.reports.summary import file_name
 
@@ -305,10 +306,12 @@ def cell(value: JsonValue | None) -> str:
 
 def sqnr_chart(run: RunRecord) -> Chart | None:
     """Signal to quantization noise of each layer's output."""
+    records = filter(None, (artifact.measured(QuantizeRecord) for artifact in run.artifacts))
     layers = [
-        (str(layer.get("name", index)), value)
-        for index, layer in enumerate(quantized_layers(run))
-        if (value := number(layer.get("sqnr_db"))) is not None
+        (layer.name, layer.sqnr_db)
+        for record in records
+        for layer in record.layers
+        if layer.sqnr_db is not None
     ]
     if not layers:
         return None
@@ -343,15 +346,6 @@ def layer_axis() -> Json:
         "tickangle": -60,
         "nticks": 40,
     }
-
-
-def quantized_layers(run: RunRecord) -> list[dict[str, JsonValue]]:
-    """The layer records of ``quantize``, if they are as this version knows them."""
-    for artifact in run.artifacts:
-        layers = artifact.record.get("layers")
-        if artifact.stage == "quantize" and isinstance(layers, list):
-            return [layer for layer in layers if isinstance(layer, dict)]
-    return []
 
 
 def weights_chart(run: RunRecord) -> Chart | None:

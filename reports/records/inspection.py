@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, JsonValue
+from pydantic import AliasChoices, ConfigDict, Field, JsonValue
 
 from mobilenet_cli.reports.records.base import Record
 from mobilenet_cli.reports.records.latency import MachineRecord
@@ -15,13 +15,17 @@ class Finding(Record):
         subject: what was looked at.
         status: ``ok``; ``note`` limits speed or choice; ``problem`` keeps a command from working.
         what: the finding, a sentence without a full stop.
-        mend: the command or action that mends it; empty where nothing needs to be done.
+        fix: the command or action that mends it; empty where nothing needs to be done.
     """
+
+    model_config = ConfigDict(serialize_by_alias=True)
 
     subject: str
     status: Literal["ok", "note", "problem"]
     what: str
-    mend: str = ""
+    fix: str = Field(
+        default="", validation_alias=AliasChoices("fix", "mend"), serialization_alias="mend"
+    )
 
 
 class DoctorRecord(Record):

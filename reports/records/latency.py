@@ -1,10 +1,22 @@
 """Records of latency and of the machine that it was measured on."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mobilenet_cli.reports.records.base import Record
+
+# What the rows are called that run a file in another way than plainly.
+UNFUSED = "batch norms not fused"
+FROZEN = "frozen BatchNorm statistics"
+NOISY = "noisy: "  # how the remark on a noisy row begins
+INTEGER_CONVOLUTIONS = ("QLinearConv", "ConvInteger")
+
+
+def is_integer(operators: Mapping[str, int]) -> bool:
+    """Tell whether integer convolutions are among the operators of a graph that ran."""
+    return any(name in operators for name in INTEGER_CONVOLUTIONS)
 
 
 class MachineRecord(Record):
@@ -74,6 +86,10 @@ class BenchResult(Record):
         limit_ms: the roofline's bound for this row; None on a GPU and where a shape is unknown.
         reference: index of the row to compare with: the folded one of the same batch and thread
             count, or the first of them.
+        noisy: True where time was up before the median was settled.
+        batch_norms_fused: True where no batch normalization was left in the graph that ran.
+        frozen_statistics: True where training used the running statistics, as the last maps have
+            a single value a channel.
     """
 
     model: str
@@ -104,6 +120,23 @@ class BenchResult(Record):
     limit_ms: float | None
     reference: int
     percentiles_ms: tuple[float, ...] = ()
+    noisy: bool = False
+    batch_norms_fused: bool = True
+    frozen_statistics: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flags_of_old_records(cls, values: Any) -> Any:
+        """Fill in the flags that earlier versions wrote into remarks and variants alone."""
+        if not isinstance(values, dict):
+            return values
+        variant, remarks = values.get("variant", ""), values.get("remarks", ())
+        flags = {
+            "noisy": any(str(remark).startswith(NOISY) for remark in remarks),
+            "batch_norms_fused": values.get("provider") != "torch" and variant != UNFUSED,
+            "frozen_statistics": variant == FROZEN,
+        }
+        return flags | values
 
 
 class Roofline(Record):

@@ -4,7 +4,9 @@ A record written by another version still loads: unknown fields are kept, missin
 default take it.
 """
 
-from pydantic import Field, JsonValue
+from typing import TypeVar
+
+from pydantic import Field, JsonValue, ValidationError
 
 from mobilenet_cli.reports.records.accuracy import (
     Confusion,
@@ -15,7 +17,25 @@ from mobilenet_cli.reports.records.accuracy import (
     PairedRecord,
 )
 from mobilenet_cli.reports.records.base import Record
+from mobilenet_cli.reports.records.conversion import (
+    ConvertRecord,
+    ExportRecord,
+    ImportRecord,
+    SimplifyRecord,
+)
 from mobilenet_cli.reports.records.latency import BenchRecord
+from mobilenet_cli.reports.records.quantization import QuantizeRecord
+from mobilenet_cli.reports.records.training import TrainRecord
+
+R = TypeVar("R", bound=Record)
+STAGE_RECORDS: dict[str, type[Record]] = {
+    "train": TrainRecord,
+    "import": ImportRecord,
+    "export": ExportRecord,
+    "simplify": SimplifyRecord,
+    "convert": ConvertRecord,
+    "quantize": QuantizeRecord,
+}
 
 
 class ArtifactRecord(Record):
@@ -41,6 +61,21 @@ class ArtifactRecord(Record):
     classes: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     record: dict[str, JsonValue] = Field(default={})
+
+    def measured(self, kind: type[R]) -> R | None:
+        """Return what the stage measured; None where another stage or version wrote it."""
+        if STAGE_RECORDS.get(self.stage) is not kind:
+            return None
+        try:
+            return kind.model_validate(self.record)
+        except ValidationError:
+            return None
+
+    @property
+    def of_another_version(self) -> bool:
+        """Tell whether a known stage left a record that this version cannot read."""
+        kind = STAGE_RECORDS.get(self.stage)
+        return bool(self.record and kind and self.measured(kind) is None)
 
 
 class WeightRange(Record):

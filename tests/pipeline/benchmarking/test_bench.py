@@ -23,7 +23,7 @@ from mobilenet_cli.pipeline.artifacts.onnx_graph import input_shape
 from mobilenet_cli.pipeline.benchmarking.bench import BenchConfig, bench, job_of
 from mobilenet_cli.pipeline.benchmarking.child import device_runner, torch_setting
 from mobilenet_cli.pipeline.benchmarking.inputs import open_model
-from mobilenet_cli.pipeline.benchmarking.job import Job, lacks_memory
+from mobilenet_cli.pipeline.benchmarking.job import BenchJob, lacks_memory
 from mobilenet_cli.pipeline.benchmarking.operator_profile import Inside, summarize_profile
 from mobilenet_cli.pipeline.benchmarking.options import parse_batches, parse_options, parse_threads
 from mobilenet_cli.pipeline.benchmarking.remarks import float_leftovers, noise_remarks, remarks_on
@@ -34,14 +34,13 @@ from mobilenet_cli.pipeline.runtime.machine import cpus_to_pin, oom_kills, usabl
 from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
 from mobilenet_cli.pipeline.runtime.timing import MIN_BLOCKS, Timing
 from mobilenet_cli.reports.latency_tables import (
-    NO_FUSION,
     bench_markdown,
     classic_markdown,
     classic_table,
     latency_markdown,
 )
 from mobilenet_cli.reports.records.base import Record
-from mobilenet_cli.reports.records.latency import BenchRecord
+from mobilenet_cli.reports.records.latency import UNFUSED, BenchRecord
 
 SPEC = InputSpec(resolution=32, resize=32)
 QUICK = {"seconds": 0.05, "threads": (1,)}
@@ -102,7 +101,7 @@ def folded(tmp_path):
 def test_rows_of_a_run(exported, folded):
     record = bench([exported, folded], BenchConfig(**QUICK))
     rows = [(Path(r.model).name, r.variant) for r in record.results]
-    assert rows == [("fp32.onnx", ""), ("fp32.onnx", NO_FUSION), ("folded.onnx", "")]
+    assert rows == [("fp32.onnx", ""), ("fp32.onnx", UNFUSED), ("folded.onnx", "")]
     fused, unfused, plain = record.results
     assert "BatchNormalization" not in fused.operators
     assert unfused.operators["Conv"] == 2  # ONNX Runtime runs a lone normalization as 1x1 Conv
@@ -205,7 +204,7 @@ def test_bench_does_not_import_torch(exported):
     code = (
         "import sys; from pathlib import Path; "
         "from mobilenet_cli.pipeline.benchmarking.bench import BenchConfig, bench; "
-        "from mobilenet_cli.pipeline.benchmarking.rows import worth_running_on, open_model; "
+        "from mobilenet_cli.pipeline.benchmarking.inputs import open_model; "
         f"bench([open_model(Path({str(exported.path)!r}))], BenchConfig(seconds=0.05)); "
         "print('torch' in sys.modules)"
     )
@@ -281,15 +280,15 @@ def test_uncertain_medians_are_flagged(folded):
     assert remark.endswith("Give --seconds more.")
     record = bench([folded], BenchConfig(**QUICK))
     row = record.results[0]
-    for remarks, cell in [((), "10 to 11 |"), ((remark,), "10 to 11 (noisy) |")]:
-        shown = row.model_copy(update={"low_ms": 10.0, "high_ms": 11.0, "remarks": remarks})
+    for noisy, cell in [(False, "10 to 11 |"), (True, "10 to 11 (noisy) |")]:
+        shown = row.model_copy(update={"low_ms": 10.0, "high_ms": 11.0, "noisy": noisy})
         assert cell in latency_markdown(record.model_copy(update={"results": (shown,)}))
 
 
 def test_a_row_without_time_to_settle_is_flagged(folded):
     (row,) = bench([folded], BenchConfig(seconds=1e-9, threads=(1,))).results
     assert row.blocks < MIN_BLOCKS
-    assert any(remark.startswith("noisy: ") for remark in row.remarks)
+    assert row.noisy
 
 
 def test_fallback_is_labelled(folded):
@@ -310,7 +309,7 @@ def test_gpu_rows_include_one_within_its_memory(exported):
     rows = rows_of(exported, SessionConfig(provider="CUDAExecutionProvider"), 1, compiled=False)
     assert [(row.variant, row.on_device) for row in rows] == [
         ("", False),
-        (NO_FUSION, False),
+        (UNFUSED, False),
         ("device-bound", True),
     ]
 
@@ -426,9 +425,9 @@ AFFINITIES = """
 import json, os, pickle, sys
 job = pickle.loads(bytes.fromhex(sys.argv[1]))
 if not job.is_checkpoint:
-    import onnxruntime  # its import starts threads that do not compute
-before = set(os.listdir("/proc/self/task")) - {str(os.getpid())}
+    import onnxruntime  # its import starts threads that do not compute, as does NumPy's
 from mobilenet_cli.pipeline.benchmarking.child import start
+before = set(os.listdir("/proc/self/task")) - {str(os.getpid())}
 run, _ = start(job)
 for _ in range(50):
     run()
@@ -440,7 +439,9 @@ print(json.dumps(sorted(sorted(os.sched_getaffinity(int(task))) for task in task
 def affinities(model, folder, cpus):
     """The CPUs of the calling thread and of each that loading and running a model started."""
     np.save(folder / "images.npy", np.zeros((4, 3, 32, 32), np.float32))
-    job = Job(model, folder / "images.npy", 4, SessionConfig(threads=len(cpus), cpus=cpus), 2**40)
+    job = BenchJob(
+        model, folder / "images.npy", 4, SessionConfig(threads=len(cpus), cpus=cpus), 2**40
+    )
     run = subprocess.run(
         [sys.executable, "-c", AFFINITIES, pickle.dumps(job).hex()],
         capture_output=True,
@@ -464,10 +465,10 @@ def test_each_thread_of_onnx_runtime_has_a_cpu_of_its_own(folded, tmp_path):
 
 LOADED = """
 import importlib, os, pickle, sys
-from mobilenet_cli.pipeline import bench_child
+from mobilenet_cli.pipeline.benchmarking import child
 load = importlib.import_module
 importlib.import_module = lambda name: print(name, len(os.sched_getaffinity(0))) or load(name)
-bench_child.start(pickle.loads(bytes.fromhex(sys.argv[1])))
+child.start(pickle.loads(bytes.fromhex(sys.argv[1])))
 """
 
 
@@ -476,7 +477,7 @@ def test_onnx_runtime_is_loaded_before_its_thread_is_pinned(folded, tmp_path):
     """It would leave AMX out, and int8 be measured with the kernels of older processors."""
     np.save(tmp_path / "images.npy", np.zeros((1, 3, 32, 32), np.float32))
     pinned = SessionConfig(threads=1, cpus=cpus_to_pin(1))
-    job = Job(folded.path, tmp_path / "images.npy", 1, pinned, 2**40)
+    job = BenchJob(folded.path, tmp_path / "images.npy", 1, pinned, 2**40)
     command = [sys.executable, "-c", LOADED, pickle.dumps(job).hex()]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     assert run.stdout == f"onnxruntime {len(os.sched_getaffinity(0))}\n"
@@ -540,7 +541,7 @@ def test_torch_rows_use_the_arithmetic_of_the_onnx_rows(
     from mobilenet_cli.pipeline.benchmarking import torch_runner
 
     session = SessionConfig(provider="CUDAExecutionProvider", threads=1, provider_options=options)
-    setting = torch_setting(Job(checkpoint.path, Path("images.npy"), 1, session, 0))
+    setting = torch_setting(BenchJob(checkpoint.path, Path("images.npy"), 1, session, 0))
     backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
     before = [backend.fp32_precision for backend in backends]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -627,7 +628,7 @@ def test_batch_beyond_memory(exported, monkeypatch):
 @pytest.fixture
 def worker(folded, tmp_path):
     np.save(tmp_path / "images.npy", np.zeros((1, 3, 32, 32), np.float32))
-    job = Job(folded.path, tmp_path / "images.npy", 1, SessionConfig(threads=1), 2**40)
+    job = BenchJob(folded.path, tmp_path / "images.npy", 1, SessionConfig(threads=1), 2**40)
     with contextlib.closing(Worker(job)) as worker:
         yield worker
 

@@ -30,7 +30,6 @@ from mobilenet_cli.pipeline.evaluating.evaluate import (
     evaluate,
     evaluate_and_keep,
     rank_of,
-    share,
 )
 from mobilenet_cli.pipeline.evaluating.labels import targets_of
 from mobilenet_cli.pipeline.evaluating.predict import predict
@@ -97,7 +96,7 @@ def test_number_of_workers_and_order_do_not_matter(tiny, ten, monkeypatch):
     one, many = (evaluate(artifact, EvaluateConfig(data=str(ten), workers=n)) for n in (1, 8))
     turned = held_out(str(ten), None)
     turned = Dataset(turned.name, turned.samples[::-1], turned.classes)
-    monkeypatch.setattr("mobilenet_cli.pipeline.evaluating.evaluate.held_out", lambda *_: turned)
+    monkeypatch.setattr("mobilenet_cli.pipeline.evaluating.labels.held_out", lambda *_: turned)
     reverse = evaluate(artifact, EvaluateConfig(data="turned"))
     for other in (many, reverse):
         assert (other.top1_correct, other.top5_correct) == (one.top1_correct, one.top5_correct)
@@ -190,16 +189,6 @@ def test_rank_breaks_ties_by_index_and_refuses_nan():
     assert [rank_of(t, logits, "x") for t in range(4)] == [3, 0, 1, 2]
     with pytest.raises(CheckError, match=r"output for x\.png is NaN"):
         rank_of(0, np.array([1, np.nan], np.float32), "x.png")
-
-
-def test_wilson_interval():
-    # Newcombe, Statistics in Medicine 17 (1998), table I, method 3: 81/263 and 15/148
-    metric = share(81, 263)
-    assert (round(metric.low, 2), round(metric.high, 2)) == (25.53, 36.62)
-    metric = share(15, 148)
-    assert (round(metric.low, 2), round(metric.high, 2)) == (6.24, 16.05)
-    assert share(0, 20).low == 0
-    assert share(20, 20).high == 100
 
 
 def test_records_replace_their_predecessors(tiny, ten, tmp_path):

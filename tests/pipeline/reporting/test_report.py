@@ -135,7 +135,7 @@ def test_evaluation_of_an_earlier_file_is_not_shown(run: Run) -> None:
     document = json.loads(run.evaluation.read_bytes())
     document[0]["sha256"] = "0" * 64
     run.evaluation.write_text(json.dumps(document))
-    record = collect(run)
+    record = collect(run)[0]
     assert record.evaluations == ()
     assert [m.why for m in record.missing if m.file == "evaluate.json"] == [
         "does not have model.safetensors, fp32.onnx as it is now"
@@ -152,7 +152,7 @@ def test_evaluation_of_an_earlier_file_is_not_shown(run: Run) -> None:
 )
 def test_a_broken_record_is_named_with_its_cure(run: Run, content: bytes, why: str) -> None:
     run.evaluation.write_bytes(content)
-    part = next(part for part in collect(run).missing if part.file == "evaluate.json")
+    part = next(part for part in collect(run)[0].missing if part.file == "evaluate.json")
     assert why in part.why
     assert part.command == "mobilenet-cli evaluate --run tiny"
 
@@ -161,14 +161,14 @@ def test_records_of_a_newer_format_are_shown_with_a_warning(run: Run) -> None:
     document = json.loads(run.evaluation.read_bytes())
     document[0] |= {"schema_version": 7, "invented": 1}
     run.evaluation.write_text(json.dumps(document))
-    record = collect(run)
+    record = collect(run)[0]
     assert len(record.evaluations) == 1
     assert any("format 7" in warning for warning in record.warnings)
 
 
 def test_a_truncated_model_is_listed_not_raised(run: Run) -> None:
     run.fp32.write_bytes(run.fp32.read_bytes()[:5000])
-    record = collect(run)
+    record = collect(run)[0]
     assert [artifact.file for artifact in record.artifacts] == ["model.safetensors"]
     assert any(part.file == "fp32.onnx" and "cannot be read" in part.why for part in record.missing)
 
@@ -177,18 +177,18 @@ def test_a_model_whose_parent_was_made_again_is_warned_of(run: Run) -> None:
     sidecar = json.loads(Path("runs/tiny/fp32.onnx.json").read_bytes())
     sidecar["facts"]["parent"] = "0" * 64
     Path("runs/tiny/fp32.onnx.json").write_text(json.dumps(sidecar))
-    assert any("fp32.onnx was not made from" in warning for warning in collect(run).warnings)
+    assert any("fp32.onnx was not made from" in warning for warning in collect(run)[0].warnings)
 
 
 def test_a_lone_model_tells_its_own_facts(run: Run) -> None:
     Path("runs/tiny/fp32.onnx.json").unlink()
-    artifact = next(a for a in collect(run).artifacts if a.file == "fp32.onnx")
+    artifact = next(a for a in collect(run)[0].artifacts if a.file == "fp32.onnx")
     assert (artifact.stage, artifact.parent) == ("export", sha256_file(run.checkpoint))
 
 
 def test_epochs_are_read_up_to_the_line_that_was_cut_off(run: Run) -> None:
     run.training.write_text('{"epoch": 1, "loss": 2.0}\n{"epoch": 2, "lo')
-    assert collect(run).training == ({"epoch": 1, "loss": 2.0},)
+    assert collect(run)[0].training == ({"epoch": 1, "loss": 2.0},)
 
 
 def test_warnings_of_the_stages_come_first(run: Run) -> None:

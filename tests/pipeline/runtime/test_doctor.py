@@ -32,13 +32,13 @@ def test_two_wheels_are_a_problem_with_a_command(here, monkeypatch):
     monkeypatch.setattr(cuda, "runtime_wheels", lambda: ("onnxruntime", "onnxruntime-gpu"))
     finding = doctor.runtime_finding(here)
     assert finding.status == "problem"
-    assert finding.mend.startswith("Run: pip uninstall -y onnxruntime onnxruntime-gpu && pip")
-    assert finding.mend in doctor_text(DoctorRecord(machine=here, findings=(finding,)))
+    assert finding.fix.startswith("Run: pip uninstall -y onnxruntime onnxruntime-gpu && pip")
+    assert finding.fix in doctor_text(DoctorRecord(machine=here, findings=(finding,)))
 
 
 def test_no_runtime_at_all(here, monkeypatch):
     monkeypatch.setattr(cuda, "runtime_wheels", lambda: ())
-    assert doctor.runtime_finding(here).mend == 'Run: pip install "mobilenet-cli[cpu]"'
+    assert doctor.runtime_finding(here).fix == 'Run: pip install "mobilenet-cli[cpu]"'
 
 
 def test_gpu_with_the_wrong_wheel(here, monkeypatch):
@@ -46,7 +46,7 @@ def test_gpu_with_the_wrong_wheel(here, monkeypatch):
     with_gpu = here.model_copy(update={"gpus": ("NVIDIA H200, 570.1, 143771 MiB",)})
     finding = doctor.runtime_finding(with_gpu)
     assert finding.status == "note"
-    assert "mobilenet-cli[gpu]" in finding.mend
+    assert "mobilenet-cli[gpu]" in finding.fix
     found = statuses(doctor.provider_findings(with_gpu))
     assert found == {
         "CPUExecutionProvider": "ok",
@@ -90,17 +90,17 @@ def test_thread_limits(here, monkeypatch, cpus, usable, quota, status, words):
     (finding,) = doctor.thread_findings(here.model_copy(update=limits))
     assert finding.status == status
     assert words in finding.what
-    assert bool(finding.mend) == (status == "note")
+    assert bool(finding.fix) == (status == "note")
 
 
 def test_thread_variables_are_told(here, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert any("unset OMP_NUM_THREADS" in f.mend for f in doctor.thread_findings(here))
+    assert any("unset OMP_NUM_THREADS" in f.fix for f in doctor.thread_findings(here))
 
 
 def test_without_torch(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    assert doctor.torch_finding().mend == 'Run: pip install "mobilenet-cli[train]"'
+    assert doctor.torch_finding().fix == 'Run: pip install "mobilenet-cli[train]"'
 
 
 def test_command_prints_one_document():
