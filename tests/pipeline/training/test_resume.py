@@ -31,6 +31,12 @@ PROGRAM = "from mobilenet_cli.cli import main; main()"
 SMALL = {"width": 0.25, "resolution": 32}
 
 
+def obey_signals() -> None:
+    """Undo what a parent in the background, or nohup, may have set for its children."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.fixture
 def config(class_folders: Callable[..., Path]) -> TrainConfig:
     """Two epochs of several steps, with everything random and a moving average."""
@@ -101,13 +107,16 @@ def test_a_signal_saves_the_state(class_folders, tmp_path: Path, number: int, st
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=obey_signals,
     )
     while not (run / "train.jsonl").exists():
         assert process.poll() is None
         time.sleep(0.05)
     os.kill(process.pid, number)
-    _, said = process.communicate(timeout=60)
+    try:
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == status
     assert "train --resume --run x" in said
     assert "Traceback" not in said
