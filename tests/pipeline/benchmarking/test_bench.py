@@ -732,7 +732,7 @@ import time
 from pathlib import Path
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
 from mobilenet_cli.pipeline.benchmarking.bench import job_of
-from mobilenet_cli.pipeline.benchmarking.rows import worth_running_on, rows_of
+from mobilenet_cli.pipeline.benchmarking.rows import rows_of
 from mobilenet_cli.pipeline.benchmarking.worker import Worker
 from mobilenet_cli.pipeline.runtime.session import SessionConfig
 row = rows_of(load_artifact(Path({str(folded.path)!r})), SessionConfig(threads=1), 1, False)[0]

@@ -158,7 +158,7 @@ def test_a_revision_that_does_not_exist(hub: Hub, tmp_path: Path):
     done = import_from(hub, tmp_path, "--revision", "nosuch")
     assert done.returncode == 2
     assert f"{REPOSITORY} has no revision 'nosuch'" in done.stderr
-    assert done.stdout == ""
+    assert json.loads(done.stdout)["fix"] == "Pass a branch, tag or commit of it"
     assert not (tmp_path / "runs").exists()
 
 
