@@ -1,1 +1,1 @@
-"""How a float network becomes integers: which images, which ranges, which roundings."""
+"""This room makes integers of a float network: it chooses images, ranges and roundings."""

@@ -1,4 +1,4 @@
-"""Which tensors become codes, and on which grid each of them."""
+"""Here it is decided which tensors become codes, and on which grid each of them."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from mobilenet_cli.calibration.tensor_statistics import Statistics
 
 
 def coded_tensors(network: Network) -> list[str]:
-    """Tensors that become codes: what integer steps read and make.
+    """List the tensors that become codes: what integer steps read and make.
 
     Logits of a matrix product stay float: its kernel accumulates in int32 and can give them
     directly, without one more rounding.
@@ -27,7 +27,7 @@ def coded_tensors(network: Network) -> list[str]:
 
 
 def seen_ranges(network: Network, statistics: Statistics) -> dict[str, tuple[float, float]]:
-    """Range of each tensor on the calibration images, 0 included, within its activation's bounds.
+    """Return each tensor's range on the images, 0 included, within its activation's bounds.
 
     Scaling channels leaves it as it is: none is scaled beyond the largest.
     """
@@ -45,7 +45,7 @@ def seen_ranges(network: Network, statistics: Statistics) -> dict[str, tuple[flo
 def choose_grids(
     network: Network, ranges: dict[str, tuple[float, float]], target: Target
 ) -> dict[str, Grid]:
-    """One grid a tensor; steps that only rename or select codes keep that of their input."""
+    """Choose each tensor's grid; steps that only rename or select codes keep their input's."""
     unsigned = target.activations == "uint8"
     grids = {
         name: asymmetric(*limits) if unsigned else symmetric(*limits)

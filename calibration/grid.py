@@ -1,4 +1,4 @@
-"""The affine grid on which a tensor is represented: ``real = scale * (code - zero_point)``."""
+"""A tensor is represented on an affine grid: ``real = scale * (code - zero_point)``."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +11,7 @@ CodeType = Literal["uint8", "int8"]
 
 @dataclass(frozen=True)
 class Grid:
-    """A per-tensor grid of 8-bit codes (ONNX operator QuantizeLinear).
+    """A grid gives the 8-bit codes of a tensor their real values (ONNX operator QuantizeLinear).
 
     Attributes:
         scale: distance of neighbouring real values; positive.
@@ -25,21 +25,21 @@ class Grid:
 
     @property
     def dtype(self) -> np.dtype[np.uint8] | np.dtype[np.int8]:
-        """NumPy's type of the codes."""
+        """Return NumPy's type of the codes."""
         return np.dtype(np.uint8) if self.code_type == "uint8" else np.dtype(np.int8)
 
     @property
     def low(self) -> float:
-        """Smallest real value on the grid."""
+        """Return the smallest real value on the grid."""
         return self.scale * (int(np.iinfo(self.dtype).min) - self.zero_point)
 
     @property
     def high(self) -> float:
-        """Largest real value on the grid."""
+        """Return the largest real value on the grid."""
         return self.scale * (int(np.iinfo(self.dtype).max) - self.zero_point)
 
     def quantize(self, values: NDArray[np.floating]) -> NDArray[np.uint8 | np.int8]:
-        """Nearest codes, ties to even, saturating: what QuantizeLinear computes in float32."""
+        """Return the nearest codes, ties to even, saturating, as QuantizeLinear does in float32."""
         limits = np.iinfo(self.dtype)
         codes = np.rint(values.astype(np.float32) / np.float32(self.scale)) + self.zero_point
         saturated: NDArray[np.uint8 | np.int8]
@@ -47,7 +47,7 @@ class Grid:
         return saturated
 
     def dequantize(self, codes: NDArray[np.integer]) -> NDArray[np.float32]:
-        """Real values of codes."""
+        """Return the real values of codes."""
         real: NDArray[np.float32] = (codes.astype(np.float32) - self.zero_point) * np.float32(
             self.scale
         )
@@ -58,7 +58,7 @@ SMALLEST_SCALE = 1e-8  # of a tensor that is always 0: any grid will do, but 0 i
 
 
 def asymmetric(low: float, high: float) -> Grid:
-    """The uint8 grid that covers [low, high] and represents 0 exactly.
+    """Return the uint8 grid that covers [low, high] and represents 0 exactly.
 
     Where neither end is 0 the grid is one step wider than the range: a range symmetric about 0,
     such as an image in [-1, 1], would otherwise put every one of 256 pixel values halfway between
@@ -71,6 +71,6 @@ def asymmetric(low: float, high: float) -> Grid:
 
 
 def symmetric(low: float, high: float) -> Grid:
-    """The int8 grid with zero point 0 that covers [low, high], as TensorRT requires."""
+    """Return the int8 grid with zero point 0 that covers [low, high], as TensorRT requires."""
     scale = max(max(-low, high, 0.0) / 127, SMALLEST_SCALE)
     return Grid(float(np.float32(scale)), 0, "int8")

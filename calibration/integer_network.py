@@ -1,4 +1,4 @@
-"""From a float network to its integers: the transformations of ``calibration/`` in order."""
+"""A float network becomes integers by the transformations of this room, in order."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from mobilenet_cli.calibration.tensor_statistics import (
     histograms,
     observe,
 )
-from mobilenet_cli.calibration.weights.equalize import channel_factors, equalize
+from mobilenet_cli.calibration.weights.equalize import channel_factors, equalize_channels
 from mobilenet_cli.calibration.weights.reconstruct import Watch, reconstruct
 from mobilenet_cli.calibration.weights.reuse_dead_channels import Reuse, reuse_dead_channels
 from mobilenet_cli.pipeline.errors import ModelError
@@ -36,21 +36,21 @@ AsCoded = Callable[[str, NDArray[Any]], NDArray[Any]]
 
 
 class CalibrationImages(Protocol):
-    """Prepared images, which are read anew each time."""
+    """Calibration images are prepared, and read anew each time."""
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
 
     def all_batches(self) -> Iterator[NDArray[np.float32]]:
-        """All images, in batches [n, 3, R, R] whose float activations stay in a CPU's caches."""
+        """Return all images, in batches [n, 3, R, R] whose activations stay in a CPU's caches."""
 
     def first_batches(self, count: int) -> Iterator[NDArray[np.float32]]:
-        """The first ``count`` images, in batches [n, 3, R, R]."""
+        """Return the first ``count`` images, in batches [n, 3, R, R]."""
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """What computes models for calibration, and who is told how far it is.
+    """A runtime computes models for calibration, and is told how far it is.
 
     Attributes:
         run: opens a session that computes a float model.
@@ -68,7 +68,7 @@ class Runtime:
 
 @dataclass(frozen=True)
 class Quantized:
-    """The integer network before it is written as a file.
+    """This is the integer network before it is written as a file.
 
     Attributes:
         network: the float network it stands for.
@@ -81,7 +81,7 @@ class Quantized:
     linears: dict[str, QuantizedLinear]
 
     def write(self, target: Target) -> onnx.ModelProto:
-        """The ONNX model, shaped for the target's kernels."""
+        """Return the ONNX model, shaped for the target's kernels."""
         model = write_qdq(self.network, self.grids, self.linears)
         if target.direct:
             pad_input_channels(model)
@@ -117,9 +117,9 @@ def build(
     """
     done = 0.0
 
-    def tick(share: float, note: str) -> None:
+    def tick(fraction: float, note: str) -> None:
         nonlocal done
-        done += share
+        done += fraction
         runtime.progress(done, note)
 
     inputs = {s.output: s.inputs[0] for s in network.steps if s.kind == "linear"}
@@ -151,7 +151,7 @@ def build(
 
     quantized = reconstruct(
         network,
-        equalize(reuse.linears, inputs, factors),
+        equalize_channels(reuse.linears, inputs, factors),
         grids,
         {name: as_coded(name, mean) for name, mean in statistics.mean.items()},
         target,
@@ -166,7 +166,7 @@ def build(
 
 
 def trained_grids(network: Network, trained: tuple[Grid, ...], target: Target) -> dict[str, Grid]:
-    """The grids that a network was trained on, by tensor.
+    """Return the grids that a network was trained on, by tensor.
 
     Raises:
         ModelError: the model has other tensors than the network that was trained, or the target
@@ -191,7 +191,7 @@ def trained_grids(network: Network, trained: tuple[Grid, ...], target: Target) -
 def statistics_of(
     network: Network, images: CalibrationImages, runtime: Runtime, tick: Tick
 ) -> Statistics:
-    """The first pass over the images: what each tensor covers, and its mean."""
+    """Make the first pass over the images: what each tensor covers, and its mean."""
     return observe(
         network,
         coded_tensors(network),
@@ -210,7 +210,7 @@ def ranges_of(
     runtime: Runtime,
     tick: Tick,
 ) -> dict[str, tuple[float, float]]:
-    """The range of each coded tensor; all methods but ``minmax`` need a second pass.
+    """Choose the range of each coded tensor; all methods but ``minmax`` need a second pass.
 
     The ranges are those of the network before equalization, behind which the rare values would all
     belong to one channel.

@@ -1,4 +1,4 @@
-"""What the integer kernels of a target can add without saturating.
+"""A target's integer kernels can add only so much without saturating.
 
 x86 CPUs without VNNI multiply unsigned activations by signed weights with ``vpmaddubsw``: two
 neighbouring products are added in 16 bits, and a sum beyond [-32768, 32767] is cut off without a
@@ -24,7 +24,7 @@ PAIR_MAX = 128  # 255 * 128 = 32640 fits into 16 bits with sign, 255 * 129 does 
 
 @dataclass(frozen=True)
 class Target:
-    """What an int8 model is made for.
+    """A target is what an int8 model is made for.
 
     Attributes:
         activations: code type of activations.
@@ -52,7 +52,7 @@ TARGETS: dict[str, Target] = {
 
 
 def packing_order(weight: NDArray[np.floating]) -> NDArray[np.intp]:
-    """Positions of the taps of ``weight[o].ravel()`` in the order in which kernels pair them.
+    """Return the positions of the taps ``weight[o].ravel()`` in the order of the kernels.
 
     Args:
         weight: [out, in, kernel rows, kernel columns] or [out, in].
@@ -64,7 +64,7 @@ def packing_order(weight: NDArray[np.floating]) -> NDArray[np.intp]:
 
 
 def partners(weight: NDArray[np.floating]) -> NDArray[np.intp]:
-    """For each tap of ``weight[o].ravel()`` the tap it is added to, or -1 for an odd last one."""
+    """Return for each tap of ``weight[o].ravel()`` the tap it is added to, or -1 for none."""
     order = packing_order(weight)
     partner = np.full(len(order), -1)
     even = len(order) // 2 * 2
@@ -74,7 +74,7 @@ def partners(weight: NDArray[np.floating]) -> NDArray[np.intp]:
 
 
 def largest_pair_sum(taps: NDArray[np.floating], partner: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Largest magnitude that equal-signed weights of a pair add up to: [out] of taps [out, K]."""
+    """Return the largest magnitude [out] that equal-signed pairs of taps [out, K] add up to."""
     other = np.where(partner >= 0, taps[:, partner], 0.0)
     same = np.where(np.sign(other) == np.sign(taps), np.abs(taps) + np.abs(other), np.abs(taps))
     sums: NDArray[np.float64] = same.max(1)

@@ -1,4 +1,4 @@
-"""Which images to calibrate on: seeded, and as many of each class as possible."""
+"""Images to calibrate on are chosen by a seed, as many of each class as possible."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from mobilenet_cli.pipeline.errors import DataError, OptionError
 
 
 def select(labels: Sequence[str | None], count: int, seed: int) -> list[int]:
-    """Positions of ``count`` samples, or all if there are fewer, in ascending order.
+    """Return positions of ``count`` samples, or all if there are fewer, in ascending order.
 
     Classes take turns: every class gives its n-th image before any gives its (n + 1)-th, and the
     images and the order of the classes within a turn are drawn with the seed.

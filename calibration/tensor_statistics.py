@@ -1,4 +1,4 @@
-"""What the float network's tensors look like on the calibration images, in constant memory."""
+"""The float network's tensors are observed on the calibration images, in constant memory."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from mobilenet_cli.calibration.graph.parse import Network, Step, attributes_of
+from mobilenet_cli.calibration.graph.parse import GraphStep, Network, attributes_of
 from mobilenet_cli.calibration.ranges.histogram import BINS, Histogram, count_values
 from mobilenet_cli.pipeline.errors import DataError
 
@@ -22,7 +22,7 @@ HIGHEST, MEAN, NEGATED, NEGATED_LOWEST = "__highest", "__mean", "__negated", "__
 
 @dataclass(frozen=True)
 class Statistics:
-    """Per tensor, over all images.
+    """Statistics describe each tensor over all images.
 
     Attributes:
         images: how many were seen.
@@ -39,7 +39,7 @@ class Statistics:
 
 
 def exposing(network: Network, tensors: Sequence[str], open_session: Opener) -> Any:
-    """A session of the float network that also returns inner tensors."""
+    """Open a session of the float network that also returns inner tensors."""
     model = onnx.ModelProto()
     model.CopyFrom(network.model)
     inner = [name for name in tensors if name not in (network.input, network.output)]
@@ -50,7 +50,7 @@ def exposing(network: Network, tensors: Sequence[str], open_session: Opener) -> 
 def run_exposed(
     session: Any, network: Network, tensors: Sequence[str], batch: NDArray[np.float32]
 ) -> dict[str, NDArray[np.float32]]:
-    """Values of the named tensors for one batch; the input tensor is the batch itself."""
+    """Return values of the named tensors for one batch; the input tensor is the batch itself."""
     names = [name for name in tensors if name != network.input]
     values = dict(zip(names, session.run(names, {network.input: batch}), strict=True))
     if network.input in tensors:
@@ -66,7 +66,7 @@ def observe(
     open_session: Opener,
     tick: Tick,
 ) -> Statistics:
-    """First pass: extremes of each channel, and mean tensors.
+    """Make the first pass: extremes of each channel, and mean tensors.
 
     Extremes of maps are found inside the session, and means of those of which no single position
     is needed, which is twice as fast as bringing the maps out. Sums run image by image, so the
@@ -105,7 +105,7 @@ def observe(
 
 
 class Total:
-    """A sum over images: float32 within a block of them, float64 over the blocks.
+    """A total is a sum over images: float32 within a block of them, float64 over the blocks.
 
     All in float64 takes three times as long, which is most of the pass; a block of 64 images keeps
     the error of float32 below 64 roundings.
@@ -131,7 +131,7 @@ class Total:
 
     @property
     def value(self) -> NDArray[np.float64]:
-        """The sum of what was added, of which there must be some."""
+        """Return the sum of what was added, of which there must be some."""
         parts = [part for part in (self._whole, self._block) if part is not None]
         return np.sum(parts, axis=0, dtype=np.float64)  # type: ignore[no-any-return]  # of an array
 
@@ -144,12 +144,12 @@ def _is_map(network: Network, tensor: str) -> bool:
 
 
 def _position_counts(network: Network, tensor: str) -> bool:
-    """Does a linear step read more, or less, than each position once by itself?"""
+    """Tell whether a linear step reads more, or less, than each position once by itself."""
     readers = [step for step in network.consumers(tensor) if step.kind == "linear"]
     return any(_sees_windows(network, step) for step in readers)
 
 
-def _sees_windows(network: Network, step: Step) -> bool:
+def _sees_windows(network: Network, step: GraphStep) -> bool:
     attributes = attributes_of(step.node)
     plain = set(attributes.get("strides", [1])) == {1} and not any(attributes.get("pads", []))
     return network.linears[step.output].weight.shape[2:] != (1, 1) or not plain
@@ -158,7 +158,7 @@ def _sees_windows(network: Network, step: Step) -> bool:
 def _pooling(
     network: Network, maps: Sequence[str], outside: Sequence[str], open_session: Opener
 ) -> tuple[Any, list[str]]:
-    """A session that returns what is pooled of ``maps`` and the tensors ``outside`` as they are.
+    """Open a session that returns ``maps`` pooled, and the tensors ``outside`` as they are.
 
     Pooling is by the operators that every opset has. Maxima drop NaN, a mean does not.
 
@@ -186,7 +186,7 @@ def _pooling(
 def _extremes(
     name: str, values: dict[str, NDArray[np.float32]]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Smallest and largest value of each channel of a tensor in one batch."""
+    """Return the smallest and largest value of each channel of a tensor in one batch."""
     if name + HIGHEST not in values:
         axes = (0, *range(2, values[name].ndim))
         return values[name].min(axes), values[name].max(axes)
@@ -206,7 +206,7 @@ def histograms(
     open_session: Opener,
     tick: Tick,
 ) -> dict[str, Histogram]:
-    """Second pass: the distribution of every tensor over its range.
+    """Make the second pass: the distribution of every tensor over its range.
 
     Args:
         network: the float network.

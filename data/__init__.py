@@ -1,1 +1,1 @@
-"""Where images come from, and how they become arrays."""
+"""This room reads images, and makes arrays of them."""

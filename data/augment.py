@@ -1,4 +1,4 @@
-"""Augmentation of whole batches of tensors, on the device where they are.
+"""Whole batches of tensors are augmented on the device where they are.
 
 Every random number comes from the NumPy generator that is passed, so that a step's augmentation
 follows from its seed alone: ``generator_of(seed, epoch, step, rank)``. Each image of a batch gets
@@ -27,7 +27,7 @@ MAX_STRENGTH = 10.0
 
 
 def generator_of(seed: int, epoch: int, step: int, rank: int = 0) -> np.random.Generator:
-    """The random numbers of one step of one process."""
+    """Return the random numbers of one step of one process."""
     return np.random.default_rng([seed, epoch, step, rank, 1])  # 1: apart from data/training.py's
 
 
@@ -159,7 +159,7 @@ def auto_contrast(images: Tensor, _: Tensor) -> Tensor:
     return torch.where(high > low, stretched, images)
 
 
-def equalize(images: Tensor, _: Tensor) -> Tensor:
+def equalize_histogram(images: Tensor, _: Tensor) -> Tensor:
     """Flatten the histogram of each channel, by Pillow's rule for 256 levels.
 
     With ``h`` the histogram and ``s = (sum(h) - last nonzero h) // 255``, level ``v`` becomes
@@ -177,7 +177,7 @@ def equalize(images: Tensor, _: Tensor) -> Tensor:
 
 
 def invert(images: Tensor, _: Tensor) -> Tensor:
-    """The negative."""
+    """Return the negative image."""
     return 1 - images
 
 
@@ -200,22 +200,22 @@ def solarize_add(images: Tensor, strength: Tensor) -> Tensor:
 
 
 def brightness(images: Tensor, strength: Tensor) -> Tensor:
-    """Away from black, or towards it, by a factor of 1 ± 0.9."""
+    """Move away from black, or towards it, by a factor of 1 ± 0.9."""
     return _blend(torch.zeros_like(images), images, strength)
 
 
 def contrast(images: Tensor, strength: Tensor) -> Tensor:
-    """Away from the mean gray, or towards it."""
+    """Move away from the mean gray, or towards it."""
     return _blend(_gray(images).mean((2, 3), keepdim=True), images, strength)
 
 
 def color(images: Tensor, strength: Tensor) -> Tensor:
-    """Away from gray, or towards it."""
+    """Move away from gray, or towards it."""
     return _blend(_gray(images), images, strength)
 
 
 def sharpness(images: Tensor, strength: Tensor) -> Tensor:
-    """Away from the smoothed image, or towards it; the border stays."""
+    """Move away from the smoothed image, or towards it; the border stays."""
     kernel = images.new_ones(3, 3)
     kernel[1, 1] = 5
     kernel = (kernel / 13).expand(3, 1, 3, 3)
@@ -225,7 +225,7 @@ def sharpness(images: Tensor, strength: Tensor) -> Tensor:
 
 
 def rotate(images: Tensor, strength: Tensor) -> Tensor:
-    """By up to 30 degrees."""
+    """Rotate by up to 30 degrees."""
     angle = strength * math.radians(30)
     cos, sin = angle.cos(), angle.sin()
     return _warp(images, cos, -sin, sin, cos)
@@ -244,20 +244,20 @@ def shear_y(images: Tensor, strength: Tensor) -> Tensor:
 
 
 def translate_x(images: Tensor, strength: Tensor) -> Tensor:
-    """Sideways by up to 0.45 of the width."""
+    """Move sideways by up to 0.45 of the width."""
     one, zero = torch.ones_like(strength), torch.zeros_like(strength)
     return _warp(images, one, zero, zero, one, x=0.9 * strength)  # the image is 2 wide
 
 
 def translate_y(images: Tensor, strength: Tensor) -> Tensor:
-    """Up or down by up to 0.45 of the height."""
+    """Move up or down by up to 0.45 of the height."""
     one, zero = torch.ones_like(strength), torch.zeros_like(strength)
     return _warp(images, one, zero, zero, one, y=0.9 * strength)
 
 
 OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "auto_contrast": auto_contrast,
-    "equalize": equalize,
+    "equalize": equalize_histogram,
     "invert": invert,
     "rotate": rotate,
     "posterize": posterize,
@@ -280,7 +280,7 @@ def _gray(images: Tensor) -> Tensor:
 
 
 def _blend(base: Tensor, images: Tensor, strength: Tensor) -> Tensor:
-    """``base + (1 + 0.9 strength) (images - base)``, kept within 0..1."""
+    """Return ``base + (1 + 0.9 strength) (images - base)``, kept within 0..1."""
     factor = (1 + 0.9 * strength)[:, None, None, None]
     return (base + factor * (images - base)).clamp(0, 1)
 

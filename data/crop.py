@@ -1,4 +1,4 @@
-"""From an image file to the square of bytes that training sees: a random crop, or the centre.
+"""An image file becomes the square of bytes that training sees: a random crop, or the centre.
 
 A JPEG is decoded by libjpeg-turbo (simplejpeg), at 1/2, 1/4 or 1/8 of its size where the crop
 still has enough pixels then: the inverse transform of 8x8 blocks gives smaller blocks directly.
@@ -34,7 +34,7 @@ Box = tuple[float, float, float, float]  # left, top, width, height
 
 @dataclass(frozen=True)
 class RandomCrop:
-    """A random part of random shape, scaled to a square: arXiv:1409.4842, section 6.
+    """A random part of random shape is scaled to a square (arXiv:1409.4842, section 6).
 
     Attributes:
         side: of the result in pixels.
@@ -47,7 +47,7 @@ class RandomCrop:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
 
     def __call__(self, encoded: bytes, key: str, draws: NDArray[np.float64]) -> NDArray[np.uint8]:
-        """Uint8 [side, side, 3], RGB.
+        """Return the crop as uint8 [side, side, 3], RGB.
 
         Raises:
             DataError: the image cannot be decoded.
@@ -57,7 +57,7 @@ class RandomCrop:
     def _decode(
         self, encoded: bytes, key: str, draws: NDArray[np.float64]
     ) -> tuple[NDArray[np.uint8], Box]:
-        """The image, perhaps scaled down, and where to cut it."""
+        """Return the image, perhaps scaled down, and where to cut it."""
         size = _plain_jpeg_size(encoded)
         if size is not None:
             check_size(size, key)
@@ -73,7 +73,7 @@ class RandomCrop:
         return pixels, self.box(pixels.shape[1], pixels.shape[0], draws)
 
     def box(self, width: int, height: int, draws: NDArray[np.float64]) -> Box:
-        """Where to cut an image of this size; the largest allowed centre if no attempt fits."""
+        """Choose where to cut an image of this size; the largest allowed centre if nothing fits."""
         low, high = (math.log(v) for v in self.ratio)
         for area, shape, x, y in draws.reshape(ATTEMPTS, 4).tolist():
             pixels = width * height * (self.scale[0] + area * (self.scale[1] - self.scale[0]))
@@ -88,7 +88,7 @@ class RandomCrop:
 
 @dataclass(frozen=True)
 class CentreCrop:
-    """The square that evaluation sees, before it is normalized: the same in every epoch.
+    """The square that evaluation sees is the same in every epoch; it is not normalized yet.
 
     Attributes:
         spec: its size and that of the frame around it.
@@ -97,7 +97,7 @@ class CentreCrop:
     spec: InputSpec
 
     def __call__(self, encoded: bytes, key: str, _draws: NDArray[np.float64]) -> NDArray[np.uint8]:
-        """Uint8 [resolution, resolution, 3], RGB.
+        """Return the square as uint8 [resolution, resolution, 3], RGB.
 
         Raises:
             DataError: the image cannot be decoded.
@@ -106,7 +106,7 @@ class CentreCrop:
         return resize_and_crop(decode(encoded, key), self.spec, key) if square is None else square
 
     def _quickly(self, encoded: bytes, key: str) -> NDArray[np.uint8] | None:
-        """The same pixels, within two levels where the image is decoded whole, in 0.6 of the time.
+        """Return nearly the same pixels in 0.6 of the time: within two levels if decoded whole.
 
         None of what is not a plain JPEG, and of nearest neighbours, which only Pillow finds.
         """
@@ -146,14 +146,14 @@ def scale(
 
 
 def mirrored(square: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A copy [H, W, 3], left to right; torch's takes a tenth of the time of NumPy's."""
+    """Mirror an image [H, W, 3] left to right; torch's copy takes a tenth of NumPy's time."""
     writable = np.require(square, requirements="W")  # Pillow's are not, and torch warns of that
     pixels = torch.from_numpy(writable).permute(2, 0, 1)[None]
     return pixels.flip(3)[0].permute(1, 2, 0).numpy()
 
 
 def _decode_plain(encoded: bytes, width: int, height: int) -> NDArray[np.uint8] | None:
-    """A plain JPEG as RGB [H, W, 3], at a fraction of its size that is at least the one given.
+    """Decode a plain JPEG to RGB [H, W, 3], at a fraction of its size not below the given one.
 
     None where it is damaged, or merely odd: Pillow decides.
     """
@@ -167,7 +167,7 @@ def _decode_plain(encoded: bytes, width: int, height: int) -> NDArray[np.uint8] 
 
 
 def _plain_jpeg_size(encoded: bytes) -> tuple[int, int] | None:
-    """Width and height of a JPEG that needs no more than decoding; None of anything else."""
+    """Return width and height of a JPEG that only needs decoding; None of anything else."""
     if not encoded.startswith(b"\xff\xd8"):
         return None
     try:
@@ -185,7 +185,7 @@ def _upright(encoded: bytes) -> bool:
 
 
 def _has_exif(encoded: bytes) -> bool:
-    """Whether one of the segments before the image is EXIF: ISO/IEC 10918-1, annex B.
+    """Tell whether one of the segments before the image is EXIF (ISO/IEC 10918-1, annex B).
 
     Searching the first 64 KiB for it takes 37 microseconds, all under the interpreter's lock.
     """

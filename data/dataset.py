@@ -1,4 +1,4 @@
-"""What a data set is to the pipeline: named samples of encoded images, read one at a time."""
+"""A data set is named samples of encoded images, which are read one at a time."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from mobilenet_cli.pipeline.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Samples that lie so close that reading one of them reads all: they share this object.
+    """Samples share a block if reading one of them reads all.
 
     Attributes:
         bytes: memory that reading it takes.
@@ -20,7 +20,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)  # ImageNet has over a million
 class Sample:
-    """One image, not yet read.
+    """A sample is one image, not yet read.
 
     Attributes:
         key: what to call it in messages and records: a path, or a name within a container.
@@ -37,7 +37,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Samples in a fixed order.
+    """A data set has samples in a fixed order.
 
     Attributes:
         name: where they come from, as the user wrote it, with the split.
@@ -53,7 +53,7 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of names and labels: tells two sets apart without reading the images."""
+        """Return SHA-256 of names and labels: tells two sets apart without reading the images."""
         digest = hashlib.sha256()
         for sample in self.samples:
             digest.update(f"{sample.key}\0{sample.label}\n".encode())

@@ -1,4 +1,4 @@
-"""In which order an epoch takes the images: a function of the seed and the epoch, of nothing else.
+"""The order of an epoch's images is a function of the seed and the epoch alone.
 
 So a run can go on in the middle of an epoch, and several processes can share one epoch, without
 telling each other anything.
@@ -15,7 +15,7 @@ WINDOW_BYTES = 256_000_000  # of blocks whose samples are mixed; more mixes bett
 
 
 def epoch_order(samples: Sequence[Sample], seed: int, epoch: int) -> NDArray[np.int64]:
-    """A permutation of the samples' indices.
+    """Return a permutation of the samples' indices.
 
     Samples that can be read one by one are permuted freely. Where a block has to be read as a
     whole, the blocks are permuted, and the samples of as many neighbours as fit into

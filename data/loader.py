@@ -1,4 +1,4 @@
-"""Decoding ahead of the consumer, in threads: Pillow and NumPy let go of the interpreter lock."""
+"""Images are decoded ahead, in threads: Pillow and NumPy let go of the interpreter's lock."""
 
 import os
 from collections import deque
@@ -22,7 +22,7 @@ OnBad = Callable[[Sample, DataError], None]
 
 @dataclass(frozen=True)
 class Batch:
-    """Prepared images, and which samples they are.
+    """A batch has prepared images, and says which samples they are.
 
     Attributes:
         images: float32 [n, 3, resolution, resolution].
@@ -36,7 +36,7 @@ class Batch:
 def ordered_map(
     function: Callable[[T], R], items: Iterable[T], workers: int, ahead: int
 ) -> Generator[R, None, None]:
-    """``map(function, items)`` in threads, at most ``ahead`` items ahead of the consumer.
+    """Yield ``map(function, items)``, computed in threads at most ``ahead`` items ahead.
 
     Memory is bounded by ``ahead`` results. An exception of ``function`` is raised in its turn.
     """

@@ -1,4 +1,4 @@
-"""Opening a data set by what the user wrote: a built-in name or a path."""
+"""A data set is opened by what the user wrote: a built-in name or a path."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from mobilenet_cli.pipeline.errors import DataError
 
 @dataclass(frozen=True)
 class Format:
-    """One way in which images are kept on disk.
+    """A format is one way in which images are kept on disk.
 
     Attributes:
         recognizes: is what lies at a path in this format?
@@ -62,7 +62,7 @@ def open_dataset(source: str, split: Split, seed: int = 0) -> Dataset:
 
 
 def held_out(source: str, trained_on: str | None) -> Dataset:
-    """The images of ``source`` that a model was not trained on.
+    """Return the images of ``source`` that a model was not trained on.
 
     That is its val part where the set has one of its own or was the training data, as held out
     by ``open_dataset`` with seed 0; and otherwise all of it.
@@ -78,7 +78,7 @@ def held_out(source: str, trained_on: str | None) -> Dataset:
 
 
 def not_held_out(source: str, trained_on: str | None) -> Dataset:
-    """The images of ``source`` that are not kept for evaluation: what ``held_out`` leaves.
+    """Return the images of ``source`` that are not kept for evaluation: what ``held_out`` leaves.
 
     That is its train part, or all of a set that has no parts and was not the training data.
     Arguments and errors are those of ``held_out``.
@@ -113,7 +113,7 @@ def _format(path: Path) -> Format:
 
 
 def open_images(sources: Sequence[str]) -> list[Sample]:
-    """Single image files, and all the images of folders.
+    """Open single image files, and all the images of folders.
 
     Raises:
         DataError: a path does not exist, or a folder has no images.

@@ -1,4 +1,4 @@
-"""From the bytes of one image file to the array a network expects."""
+"""The bytes of an image file become the array that a network expects."""
 
 import io
 import math
@@ -30,7 +30,7 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # e.g.
 
 @dataclass(frozen=True, kw_only=True)
 class InputSpec:
-    """How an image becomes a network's input: the one description that every stage reads.
+    """An input spec says how an image becomes a network's input; every stage reads it.
 
     The short side is resized to ``resize`` pixels, a ``resolution`` square is cut from the
     centre, and each channel becomes ``(value / 255 - mean) / std``.
@@ -148,7 +148,7 @@ def resize_and_crop(image: Image.Image, spec: InputSpec, key: str = "image") -> 
 
 
 def frame(size: tuple[int, int], spec: InputSpec, key: str) -> tuple[int, int]:
-    """Width and height that an image is scaled to before its centre is cut out.
+    """Return the width and height that an image is scaled to before its centre is cut out.
 
     Raises:
         DataError: more than ``MAX_PIXELS``.
@@ -177,7 +177,7 @@ def normalize(pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float32]
 
 
 def prepare(encoded: bytes, key: str, spec: InputSpec) -> NDArray[np.float32]:
-    """One image file's bytes to the network's input [3, resolution, resolution].
+    """Prepare an image file's bytes as the network's input [3, resolution, resolution].
 
     Raises:
         DataError: the image cannot be decoded.

@@ -1,4 +1,4 @@
-"""Dividing one set of samples into a training and a held-out part."""
+"""One set of samples is divided into a training and a held-out part."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ HELD_OUT = 0.2  # of every class
 
 
 def stratified(samples: Sequence[Sample], split: Split, seed: int) -> list[Sample]:
-    """The samples of one split, in their given order.
+    """Return the samples of one split, in their given order.
 
     A fifth of every class, rounded, is held out for ``val``: the first of a seeded permutation.
     A class of two images or more has at least one on either side.

@@ -1,4 +1,4 @@
-"""Batches to train on: which images a step takes, decoded ahead of it.
+"""Batches to train on are planned, and decoded ahead of their step.
 
 Decoding is in threads: simplejpeg, Pillow and torch release the interpreter's lock, so that two
 threads are faster than two processes, which must copy each batch (docs/training-data.md).
@@ -38,7 +38,7 @@ class TrainBatch:
 
 @dataclass(frozen=True)
 class RankShard:
-    """The shard of each batch that one of several processes trains on.
+    """A shard is the part of each batch that one of several processes trains on.
 
     Attributes:
         rank: the process's number, from 0.
@@ -69,7 +69,7 @@ class CachedCrops:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingImages:
-    """The images of a training, and what becomes of each in every epoch.
+    """These are the images of a training, and what becomes of each in every epoch.
 
     Attributes:
         samples: the images.
@@ -111,7 +111,7 @@ class TrainingImages:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochPlan:
-    """Which images each step of an epoch takes, and which random numbers go with them.
+    """A plan says which images each step of an epoch takes, and with which random numbers.
 
     Both follow from ``seed``, ``epoch``, the step and the place in the batch: never from threads,
     from the number of processes, or from where the training was interrupted. What does not fill a
@@ -146,12 +146,12 @@ class EpochPlan:
 
     @property
     def images_per_step(self) -> int:
-        """The number of images that this process takes in a full step."""
+        """Return the number of images that this process takes in a full step."""
         return self.batch // self.shard.world
 
     @cached_property
     def steps(self) -> dict[int, NDArray[np.int64]]:
-        """The positions of the images [n] that this process takes, by step."""
+        """Return the positions of the images [n] that this process takes, by step."""
         order = epoch_order(self.samples, self.seed, self.epoch)
         rank, world = self.shard.rank, self.shard.world
         return {

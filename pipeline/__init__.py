@@ -1,4 +1,4 @@
-"""The chain, from somebody's images or weights to a proven int8 model: one room a stage.
+"""The chain goes from images or weights to a proven int8 model, one room a stage.
 
 In the order of the chain:
 

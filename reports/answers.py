@@ -51,7 +51,7 @@ def mistakes(record: PredictionsRecord, names: Sequence[str]) -> tuple[ImageCase
 
 
 def confusion(record: PredictionsRecord, names: Sequence[str]) -> Confusion | None:
-    """The classes with the smallest share of right answers; None if nothing is wrong."""
+    """The classes with the smallest fraction of right answers; None if nothing is wrong."""
     images = Counter(record.targets)
     predicted = Counter(
         (target, top[0]) for target, top in zip(record.targets, record.top, strict=True)

@@ -198,7 +198,7 @@ def inspect_text(record: InspectRecord) -> str:
 
 
 def _layer_table(record: InspectRecord) -> list[str]:
-    """A line a layer, then the sums and each part's share of the file."""
+    """A line a layer, then the sums and each part's fraction of the file."""
     shown = ["weights", *(p for p in ("average", "optimizer") if record.stored_bytes[p])]
     size = sum(record.stored_bytes.values())
     rows = [["", "parameters", "multiply-adds", *(f"{part} KiB" for part in shown), "of the file"]]

@@ -26,7 +26,7 @@ from mobilenet_cli.pipeline.errors import DataError, MobilenetError
 from mobilenet_cli.pipeline.importing.import_weights import ImportConfig, read_source
 from mobilenet_cli.pipeline.importing.layouts.hugging_face import plan as hugging_face
 from mobilenet_cli.pipeline.importing.layouts.keras import plan as keras
-from mobilenet_cli.pipeline.importing.layouts.plan import LAYERS, NORM_PARTS, Plan
+from mobilenet_cli.pipeline.importing.layouts.plan import LAYERS, NORM_PARTS, TensorMapping
 from mobilenet_cli.pipeline.importing.layouts.timm import plan as timm
 from mobilenet_cli.pipeline.importing.weight_files import WeightFile
 
@@ -52,7 +52,7 @@ JSON = st.recursive(
 def tensors_of(plan: Any, stem: str) -> dict[str, np.ndarray]:
     """A file's tensors in a layout, with plausible values."""
     probe = {stem: np.zeros((8, 3, 3, 3), np.float32), "classifier.bias": np.zeros(2)}
-    made: Plan = plan(WeightFile(Path("x"), False, probe), None)
+    made: TensorMapping = plan(WeightFile(Path("x"), False, probe), None)
     shapes = tensor_shapes(SPEC)
     return {made.names[name]: np.full(shape, 0.5, np.float32) for name, shape in shapes.items()}
 

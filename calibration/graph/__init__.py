@@ -1,1 +1,1 @@
-"""The float graph is parsed, shaped for the kernels, and written with integers."""
+"""In this room the float graph is parsed, shaped for kernels, and written with integers."""

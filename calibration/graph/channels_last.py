@@ -10,7 +10,7 @@ optimizer's own, and both vanish. Every code and every logit stays as it was.
 import onnx
 from onnx import helper, shape_inference
 
-from mobilenet_cli.calibration.graph.parse import Network, Step, attributes_of
+from mobilenet_cli.calibration.graph.parse import GraphStep, Network, attributes_of
 
 TO_LAST = [0, 2, 3, 1]
 
@@ -40,8 +40,8 @@ def turn_single_pixels(model: onnx.ModelProto, network: Network) -> None:
                 break
 
 
-def _makes_rows(step: Step, network: Network) -> bool:
-    """Does the step make [N, C] of [N, C, 1, 1], and as well of [N, 1, 1, C]?"""
+def _makes_rows(step: GraphStep, network: Network) -> bool:
+    """Tell whether the step makes [N, C] of [N, C, 1, 1], and as well of [N, 1, 1, C]."""
     attributes = attributes_of(step.node)
     if step.node.op_type == "Flatten":
         return bool(attributes.get("axis", 1) == 1)

@@ -1,4 +1,4 @@
-"""A float ONNX classifier as the steps in which it is quantized."""
+"""A float ONNX classifier is parsed into the steps in which it is quantized."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,8 +17,8 @@ QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul
 
 
 @dataclass(frozen=True)
-class Step:
-    """One node, or a convolution or matrix product with the activation that follows it.
+class GraphStep:
+    """A step is one node, or a convolution or matrix product with the activation behind it.
 
     Attributes:
         kind: ``linear`` has weights and becomes integer; ``pool`` becomes integer; ``shape`` only
@@ -40,7 +40,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Linear:
-    """The parameters of a linear step, in float64.
+    """These are the parameters of a linear step, in float64.
 
     Attributes:
         weight: [out, in / groups, kernel rows, kernel columns] or [out, in].
@@ -54,13 +54,13 @@ class Linear:
 
     @property
     def taps(self) -> NDArray[np.float64]:
-        """The weights as [out, K]."""
+        """Return the weights as [out, K]."""
         return self.weight.reshape(len(self.weight), -1)
 
 
 @dataclass(frozen=True)
 class Network:
-    """A model taken apart.
+    """A network is a model taken apart.
 
     Attributes:
         model: the float model, unchanged.
@@ -70,7 +70,7 @@ class Network:
     """
 
     model: onnx.ModelProto
-    steps: tuple[Step, ...]
+    steps: tuple[GraphStep, ...]
     linears: dict[str, Linear]
     constants: dict[str, NDArray[np.generic]]
 
@@ -84,8 +84,8 @@ class Network:
         """Name of the logits."""
         return str(self.model.graph.output[0].name)
 
-    def consumers(self, tensor: str) -> list[Step]:
-        """Steps that read a tensor."""
+    def consumers(self, tensor: str) -> list[GraphStep]:
+        """Return steps that read a tensor."""
         return [step for step in self.steps if tensor in step.inputs]
 
 
@@ -136,13 +136,13 @@ def parse(model: onnx.ModelProto, keep_float: frozenset[str] = frozenset()) -> N
 
 def _steps(
     model: onnx.ModelProto, constants: dict[str, NDArray[np.generic]], keep_float: frozenset[str]
-) -> tuple[tuple[Step, ...], dict[str, Linear]]:
+) -> tuple[tuple[GraphStep, ...], dict[str, Linear]]:
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
     outputs = {value.name for value in model.graph.output}
-    steps: list[Step] = []
+    steps: list[GraphStep] = []
     linears: dict[str, Linear] = {}
     absorbed: set[str] = set()  # outputs of activations that belong to the step before
     for node in model.graph.node:
@@ -165,24 +165,24 @@ def _steps(
             elif output in absorbed:
                 absorbed.remove(output)
                 output = node.output[0]
-            steps.append(Step(kind, node, activations, output, low, high))
+            steps.append(GraphStep(kind, node, activations, output, low, high))
             continue
         kind = "float"
         if len(activations) == 1 and len(node.output) == 1:
             kind = (
                 "pool" if node.op_type in POOLS else "shape" if node.op_type in SHAPES else "float"
             )
-        steps.append(Step(kind, node, activations, node.output[0]))
+        steps.append(GraphStep(kind, node, activations, node.output[0]))
     return tuple(steps), linears
 
 
 def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
-    """A node's attributes as Python values, by name."""
+    """Return a node's attributes as Python values, by name."""
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 
 def _linear(node: onnx.NodeProto, constants: dict[str, NDArray[np.generic]]) -> Linear | None:
-    """Parameters of a Conv or Gemm with constant float weights, None for any other node."""
+    """Return the parameters of a Conv or Gemm with constant float weights, or None."""
     if node.op_type not in ("Conv", "Gemm") or any(n not in constants for n in node.input[1:] if n):
         return None
     attributes = attributes_of(node)
@@ -206,7 +206,7 @@ def _linear(node: onnx.NodeProto, constants: dict[str, NDArray[np.generic]]) -> 
 def _activation(
     node: onnx.NodeProto, constants: dict[str, NDArray[np.generic]]
 ) -> tuple[float, float] | None:
-    """Bounds of a Relu, or of a Clip that starts at 0; None for any other node."""
+    """Return bounds of a Relu, or of a Clip that starts at 0; None for any other node."""
     if node.op_type == "Relu":
         return 0.0, np.inf
     if node.op_type != "Clip" or any(n not in constants for n in node.input[1:] if n):
@@ -218,8 +218,8 @@ def _activation(
     return (limits[0], limits[1]) if limits[0] == 0.0 < limits[1] else None
 
 
-def separable_chain(network: Network, step: Step) -> list[Step] | None:
-    """A dense convolution with ReLU, one depthwise behind it or none, the dense one that reads.
+def separable_chain(network: Network, step: GraphStep) -> list[GraphStep] | None:
+    """Find a dense convolution with ReLU, a depthwise one behind it or none, and its reader.
 
     None where a step begins no such chain.
     """
@@ -235,5 +235,5 @@ def separable_chain(network: Network, step: Step) -> list[Step] | None:
     return chain
 
 
-def _is_conv(step: Step) -> bool:
+def _is_conv(step: GraphStep) -> bool:
     return step.kind == "linear" and step.node.op_type == "Conv"

@@ -67,7 +67,7 @@ def shift_zero_points(model: onnx.ModelProto) -> None:
 
 @dataclass(frozen=True)
 class _Convolution:
-    """A dense integer convolution, and its weight as it is stored."""
+    """This is a dense integer convolution, and its weight as it is stored."""
 
     node: onnx.NodeProto
     codes: onnx.TensorProto
@@ -75,7 +75,7 @@ class _Convolution:
 
 
 def _integer_convolutions(model: onnx.ModelProto) -> list[_Convolution]:
-    """Of either format; grouped ones and those that stay float are not among them."""
+    """Yield dense integer convolutions; grouped ones and those that stay float are left out."""
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     makers = {node.output[0]: node for node in model.graph.node}
     found = []

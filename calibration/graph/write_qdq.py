@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from mobilenet_cli.calibration.graph.parse import Network, Step
+from mobilenet_cli.calibration.graph.parse import GraphStep, Network
 from mobilenet_cli.calibration.grid import Grid
 
 BIAS_MAX = 2**31 - 1
@@ -20,7 +20,7 @@ BIAS_MAX = 2**31 - 1
 
 @dataclass(frozen=True)
 class QuantizedLinear:
-    """Integer parameters of a linear step.
+    """These are the integer parameters of a linear step.
 
     Attributes:
         weight: int8 codes, shaped as ``Linear.weight``.
@@ -36,7 +36,7 @@ class QuantizedLinear:
 
 
 class Writer:
-    """Collects nodes and initializers of the graph being written."""
+    """A writer collects nodes and initializers of the graph being written."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -55,7 +55,7 @@ class Writer:
         ]
 
     def quantize(self, tensor: str, source: str, grid: Grid, real: str) -> None:
-        """Codes of ``source`` as ``<tensor>_codes``, and their real values as ``real``."""
+        """Add the codes of ``source`` as ``<tensor>_codes``, and their real values as ``real``."""
         parameters = self.grid(tensor, grid)
         codes = f"{tensor}_codes"
         self.nodes.append(
@@ -91,7 +91,7 @@ def write_qdq(
     grids: dict[str, Grid],
     linears: dict[str, QuantizedLinear],
 ) -> onnx.ModelProto:
-    """The quantized model, with the float model's input and output.
+    """Return the quantized model, with the float model's input and output.
 
     Args:
         network: the float model.
@@ -112,7 +112,7 @@ def write_qdq(
 
 
 def _as_model(network: Network, writer: Writer) -> onnx.ModelProto:
-    """A model of what was written, with the float model's input and output."""
+    """Make a model of what was written, with the float model's input and output."""
     graph = helper.make_graph(
         writer.nodes,
         network.model.graph.name,
@@ -136,12 +136,12 @@ def _model(network: Network, graph: onnx.GraphProto) -> onnx.ModelProto:
 def _write_step(
     writer: Writer,
     network: Network,
-    step: Step,
+    step: GraphStep,
     grids: dict[str, Grid],
     linear: QuantizedLinear | None,
     made: str,
 ) -> None:
-    """The step's node, reading real values of codes and quantized parameters, making ``made``."""
+    """Write the step's node, which reads real values of codes and makes ``made``."""
     node = onnx.NodeProto()
     node.CopyFrom(step.node)
     node.input[:] = [f"{name}_real" if name in grids else name for name in node.input]
@@ -171,8 +171,8 @@ def _write_step(
         writer.nodes.append(helper.make_node(operator, [f"{made}_linear", *limits], [made]))
 
 
-def _write_parameters(writer: Writer, step: Step, linear: QuantizedLinear) -> tuple[str, str]:
-    """Dequantized weight and bias of a step; returns their names."""
+def _write_parameters(writer: Writer, step: GraphStep, linear: QuantizedLinear) -> tuple[str, str]:
+    """Add the dequantized weight and bias of a step, and return their names."""
     zero_point = np.zeros(len(linear.scale), dtype=np.int8)
     weight = writer.dequantize_parameter(
         f"{step.output}_weight", linear.weight, linear.scale, zero_point
@@ -182,19 +182,19 @@ def _write_parameters(writer: Writer, step: Step, linear: QuantizedLinear) -> tu
     return weight, bias
 
 
-def enforces_activation(grid: Grid | None, step: Step) -> bool:
-    """Do the ends of the output's grid do what the step's activation does?"""
+def enforces_activation(grid: Grid | None, step: GraphStep) -> bool:
+    """Tell whether the ends of the output's grid do what the step's activation does."""
     low, high = (grid.low, grid.high) if grid else (-np.inf, np.inf)
     return step.low <= low and high <= step.high * (1 + 1e-6)
 
 
 def step_model(
     network: Network,
-    step: Step,
+    step: GraphStep,
     grids: dict[str, Grid],
     linear: QuantizedLinear | None,
 ) -> bytes:
-    """One step as a model of its own, from codes to codes, its tensors under their own names.
+    """Write one step as a model, from codes to codes, with its tensors under their own names.
 
     Whether it is computed in integers or simulated in float is the session's choice. Tensors
     without a grid are float on either side.

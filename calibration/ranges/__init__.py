@@ -1,1 +1,1 @@
-"""Methods that choose the range of a tensor from the histogram of its values."""
+"""Each method of this room chooses the range of a tensor from the histogram of its values."""

@@ -1,4 +1,4 @@
-"""The range methods by name. A new one is a function of a Histogram and one line here."""
+"""Range methods have names here; a new one is a function of a Histogram and one line."""
 
 from collections.abc import Callable
 

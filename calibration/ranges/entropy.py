@@ -1,4 +1,4 @@
-"""Entropy: the range whose 8-bit distribution tells most about the float one.
+"""Entropy chooses the range whose 8-bit distribution tells most about the float one.
 
 Among thresholds ``t``, choose the one that minimizes the Kullback-Leibler divergence
 ``KL(P || Q) = sum_i P_i log(P_i / Q_i)``. P is the histogram cut at ``t``, with the mass beyond it
@@ -41,7 +41,7 @@ def entropy(histogram: Histogram) -> tuple[float, float]:
 
 
 def divergence(counts: NDArray[np.float64], cut: int, levels: int) -> float:
-    """KL divergence in nats between the first ``cut`` bins and their merging into ``levels``."""
+    """Compute the KL divergence in nats of the first ``cut`` bins from ``levels`` of them."""
     inside = counts[:cut]
     reference = inside.copy()
     reference[-1] += counts[cut:].sum()

@@ -1,4 +1,4 @@
-"""The distribution of one tensor's values, gathered batch by batch in constant memory."""
+"""A tensor's values are counted batch by batch in constant memory."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ SMALLEST_WIDTH = 1e-30  # of a tensor that is 0 throughout, or nearly: float32 m
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts of values in equal bins between the smallest and the largest.
+    """A histogram counts values in equal bins between the smallest and the largest.
 
     Attributes:
         low: lower edge of the first bin, at most 0.
@@ -25,12 +25,12 @@ class Histogram:
 
     @property
     def edges(self) -> NDArray[np.float64]:
-        """Bin edges [BINS + 1]."""
+        """Return the bin edges [BINS + 1]."""
         return np.linspace(self.low, self.high, len(self.counts) + 1)
 
     @property
     def centers(self) -> NDArray[np.float64]:
-        """Bin centres [BINS]."""
+        """Return the bin centres [BINS]."""
         edges = self.edges
         return (edges[:-1] + edges[1:]) / 2
 

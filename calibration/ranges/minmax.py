@@ -1,4 +1,4 @@
-"""Min-max: the range is everything that was seen.
+"""By min-max the range is everything that was seen.
 
 ``[min x, max x]`` over all calibration images. Nothing seen is clipped, and one outlier sets the
 step for all (Krishnamoorthi, arXiv:1806.08342, section 2.1).
@@ -8,5 +8,5 @@ from mobilenet_cli.calibration.ranges.histogram import Histogram
 
 
 def minmax(histogram: Histogram) -> tuple[float, float]:
-    """The histogram's ends."""
+    """Return the histogram's ends."""
     return histogram.low, histogram.high

@@ -1,4 +1,4 @@
-"""Mean squared error: the range that loses least, rounding and clipping together.
+"""Mean squared error chooses the range that loses least by rounding and clipping together.
 
 Choose the factor ``f`` in (0, 1] that minimizes ``E[(x - Q_f(x))^2]``, where ``Q_f`` rounds to 256
 levels over ``[f min x, f max x]`` and saturates outside. Rounding contributes ``step^2 / 12`` to
@@ -20,7 +20,7 @@ def mse(histogram: Histogram) -> tuple[float, float]:
 
 
 def expected_error(histogram: Histogram, factor: float) -> float:
-    """Mean squared error of the range shrunk by ``factor``, times the number of values."""
+    """Return the squared error of the range shrunk by ``factor``, summed over the values."""
     low, high = histogram.low * factor, histogram.high * factor
     step = (high - low) / LEVELS
     centers, counts = histogram.centers, histogram.counts

@@ -1,1 +1,1 @@
-"""Weights and biases are equalized, rounded and corrected, layer by layer."""
+"""In this room weights and biases are equalized, rounded and corrected, layer by layer."""

@@ -1,4 +1,4 @@
-"""Scaling channels between two layers so that each uses more of its tensor's 256 codes.
+"""Channels between two layers are scaled so that each uses more of its tensor's 256 codes.
 
 A channel that never exceeds a tenth of its tensor's range uses a tenth of the codes. Multiplying
 the weights and bias that make channel ``c`` by ``a_c`` and dividing the weights that read it by
@@ -11,7 +11,7 @@ range then saturates above what was seen.
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenet_cli.calibration.graph.parse import Linear, Network, Step
+from mobilenet_cli.calibration.graph.parse import GraphStep, Linear, Network
 
 MARGIN = 1.3  # how far beyond the largest value seen a scaled channel may still go
 LARGEST = 100.0
@@ -25,7 +25,7 @@ def channel_factors(
     largest: dict[str, NDArray[np.float64]],
     ranges: dict[str, tuple[float, float]],
 ) -> dict[str, NDArray[np.float64]]:
-    """Factors [channels] of each tensor that can be scaled.
+    """Choose factors [channels] for each tensor that can be scaled.
 
     Args:
         network: the parsed model.
@@ -44,8 +44,8 @@ def channel_factors(
     return factors
 
 
-def _scalable_reader(network: Network, step: Step) -> Step | None:
-    """The linear step that alone reads ``step``'s output, if ``step`` ends in a ReLU."""
+def _scalable_reader(network: Network, step: GraphStep) -> GraphStep | None:
+    """Return the linear step that alone reads ``step``'s output, if ``step`` ends in a ReLU."""
     readers = network.consumers(step.output)
     if step.kind != "linear" or step.low != 0.0 or step.output == network.output:
         return None
@@ -54,7 +54,7 @@ def _scalable_reader(network: Network, step: Step) -> Step | None:
     return readers[0]
 
 
-def equalize(
+def equalize_channels(
     linears: dict[str, Linear],
     inputs: dict[str, str],
     factors: dict[str, NDArray[np.float64]],

@@ -1,4 +1,4 @@
-"""First and second moments of a layer's inputs, taken from the codes that it will really see."""
+"""Moments of a layer's inputs are taken from the codes that it will really see."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from mobilenet_cli.calibration.graph.parse import Linear, Network, Step, attributes_of
+from mobilenet_cli.calibration.graph.parse import GraphStep, Linear, Network, attributes_of
 from mobilenet_cli.calibration.grid import Grid
 from mobilenet_cli.calibration.weights import rounding
 
@@ -17,7 +17,7 @@ FEWEST_IMAGES = 16  # however large the map
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where a convolution's window goes.
+    """A geometry says where a convolution's window goes.
 
     Attributes:
         kernel: rows, columns.
@@ -32,8 +32,8 @@ class Geometry:
     pads: tuple[int, int, int, int]
 
 
-def geometry(step: Step, linear: Linear, height: int, width: int) -> Geometry:
-    """A Conv's window on a map of the given size (ONNX operator Conv, ``auto_pad`` included)."""
+def geometry(step: GraphStep, linear: Linear, height: int, width: int) -> Geometry:
+    """Return a Conv's window on a map of that size (ONNX operator Conv with ``auto_pad``)."""
     attributes = attributes_of(step.node)
     kernel = (int(linear.weight.shape[2]), int(linear.weight.shape[3]))
     stride = tuple(attributes.get("strides", (1, 1)))
@@ -51,8 +51,8 @@ def geometry(step: Step, linear: Linear, height: int, width: int) -> Geometry:
     return Geometry(kernel, stride, dilation, pads)
 
 
-def patches(values: NDArray[np.float32], step: Step, linear: Linear) -> NDArray[np.float32]:
-    """What each output position sees: [channels, kernel taps, positions] of one image's tensor."""
+def patches(values: NDArray[np.float32], step: GraphStep, linear: Linear) -> NDArray[np.float32]:
+    """Return what each output position sees: [channels, taps, positions] of one image."""
     if linear.weight.ndim == 2:
         return values.reshape(len(values), 1, 1)
     window = geometry(step, linear, *values.shape[1:])
@@ -67,8 +67,10 @@ def patches(values: NDArray[np.float32], step: Step, linear: Linear) -> NDArray[
     return view.transpose(0, 3, 4, 1, 2).reshape(channels, -1, rows * columns)
 
 
-def second_moments(codes: Codes, grid: Grid, step: Step, linear: Linear) -> NDArray[np.float64]:
-    """Damped covariance of a layer's inputs in units of codes: [K, K], or [channels, K, K].
+def second_moments(
+    codes: Codes, grid: Grid, step: GraphStep, linear: Linear
+) -> NDArray[np.float64]:
+    """Return the damped covariance of a layer's inputs in codes: [K, K] or [channels, K, K].
 
     The covariance rather than the raw moments, since the bias absorbs every change of the mean.
     """
@@ -91,11 +93,11 @@ def second_moments(codes: Codes, grid: Grid, step: Step, linear: Linear) -> NDAr
 
 def mean_outputs(
     network: Network,
-    step: Step,
+    step: GraphStep,
     weight: NDArray[np.floating],
     mean_input: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Mean over positions of a layer's outputs without bias, given its mean input: [out]."""
+    """Return a layer's mean outputs [out] without bias, over positions, given its mean input."""
     taps = weight.reshape(len(weight), -1).astype(np.float64)
     linear = Linear(weight.astype(np.float64), np.zeros(len(weight)), _is_depthwise(network, step))
     seen = patches(mean_input.astype(np.float32), step, linear).mean(2, dtype=np.float64)
@@ -104,5 +106,5 @@ def mean_outputs(
     return means
 
 
-def _is_depthwise(network: Network, step: Step) -> bool:
+def _is_depthwise(network: Network, step: GraphStep) -> bool:
     return network.linears[step.output].depthwise

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenet_cli.calibration.graph.parse import Linear, Network, Step
+from mobilenet_cli.calibration.graph.parse import GraphStep, Linear, Network
 from mobilenet_cli.calibration.graph.write_qdq import BIAS_MAX, QuantizedLinear, step_model
 from mobilenet_cli.calibration.grid import Grid
 from mobilenet_cli.calibration.kernels import (
@@ -25,14 +25,14 @@ from mobilenet_cli.calibration.kernels import (
 from mobilenet_cli.calibration.tensor_statistics import Images, Opener, Tick
 from mobilenet_cli.calibration.weights import rounding
 from mobilenet_cli.calibration.weights.input_moments import Codes, mean_outputs, second_moments
-from mobilenet_cli.calibration.weights.trained_weights import settled_linear
+from mobilenet_cli.calibration.weights.trained_weights import quantize_trained_linear
 
 # A bias is kept within a quarter of int32, so that adding the products cannot overflow it.
 BIAS_ROOM = 2.0**29
 
 
 def weight_scale(linear: Linear, input_scale: float, target: Target) -> NDArray[np.float32]:
-    """The finest scale of each output channel [out] on which all weights and the bias fit."""
+    """Return the finest scale [out] of each output channel that fits all weights and the bias."""
     taps = linear.taps
     scale = np.abs(taps).max(1) / WEIGHT_MAX
     if target.pairs_saturate and not linear.depthwise:
@@ -45,13 +45,13 @@ def weight_scale(linear: Linear, input_scale: float, target: Target) -> NDArray[
     return fitting
 
 
-Watch = Callable[[Step, bytes, dict[str, Codes], Codes], None]
+Watch = Callable[[GraphStep, bytes, dict[str, Codes], Codes], None]
 """Shown each step of the integer network, its model, its inputs and its output, [images, ...]."""
 
 
 def quantize_linear(
     network: Network,
-    step: Step,
+    step: GraphStep,
     linear: Linear,
     codes: Codes,
     grid: Grid,
@@ -60,7 +60,7 @@ def quantize_linear(
     copies: NDArray[np.intp] | None,
     output_step: float,
 ) -> QuantizedLinear:
-    """Integer weights and corrected bias of one layer.
+    """Compute the integer weights and corrected bias of one layer.
 
     Args:
         network: what the layer is part of.
@@ -110,7 +110,7 @@ def reconstruct(
     means: dict[str, NDArray[np.float64]],
     target: Target,
     copies: dict[str, NDArray[np.intp]],
-    settled: bool,
+    on_grid: bool,
     images: Images,
     simulate: Opener,
     tick: Tick,
@@ -127,7 +127,7 @@ def reconstruct(
         means: mean inputs of the linear steps in the float network, equalized.
         target: what the kernels can add.
         copies: (copy, original) channels of tensors, from ``reuse``.
-        settled: weights are on their grids, and they and the biases stay as they are.
+        on_grid: weights are on their grids, and they and the biases stay as they are.
         images: the calibration images, batch by batch.
         simulate: makes a session that computes an integer model in float.
         tick: told 1 for every step done.
@@ -139,8 +139,8 @@ def reconstruct(
         if step.kind == "linear":
             source, linear = step.inputs[0], linears[step.output]
             quantized[step.output] = (
-                settled_linear(step, linear, grids[source], target)
-                if settled
+                quantize_trained_linear(step, linear, grids[source], target)
+                if on_grid
                 else quantize_linear(
                     network,
                     step,

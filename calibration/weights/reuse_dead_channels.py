@@ -1,4 +1,4 @@
-"""Dead channels put to work: each becomes a second copy of a live one, half a code step apart.
+"""Each dead channel becomes a second copy of a live one, half a code step apart.
 
 Trained MobileNets have channels that are 0 for every image (ReLU after a large negative bias).
 Their slots are computed all the same. Filled with a copy of a live channel whose bias is raised by
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenet_cli.calibration.graph.parse import Linear, Network, Step, separable_chain
+from mobilenet_cli.calibration.graph.parse import GraphStep, Linear, Network, separable_chain
 
 # Where nothing bounds an activation (ReLU), inputs up to so many times the largest seen count.
 UNBOUNDED_MARGIN = 4.0
@@ -25,7 +25,7 @@ LEVELS = 255
 
 @dataclass(frozen=True)
 class Reuse:
-    """A network with its dead channels reused.
+    """This is a network with its dead channels reused.
 
     Attributes:
         linears: the parameters, by output tensor.
@@ -36,7 +36,7 @@ class Reuse:
     copies: dict[str, NDArray[np.intp]]
 
     def repeat(self, tensor: str, values: NDArray[np.floating]) -> NDArray[np.floating]:
-        """Values [..., channels, H, W] of the original network as the reused one has them."""
+        """Return values [..., channels, H, W] of the original network as this one has them."""
         pairs = self.copies.get(tensor)
         if pairs is None:
             return values
@@ -45,7 +45,7 @@ class Reuse:
         return repeated
 
     def repeat_channels(self, tensor: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The same for one value a channel [channels]."""
+        """Return one value a channel [channels] as the reused network has it."""
         pairs = self.copies.get(tensor)
         if pairs is None:
             return values
@@ -83,9 +83,9 @@ def reuse_dead_channels(network: Network, largest: dict[str, NDArray[np.float64]
 
 
 def _silent(
-    network: Network, linear: Linear, step: Step, largest: dict[str, NDArray[np.float64]]
+    network: Network, linear: Linear, step: GraphStep, largest: dict[str, NDArray[np.float64]]
 ) -> NDArray[np.bool_]:
-    """Channels whose output is below half a code for every possible input: [out]."""
+    """Return channels whose output is below half a code for every possible input: [out]."""
     source = step.inputs[0]
     peak = UNBOUNDED_MARGIN * float(np.abs(largest[source]).max())
     lowest, highest = -peak, peak
@@ -101,7 +101,7 @@ def _silent(
 def _copy(
     linears: dict[str, Linear],
     copies: dict[str, NDArray[np.intp]],
-    chain: list[Step],
+    chain: list[GraphStep],
     dead: NDArray[np.intp],
     alive: NDArray[np.intp],
     constant: NDArray[np.float64],

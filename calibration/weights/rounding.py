@@ -1,4 +1,4 @@
-"""Rounding weights to integers so that the layer's output changes least.
+"""Weights are rounded to integers so that the layer's output changes least.
 
 Rounding each weight to the nearest step minimizes the change of the weights; what counts is the
 change of the output ``E[((W_q - W) x)^2] = (W_q - W) H (W_q - W)^T`` with ``H = E[x x^T]``, x being
@@ -30,7 +30,7 @@ def damped(hessian: NDArray[np.float64]) -> NDArray[np.float64]:
 def bounds(
     codes: NDArray[np.float64], column: int, partner: NDArray[np.intp] | None
 ) -> tuple[NDArray[np.float64] | float, NDArray[np.float64] | float]:
-    """Smallest and largest code that each row may take in ``column``, given its partner's code.
+    """Return the smallest and largest code of each row in ``column``, given its partner's.
 
     A partner that is not rounded yet has code 0 and restricts nothing.
     """
@@ -49,7 +49,7 @@ def round_dense(
     hessian: NDArray[np.float64],
     partner: NDArray[np.intp] | None = None,
 ) -> NDArray[np.float64]:
-    """Integer codes of a layer whose outputs all see the same inputs.
+    """Round a layer whose outputs all see the same inputs to integer codes.
 
     Args:
         weight: [out, K].
@@ -84,7 +84,7 @@ def round_dense(
 
 
 def nearest(weight: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The code next to each weight [out, K], where descent starts for rows that spreading hurt."""
+    """Return the code next to each weight [out, K]: a start for rows that spreading hurt."""
     codes: NDArray[np.float64] = np.clip(np.rint(weight / scale[:, None]), -WEIGHT_MAX, WEIGHT_MAX)
     return codes
 
@@ -95,7 +95,7 @@ def cost(
     scale: NDArray[np.float64],
     hessian: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """What rounding changes in the outputs, [out]: the objective; ``hessian`` shared or by row."""
+    """Return what rounding changes in the outputs [out]; ``hessian`` is shared or by row."""
     off = codes * scale[:, None] - weight
     gradient = off @ hessian if hessian.ndim == 2 else (off[:, None] @ hessian)[:, 0]
     changed: NDArray[np.float64] = (gradient * off).sum(1)
@@ -130,7 +130,7 @@ def descend(
 def round_depthwise(
     weight: NDArray[np.float64], scale: NDArray[np.float64], hessian: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Integer codes of a depthwise layer, in which every channel has its own Hessian.
+    """Round a depthwise layer, in which every channel has its own Hessian, to integer codes.
 
     Args:
         weight: [channels, K].

@@ -1,4 +1,4 @@
-"""Weights that training has put on a grid: their codes, without rounding anything anew.
+"""Weights that training has put on a grid give codes without rounding anything anew.
 
 Each output channel's weights are whole multiples of a step that the file does not name. With
 ``m`` the largest magnitude among the channel's codes, the step is ``max |w| / m``, so the smallest
@@ -8,7 +8,7 @@ Each output channel's weights are whole multiples of a step that the file does n
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenet_cli.calibration.graph.parse import Linear, Step
+from mobilenet_cli.calibration.graph.parse import GraphStep, Linear
 from mobilenet_cli.calibration.graph.write_qdq import BIAS_MAX, QuantizedLinear
 from mobilenet_cli.calibration.grid import Grid
 from mobilenet_cli.calibration.kernels import (
@@ -23,8 +23,10 @@ from mobilenet_cli.pipeline.errors import ModelError
 WHOLE = 1e-3  # folding and float32 move a code by less; a weight that is not on a grid by more
 
 
-def settled_linear(step: Step, linear: Linear, grid: Grid, target: Target) -> QuantizedLinear:
-    """Integer parameters of one layer, its weights and bias as they are.
+def quantize_trained_linear(
+    step: GraphStep, linear: Linear, grid: Grid, target: Target
+) -> QuantizedLinear:
+    """Take the integer parameters of one layer with its weights and bias as they are.
 
     Args:
         step: the layer.
@@ -59,7 +61,7 @@ def settled_linear(step: Step, linear: Linear, grid: Grid, target: Target) -> Qu
 
 
 def grid_of(taps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The coarsest step [out] of which all weights [out, K] are multiples; 0 where there is none.
+    """Return the coarsest step [out] that divides all weights [out, K]; 0 where there is none.
 
     A channel without weights gets the step 1.
     """

@@ -1,1 +1,1 @@
-"""Readers of the formats in which people keep images, and of addresses."""
+"""Each file of this room reads a format in which people keep images, or an address."""

@@ -1,4 +1,4 @@
-"""The 1,797 handwritten digits that come with scikit-learn: a real data set of no download.
+"""The 1,797 handwritten digits of scikit-learn are a real data set without a download.
 
 They are the test part of E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits,
 https://archive.ics.uci.edu/dataset/80: 8x8 pixels, 17 levels of gray.
@@ -19,7 +19,7 @@ LEVELS = 16
 
 
 def digits(split: Split, seed: int) -> Dataset:
-    """All digits, or a stratified part of them, as 8x8 grayscale PNG.
+    """Read all digits, or a stratified part of them, as 8x8 grayscale PNG.
 
     Raises:
         DataError: scikit-learn is not installed.

@@ -1,4 +1,4 @@
-"""Which files are images, and how one is read."""
+"""This module tells image files from others, and reads one."""
 
 import os
 from pathlib import Path
@@ -9,12 +9,12 @@ SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", "
 
 
 def is_image(name: str) -> bool:
-    """Does a file's name end like an image's?"""
+    """Tell whether a file's name ends like an image's."""
     return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 - a million names: strings
 
 
 def read_file(path: str | Path) -> bytes:
-    """The bytes of a file.
+    """Return the bytes of a file.
 
     Raises:
         DataError: it cannot be read.

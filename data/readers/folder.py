@@ -1,4 +1,4 @@
-"""Images in folders: one folder a class, with or without train/ and val/ above, or all in one."""
+"""Images lie in one folder for each class, with or without train/ and val/, or all in one."""
 
 import os
 import re
@@ -16,7 +16,7 @@ SYNSET = re.compile(r"(n\d{8})(?![0-9A-Za-z])")
 
 
 def image_folder(root: Path, split: Split, seed: int) -> Dataset:
-    """The images of a folder.
+    """Return the images of a folder.
 
     ``root/train/<class>/`` and ``root/val/<class>/`` are splits; ``root/<class>/`` is divided by
     ``stratified``; images directly in ``root`` have no label and are only ``all``, unless their
@@ -54,23 +54,23 @@ def image_folder(root: Path, split: Split, seed: int) -> Dataset:
 
 
 def has_splits(root: Path) -> bool:
-    """Is the folder divided into train/ and val/, or has at least one of them?"""
+    """Tell whether the folder is divided into train/ and val/, or has one of them."""
     return (root / "train").is_dir() or (root / "val").is_dir()
 
 
 def class_identifier(folder: str) -> str:
-    """A folder's class: its name, or the synset it starts with (``n01440764_tench``)."""
+    """Return a folder's class: its name, or the synset it starts with (``n01440764_tench``)."""
     return class_of_name(folder) or folder
 
 
 def class_of_name(name: str) -> str | None:
-    """The synset that a name starts with, as ImageNet's training images have it."""
+    """Return the synset that a name starts with, as ImageNet's training images have it."""
     match = SYNSET.match(name)
     return match[1] if match else None
 
 
 def _labelled(folder: Path, root: Path) -> tuple[list[Sample], tuple[str, ...]]:
-    """Samples by class folder, in order of names; without class folders, samples of no class."""
+    """List samples by class folder, in order of names; without class folders they have no class."""
     folders, loose = _entries(folder)
     if folders and loose:
         raise DataError(
@@ -105,7 +105,7 @@ def _labelled(folder: Path, root: Path) -> tuple[list[Sample], tuple[str, ...]]:
 
 
 def _flat(folder: Path, names: list[str], root: Path) -> tuple[list[Sample], tuple[str, ...]]:
-    """Images without class folders: labelled if all are ImageNet validation images."""
+    """Return images without class folders: labelled if all are ImageNet validation images."""
     labels = [validation_synset(name) for name in names]
     known = None not in labels
     samples = [
@@ -117,7 +117,7 @@ def _flat(folder: Path, names: list[str], root: Path) -> tuple[list[Sample], tup
 
 
 def _entries(folder: Path) -> tuple[list[str], list[str]]:
-    """Names of the subfolders and of the images in a folder, sorted; hidden ones are left out."""
+    """List the subfolders and the images of a folder, sorted; hidden ones are left out."""
     folders, images = [], []
     try:
         with os.scandir(folder) as entries:

@@ -1,4 +1,4 @@
-"""Images in parquet files as the Hugging Face hub has them: a column of images, one of labels."""
+"""Parquet files of the Hugging Face hub have a column of images and one of labels."""
 
 import json
 import re
@@ -26,17 +26,17 @@ MIN_GROUPS = 2
 
 
 def recognizes(root: Path) -> bool:
-    """Is this a parquet file or a folder of them?"""
+    """Tell whether this is a parquet file or a folder of them."""
     return bool(shard_files(root, NAME))
 
 
 def has_splits(root: Path) -> bool:
-    """Are there files named train and val or test?"""
+    """Tell whether there are files named train and val or test."""
     return has_split_names(root, NAME)
 
 
 def parquet(root: Path, split: Split, seed: int) -> Dataset:
-    """Rows as samples; a label is the name of its class, or a synset where that is known.
+    """Read rows as samples; a label is the name of its class, or a synset where that is known.
 
     Raises:
         DataError: pyarrow is not installed, a file is corrupt, or it has other columns.
@@ -80,7 +80,7 @@ def parquet(root: Path, split: Split, seed: int) -> Dataset:
 
 
 def class_names(metadata: dict[bytes, bytes]) -> tuple[str, ...]:
-    """The label names that the datasets library notes in a file; synsets if it is ImageNet."""
+    """Return the label names that the datasets library notes; synsets if it is ImageNet."""
     try:
         features = json.loads(metadata[b"huggingface"])["info"]["features"]
         names = tuple(str(name) for name in features[LABEL_COLUMN]["names"])
@@ -110,7 +110,7 @@ def _open(path: Path) -> Any:
 
 
 class _RowGroups:
-    """The images of the row groups read last, for threads that go through them together."""
+    """Row groups read last are kept for threads that go through them together."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""Shards at an address: fetched once into a cache, then files like any other.
+"""Shards at an address are fetched once into a cache, and then are files like any other.
 
 ``https://host/train-{000..127}.tar`` names 128 files, ``{train,val}`` two. They are kept in
 ``$MOBILENET_CLI_CACHE``, or ``mobilenet-cli`` in the user's cache folder: an epoch's order visits
@@ -32,12 +32,12 @@ Tick = Callable[[int, int, str], None]  # files that are there, of how many, and
 
 
 def is_address(source: str) -> bool:
-    """Is this the address of files rather than a path?"""
+    """Tell whether this is the address of files rather than a path."""
     return bool(ADDRESS.match(source))
 
 
 def local_copy(source: str, tick: Tick = lambda *_: None) -> Path:
-    """The folder that holds the files of an address; what is missing is fetched first.
+    """Fetch what is missing of an address's files, and return the folder that holds them.
 
     Several processes may ask at once: one fetches, the others wait.
 
@@ -78,7 +78,7 @@ def local_copy(source: str, tick: Tick = lambda *_: None) -> Path:
 
 
 def expand(source: str) -> Iterator[str]:
-    """All addresses of ``a-{00..12}.tar`` and ``{train,val}.tar``, as in a shell.
+    """Return all addresses of ``a-{00..12}.tar`` and ``{train,val}.tar``, as in a shell.
 
     Raises:
         DataError: braces hold neither a range nor a list.
@@ -102,13 +102,13 @@ def _choices(text: str, source: str) -> list[str]:
 
 
 def cache_folder() -> Path:
-    """Where fetched files are kept."""
+    """Return where fetched files are kept."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("MOBILENET_CLI_CACHE") or Path(cache) / "mobilenet-cli")
 
 
 def file_name(address: str) -> str:
-    """The name of an address's file."""
+    """Return the name of an address's file."""
     return Path(unquote(urlsplit(address).path)).name or "file"
 
 
@@ -142,7 +142,7 @@ def _fetch(address: str, target: Path, count: Callable[[int], None]) -> None:
 
 
 def _fetch_rest(address: str, part: Path, count: Callable[[int], None]) -> bool:
-    """Append what is missing of a file, counting bytes; is it complete?
+    """Append what is missing of a file, counting bytes, and tell whether it is complete.
 
     The server is asked for the rest only of the version that was begun (If-Range, RFC 9110,
     section 13.1.5), and sends everything where it has another by now.

@@ -1,4 +1,4 @@
-"""What the formats that keep many images in one file have in common: files and their splits."""
+"""Formats that keep many images in one file have files and splits in common."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -13,7 +13,7 @@ HELD_OUT_WORDS = (("val", "valid", "validation"), ("test",))  # the first that i
 
 
 def shard_files(root: Path, name: re.Pattern[str]) -> list[Path]:
-    """The files of one format: ``root`` itself, or those in it or in its ``data/`` folder."""
+    """List the files of one format: ``root`` itself, or those in it or in its ``data/``."""
 
     def matching(paths: Iterable[Path]) -> list[Path]:
         return sorted(path for path in paths if name.fullmatch(path.name))
@@ -24,7 +24,7 @@ def shard_files(root: Path, name: re.Pattern[str]) -> list[Path]:
 
 
 def has_split_names(root: Path, name: re.Pattern[str]) -> bool:
-    """Do the files' names say which are for training and which are held out?"""
+    """Tell whether the files' names say which are for training and which are held out."""
     words = {_word(path) for path in shard_files(root, name)}
     return root.is_dir() and "train" in words and len(words) > 1
 
@@ -36,7 +36,7 @@ def read_shards(
     seed: int,
     read: Callable[[Path], Iterable[Sample | DataError]],
 ) -> tuple[list[Sample], tuple[DataError, ...]]:
-    """The samples of a split: of the files named after it, or else divided by ``stratified``.
+    """Read the samples of a split: of files named after it, or else as ``stratified`` divides.
 
     Args:
         root: a file or a folder of them.
@@ -76,7 +76,7 @@ def read_shards(
 def numbered(
     name: str, samples: list[Sample], classes: tuple[str, ...], lost: tuple[DataError, ...]
 ) -> Dataset:
-    """A data set whose classes are those listed, or else the labels that occur."""
+    """Return a data set whose classes are those listed, or else the labels that occur."""
     if not classes:
         labels = {sample.label for sample in samples if sample.label is not None}
         digits = all(label.isdigit() for label in labels)

@@ -1,4 +1,4 @@
-"""Images in TFRecord shards, as the Inception tutorial's build_imagenet_data.py writes them.
+"""TFRecord shards hold images as the Inception tutorial's build_imagenet_data.py writes them.
 
 A file is a sequence of records ``length u64, crc u32 of it, content, crc u32 of that`` (little
 endian, masked CRC-32C), and a content is a ``tf.train.Example``:
@@ -32,17 +32,17 @@ NAMES = (b"image/class/synset", b"image/class/text")
 
 
 def recognizes(root: Path) -> bool:
-    """Is this a TFRecord file or a folder of them?"""
+    """Tell whether this is a TFRecord file or a folder of them."""
     return bool(shard_files(root, NAME))
 
 
 def has_splits(root: Path) -> bool:
-    """Are there files named train and validation or test?"""
+    """Tell whether there are files named train and validation or test."""
     return has_split_names(root, NAME)
 
 
 def tfrecord(root: Path, split: Split, seed: int) -> Dataset:
-    """Records as samples; a damaged one is lost, and so are those after a cut.
+    """Read records as samples; a damaged one is lost, and so are those after a cut.
 
     Raises:
         DataError: google-crc32c is not installed, or no record can be read.
@@ -52,7 +52,7 @@ def tfrecord(root: Path, split: Split, seed: int) -> Dataset:
 
 
 def checksum() -> Callable[[bytes], int]:
-    """The masked CRC-32C that follows each part of a record.
+    """Return the masked CRC-32C that follows each part of a record.
 
     Raises:
         DataError: google-crc32c is not installed.
@@ -73,7 +73,7 @@ def checksum() -> Callable[[bytes], int]:
 
 
 def _samples(crc: Callable[[bytes], int], path: Path) -> Iterator[Sample | DataError]:
-    """The records of one file; of one that is cut off or damaged, those that can be found."""
+    """Yield the records of one file; of a damaged one, those that can be found."""
     try:
         with (
             path.open("rb") as file,
@@ -139,7 +139,7 @@ def _read(crc: Callable[[bytes], int], path: Path, number: int, offset: int, siz
 
 
 def _label(features: dict[bytes, memoryview]) -> str | None:
-    """The class of an Example: its synset or name, or its number counted from 0."""
+    """Return the class of an Example: its synset or name, or its number counted from 0."""
     for name in NAMES:
         text = _value(features, name)
         if isinstance(text, memoryview) and len(text):
@@ -153,7 +153,7 @@ def _label(features: dict[bytes, memoryview]) -> str | None:
 
 
 def _features(example: memoryview) -> dict[bytes, memoryview]:
-    """``Example.features.feature``: each name with its encoded Feature."""
+    """Return ``Example.features.feature``: each name with its encoded Feature."""
     found: dict[bytes, memoryview] = {}
     for features in _parts(example, 1):
         for entry in _parts(features, 1):
@@ -164,7 +164,7 @@ def _features(example: memoryview) -> dict[bytes, memoryview]:
 
 
 def _value(features: dict[bytes, memoryview], name: bytes) -> memoryview | int | None:
-    """The first value of a Feature: of its bytes_list (field 1) or int64_list (field 3)."""
+    """Return the first value of a Feature: of its bytes_list (field 1) or int64_list (field 3)."""
     for number, values in _fields(features.get(name, memoryview(b""))):
         for _, value in _fields(values) if isinstance(values, memoryview) else ():
             packed = number == 3 and isinstance(value, memoryview)
@@ -179,7 +179,7 @@ def _parts(message: memoryview, wanted: int) -> Iterator[memoryview]:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
-    """Fields of a protobuf message: number and value.
+    """Yield the fields of a protobuf message: number and value.
 
     https://protobuf.dev/programming-guides/encoding
     """
@@ -204,7 +204,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
 
 
 def _varint(message: memoryview, position: int) -> tuple[int, int]:
-    """A number of seven bits a byte, lowest first, and the position after it."""
+    """Return a number of seven bits a byte, lowest first, and the position after it."""
     value = 0
     for shift in range(0, 70, 7):
         if position >= len(message):

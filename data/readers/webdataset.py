@@ -1,4 +1,4 @@
-"""Images in tar files as WebDataset has them: ``key.jpg`` beside ``key.cls``.
+"""Tar files hold images as WebDataset has them: ``key.jpg`` beside ``key.cls``.
 
 The archives are indexed once; an image is then read by its offset, so that threads share nothing.
 """
@@ -21,17 +21,17 @@ LABEL_BYTES = 1000  # of a .cls member; more is no class
 
 
 def recognizes(root: Path) -> bool:
-    """Is this a tar file or a folder of them?"""
+    """Tell whether this is a tar file or a folder of them."""
     return bool(shard_files(root, NAME))
 
 
 def has_splits(root: Path) -> bool:
-    """Are there files named train and val or test?"""
+    """Tell whether there are files named train and val or test."""
     return has_split_names(root, NAME)
 
 
 def webdataset(root: Path, split: Split, seed: int) -> Dataset:
-    """Images as samples; the label is the text of the .cls member, or the synset in the name.
+    """Read images as samples; the label is the .cls member's text, or the synset in the name.
 
     Raises:
         DataError: there are no images.
@@ -41,7 +41,7 @@ def webdataset(root: Path, split: Split, seed: int) -> Dataset:
 
 
 def _samples(path: Path) -> Iterator[Sample | DataError]:
-    """The images of one archive; of one that is cut off, those before the cut."""
+    """Yield the images of one archive; of one that is cut off, those before the cut."""
     end = 0
     images: list[tuple[str, tarfile.TarInfo]] = []
     labels: dict[str, str] = {}

@@ -48,7 +48,7 @@ def load_baseline(path: Path) -> BenchRecord:
 
 
 def slowdowns(now: BenchRecord, before: BenchRecord, allowed: float) -> list[Slowdown]:
-    """Rows of both whose median grew by more than the share ``allowed``.
+    """Rows of both whose median grew by more than the fraction ``allowed``.
 
     Raises:
         OptionError: another processor, or no row in common: the comparison would mean nothing.

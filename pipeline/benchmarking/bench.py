@@ -145,7 +145,7 @@ def bench(
     Args:
         artifacts: ONNX files and checkpoints; a checkpoint needs torch, in its own process.
         config: the settings.
-        progress: told the share of the time that has passed, in percent.
+        progress: told the fraction of the time that has passed, in percent.
 
     Raises:
         ProviderError: the provider asked for is missing or cannot run an artifact.
@@ -215,7 +215,7 @@ def measure(
         timings = interleave(
             workers,
             limit_ns=int(config.seconds * len(rows) * 1e9),
-            on_round=lambda share: progress(int(100 * share), 100, note),
+            on_round=lambda fraction: progress(int(100 * fraction), 100, note),
         )
         # Memory first: profiling costs some.
         measured = [

@@ -12,7 +12,7 @@ from mobilenet_cli.pipeline.artifacts.facts import Facts, versions
 from mobilenet_cli.pipeline.artifacts.files import sha256_file
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
 from mobilenet_cli.pipeline.errors import ModelError, OptionError
-from mobilenet_cli.pipeline.importing.import_weights import Imported, class_list
+from mobilenet_cli.pipeline.importing.import_weights import Imported, listed_classes
 from mobilenet_cli.pipeline.importing.layouts.plan import IMAGENET_MEAN, IMAGENET_STD, INCEPTION
 from mobilenet_cli.reports.records.conversion import ImportRecord
 
@@ -54,7 +54,7 @@ def read_onnx(path: Path, config: OnnxImportConfig) -> Imported:
         )
     mean, std = NORMALIZATIONS[config.normalization]
     outputs = _outputs(path, model)
-    classes, names = class_list(path, outputs, config.classes)
+    classes, names = listed_classes(path, outputs, config.classes)
     sha256 = sha256_file(path)
     facts = Facts(
         stage="import",

@@ -22,7 +22,7 @@ from mobilenet_cli.pipeline.importing.layouts import (
     timm,
     torch_programs,
 )
-from mobilenet_cli.pipeline.importing.layouts.plan import Plan, convert
+from mobilenet_cli.pipeline.importing.layouts.plan import TensorMapping, convert
 from mobilenet_cli.pipeline.importing.weight_files import WeightFile, read_weights
 from mobilenet_cli.reports.records.conversion import ImportRecord
 
@@ -41,7 +41,7 @@ class Layout:
     """
 
     recognizes: Callable[[WeightFile], bool]
-    plan: Callable[[WeightFile, int | None], Plan]
+    plan: Callable[[WeightFile, int | None], TensorMapping]
     expected: str
     prepare: Callable[[WeightFile], WeightFile] = lambda file: file
 
@@ -119,7 +119,7 @@ def read_source(source: str, config: ImportConfig) -> Imported:
     _check_width(file.path, spec, config.width)
     if "classifier.weight" not in plan.names:
         notes += ("the file has no classifier; it is zero until the network is trained",)
-    classes, names = class_list(file.path, spec.classes, config.classes)
+    classes, names = listed_classes(file.path, spec.classes, config.classes)
     facts = Facts(
         stage="import",
         parent=(sha256 := sha256_file(file.path)),
@@ -182,7 +182,7 @@ def recognize(file: WeightFile) -> Layout:
     )
 
 
-def _plan(layout: Layout, file: WeightFile, resolution: int | None) -> Plan:
+def _plan(layout: Layout, file: WeightFile, resolution: int | None) -> TensorMapping:
     try:
         return layout.plan(file, resolution)
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
@@ -196,7 +196,7 @@ def _plan(layout: Layout, file: WeightFile, resolution: int | None) -> Plan:
 
 
 def _activation(
-    file: WeightFile, plan: Plan, wanted: Activation | None
+    file: WeightFile, plan: TensorMapping, wanted: Activation | None
 ) -> tuple[Activation, tuple[str, ...]]:
     """Return the network's activation, and what was assumed to know it."""
     if plan.layout == "torch":
@@ -225,7 +225,7 @@ def _check_width(path: Path, spec: ModelSpec, wanted: float | None) -> None:
         )
 
 
-def class_list(
+def listed_classes(
     path: Path, outputs: int, listed: Path | None
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return identifiers and names of a classifier's outputs.

@@ -1,1 +1,1 @@
-"""A folded float model becomes an int8 model that is proven on the real kernels."""
+"""In this room a folded float model becomes int8, and is proven on the real kernels."""

@@ -1,4 +1,4 @@
-"""The images a model is calibrated on: chosen, hashed, and checked against the evaluation set."""
+"""Calibration images are chosen, hashed, and checked against the evaluation set."""
 
 import hashlib
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ RANGE_BATCH = 2
 
 @dataclass(frozen=True)
 class Calibration:
-    """The chosen images.
+    """A calibration has the images that were chosen.
 
     Attributes:
         samples: readable ones, in the order of the data set.
@@ -39,16 +39,16 @@ class Calibration:
     spec: InputSpec
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
         return len(self.samples)
 
     def first_batches(self, count: int) -> Iterator[NDArray[np.float32]]:
-        """The first ``count`` images, prepared, ``BATCH`` at a time."""
+        """Return the first ``count`` images, prepared, ``BATCH`` at a time."""
         for batch in batches(self.samples[:count], self.spec, BATCH):
             yield batch.images
 
     def all_batches(self) -> Iterator[NDArray[np.float32]]:
-        """All prepared images, ``RANGE_BATCH`` at a time."""
+        """Return all prepared images, ``RANGE_BATCH`` at a time."""
         for batch in batches(self.samples, self.spec, RANGE_BATCH):
             yield batch.images
 
@@ -95,7 +95,7 @@ def choose_images(source: Artifact, folder: str | None, count: int, seed: int) -
 
 
 def leakage(source: Artifact, calibration: Calibration) -> tuple[tuple[str, ...], str | None]:
-    """Calibration images that are also in the evaluation set, by content; and which set that is."""
+    """Find calibration images that are also in the evaluation set, by content."""
     where = source.facts.data
     if where is None:
         return (), None

@@ -1,4 +1,4 @@
-"""Settings of ``quantize``, which training through grids shares."""
+"""Training through grids shares the settings of ``quantize``."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -12,7 +12,7 @@ from mobilenet_cli.pipeline.runtime.integer_kernels import detect_target
 
 @dataclass(frozen=True)
 class QuantizeConfig:
-    """Settings of ``quantize``.
+    """These are the settings of ``quantize``.
 
     Attributes:
         calib_dir: calibration images, as ``open_dataset`` takes them; None takes the training
@@ -63,10 +63,10 @@ class QuantizeConfig:
 
     @property
     def kernels(self) -> Target:
-        """What the model is made for; the target is no longer ``auto``."""
+        """Return what the model is made for; the target is no longer ``auto``."""
         return TARGETS[self.target]
 
     def resolved(self) -> "QuantizeConfig":
-        """The same with ``auto`` replaced by this machine's target: what the facts keep."""
+        """Replace ``auto`` by this machine's target: that is what the facts keep."""
         target = detect_target() if self.target == "auto" else self.target
         return replace(self, target=target, cross=self.cross or not TARGETS[target].cpu)

@@ -1,4 +1,4 @@
-"""The fewest layers in float by which top-1 drops no more than asked for: all of it measured.
+"""The fewest layers stay in float by which top-1 drops no more than asked for.
 
 Layers are ranked by what each alone gives back: the logits' SQNR of a network in which only that
 layer stays in float, calibrated and corrected anew on a few images. In that order one layer after
@@ -48,7 +48,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class FloatChoice:
-    """The model that is kept, and what is known of its layers in float.
+    """This is the model that is kept, with what is known of its layers in float.
 
     Attributes:
         model: the quantized model.

@@ -1,4 +1,4 @@
-"""Is a quantized model really integer, and do this machine's kernels compute what it says?"""
+"""A quantized model is proven to be integer, and to compute on this machine what it says."""
 
 import tempfile
 from collections import Counter
@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from mobilenet_cli.calibration.graph.parse import Network, Step
+from mobilenet_cli.calibration.graph.parse import GraphStep, Network
 from mobilenet_cli.calibration.grid import Grid
 from mobilenet_cli.calibration.integer_network import AsCoded, CalibrationImages, Runtime
 from mobilenet_cli.calibration.tensor_statistics import exposing, run_exposed
@@ -34,7 +34,7 @@ def calibration_runtime(
     progress: Progress,
     watch: Callable[[dict[str, Grid], AsCoded], Watch] | None = None,
 ) -> Runtime:
-    """ONNX Runtime as what computes models for calibration, with a progress bar over 3 passes."""
+    """Let ONNX Runtime compute models for calibration, with progress over three passes."""
 
     def passed(passes: float, note: str) -> None:
         progress(int(passes * len(images)), 3 * len(images), note)
@@ -43,7 +43,7 @@ def calibration_runtime(
 
 
 def running_operators(content: bytes) -> Counter[str]:
-    """Nodes by type in the graph that ONNX Runtime makes of a model and really runs."""
+    """Count the nodes, by type, of the graph that ONNX Runtime really runs for a model."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"
         open_session(content, SessionConfig(optimized_path=path))
@@ -75,7 +75,7 @@ def check_integer(network: Network, operators: Counter[str]) -> None:
 
 
 def kernel_error(model: bytes, inputs: dict[str, NDArray[Any]], simulated: NDArray[Any]) -> float:
-    """How far this machine's kernels are from the simulation of one step, given the same inputs.
+    """Measure how far this machine's kernels are from the simulation of one step.
 
     Args:
         model: the step, from codes to codes.
@@ -108,7 +108,7 @@ def layer_meter(
     session = exposing(network, [step.output for step in network.steps], open_session)
 
     def measure(
-        step: Step, model: bytes, read: dict[str, NDArray[Any]], made: NDArray[Any]
+        step: GraphStep, model: bytes, read: dict[str, NDArray[Any]], made: NDArray[Any]
     ) -> None:
         reference = run_exposed(session, network, [step.output], few_images)[step.output]
         few = {name: values[: len(few_images)] for name, values in read.items()}

@@ -1,4 +1,4 @@
-"""Folded ONNX to int8 ONNX: calibrated, reconstructed layer by layer, proven on real kernels.
+"""Folded ONNX becomes int8: calibrated, reconstructed layer by layer, proven on kernels.
 
 The transformations are in ``calibration/``, and ``integer_network`` puts them in order. The room
 around this file chooses the images and proves the result: every convolution and matrix product is

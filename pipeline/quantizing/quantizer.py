@@ -1,4 +1,4 @@
-"""One float model, quantized as often as asked, with any of its layers left in float."""
+"""One float model is quantized as often as asked, with any of its layers left in float."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ from mobilenet_cli.reports.records.quantization import LayerRecord
 
 @dataclass(frozen=True)
 class QuantizedModel:
-    """A quantized model, and what was measured of each of its layers.
+    """A quantized model has a file, and what was measured of each of its layers.
 
     Attributes:
         network: the float network that it stands for.
@@ -85,7 +85,7 @@ class Quantizer:
 
     @property
     def facts(self) -> Facts:
-        """The facts of the quantized model."""
+        """Return the facts of the quantized model."""
         return self.source.derived("quantize", self.config, "numpy", "onnx", "onnxruntime")
 
     def make(

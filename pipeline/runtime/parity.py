@@ -17,7 +17,7 @@ class Parity:
         images: how many were compared.
         max_abs_error: largest absolute difference of a logit.
         sqnr_db: signal-to-quantization-noise ratio in decibels, larger is closer; inf if equal.
-        agreement: share of images with the same top-1 class, 0..1.
+        agreement: fraction of images with the same top-1 class, 0..1.
     """
 
     images: int

@@ -51,7 +51,7 @@ class Timing:
 
         Blocks are its units, not runs: neighbouring runs share their noise, and counting them as
         independent would make the interval too narrow. Woodruff's interval for cluster samples
-        (JASA 47(260), 1952): with ``s`` the standard error, over blocks, of the share of runs
+        (JASA 47(260), 1952): with ``s`` the standard error, over blocks, of the fraction of runs
         below the median, it is the ``0.5 - t s`` and ``0.5 + t s`` quantiles of the runs.
         """
         runs, n = self.runs, len(self.blocks)
@@ -139,7 +139,7 @@ def interleave(
     Args:
         subjects: what to time.
         limit_ns: stop after this time; but not before ``MIN_ROUNDS`` rounds.
-        on_round: told the share of ``limit_ns`` that has passed.
+        on_round: told the fraction of ``limit_ns`` that has passed.
     """
     start = time.monotonic_ns()
     runs = [warm_up(subject, limit_ns // (10 * len(subjects))) for subject in subjects]

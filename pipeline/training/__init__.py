@@ -1,1 +1,1 @@
-"""Images become a checkpoint, by a training loop that can be interrupted."""
+"""In this room images become a checkpoint, by a training loop that can be interrupted."""

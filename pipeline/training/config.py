@@ -1,4 +1,4 @@
-"""The settings of ``train``: values and their domains. No file is opened here."""
+"""Settings of ``train`` are values with domains; no file is opened here."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +16,7 @@ UPRIGHT = {"digits"}  # data sets whose images belong to other classes when they
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The settings of ``train``.
+    """These are the settings of ``train``.
 
     Attributes:
         data: the data set, as ``open_dataset`` takes it.
@@ -96,14 +96,14 @@ class TrainConfig:
 
     @property
     def recipe_name(self) -> str:
-        """The name of the recipe that is used."""
+        """Return the name of the recipe that is used."""
         if self.recipe is not None:
             return self.recipe
         return "qat" if self.qat else "quick" if self.init is None else "finetune"
 
     @cached_property
     def chosen_recipe(self) -> Recipe:
-        """The recipe with all that was changed; ``qat`` never moves the statistics of BatchNorms.
+        """Return the recipe with all changes; ``qat`` never moves the statistics of BatchNorms.
 
         Raises:
             OptionError: a change names no value of a recipe, or one outside its domain.

@@ -1,4 +1,4 @@
-"""Several processes that train one network, as torchrun starts them."""
+"""Several processes, as torchrun starts them, train one network."""
 
 import os
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """One process of those that train a network together, and how it talks to the others.
+    """A group is the processes that train a network together, as one of them sees it.
 
     Attributes:
         rank: the number of the process, from 0; rank 0 alone writes files.
@@ -35,7 +35,7 @@ class ProcessGroup:
 
     @property
     def cpus(self) -> int:
-        """The number of CPUs that this process may keep busy."""
+        """Return the number of CPUs that this process may keep busy."""
         return max(1, usable_cpus() // self.here)
 
     def all_reduce_sum(self, *values: float) -> tuple[float, ...]:

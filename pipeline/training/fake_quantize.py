@@ -1,4 +1,4 @@
-"""A network computed through the grids that ``quantize`` chose, with gradients.
+"""A network is computed through the grids that ``quantize`` chose, with gradients.
 
 Weights and activations are rounded to their grid and go on as float: what integers would compute.
 Gradients pass through rounding as if it were not there, and stop where the grid ends (the
@@ -21,7 +21,7 @@ from mobilenet_cli.pipeline.training.qat import Grids
 
 
 class FakeQuantized(nn.Module):
-    """A network whose BatchNorms only add (``fold_into``), computed through grids.
+    """This is a network whose BatchNorms only add (``fold_into``), computed through grids.
 
     Args:
         network: that learns; its parameters are this module's.
@@ -41,7 +41,7 @@ class FakeQuantized(nn.Module):
         ]
 
     def weights(self) -> list[torch.Tensor]:
-        """The weights of each layer, and of the classifier, on their grids."""
+        """Return the weights of each layer, and of the classifier, on their grids."""
         kernels = [layer.conv.weight for layer in layers_of(self.network)]
         return [
             round_to_grid(weight, scale, partner)
@@ -66,14 +66,14 @@ class FakeQuantized(nn.Module):
 
 
 def layers_of(network: Classifier) -> list[ConvNormRelu6]:
-    """The convolutional layers in order."""
+    """Return the convolutional layers in order."""
     return [layer for layer in network.layers if isinstance(layer, ConvNormRelu6)]
 
 
 def round_to_grid(
     weight: torch.Tensor, scale: torch.Tensor, partner: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Each output channel's weights rounded to multiples of its scale.
+    """Return each output channel's weights rounded to multiples of its scale.
 
     Args:
         weight: [out, ...].
@@ -120,7 +120,7 @@ def fold_into(network: Classifier, grids: Grids) -> Classifier:
 
 
 def on_grid(quantized: FakeQuantized) -> Classifier:
-    """The network with its weights on their grids for good: what is written at the end."""
+    """Return the network with its weights on their grids for good: what is written at the end."""
     network = copy.deepcopy(quantized.network)
     *kernels, last = quantized.weights()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The network that learns, with its optimizer, and what it starts from."""
+"""A network that learns has an optimizer and a start, which are made here."""
 
 import copy
 import math
@@ -38,12 +38,12 @@ class Learner:
 
     @property
     def kept(self) -> "Classifier":
-        """The network that is evaluated and kept."""
+        """Return the network that is evaluated and kept."""
         return self.average or self.network
 
     @property
     def learning_rate(self) -> float:
-        """The largest learning rate of all parameters, that of the classifier."""
+        """Return the largest learning rate of all parameters, that of the classifier."""
         return max(float(group["lr"]) for group in self.optimizer.param_groups)
 
 

@@ -1,4 +1,4 @@
-"""The log of a training: a line for each epoch, and the curves as a picture."""
+"""A training's log has a line for each epoch, and the curves as a picture."""
 
 import io
 import json

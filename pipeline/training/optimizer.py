@@ -1,4 +1,4 @@
-"""From a recipe to torch's optimizer and learning rate: which parameters learn how fast."""
+"""A recipe decides torch's optimizer and learning rates: which parameters learn how fast."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ RMS_DECAY, RMS_EPSILON = 0.9, 1.0  # arXiv:1512.00567, section 8; torch adds it 
 
 
 def make_optimizer(network: "Classifier", recipe: Recipe) -> "torch.optim.Optimizer":
-    """The recipe's optimizer, with the network's parameters grouped by rate and decay."""
+    """Make the recipe's optimizer, with the parameters grouped by rate and decay."""
     import torch
 
     members: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
@@ -42,13 +42,13 @@ def make_optimizer(network: "Classifier", recipe: Recipe) -> "torch.optim.Optimi
 
 
 def layers_above(name: str, layers: int) -> int:
-    """How many layers a parameter is below the classifier, of a network that has so many."""
+    """Return how many layers a parameter is below the classifier, of a network that has so many."""
     kind, *place = name.split(".")
     return layers - int(place[0]) if kind == "layers" else 0
 
 
 def rate_factor(recipe: Recipe, step: int, steps: int) -> float:
-    """What the learning rate of a step, from 0, is multiplied with.
+    """Return what the learning rate of a step, from 0, is multiplied with.
 
     Args:
         recipe: says how it changes.

@@ -1,4 +1,4 @@
-"""Quantization-aware training: what ``quantize`` makes of a checkpoint, ready to learn on.
+"""Quantization-aware training goes on from what ``quantize`` makes of a checkpoint.
 
 The checkpoint is exported, folded and quantized; training goes on from the integers that came out,
 through the grids that were chosen. The grids stay as they are, those of activations travel with
@@ -30,7 +30,7 @@ from mobilenet_cli.pipeline.quantizing.proof import calibration_runtime
 
 @dataclass(frozen=True)
 class Learnable:
-    """A folded layer where training starts.
+    """A learnable layer is a folded layer where training starts.
 
     Attributes:
         weight: on its grid, float32, shaped as the layer's.
@@ -44,14 +44,14 @@ class Learnable:
 
     @classmethod
     def of(cls, linear: QuantizedLinear) -> "Learnable":
-        """Real values of an integer layer."""
+        """Return the real values of an integer layer."""
         scale = linear.scale.reshape(-1, *(1,) * (linear.weight.ndim - 1))
         return cls(linear.weight * scale, linear.scale, linear.bias * linear.bias_scale)
 
 
 @dataclass(frozen=True)
 class Grids:
-    """What a network is trained through.
+    """A network is trained through these grids.
 
     Attributes:
         layers: of the network in order, the classifier last.

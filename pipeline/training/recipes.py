@@ -1,4 +1,4 @@
-"""How networks are trained: one row a recipe."""
+"""Networks are trained by recipes, one row each."""
 
 import dataclasses
 import math
@@ -39,7 +39,7 @@ CHOICES: dict[str, tuple[str, ...]] = {"optimizer": ("adamw", "sgd", "rmsprop")}
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Hyperparameters of one way to train.
+    """A recipe has the hyperparameters of one way to train.
 
     Attributes:
         epochs: passes over the training images; the last may be a part of one.
@@ -51,7 +51,7 @@ class Recipe:
         optimizer: ``adamw``, ``sgd`` (Nesterov momentum 0.9), or ``rmsprop`` (decay 0.9, momentum
             0.9, epsilon 1).
         learning_rate: the peak, reached after ``warmup`` epochs.
-        layer_rate: learning rate of each layer, as a share of the next one's (arXiv:1801.06146,
+        layer_rate: learning rate of each layer, as a fraction of the next one's (arXiv:1801.06146,
             section 3.2); the classifier has ``learning_rate``.
         weight_decay: on dense kernels only; decoupled with ``adamw``. Decaying a depthwise filter
             of nine weights only weakens it (arXiv:1704.04861, section 3.1), and a decayed BatchNorm
@@ -59,12 +59,12 @@ class Recipe:
         warmup: epochs of linear warm-up; at most half of all.
         drop_every: divide the rate by ten every so many epochs; 0: it falls to 0 along a half
             cosine.
-        label_smoothing: share of the target spread over all classes (arXiv:1512.00567, section 7).
-        crop: share of the resized image's side that the network sees in evaluation.
-        area: smallest share of the image that a random-resized crop takes (arXiv:1409.4842,
+        label_smoothing: fraction of the target for all classes (arXiv:1512.00567, section 7).
+        crop: fraction of the resized image's side that the network sees in evaluation.
+        area: smallest fraction of the image that a random-resized crop takes (arXiv:1409.4842,
             section 6); 1 takes evaluation's square instead.
-        shift: largest random translation, as a share of the image's side.
-        zoom: largest random change of size, as a share.
+        shift: largest random translation, as a fraction of the image's side.
+        zoom: largest random change of size, as a fraction.
         rotation: largest random rotation in degrees.
         magnitude: of RandAugment's two operations (arXiv:1909.13719), 0 to 10; 0 for none.
         mixup: alpha of mixup (arXiv:1710.09412), 0 for none.
@@ -73,7 +73,7 @@ class Recipe:
         ema: decay, a step, of the moving average of the weights that is kept instead of the
             weights; 0 for none.
         freeze_norms: 1 keeps the statistics of BatchNorms as they are, for small batches.
-        teacher_share: share of the loss that is the teacher's, with ``--teacher``.
+        teacher_share: fraction of the loss that is the teacher's, with ``--teacher``.
         temperature: that softens both opinions then (arXiv:1503.02531, section 2).
         pretrained: it starts from weights that are given, and cannot start from random ones.
         source: where its values come from.
@@ -217,7 +217,7 @@ RECIPES: dict[str, Recipe] = {
 
 
 def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
-    """The recipe with values replaced, each change written ``name=value``.
+    """Replace values of a recipe, each change written ``name=value``.
 
     Raises:
         OptionError: no such name, not a number, or outside its domain.

@@ -1,4 +1,4 @@
-"""What a training works on: its settings resolved against the files they name, and its images."""
+"""A training works on settings, resolved against the files that they name, and on images."""
 
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -40,7 +40,7 @@ CACHE_BYTES = 2 << 30  # for crops that are kept in memory, of all processes tog
 
 @dataclass(frozen=True)
 class ResolvedTraining:
-    """Settings of a training together with what the files that they name decide.
+    """Resolved settings include what the files that they name decide.
 
     Attributes:
         config: the settings as they were given.
@@ -62,12 +62,12 @@ class ResolvedTraining:
 
     @property
     def parent(self) -> str | None:
-        """SHA-256 of the checkpoint to start from."""
+        """Return SHA-256 of the checkpoint to start from."""
         return self.source.sha256 if self.source else None
 
     @property
     def recorded(self) -> dict[str, Any]:
-        """What the checkpoint's facts say about how it was made."""
+        """Return what the checkpoint's facts say about how it was made."""
         config = self.config
         values = asdict(config) | {"width": self.network.width, "changes": list(config.changes)}
         del values["resume"], values["tensorboard"]  # they make no difference to the result
@@ -78,7 +78,7 @@ class ResolvedTraining:
 
     @property
     def run_name(self) -> str:
-        """The run that training goes to unless told otherwise, such as ``digits-1-32``."""
+        """Return the run that training goes to unless told otherwise, such as ``digits-1-32``."""
         name = Path(self.config.data).resolve().name
         return f"{name}-{self.network.width:g}-{self.input.resolution}"
 
@@ -133,7 +133,7 @@ def _input(config: TrainConfig, source: Artifact | None) -> InputSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSetup:
-    """What one training works on.
+    """A setup is what one training works on.
 
     Attributes:
         training: the resolved settings.
@@ -165,32 +165,32 @@ class TrainingSetup:
 
     @property
     def config(self) -> TrainConfig:
-        """The settings as they were given."""
+        """Return the settings as they were given."""
         return self.training.config
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe that is used."""
+        """Return the recipe that is used."""
         return self.training.recipe
 
     @property
     def state_file(self) -> Path:
-        """The file that an interrupted training leaves."""
+        """Return the file that an interrupted training leaves."""
         return self.out.with_name("training.pt")
 
     @property
     def best_file(self) -> Path:
-        """The file with the best epoch's weights."""
+        """Return the file with the best epoch's weights."""
         return self.out.with_name("best.safetensors")
 
     @property
     def spec(self) -> ModelSpec:
-        """The network that is trained."""
+        """Return the network that is trained."""
         return replace(self.training.network, classes=len(self.classes))
 
     @property
     def epochs(self) -> int:
-        """The number of epochs, of which the last may be a part of one."""
+        """Return the number of epochs, of which the last may be a part of one."""
         return -(-self.total // self.steps)
 
     def steps_in(self, epoch: int) -> int:
@@ -199,13 +199,13 @@ class TrainingSetup:
 
     @cached_property
     def validation_shard(self) -> Dataset:
-        """The held-out images that this process evaluates: each image is one process's."""
+        """Return the held-out images that this process evaluates: each image is one process's."""
         mine = self.validation.samples[self.group.rank :: self.group.world]
         return replace(self.validation, samples=mine)
 
     @property
     def facts(self) -> Facts:
-        """What the checkpoint says of itself."""
+        """Return what the checkpoint says of itself."""
         training = self.training
         return Facts(
             stage="train",

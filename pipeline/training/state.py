@@ -1,4 +1,4 @@
-"""What training needs to go on where it stopped: one file, replaced whole, in which no code runs.
+"""A training goes on from its state: one file, replaced whole, in which no code runs.
 
 The order of the images and everything random follow from seed, epoch and step, so that weights,
 optimizer and counters are all there is to keep.
@@ -48,7 +48,7 @@ class TrainingState:
 
     @property
     def waiting(self) -> float:
-        """The fraction of the time, 0..1, that was spent waiting for images."""
+        """Return the fraction of the time, 0..1, that was spent waiting for images."""
         return self.waited / max(self.seconds, 1e-9)
 
     def without_sums(self) -> "TrainingState":

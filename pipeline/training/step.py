@@ -1,4 +1,4 @@
-"""One step of training: images in, weights changed."""
+"""One step of training takes images and changes weights."""
 
 import contextlib
 import math

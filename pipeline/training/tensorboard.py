@@ -1,4 +1,4 @@
-"""Scalars for TensorBoard, written while training goes on."""
+"""Scalars for TensorBoard are written while training goes on."""
 
 import contextlib
 import importlib.util
@@ -25,7 +25,7 @@ def check_installed() -> None:
 
 
 class Board:
-    """A file of events, or none at all."""
+    """A board is a file of events, or none at all."""
 
     def __init__(self, writer: "EventsWriter | None" = None) -> None:
         self._writer = writer
@@ -43,7 +43,7 @@ class Board:
         self._writer.flush()
 
     def add_loss(self, step: int, value: float) -> None:
-        """The loss of a step, from 0; every ``EVERY``th is written."""
+        """Add the loss of a step, from 0; every ``EVERY``th is written."""
         if step % EVERY == 0:
             self.add(step, {"loss/step": value})
 

@@ -1,4 +1,4 @@
-"""Images to a checkpoint: a seeded, reproducible training loop that can be interrupted."""
+"""Images become a checkpoint by a seeded, reproducible loop that can be interrupted."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -119,7 +119,7 @@ def where_to_begin(
 
 @dataclass(frozen=True)
 class Listener:
-    """Who follows a training, and may stop it.
+    """A listener follows a training, and may stop it.
 
     Attributes:
         progress: is told how many images are done.
@@ -174,17 +174,17 @@ class Trainer:
 
     @property
     def steps_done(self) -> int:
-        """The number of steps that have been taken."""
+        """Return the number of steps that have been taken."""
         return self.state.epoch * self.setup.steps + self.state.step
 
     @property
     def images_done(self) -> int:
-        """The number of images that have been trained on."""
+        """Return the number of images that have been trained on."""
         return self.steps_done * self.setup.recipe.batch
 
     @property
     def images_total(self) -> int:
-        """The number of images of the whole training."""
+        """Return the number of images of the whole training."""
         return self.setup.total * self.setup.recipe.batch
 
     def batches(self) -> Iterator[TrainBatch]:

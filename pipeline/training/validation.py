@@ -1,4 +1,4 @@
-"""The accuracy of a network in training on held-out images."""
+"""A network in training is evaluated on held-out images."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING

@@ -6,7 +6,7 @@ from mobilenet_cli.reports.records.base import Record
 
 
 class Metric(Record):
-    """A share of images with its 95 % confidence interval (Wilson score), all in percent."""
+    """A fraction of images with its 95 % confidence interval (Wilson score), all in percent."""
 
     value: float
     low: float

@@ -73,7 +73,7 @@ class ConvertRecord(Record):
 
     Attributes:
         max_abs_error: largest difference of a logit to the float32 model's.
-        sqnr_db: signal-to-noise ratio of the logits; ``agreement`` the share of equal top-1.
+        sqnr_db: signal-to-noise ratio of the logits; ``agreement`` the fraction of equal top-1.
         images: how many were compared, and ``images_from`` where they came from.
         provider: execution provider of the comparison.
     """

@@ -11,7 +11,7 @@ class EpochRecord(Record):
         loss: mean training loss; ``train_top1`` the accuracy on the augmented images, in percent.
         top1: on the held-out images, in percent; likewise ``top5``.
         learning_rate: at the epoch's end.
-        waiting: share of the time so far, 0..1, that was spent waiting for images.
+        waiting: fraction of the time so far, 0..1, that was spent waiting for images.
     """
 
     epoch: int
@@ -34,7 +34,7 @@ class TrainRecord(Record):
         seconds: of the steps, without evaluation; ``images_per_second`` over them.
         parameters: trainable parameters; ``multiply_adds`` of one image.
         device: ``cpu`` or ``cuda``; ``threads`` of the CPU, on whose number sums depend.
-        waiting: share of the time, 0..1, that was spent waiting for images.
+        waiting: fraction of the time, 0..1, that was spent waiting for images.
         bad_images: training images that could not be read; others took their place.
         replaced: the file beside it that keeps the checkpoint of other settings which was there.
     """

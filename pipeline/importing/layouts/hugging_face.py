@@ -12,7 +12,7 @@ from mobilenet_cli.models.spec import Activation
 from mobilenet_cli.pipeline.importing.layouts.plan import (
     INCEPTION,
     LAYERS,
-    Plan,
+    TensorMapping,
     norm_names,
     torch_norm,
 )
@@ -33,7 +33,7 @@ def recognizes(file: WeightFile) -> bool:
     return STEM in file.tensors or PREFIX + STEM in file.tensors
 
 
-def plan(file: WeightFile, resolution: int | None) -> Plan:
+def plan(file: WeightFile, resolution: int | None) -> TensorMapping:
     """Take names from transformers; the rest from config.json, or as in the official files."""
     prefix = PREFIX if PREFIX + STEM in file.tensors else ""
     names: dict[str, str] = {}
@@ -44,7 +44,7 @@ def plan(file: WeightFile, resolution: int | None) -> Plan:
     if any(name.startswith("classifier.") for name in file.tensors):
         names |= {name: name for name in ("classifier.weight", "classifier.bias")}
     config = file.config
-    return Plan(
+    return TensorMapping(
         layout="Hugging Face",
         names=names,
         padding="same" if config.get("tf_padding", True) else "symmetric",

@@ -10,7 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenet_cli.data.preprocess import InputSpec
-from mobilenet_cli.pipeline.importing.layouts.plan import INCEPTION, LAYERS, Plan, norm_names
+from mobilenet_cli.pipeline.importing.layouts.plan import (
+    INCEPTION,
+    LAYERS,
+    TensorMapping,
+    norm_names,
+)
 from mobilenet_cli.pipeline.importing.weight_files import WeightFile
 
 EXPECTED = "Keras applications: conv1/kernel, conv_dw_1/depthwise_kernel, ..., conv_preds/kernel"
@@ -28,7 +33,7 @@ def recognizes(file: WeightFile) -> bool:
     return "conv1/kernel" in file.tensors
 
 
-def plan(file: WeightFile, resolution: int | None) -> Plan:
+def plan(file: WeightFile, resolution: int | None) -> TensorMapping:
     """Return the names and conventions of Keras; the resolution is in the file's name, or 224."""
     names: dict[str, str] = {}
     for layer in range(LAYERS):
@@ -41,7 +46,7 @@ def plan(file: WeightFile, resolution: int | None) -> Plan:
         names |= {"classifier.weight": "conv_preds/kernel", "classifier.bias": "conv_preds/bias"}
     named = FILE_NAME.fullmatch(file.path.name)
     side = resolution or (int(named[1]) if named else 224)
-    return Plan(
+    return TensorMapping(
         layout="Keras",
         names=names,
         orient=orient,

@@ -25,7 +25,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class TensorMapping:
     """A mapping says which of a file's tensors is which of ours, and what the layout implies.
 
     Attributes:
@@ -58,7 +58,9 @@ def torch_norm(prefix: str) -> dict[str, str]:
     return {part: f"{prefix}.{part}" for part in NORM_PARTS}
 
 
-def convert(file: WeightFile, plan: Plan, activation: Activation) -> tuple[ModelSpec, Tensors]:
+def convert(
+    file: WeightFile, plan: TensorMapping, activation: Activation
+) -> tuple[ModelSpec, Tensors]:
     """Rename and turn a file's tensors, and prove that they are a MobileNet v1's.
 
     A file without classifier gets one of zeros, to be trained, for ImageNet's 1000 classes.
@@ -102,7 +104,7 @@ def width_of_features(features: int) -> float:
     return short if same else exact
 
 
-def _check_names(path: Path, plan: Plan, tensors: Tensors) -> None:
+def _check_names(path: Path, plan: TensorMapping, tensors: Tensors) -> None:
     expected = set(plan.names.values())
     for problem, names in (
         ("lacks", expected - tensors.keys()),
@@ -116,7 +118,7 @@ def _check_names(path: Path, plan: Plan, tensors: Tensors) -> None:
             )
 
 
-def _check_values(path: Path, plan: Plan, tensors: Tensors, spec: ModelSpec) -> None:
+def _check_values(path: Path, plan: TensorMapping, tensors: Tensors, spec: ModelSpec) -> None:
     for ours, shape in tensor_shapes(spec).items():
         tensor, theirs = tensors[ours], plan.names.get(ours, ours)
         if tensor.shape != shape:

@@ -14,7 +14,12 @@ from numpy.typing import NDArray
 
 from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.pipeline.importing.layouts.keras import NORM, orient
-from mobilenet_cli.pipeline.importing.layouts.plan import INCEPTION, LAYERS, Plan, norm_names
+from mobilenet_cli.pipeline.importing.layouts.plan import (
+    INCEPTION,
+    LAYERS,
+    TensorMapping,
+    norm_names,
+)
 from mobilenet_cli.pipeline.importing.weight_files import WeightFile
 
 EXPECTED = "TensorFlow: MobilenetV1/Conv2d_0/weights, ... or MobileNet/conv_1/weights, ..."
@@ -44,7 +49,7 @@ def prepare(file: WeightFile) -> WeightFile:
     return replace(file, tensors=tensors)
 
 
-def plan(file: WeightFile, resolution: int | None) -> Plan:
+def plan(file: WeightFile, resolution: int | None) -> TensorMapping:
     """Take the network's names and conventions; the resolution is in the file's name, or 224."""
     google = GOOGLE in file.tensors
     names: dict[str, str] = {}
@@ -57,7 +62,7 @@ def plan(file: WeightFile, resolution: int | None) -> Plan:
         names["classifier.bias"] = f"{classifier}/biases"
     named = FILE_NAME.match(file.path.name)
     side = resolution or (int(named[1]) if named else 224)
-    return Plan(
+    return TensorMapping(
         layout="TF-slim" if google else "Zehaos/MobileNet",
         names=names,
         orient=_orient,

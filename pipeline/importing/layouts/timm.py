@@ -12,7 +12,7 @@ from mobilenet_cli.pipeline.errors import ModelError
 from mobilenet_cli.pipeline.importing.layouts.plan import (
     INCEPTION,
     LAYERS,
-    Plan,
+    TensorMapping,
     norm_names,
     torch_norm,
 )
@@ -33,7 +33,7 @@ def recognizes(file: WeightFile) -> bool:
     return "conv_stem.weight" in file.tensors and "blocks.0.0.conv_dw.weight" in file.tensors
 
 
-def plan(file: WeightFile, resolution: int | None) -> Plan:
+def plan(file: WeightFile, resolution: int | None) -> TensorMapping:
     """Take names from timm; preprocessing from config.json, or as timm has it for the network.
 
     Raises:
@@ -51,7 +51,7 @@ def plan(file: WeightFile, resolution: int | None) -> Plan:
     assert pointwise == LAYERS - 1
     if any(name.startswith("classifier.") for name in file.tensors):
         names |= {name: name for name in ("classifier.weight", "classifier.bias")}
-    return Plan(
+    return TensorMapping(
         layout="timm",
         names=names,
         padding="symmetric",

@@ -17,7 +17,7 @@ from mobilenet_cli.pipeline.importing.layouts.plan import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     LAYERS,
-    Plan,
+    TensorMapping,
     norm_names,
     torch_norm,
 )
@@ -36,7 +36,7 @@ def recognizes(file: WeightFile) -> bool:
     return len(kernels) == len(norms) == LAYERS and len(linear) <= 1
 
 
-def plan(file: WeightFile, resolution: int | None) -> Plan:
+def plan(file: WeightFile, resolution: int | None) -> TensorMapping:
     """Pair kernels and normalizations in order.
 
     Raises:
@@ -59,7 +59,7 @@ def plan(file: WeightFile, resolution: int | None) -> Plan:
         names["classifier.bias"] = f"{linear[0].removesuffix('.weight')}.bias"
     activation: Activation | None = "relu" if MARVIS.match(kernels[0]) else None
     side = resolution or 224
-    return Plan(
+    return TensorMapping(
         layout="torch",
         names=names,
         orient=_orient,

@@ -5,7 +5,12 @@ import pytest
 from onnx import helper
 
 from mobilenet_cli.calibration.graph.parse import parse
-from mobilenet_cli.calibration.weights.equalize import LARGEST, MARGIN, channel_factors, equalize
+from mobilenet_cli.calibration.weights.equalize import (
+    LARGEST,
+    MARGIN,
+    channel_factors,
+    equalize_channels,
+)
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
 
 
@@ -80,7 +85,7 @@ def test_function_is_unchanged_below_the_bounds(network, peaks):
     """ReLU without its upper bound is homogeneous, so the scaled network is the same function."""
     factors = channel_factors(network, peaks, whole(peaks))
     inputs = {s.output: s.inputs[0] for s in network.steps if s.kind == "linear"}
-    scaled = equalize(network.linears, inputs, factors)
+    scaled = equalize_channels(network.linears, inputs, factors)
     x = np.random.default_rng(1).uniform(-1, 1, (3, 32, 32))
     plain, other = x, x
     for step in network.steps[:8]:
@@ -97,6 +102,6 @@ def test_function_is_unchanged_below_the_bounds(network, peaks):
 
 def test_without_factors_nothing_changes(network):
     inputs = {s.output: s.inputs[0] for s in network.steps if s.kind == "linear"}
-    for name, linear in equalize(network.linears, inputs, {}).items():
+    for name, linear in equalize_channels(network.linears, inputs, {}).items():
         assert np.array_equal(linear.weight, network.linears[name].weight)
         assert np.array_equal(linear.bias, network.linears[name].bias)
