@@ -24,6 +24,9 @@ from mobilenet_cli.data.preprocess import InputSpec, check_size, decode, frame, 
 ATTEMPTS = 10  # to find a crop within the image, as everybody's random-resized-crop
 DRAWS = 4 * ATTEMPTS  # random numbers that a cut may use
 START_OF_SCAN = b"\xff\xda"  # JPEG marker
+HUFFMAN_PROCESSES = (b"\xff\xc0", b"\xff\xc1", b"\xff\xc2")  # SOF0, SOF1, SOF2
+NO_FRAMES = (b"\xff\xc4", b"\xff\xc8", b"\xff\xcc")  # DHT, JPG, DAC lie among the SOF markers
+METADATA = (b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0")
 ORIENTATION = 274  # EXIF tag
 PLAIN = frozenset({"Gray", "YCbCr", "RGB"})
 
@@ -167,32 +170,45 @@ def _decode_plain(encoded: bytes, width: int, height: int) -> NDArray[np.uint8] 
 
 
 def _plain_jpeg_size(encoded: bytes) -> tuple[int, int] | None:
-    """Return width and height of a JPEG that only needs decoding; None of anything else."""
+    """Return width and height of a JPEG that only needs decoding; None of anything else.
+
+    Of the processes of ISO/IEC 10918-1 (table B.1) only baseline, extended and progressive Huffman
+    coding are taken: libjpeg-turbo's scaled decoder overflows its buffer on a lossless file.
+    """
     if not encoded.startswith(b"\xff\xd8"):
+        return None
+    process, has_metadata = _segments(encoded)
+    if process not in HUFFMAN_PROCESSES or (has_metadata and not _upright(encoded)):
         return None
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(encoded)
-        return (width, height) if space in PLAIN and _upright(encoded) else None
+        return (width, height) if space in PLAIN else None
     except (ValueError, OSError, SyntaxError):  # a header that Pillow may yet understand
         return None
 
 
 def _upright(encoded: bytes) -> bool:
-    if not _has_exif(encoded):
-        return True
-    with Image.open(io.BytesIO(encoded), formats=("JPEG",)) as image:
-        return bool(image.getexif().get(ORIENTATION, 1) == 1)
+    """Tell whether neither EXIF nor XMP turns the image; Pillow reads both."""
+    try:
+        with Image.open(io.BytesIO(encoded), formats=("JPEG",)) as image:
+            return bool(image.getexif().get(ORIENTATION, 1) == 1)
+    except (ValueError, OSError, SyntaxError):
+        return False
 
 
-def _has_exif(encoded: bytes) -> bool:
-    """Tell whether one of the segments before the image is EXIF (ISO/IEC 10918-1, annex B).
+def _segments(encoded: bytes) -> tuple[bytes, bool]:
+    """Go through the segments before the image (ISO/IEC 10918-1, annex B).
 
-    Searching the first 64 KiB for it takes 37 microseconds, all under the interpreter's lock.
+    Searching the first 64 KiB for metadata takes 37 microseconds, all under the interpreter's lock.
+
+    Returns:
+        The marker of the coding process, empty if there is none; and whether there is EXIF or XMP.
     """
-    place = 2
+    place, process, has_metadata = 2, b"", False
     while (marker := encoded[place : place + 2]) not in (START_OF_SCAN, b""):
-        if encoded[place + 4 : place + 10] == b"Exif\0\0":
-            return True
+        if b"\xff\xc0" <= marker <= b"\xff\xcf" and marker not in NO_FRAMES:
+            process = marker
+        has_metadata |= encoded[place + 4 : place + 33].startswith(METADATA)
         filled = marker == b"\xff\xff"  # any number of these bytes may precede a marker
         place += 1 if filled else 2 + int.from_bytes(encoded[place + 2 : place + 4], "big")
-    return False
+    return process, has_metadata

@@ -95,7 +95,7 @@ def _labelled(folder: Path, root: Path) -> tuple[list[Sample], tuple[str, ...]]:
         by_class[label] = name
     samples: list[Sample] = []
     for label, name in by_class.items():
-        _, images = _entries(folder / name)
+        images = list(_images_below(folder / name))
         if not images:
             raise DataError(
                 f"class folder {folder / name} contains no images", "Add images, or remove it"
@@ -133,6 +133,21 @@ def _entries(folder: Path) -> tuple[list[str], list[str]]:
             f"{folder} cannot be read ({error.strerror})", "Check the path and its permissions"
         ) from error
     return sorted(folders), sorted(images)
+
+
+def _images_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[str]:
+    """Yield the images of a folder, then those of its subfolders, by their names within it.
+
+    A link to a folder that the search has come through is not followed.
+    """
+    here = folder.resolve()
+    if here in above:
+        return
+    folders, images = _entries(folder)
+    yield from images
+    for name in folders:
+        for image in _images_below(folder / name, (*above, here)):
+            yield f"{name}/{image}"
 
 
 def _samples(folder: Path, names: list[str], label: str | None, root: Path) -> Iterator[Sample]:

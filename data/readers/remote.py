@@ -10,7 +10,8 @@ import hashlib
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from http.client import HTTPException
@@ -27,6 +28,7 @@ RANGE = re.compile(r"(\d+)\.\.(\d+)")
 ATTEMPTS = 4
 AT_ONCE = 4  # downloads
 TIMEOUT = 60  # seconds without an answer
+LONGEST_WAIT = 60  # seconds, however long the server asks to wait
 PIECE = 1 << 20  # bytes
 Tick = Callable[[int, int, str], None]  # files that are there, of how many, and a note
 
@@ -51,6 +53,7 @@ def local_copy(source: str, tick: Tick = lambda *_: None) -> Path:
     """
     addresses = list(expand(source))
     folder = cache_folder() / hashlib.sha256(source.encode()).hexdigest()[:16]
+    names = file_names(addresses)
     fetched = dict.fromkeys(addresses, 0)  # bytes; each thread counts its own file's
     there: set[str] = set()
 
@@ -59,7 +62,7 @@ def local_copy(source: str, tick: Tick = lambda *_: None) -> Path:
             fetched[address] += piece
             tick(len(there), len(addresses), f"{sum(fetched.values()) / 1e6:,.0f} MB")
 
-        target = folder / file_name(address)
+        target = folder / names[address]
         if not target.exists():
             _fetch(address, target, count)
         there.add(address)
@@ -107,9 +110,22 @@ def cache_folder() -> Path:
     return Path(os.environ.get("MOBILENET_CLI_CACHE") or Path(cache) / "mobilenet-cli")
 
 
-def file_name(address: str) -> str:
-    """Return the name of an address's file."""
-    return Path(unquote(urlsplit(address).path)).name or "file"
+def file_names(addresses: Sequence[str]) -> dict[str, str]:
+    """Name the file of each address so that no two share one.
+
+    Where last parts are the same, as in ``{train,validation}/0000.parquet``, the parts before them
+    belong to the name, so that it still says which split a file is.
+    """
+    parts = {
+        a: [p for p in unquote(urlsplit(a).path).split("/") if p] or ["file"] for a in addresses
+    }
+    names = {address: found[-1] for address, found in parts.items()}
+    if len(set(names.values())) < len(names):
+        names = {address: "-".join(found) for address, found in parts.items()}
+    if len(set(names.values())) < len(names):  # they differ in their hosts or queries
+        digest = {a: hashlib.sha256(a.encode()).hexdigest()[:8] for a in addresses}
+        names = {address: f"{digest[address]}-{name}" for address, name in names.items()}
+    return names
 
 
 def _fetch(address: str, target: Path, count: Callable[[int], None]) -> None:
@@ -124,8 +140,10 @@ def _fetch(address: str, target: Path, count: Callable[[int], None]) -> None:
                 return
             reason = f"it ended after {part.stat().st_size:,} bytes"
         except HTTPError as error:
-            reason = f"{error.code} {error.reason}"
-            if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            reason = " ".join(f"{error.code} {error.reason}".split())
+            if error.code == HTTPStatus.TOO_MANY_REQUESTS:
+                time.sleep(min(float(_number(error.headers.get("Retry-After"), 1)), LONGEST_WAIT))
+            elif error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 part.unlink(missing_ok=True)  # it is another file by now
             elif error.code < HTTPStatus.INTERNAL_SERVER_ERROR:
                 break
@@ -152,7 +170,13 @@ def _fetch_rest(address: str, part: Path, count: Callable[[int], None]) -> bool:
     headers = {"Range": f"bytes={have}-", "If-Range": version.read_text()} if have else {}
     request = Request(address, headers=headers)  # noqa: S310 - is_address allows only http(s)
     with urlopen(request, timeout=TIMEOUT) as response:  # noqa: S310 - likewise
+        if response.headers.get_content_type() == "text/html":
+            raise HTTPException("it is a page of HTML, not a file of images")
         resumed = response.status == HTTPStatus.PARTIAL_CONTENT
+        begins = response.headers.get("Content-Range", "").partition("-")[0].split()
+        if resumed and begins[-1:] != [str(have)]:
+            part.unlink(missing_ok=True)
+            raise HTTPException("the server sent another range than was asked for")
         tag = response.headers.get("ETag") or response.headers.get("Last-Modified")
         if tag:
             version.write_text(tag)
@@ -162,4 +186,10 @@ def _fetch_rest(address: str, part: Path, count: Callable[[int], None]) -> bool:
                 file.write(piece)
                 count(len(piece))
             size = file.tell()
-    return length is None or size == int(length) + (have if resumed else 0)
+    if length is None:
+        return bool(response.chunked)  # else nothing says whether this is the end
+    return size == _number(length, -1) + (have if resumed else 0)
+
+
+def _number(text: str | None, otherwise: int) -> int:
+    return int(text) if text and text.isascii() and text.isdecimal() else otherwise

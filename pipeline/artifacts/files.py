@@ -1,9 +1,13 @@
 """Files are written and hashed in one way: whole or not at all."""
 
 import contextlib
+import fcntl
+import glob
 import hashlib
 import os
+import secrets
 from pathlib import Path
+from typing import BinaryIO
 
 from mobilenet_cli.pipeline.errors import StorageError
 
@@ -25,23 +29,41 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         StorageError: the disk is full, or the folder cannot be written to.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
-        with temporary.open("wb") as file:
+        file, temporary = _open_temporary(path)
+        with file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+            temporary.replace(path)
     except OSError as error:
         raise StorageError(
             f"cannot write {path} ({error.strerror or error})",
             "Free some space or choose a folder you may write to; what was there is unchanged",
         ) from error
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+def _open_temporary(path: Path) -> tuple[BinaryIO, Path]:
+    """Create a temporary file beside ``path`` that no other process has or takes for abandoned.
+
+    Its name is random, since process numbers repeat in containers that share a folder. A lock says
+    that its writer lives; whoever comes between creation and lock may have removed the file.
+    """
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+        file = temporary.open("xb")
+        with contextlib.suppress(OSError):  # a file system without locks removes nothing either
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if temporary.exists():
+            return file, temporary
+        file.close()
 
 
 def check_writable(path: Path) -> None:
@@ -56,8 +78,8 @@ def check_writable(path: Path) -> None:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Delete temporary files of processes that were killed while writing ``path``."""
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-        pid = leftover.name.split(".")[-2]
-        if not Path(f"/proc/{pid}").exists():
+    """Delete temporary files whose writers died: the kernel has released their locks."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError), leftover.open("rb") as file:  # it is gone, or locked
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             leftover.unlink(missing_ok=True)

@@ -48,6 +48,7 @@ def convert_fp16(source: Artifact, config: ConvertConfig, out: Path) -> Artifact
     """
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
 
     refuse_overwrite(out, [source.path])
     before = load_onnx(source.path)
@@ -57,6 +58,8 @@ def convert_fp16(source: Artifact, config: ConvertConfig, out: Path) -> Artifact
             f"{source.path} does not hold float32 weights alone", "Convert the run's folded.onnx"
         )
     after = convert_float_to_float16(load_onnx(source.path), keep_io_types=True)
+    OnnxModel(after).topological_sort()  # the converter puts its Casts last
+    onnx.checker.check_model(after, full_check=True)
     images, images_from = probe_images(source.facts, config.data, config.images)
     name = before.graph.input[0].name
     session = SessionConfig(provider=config.provider)

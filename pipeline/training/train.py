@@ -190,11 +190,6 @@ class Trainer:
     def batches(self) -> Iterator[TrainBatch]:
         """Read the batches of this epoch that are left."""
         setup, state = self.setup, self.state
-
-        def on_bad(sample: Sample, _: DataError) -> None:
-            if sample.key not in state.bad:
-                state.bad.append(sample.key)
-
         plan = EpochPlan(
             samples=setup.images.samples,
             batch=setup.recipe.batch,
@@ -204,7 +199,12 @@ class Trainer:
             shard=RankShard(setup.group.rank, setup.group.world),
         )
         left = setup.steps_in(state.epoch) - state.step
-        return islice(training_batches(setup.images, plan, setup.group.cpus, on_bad), left)
+        return islice(training_batches(setup.images, plan, setup.group.cpus, self.on_bad), left)
+
+    def on_bad(self, sample: Sample, _: DataError) -> None:
+        """Remember an image that cannot be read; it ends nothing."""
+        if sample.key not in self.state.bad:
+            self.state.bad.append(sample.key)
 
     def run_epoch(self) -> None:
         """Take the steps of this epoch that are left."""
@@ -255,7 +255,11 @@ class Trainer:
         )
 
     def validate(self) -> tuple[float, float]:
-        """Return top-1 and top-5 of the held-out images, in percent."""
+        """Return top-1 and top-5 of the held-out images that can be read, in percent.
+
+        Raises:
+            DataError: none of them can be read.
+        """
         setup, kept = self.setup, self.learner.kept
         images = len(setup.validation_shard.samples)
 
@@ -271,9 +275,14 @@ class Trainer:
             setup.training.input,
             setup.device,
             tick,
+            self.on_bad,
         )
-        top1, top5 = setup.group.all_reduce_sum(*counts)
-        total = len(setup.validation.samples)
+        top1, top5, total = setup.group.all_reduce_sum(*counts)
+        if not total:
+            raise DataError(
+                f"none of the held-out images of {setup.validation.name} can be read",
+                "Check that the files are images",
+            )
         return 100 * top1 / total, 100 * top5 / total
 
     def epoch_record(self) -> EpochRecord:

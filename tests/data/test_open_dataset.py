@@ -97,6 +97,18 @@ def test_folder_without_images(tmp_path):
         open_dataset(str(tmp_path), "all")
 
 
+def test_images_in_subfolders_of_a_class_belong_to_it(class_folders):
+    root = class_folders({"cat": 2, "dog": 2})
+    (root / "cat" / "2024" / "may").mkdir(parents=True)
+    (root / "cat" / "000.png").rename(root / "cat" / "2024" / "may" / "000.png")
+    (root / "cat" / "2024" / "again").symlink_to(root / "cat")  # a circle
+    dataset = open_dataset(str(root), "all")
+    found = [(sample.key, sample.label) for sample in dataset.samples]
+    assert found[:2] == [("cat/001.png", "cat"), ("cat/2024/may/000.png", "cat")]
+    assert len(found) == 4
+    assert dataset.samples[1].read().startswith(b"\x89PNG")
+
+
 def test_class_folder_without_images(class_folders):
     root = class_folders({"cat": 1, "dog": 0})
     with pytest.raises(DataError, match=r"dog contains no images.*Add images"):

@@ -1,5 +1,6 @@
 """What training reads: the order of an epoch, random crops, batches, shares, damage."""
 
+import contextlib
 import importlib
 import io
 import tarfile
@@ -213,6 +214,30 @@ def test_odd_images_look_as_in_evaluation(encoded):
     spec = InputSpec(resolution=32, resize=60)
     centre = CentreCrop(spec)(encoded, "x", draws(0))
     assert np.abs(centre - resize_and_crop(image, spec).astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("marker", [b"\xff\xc3", b"\xff\xc9", b"\xff\xcb"])
+def test_only_huffman_processes_are_decoded_by_the_fast_decoder(marker, monkeypatch):
+    """A lossless JPEG (SOF3) made it write beyond its buffer, and the process die."""
+    asked: list[bytes] = []
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda encoded, *_, **__: asked.append(encoded))
+    odd = photo((900, 600)).replace(b"\xff\xc0", marker, 1)
+    for crop in (RandomCrop(32), CentreCrop(InputSpec(resolution=32, resize=36))):
+        with contextlib.suppress(DataError):  # Pillow decides what it can make of it
+            crop(odd, "x.jpg", draws(0))
+    assert asked == []
+
+
+def test_orientation_in_xmp_counts_in_training_too():
+    packet = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'  # noqa: E501 - as cameras write it
+    body = b"http://ns.adobe.com/xap/1.0/\0" + packet
+    segment = b"\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body
+    plain = photo((90, 60))
+    turned = plain[:2] + segment + plain[2:]
+    assert decode(turned, "x").size == (60, 90)
+    spec = InputSpec(resolution=32, resize=60)
+    expected = resize_and_crop(decode(turned, "x"), spec).astype(int)
+    assert np.abs(CentreCrop(spec)(turned, "x", draws(0)) - expected).max() <= 1
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xd8 no more", photo((90, 60))[:700]])

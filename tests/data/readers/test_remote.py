@@ -23,6 +23,10 @@ class Server:
     files: dict[str, bytes] = field(default_factory=dict)
     asked: list[tuple[str, str | None]] = field(default_factory=list)
     breaks: int = 0
+    busy: int = 0
+    shift: int = 0
+    says_length: bool = True
+    kind: str = "application/x-tar"
 
 
 @pytest.fixture
@@ -42,8 +46,19 @@ def server(tmp_path, monkeypatch) -> Iterator[Server]:
             start = 0
             if wanted and self.headers.get("If-Range") == tag:
                 start = int(wanted.removeprefix("bytes=").rstrip("-"))
+            if state.busy:
+                state.busy -= 1
+                self.send_response(429)
+                self.send_header("Retry-After", "0")
+                self.end_headers()
+                return
             self.send_response(206 if start else 200)
-            self.send_header("Content-Length", str(len(content) - start))
+            if start:
+                span = f"bytes {start + state.shift}-{len(content) - 1}/{len(content)}"
+                self.send_header("Content-Range", span)
+            if state.says_length:
+                self.send_header("Content-Length", str(len(content) - start))
+            self.send_header("Content-Type", state.kind)
             self.send_header("ETag", tag)
             self.end_headers()
             body = content[start:]
@@ -173,3 +188,48 @@ def test_braces():
     assert list(expand("plain.tar")) == ["plain.tar"]
     with pytest.raises(DataError, match=r"\{z\} in a\{z\} is neither a range nor a list"):
         list(expand("a{z}"))
+
+
+def test_files_of_one_name_are_not_one_file(server, encoded):
+    for place, folder in enumerate(("a", "b")):
+        server.files[f"/{folder}/000000.tar"] = tar(
+            [encoded(seed=10 * place + i) for i in range(3)]
+        )
+    dataset = open_dataset(f"{server.address}/{{a,b}}/000000.tar", "all")
+    assert len(dataset.samples) == 6
+    assert len({sample.read() for sample in dataset.samples}) == 6
+
+
+def test_folders_that_are_splits_stay_splits(server):
+    addresses = [f"{server.address}/{split}/0000.parquet" for split in ("train", "validation")]
+    assert sorted(remote.file_names(addresses).values()) == [
+        "train-0000.parquet",
+        "validation-0000.parquet",
+    ]
+    same = [f"{server.address}/x.tar?part={part}" for part in (1, 2)]
+    assert len(set(remote.file_names(same).values())) == 2
+
+
+def test_a_busy_server_is_waited_for(server, encoded):
+    server.files["/x.tar"] = tar([encoded()])
+    server.busy = 2
+    assert len(open_dataset(f"{server.address}/x.tar", "all").samples) == 1
+
+
+@pytest.mark.parametrize(
+    ("state", "problem"),
+    [({"kind": "text/html"}, "a page of HTML"), ({"says_length": False}, "it ended after")],
+)
+def test_what_cannot_be_trusted_is_not_kept(server, encoded, tmp_path, state, problem):
+    server.files["/x.tar"] = tar([encoded()])
+    for name, value in state.items():
+        setattr(server, name, value)
+    with pytest.raises(DataError, match=problem):
+        open_dataset(f"{server.address}/x.tar", "all")
+    assert list((tmp_path / "cache").rglob("x.tar")) == []
+
+
+def test_another_range_than_was_asked_for_is_not_appended(server, encoded):
+    server.files["/x.tar"] = tar([encoded()])
+    server.breaks, server.shift = 1, 7
+    assert len(open_dataset(f"{server.address}/x.tar", "all").samples) == 1

@@ -1,6 +1,7 @@
 """Artifacts are written whole or not at all, and know where they came from."""
 
 import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -74,18 +75,18 @@ def test_failed_write_keeps_the_old_content(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_write_to_a_device_without_space(tmp_path):
-    full = tmp_path / ".file.1.tmp"
-    full.symlink_to("/dev/full")
+def test_write_beyond_what_is_allowed(tmp_path):
     script = (
-        "import os; from pathlib import Path\n"
+        "import resource, signal; from pathlib import Path\n"
         "from mobilenet_cli.pipeline.artifacts.artifact import write_atomically\n"
-        "os.getpid = lambda: 1\n"  # so that the temporary file is the full device
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))\n"
         f"write_atomically(Path({str(tmp_path / 'file')!r}), b'x' * 100)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert "StorageError" in done.stderr
-    assert "No space left on device" in done.stderr
+    assert "File too large" in done.stderr
+    assert list(tmp_path.iterdir()) == []
     assert not (tmp_path / "file").exists()
 
 
@@ -95,17 +96,39 @@ def test_folder_that_is_a_file(tmp_path):
         write_atomically(tmp_path / "runs" / "file", b"x")
 
 
-def test_temporaries_of_dead_processes_are_removed_and_of_living_ones_kept(tmp_path):
+def test_what_a_dead_writer_left_goes_and_what_a_living_one_has_stays(tmp_path):
+    """A writer is told from a dead one by its lock: process numbers repeat in containers."""
     path = tmp_path / "fp32.onnx"
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    abandoned = tmp_path / f".fp32.onnx.{dead.pid}.tmp"
-    living = tmp_path / f".fp32.onnx.{os.getppid()}.tmp"
-    other = tmp_path / f".folded.onnx.{dead.pid}.tmp"
+    abandoned, living, other = (
+        tmp_path / name for name in (".fp32.onnx.1.tmp", ".fp32.onnx.2.tmp", ".folded.onnx.1.tmp")
+    )
     for file in (abandoned, living, other):
         file.write_bytes(b"half")
-    write_atomically(path, b"x")
+    with living.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        write_atomically(path, b"x")
     assert set(tmp_path.iterdir()) == {path, living, other}
+
+
+def test_two_writers_of_one_process_number(tmp_path):
+    """As in two containers that share a folder, in both of which the program is process 1."""
+    script = (
+        "import os, sys; from pathlib import Path\n"
+        "from mobilenet_cli.pipeline.artifacts.artifact import write_atomically\n"
+        "os.getpid = lambda: 1\n"
+        "for _ in range(60):\n"
+        f"    write_atomically(Path({str(tmp_path / 'file')!r}), sys.argv[1].encode() * 100_000)\n"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", script, letter]) for letter in "ab"]
+    seen = set()
+    while any(writer.poll() is None for writer in writers):
+        if (tmp_path / "file").exists():
+            content = (tmp_path / "file").read_bytes()
+            assert content in (b"a" * 100_000, b"b" * 100_000)
+            seen.add(content[:1])
+    assert [writer.returncode for writer in writers] == [0, 0]
+    assert seen
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path):

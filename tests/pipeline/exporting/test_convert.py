@@ -50,6 +50,7 @@ def test_half_precision_keeps_the_function_and_the_interface(tmp_path):
     graph = load_onnx(made.path).graph
     assert {t.data_type for t in graph.initializer} == {TensorProto.FLOAT16}
     assert [v.type.tensor_type.elem_type for v in (*graph.input, *graph.output)] == [1, 1]
+    onnx.checker.check_model(load_onnx(made.path), full_check=True)
     assert made.facts.stage == "convert"
     assert made.facts.parent == source.sha256
     assert load_with_record(made.path, ConvertRecord) == made

@@ -19,7 +19,13 @@ from mobilenet_cli.models.mobilenet_v1_torch import MobileNetV1
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
 from mobilenet_cli.pipeline.artifacts.files import sha256_file
-from mobilenet_cli.pipeline.errors import CheckError, ModelError, OptionError, StorageError
+from mobilenet_cli.pipeline.errors import (
+    CheckError,
+    DataError,
+    ModelError,
+    OptionError,
+    StorageError,
+)
 from mobilenet_cli.pipeline.training import train as stage
 from mobilenet_cli.pipeline.training.config import TrainConfig
 from mobilenet_cli.pipeline.training.optimizer import rate_factor
@@ -194,6 +200,21 @@ def test_a_loss_that_is_not_finite_says_what_is_left(config: TrainConfig, tmp_pa
         train(config, out)
 
 
+def test_unreadable_held_out_images_are_named_and_end_nothing(class_folders, tmp_path: Path):
+    root = class_folders({"cat": 8, "dog": 8}, "pets/train").parent
+    class_folders({"cat": 3, "dog": 3}, "pets/val")
+    bad = root / "val" / "cat" / "000.png"
+    bad.write_bytes(bad.read_bytes()[:40])
+    config = TrainConfig(data=str(root), epochs=1, changes=("batch=4",), **SMALL)
+    made = train(config, tmp_path / "model.safetensors")
+    assert any("cat/000.png" in name for name in made.record.bad_images)
+    assert made.record.top1 in [pytest.approx(100 * right / 5) for right in range(6)]
+    for image in (root / "val").rglob("*.png"):
+        image.write_bytes(b"no image")
+    with pytest.raises(DataError, match="none of the held-out images"):
+        train(config, tmp_path / "other.safetensors")
+
+
 def test_unreadable_images_are_named_and_replaced(config: TrainConfig, tmp_path: Path):
     bad = Path(config.data) / "cat" / "000.png"
     bad.write_bytes(bad.read_bytes()[:40])
@@ -206,7 +227,7 @@ def test_unreadable_images_are_named_and_replaced(config: TrainConfig, tmp_path:
 
 
 def test_the_best_epoch_is_kept_beside_the_last(config: TrainConfig, tmp_path: Path, monkeypatch):
-    tops = iter([(5, 5), (3, 5)])
+    tops = iter([(5, 5, 8), (3, 5, 8)])
     monkeypatch.setattr(stage, "count_correct", lambda *_: next(tops))
     made = train(config, tmp_path / "model.safetensors")
     best = load_artifact(tmp_path / "best.safetensors")
