@@ -54,7 +54,7 @@ def test_two_epochs_learn_and_leave_log_and_curves(trained: Path) -> None:
 def test_checkpoint_gives_the_accuracy_that_was_recorded(trained: Path) -> None:
     artifact = load_with_record(trained, TrainRecord)
     held = open_dataset("digits", "val")
-    top1, _ = count_correct(
+    top1, _, _ = count_correct(
         load_network(artifact),
         held,
         artifact.facts.classes,
