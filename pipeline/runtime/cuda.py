@@ -11,6 +11,7 @@ import importlib.metadata
 import importlib.util
 import io
 import re
+import sys
 from pathlib import Path
 
 REINSTALL = 'pip uninstall -y {wheels} && pip install "mobilenet-cli[{extra}]"'
@@ -21,8 +22,19 @@ DRIVER_OF_CUDA = {
 
 
 def runtime_wheels() -> tuple[str, ...]:
-    """Return the distributions that provide onnxruntime; more than one overwrite each other."""
-    return tuple(sorted(set(importlib.metadata.packages_distributions().get("onnxruntime", ()))))
+    """Return the distributions of the onnxruntime that is imported; two overwrite each other.
+
+    One in another folder, such as that of a system whose packages an environment sees, is hidden
+    by the first on the path and does no harm.
+    """
+    folders: dict[str, int | None] = {}
+    for name in importlib.metadata.packages_distributions().get("onnxruntime", ()):
+        folders[name] = None  # one that is just being installed has no metadata yet
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError, ValueError):
+            folder = str(importlib.metadata.distribution(name).locate_file(""))
+            folders[name] = sys.path.index(folder)
+    first = min((place for place in folders.values() if place is not None), default=None)
+    return tuple(sorted(name for name, place in folders.items() if place in (first, None)))
 
 
 def obstacle(library: str) -> tuple[str, str] | None:

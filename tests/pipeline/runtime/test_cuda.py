@@ -100,3 +100,23 @@ def test_a_provider_that_cannot_start_is_never_replaced(wheels):
     wheels("onnxruntime")
     with pytest.raises(ProviderError, match="for the CPU only"):
         open_session(b"not even read", SessionConfig(provider="CUDAExecutionProvider"))
+
+
+def test_only_wheels_in_one_folder_overwrite_each_other(tmp_path, monkeypatch):
+    """As with a virtual environment that sees the system's packages."""
+
+    def install(folder, name):
+        package = tmp_path / folder / "onnxruntime"
+        package.mkdir(parents=True, exist_ok=True)
+        (package / "__init__.py").touch()
+        about = tmp_path / folder / f"{name.replace('-', '_')}-1.0.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (about / "RECORD").write_text("onnxruntime/__init__.py,,\n")
+
+    install("own", "onnxruntime-gpu")
+    install("system", "onnxruntime")
+    monkeypatch.setattr("sys.path", [str(tmp_path / "own"), str(tmp_path / "system")])
+    assert cuda.runtime_wheels() == ("onnxruntime-gpu",)
+    install("own", "onnxruntime")
+    assert cuda.runtime_wheels() == ("onnxruntime", "onnxruntime-gpu")
