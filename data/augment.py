@@ -50,7 +50,7 @@ def mix(
         images: [n, 3, H, W].
         labels: int64 [n].
         classes: how many there are.
-        generator: of all choices.
+        generator: the random numbers of all choices.
         mixup: its alpha; 0 for none.
         cutmix: its alpha; 0 for none.
 
@@ -93,7 +93,7 @@ def erase(
 
     Args:
         images: [n, 3, H, W], normalized.
-        generator: of all choices.
+        generator: the random numbers of all choices.
         probability: that an image is chosen.
         area: smallest and largest share of the image.
         ratio: smallest and largest height / width of the box.
@@ -127,7 +127,7 @@ def rand_augment(
 
     Args:
         images: [n, 3, H, W] on the scale 0..1.
-        generator: of all choices.
+        generator: the random numbers of all choices.
         layers: operations an image.
         magnitude: mean strength, 0 to ``MAX_STRENGTH``.
         spread: standard deviation of the strength, as timm adds it.

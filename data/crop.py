@@ -40,7 +40,7 @@ class RandomCrop:
     """A random part of random shape is scaled to a square (arXiv:1409.4842, section 6).
 
     Attributes:
-        side: of the result in pixels.
+        side: the side of the result in pixels.
         scale: smallest and largest share of the image's area.
         ratio: smallest and largest width / height; drawn evenly in its logarithm.
     """

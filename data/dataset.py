@@ -41,7 +41,7 @@ class Dataset:
 
     Attributes:
         name: where they come from, as the user wrote it, with the split.
-        samples: in a reproducible order.
+        samples: the images, in a reproducible order.
         classes: identifiers in label order; a model trained on this set has these outputs.
         lost: what damaged files no longer give, one sentence each: samples that cannot be named.
     """

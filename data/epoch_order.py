@@ -22,8 +22,8 @@ def epoch_order(samples: Sequence[Sample], seed: int, epoch: int) -> NDArray[np.
     ``WINDOW_BYTES`` are mixed: memory stays bounded, and each block is read once an epoch.
 
     Args:
-        samples: of one split.
-        seed: of the run.
+        samples: the images of one split.
+        seed: the seed of the run.
         epoch: any number; each has its own order.
     """
     generator = np.random.default_rng([seed, epoch])

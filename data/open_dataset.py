@@ -1,43 +1,43 @@
 """A data set is opened by what the user wrote: a built-in name or a path."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from mobilenet_cli.data.dataset import Dataset, Sample
-from mobilenet_cli.data.readers import parquet, tfrecord, webdataset
-from mobilenet_cli.data.readers.digits import digits
+from mobilenet_cli.data.readers.digits import Digits
 from mobilenet_cli.data.readers.files import read_file
-from mobilenet_cli.data.readers.folder import has_splits, image_folder
+from mobilenet_cli.data.readers.folder import ImageFolder
+from mobilenet_cli.data.readers.parquet import PARQUET
 from mobilenet_cli.data.readers.remote import is_address, local_copy
+from mobilenet_cli.data.readers.tfrecord import TFRECORD
+from mobilenet_cli.data.readers.webdataset import WEBDATASET
 from mobilenet_cli.data.split import Split
 from mobilenet_cli.pipeline.errors import DataError
 
 
-@dataclass(frozen=True)
-class Format:
-    """A format is one way in which images are kept on disk.
+class Reader(Protocol):
+    """A reader finds the images of data sets of one kind."""
 
-    Attributes:
-        recognizes: is what lies at a path in this format?
-        has_splits: does it say itself what is held out from training?
-        read: opens a split; the seed matters where the format has no splits of its own.
-    """
+    def recognizes(self, source: str) -> bool:
+        """Tell whether a name or a path is of this kind."""
 
-    recognizes: Callable[[Path], bool]
-    has_splits: Callable[[Path], bool]
-    read: Callable[[Path, Split, int], Dataset]
+    def has_splits(self, source: str) -> bool:
+        """Tell whether the data set says itself what is held out from training."""
+
+    def open(self, source: str, split: Split, seed: int) -> Dataset:
+        """Find the samples of a split; the seed matters where a set has no splits of its own."""
 
 
-# Data sets that need no path, by name.
-DATASETS: dict[str, Callable[[Split, int], Dataset]] = {"digits": digits}
-# In the order in which they are tried.
-FORMATS: dict[str, Format] = {
-    "parquet": Format(parquet.recognizes, parquet.has_splits, parquet.parquet),
-    "WebDataset": Format(webdataset.recognizes, webdataset.has_splits, webdataset.webdataset),
-    "TFRecord": Format(tfrecord.recognizes, tfrecord.has_splits, tfrecord.tfrecord),
-    "image folder": Format(Path.is_dir, has_splits, image_folder),
+# In the order in which they are asked.
+DATASETS: dict[str, Reader] = {
+    "digits": Digits(),
+    "parquet": PARQUET,
+    "WebDataset": WEBDATASET,
+    "TFRecord": TFRECORD,
+    "image folder": ImageFolder(),
 }
 
 
@@ -45,19 +45,17 @@ def open_dataset(source: str, split: Split, seed: int = 0) -> Dataset:
     """Find the samples of a data set; images are read later, one at a time.
 
     Args:
-        source: a name in ``DATASETS``, or the path of something in one of ``FORMATS``, or the
+        source: ``digits``, or the path of what a reader in ``DATASETS`` recognizes, or the
             address of its files as ``local_copy`` takes it.
         split: ``train``, ``val`` (held out), or ``all``.
-        seed: of the division into train and val, where the data set has none of its own.
+        seed: the seed of the division into train and val, where the set has none of its own.
 
     Raises:
         DataError: there is no such data set, it has no images or not this split, or its classes
             are contradictory.
     """
-    if source in DATASETS:
-        return DATASETS[source](split, seed)
     path = _path(source)
-    dataset = _format(path).read(path, split, seed)
+    dataset = _reader(path).open(path, split, seed)
     return replace(dataset, name=f"{source} ({split})") if is_address(source) else dataset
 
 
@@ -68,11 +66,11 @@ def held_out(source: str, trained_on: str | None) -> Dataset:
     by ``open_dataset`` with seed 0; and otherwise all of it.
 
     Args:
-        source: as ``open_dataset`` takes it.
-        trained_on: the model's training data, likewise.
+        source: a name, a path or an address that ``open_dataset`` takes.
+        trained_on: the model's training data, written in the same way.
 
     Raises:
-        DataError: as ``open_dataset``.
+        DataError: ``open_dataset`` cannot open it.
     """
     return _part(source, trained_on, "val")
 
@@ -87,28 +85,28 @@ def not_held_out(source: str, trained_on: str | None) -> Dataset:
 
 
 def _part(source: str, trained_on: str | None, split: Split) -> Dataset:
-    if source in DATASETS or _format(_path(source)).has_splits(_path(source)):
+    path = _path(source)
+    if _reader(path).has_splits(path):
         return open_dataset(source, split)
     same = trained_on is not None and Path(source).resolve() == Path(trained_on).resolve()
     return open_dataset(source, split if same else "all")
 
 
-def _path(source: str) -> Path:
-    return local_copy(source) if is_address(source) else Path(source)
+def _path(source: str) -> str:
+    return str(local_copy(source)) if is_address(source) else source
 
 
-def _format(path: Path) -> Format:
-    if not path.exists():
+def _reader(source: str) -> Reader:
+    for reader in DATASETS.values():
+        if reader.recognizes(source):
+            return reader
+    if Path(source).exists():
         raise DataError(
-            f"data '{path}' does not exist",
-            f"Give the path of a folder of images, or one of: {', '.join(DATASETS)}",
+            f"data '{source}' is not a folder, nor a .parquet, .tar or .tfrecord file",
+            "Give the folder that holds the images",
         )
-    for kind in FORMATS.values():
-        if kind.recognizes(path):
-            return kind
     raise DataError(
-        f"data '{path}' is not a folder, nor a .parquet, .tar or .tfrecord file",
-        "Give the folder that holds the images",
+        f"data '{source}' does not exist", "Give the path of a folder of images, or 'digits'"
     )
 
 

@@ -4,7 +4,7 @@ import io
 import math
 import warnings
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,25 @@ RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+class Normalization(NamedTuple):
+    """A normalization makes ``(value / 255 - mean) / std`` of a channel's values.
+
+    Attributes:
+        mean: the mean of each channel, on the scale 0..1.
+        std: the standard deviation of each channel, on the scale 0..1.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+# By the names that people know: Inception's maps 0..255 to -1..1.
+NORMALIZATIONS = {
+    "inception": Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "imagenet": Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 # Without Pillow's readers that start other programs or draw vectors.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -50,8 +69,8 @@ class InputSpec:
     resolution: int = 224
     resize: int = 256
     interpolation: Interpolation = "bilinear"
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    mean: tuple[float, float, float] = NORMALIZATIONS["inception"].mean
+    std: tuple[float, float, float] = NORMALIZATIONS["inception"].std
     channels: Literal["RGB", "BGR"] = "RGB"
 
     def __post_init__(self) -> None:
@@ -70,6 +89,20 @@ class InputSpec:
                 f"mean {self.mean} and std {self.std} cannot normalize an image",
                 "Give three finite means and three positive standard deviations",
             )
+
+    @classmethod
+    def cropped(
+        cls, resolution: int, fraction: float = 0.875, normalization: str = "inception"
+    ) -> "InputSpec":
+        """Return the input of a network whose images are cut from a larger frame.
+
+        Args:
+            resolution: the side of the network's input in pixels.
+            fraction: the share of the frame's side that is kept.
+            normalization: a key of ``NORMALIZATIONS``.
+        """
+        mean, std = NORMALIZATIONS[normalization]
+        return cls(resolution=resolution, resize=round(resolution / fraction), mean=mean, std=std)
 
 
 def decode(encoded: bytes, key: str) -> Image.Image:

@@ -15,47 +15,54 @@ from mobilenet_cli.pipeline.errors import DataError
 SYNSET = re.compile(r"(n\d{8})(?![0-9A-Za-z])")
 
 
-def image_folder(root: Path, split: Split, seed: int) -> Dataset:
-    """Return the images of a folder.
+class ImageFolder:
+    """A folder of images has a folder for each class, perhaps below train/ and val/, or none."""
 
-    ``root/train/<class>/`` and ``root/val/<class>/`` are splits; ``root/<class>/`` is divided by
-    ``stratified``; images directly in ``root`` have no label and are only ``all``, unless their
-    names are those of ImageNet's validation set.
+    def recognizes(self, source: str) -> bool:
+        """Tell whether this is a folder."""
+        return Path(source).is_dir()
 
-    Raises:
-        DataError: the folder is missing or empty, a class has no images or occurs twice, or the
-            split does not exist.
-    """
-    name = f"{root} ({split})"
-    if not has_splits(root):
-        samples, classes = _labelled(root, root)
-        if not classes and split != "all":
-            raise DataError(
-                f"{root} has no class folders, so it cannot be divided for '{split}'",
-                "Put the images of each class into a folder named after it",
-            )
-        return Dataset(name, stratified(samples, split, seed), classes)
-    parts = ("train", "val") if split == "all" else (split,)
-    samples, seen = [], set[str]()
-    for part in parts:
-        if not (root / part).is_dir():
-            if split == "all":
-                continue
-            raise DataError(f"{root} has no {part}/ folder", f"Add {root / part}/<class>/*.jpg")
-        found, classes = _labelled(root / part, root)
-        if not classes:
-            raise DataError(
-                f"{root / part} has no class folders",
-                "Put the images of each class into a folder named after it",
-            )
-        samples += found
-        seen.update(classes)
-    return Dataset(name, samples, tuple(sorted(seen)))
+    def has_splits(self, source: str) -> bool:
+        """Tell whether the folder is divided into train/ and val/, or has one of them."""
+        return (Path(source) / "train").is_dir() or (Path(source) / "val").is_dir()
 
+    def open(self, source: str, split: Split, seed: int) -> Dataset:
+        """Find the images of a folder.
 
-def has_splits(root: Path) -> bool:
-    """Tell whether the folder is divided into train/ and val/, or has one of them."""
-    return (root / "train").is_dir() or (root / "val").is_dir()
+        ``root/train/<class>/`` and ``root/val/<class>/`` are splits; ``root/<class>/`` is divided
+        by ``stratified``; images directly in ``root`` have no label and are only ``all``, unless
+        their names are those of ImageNet's validation set.
+
+        Raises:
+            DataError: the folder is missing or empty, a class has no images or occurs twice, or
+                the split does not exist.
+        """
+        root = Path(source)
+        name = f"{root} ({split})"
+        if not self.has_splits(source):
+            samples, classes = _labelled(root, root)
+            if not classes and split != "all":
+                raise DataError(
+                    f"{root} has no class folders, so it cannot be divided for '{split}'",
+                    "Put the images of each class into a folder named after it",
+                )
+            return Dataset(name, stratified(samples, split, seed), classes)
+        parts = ("train", "val") if split == "all" else (split,)
+        samples, seen = [], set[str]()
+        for part in parts:
+            if not (root / part).is_dir():
+                if split == "all":
+                    continue
+                raise DataError(f"{root} has no {part}/ folder", f"Add {root / part}/<class>/*.jpg")
+            found, classes = _labelled(root / part, root)
+            if not classes:
+                raise DataError(
+                    f"{root / part} has no class folders",
+                    "Put the images of each class into a folder named after it",
+                )
+            samples += found
+            seen.update(classes)
+        return Dataset(name, samples, tuple(sorted(seen)))
 
 
 def class_identifier(folder: str) -> str:

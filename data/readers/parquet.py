@@ -4,82 +4,73 @@ import json
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mobilenet_cli.data import imagenet
-from mobilenet_cli.data.dataset import Block, Dataset, Sample
+from mobilenet_cli.data.dataset import Block, Sample
 from mobilenet_cli.data.epoch_order import WINDOW_BYTES
-from mobilenet_cli.data.readers.shards import has_split_names, numbered, read_shards, shard_files
-from mobilenet_cli.data.split import Split
+from mobilenet_cli.data.readers.shards import ShardFormat
 from mobilenet_cli.pipeline.errors import DataError
 
-NAME = re.compile(r".*\.parquet")
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMN = "label"
-# Row groups are kept in memory up to this size: twice what data/order.py mixes, so that threads
+# Row groups are kept in memory up to this size: twice what epoch_order.py mixes, so that threads
 # can begin the next images while others finish the last; and two in any case.
 CACHE_BYTES = 2 * WINDOW_BYTES
 MIN_GROUPS = 2
 
 
-def recognizes(root: Path) -> bool:
-    """Tell whether this is a parquet file or a folder of them."""
-    return bool(shard_files(root, NAME))
-
-
-def has_splits(root: Path) -> bool:
-    """Tell whether there are files named train and val or test."""
-    return has_split_names(root, NAME)
-
-
-def parquet(root: Path, split: Split, seed: int) -> Dataset:
-    """Read rows as samples; a label is the name of its class, or a synset where that is known.
+def _read_tables(files: Sequence[Path]) -> Iterator[Sample | DataError]:
+    """Find the rows of parquet files; a label is a class's name, or its synset where known.
 
     Raises:
-        DataError: pyarrow is not installed, a file is corrupt, or it has other columns.
+        DataError: pyarrow is not installed, or a file has no column of images.
     """
     rows = _RowGroups()
-    listed: list[tuple[str, ...]] = []
-
-    def read(path: Path) -> Iterator[Sample | DataError]:
+    for path in files:
         try:
-            yield from shard(path)
+            yield from _samples(path, rows)
         except (OSError, ValueError) as error:  # pyarrow's errors are subclasses of these
             yield DataError(
                 f"{path} cannot be read as parquet ({' '.join(str(error).split())[:200]})",
                 "Download it again",
             )
 
-    def shard(path: Path) -> Iterator[Sample]:
-        file = _open(path)
-        schema = file.schema_arrow
-        image = next((name for name in IMAGE_COLUMNS if name in schema.names), None)
-        if image is None:
-            raise DataError(
-                f"{path} has the columns {', '.join(schema.names)}, but no image",
-                f"Name the column of encoded images '{IMAGE_COLUMNS[0]}'",
-            )
-        classes = class_names(schema.metadata or {})
-        listed.append(classes)
-        for group in range(file.num_row_groups):
-            metadata = file.metadata.row_group(group)
-            labels: list[Any] = [None] * metadata.num_rows
-            if LABEL_COLUMN in schema.names:
-                labels = file.read_row_group(group, [LABEL_COLUMN])[LABEL_COLUMN].to_pylist()
-            block = Block(metadata.total_byte_size)
-            for row, label in enumerate(labels):
-                key = f"{path.name}:{group}:{row}"
-                read = partial(rows.image, path, image, group, row)
-                yield Sample(key, _label(label, classes), read, block)
 
-    samples, lost = read_shards(root, NAME, split, seed, read)
-    return numbered(f"{root} ({split})", samples, listed[0], lost)
+def _samples(path: Path, rows: "_RowGroups") -> Iterator[Sample]:
+    file = _open(path)
+    schema = file.schema_arrow
+    image = next((name for name in IMAGE_COLUMNS if name in schema.names), None)
+    if image is None:
+        raise DataError(
+            f"{path} has the columns {', '.join(schema.names)}, but no image",
+            f"Name the column of encoded images '{IMAGE_COLUMNS[0]}'",
+        )
+    classes = names_listed(schema.metadata or {})
+    for group in range(file.num_row_groups):
+        metadata = file.metadata.row_group(group)
+        labels: list[Any] = [None] * metadata.num_rows
+        if LABEL_COLUMN in schema.names:
+            labels = file.read_row_group(group, [LABEL_COLUMN])[LABEL_COLUMN].to_pylist()
+        block = Block(metadata.total_byte_size)
+        for row, label in enumerate(labels):
+            key = f"{path.name}:{group}:{row}"
+            read = partial(rows.image, path, image, group, row)
+            yield Sample(key, _label(label, classes), read, block)
 
 
-def class_names(metadata: dict[bytes, bytes]) -> tuple[str, ...]:
+def class_names(path: Path) -> tuple[str, ...]:
+    """Read the class names that a file lists; none where it cannot be read."""
+    try:
+        return names_listed(_open(path).schema_arrow.metadata or {})
+    except (OSError, ValueError):
+        return ()
+
+
+def names_listed(metadata: dict[bytes, bytes]) -> tuple[str, ...]:
     """Return the label names that the datasets library notes; synsets if it is ImageNet."""
     try:
         features = json.loads(metadata[b"huggingface"])["info"]["features"]
@@ -141,3 +132,6 @@ class _RowGroups:
 
     def _bytes(self) -> int:
         return sum(column.nbytes for column in self.groups.values())
+
+
+PARQUET = ShardFormat(re.compile(r".*\.parquet"), _read_tables, class_names)

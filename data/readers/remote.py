@@ -169,7 +169,7 @@ def _fetch_rest(address: str, part: Path, count: Callable[[int], None]) -> bool:
     have = part.stat().st_size if part.exists() and version.exists() else 0
     headers = {"Range": f"bytes={have}-", "If-Range": version.read_text()} if have else {}
     request = Request(address, headers=headers)  # noqa: S310 - is_address allows only http(s)
-    with urlopen(request, timeout=TIMEOUT) as response:  # noqa: S310 - likewise
+    with urlopen(request, timeout=TIMEOUT) as response:  # noqa: S310 - only http(s)
         if response.headers.get_content_type() == "text/html":
             raise HTTPException("it is a page of HTML, not a file of images")
         resumed = response.status == HTTPStatus.PARTIAL_CONTENT

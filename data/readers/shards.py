@@ -1,7 +1,8 @@
 """Formats that keep many images in one file have files and splits in common."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from mobilenet_cli.data.dataset import Dataset, Sample
@@ -12,76 +13,86 @@ WORD = re.compile(r"(?<![a-z])(train|training|val|valid|validation|test)(?![a-z]
 HELD_OUT_WORDS = (("val", "valid", "validation"), ("test",))  # the first that is there
 
 
-def shard_files(root: Path, name: re.Pattern[str]) -> list[Path]:
-    """List the files of one format: ``root`` itself, or those in it or in its ``data/``."""
+@dataclass(frozen=True)
+class ShardFormat:
+    """A shard format keeps many images in one file, and a data set in one such file or several.
 
-    def matching(paths: Iterable[Path]) -> list[Path]:
-        return sorted(path for path in paths if name.fullmatch(path.name))
-
-    if not root.is_dir():
-        return matching([root])
-    return matching(root.glob("*")) or matching(root.glob("data/*"))
-
-
-def has_split_names(root: Path, name: re.Pattern[str]) -> bool:
-    """Tell whether the files' names say which are for training and which are held out."""
-    words = {_word(path) for path in shard_files(root, name)}
-    return root.is_dir() and "train" in words and len(words) > 1
-
-
-def read_shards(
-    root: Path,
-    name: re.Pattern[str],
-    split: Split,
-    seed: int,
-    read: Callable[[Path], Iterable[Sample | DataError]],
-) -> tuple[list[Sample], tuple[DataError, ...]]:
-    """Read the samples of a split: of files named after it, or else as ``stratified`` divides.
-
-    Args:
-        root: a file or a folder of them.
-        name: what the files of this format are called.
-        split: which part.
-        seed: of the division where the names make none.
-        read: a file's samples, and an error in place of those that the file no longer has.
-
-    Returns:
-        The samples, and the errors.
-
-    Raises:
-        DataError: there are no images, or none for this split.
+    Attributes:
+        pattern: the pattern that the whole name of such a file matches.
+        read: reads the samples of some files, with an error in place of those that a file no
+            longer has.
+        class_names: reads the names of the classes from a file that lists them.
     """
-    files, named = shard_files(root, name), has_split_names(root, name)
-    if named and split != "all":
-        files = [path for path in files if _word(path) in _words_of(files, split)]
-        if not files:
-            raise DataError(
-                f"{root} has no file for '{split}'", f"Name it {split}-00000, for instance"
-            )
-    samples: list[Sample] = []
-    lost: list[DataError] = []
-    for path in files:
-        for found in read(path):
+
+    pattern: re.Pattern[str]
+    read: Callable[[Sequence[Path]], Iterable[Sample | DataError]]
+    class_names: Callable[[Path], tuple[str, ...]] = lambda _: ()
+
+    def recognizes(self, source: str) -> bool:
+        """Tell whether this is such a file, or a folder of them."""
+        return bool(self.files(Path(source)))
+
+    def has_splits(self, source: str) -> bool:
+        """Tell whether the files' names say which are for training and which are held out."""
+        words = {_word(path) for path in self.files(Path(source))}
+        return Path(source).is_dir() and "train" in words and len(words) > 1
+
+    def files(self, root: Path) -> list[Path]:
+        """List the files of this format: ``root`` itself, or those in it or in its ``data/``."""
+
+        def matching(paths: Iterable[Path]) -> list[Path]:
+            return sorted(path for path in paths if self.pattern.fullmatch(path.name))
+
+        if not root.is_dir():
+            return matching([root] if root.exists() else [])
+        return matching(root.glob("*")) or matching(root.glob("data/*"))
+
+    def open(self, source: str, split: Split, seed: int) -> Dataset:
+        """Find the samples of a split: in files named after it, or else divided by ``stratified``.
+
+        The classes are those that the first file lists, or else the labels that occur.
+
+        Args:
+            source: the path of a file or of a folder of them.
+            split: ``train``, ``val`` or ``all``.
+            seed: the seed of the division where the names make none.
+
+        Raises:
+            DataError: there are no images, or none for this split.
+        """
+        files, named = self.files(Path(source)), self.has_splits(source)
+        if named and split != "all":
+            files = [path for path in files if _word(path) in _words_of(files, split)]
+            if not files:
+                raise DataError(
+                    f"{source} has no file for '{split}'", f"Name it {split}-00000, for instance"
+                )
+        samples: list[Sample] = []
+        lost: list[DataError] = []
+        for found in self.read(files):
             if isinstance(found, DataError):
                 lost.append(found)
             else:
                 samples.append(found)
-    if not samples and lost:
-        raise lost[0]
-    if not samples:
-        raise DataError(f"{root} contains no images", "Check that the files are whole")
-    return samples if named else stratified(samples, split, seed), tuple(lost)
+        if not samples:
+            raise next(iter(lost), _no_images(source))
+        return Dataset(
+            f"{Path(source)} ({split})",
+            samples if named else stratified(samples, split, seed),
+            next(filter(None, map(self.class_names, files)), ()) or _classes_of(samples),
+            tuple(lost),
+        )
 
 
-def numbered(
-    name: str, samples: list[Sample], classes: tuple[str, ...], lost: tuple[DataError, ...]
-) -> Dataset:
-    """Return a data set whose classes are those listed, or else the labels that occur."""
-    if not classes:
-        labels = {sample.label for sample in samples if sample.label is not None}
-        digits = all(label.isdigit() for label in labels)
-        classes = tuple(sorted(labels, key=(lambda x: (int(x), x)) if digits else None))
-    return Dataset(name, samples, classes, lost)
+def _no_images(source: str) -> DataError:
+    return DataError(f"{source} contains no images", "Check that the files are whole")
+
+
+def _classes_of(samples: Iterable[Sample]) -> tuple[str, ...]:
+    """Order the labels that occur: numbers by their value, names by the alphabet."""
+    labels = {sample.label for sample in samples if sample.label is not None}
+    digits = all(label.isdigit() for label in labels)
+    return tuple(sorted(labels, key=(lambda x: (int(x), x)) if digits else None))
 
 
 def _word(path: Path) -> str | None:

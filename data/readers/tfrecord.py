@@ -13,42 +13,20 @@ the number ``image/class/label``. That one starts at 1, 0 being background; we c
 import mmap
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from mobilenet_cli.data.dataset import Dataset, Sample
-from mobilenet_cli.data.readers.shards import has_split_names, numbered, read_shards, shard_files
-from mobilenet_cli.data.split import Split
+from mobilenet_cli.data.dataset import Sample
+from mobilenet_cli.data.readers.shards import ShardFormat
 from mobilenet_cli.pipeline.errors import DataError
 
-NAME = re.compile(r".*(\.tfrecords?|-\d{5}-of-\d{5})")
 HEADER = struct.Struct("<QI")
 CRC = struct.Struct("<I")
 CRC_DELTA = 0xA282EAD8
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # how a field of a protobuf message is encoded
 IMAGE, LABEL = b"image/encoded", b"image/class/label"
 NAMES = (b"image/class/synset", b"image/class/text")
-
-
-def recognizes(root: Path) -> bool:
-    """Tell whether this is a TFRecord file or a folder of them."""
-    return bool(shard_files(root, NAME))
-
-
-def has_splits(root: Path) -> bool:
-    """Tell whether there are files named train and validation or test."""
-    return has_split_names(root, NAME)
-
-
-def tfrecord(root: Path, split: Split, seed: int) -> Dataset:
-    """Read records as samples; a damaged one is lost, and so are those after a cut.
-
-    Raises:
-        DataError: google-crc32c is not installed, or no record can be read.
-    """
-    samples, lost = read_shards(root, NAME, split, seed, partial(_samples, checksum()))
-    return numbered(f"{root} ({split})", samples, (), lost)
 
 
 def checksum() -> Callable[[bytes], int]:
@@ -70,6 +48,17 @@ def checksum() -> Callable[[bytes], int]:
         return ((crc >> 15 | crc << 17) + CRC_DELTA) & 0xFFFFFFFF
 
     return masked
+
+
+def _read_records(files: Sequence[Path]) -> Iterator[Sample | DataError]:
+    """Find the images of TFRecord files; a damaged one is lost, and so are those after a cut.
+
+    Raises:
+        DataError: google-crc32c is not installed.
+    """
+    crc = checksum()
+    for path in files:
+        yield from _samples(crc, path)
 
 
 def _samples(crc: Callable[[bytes], int], path: Path) -> Iterator[Sample | DataError]:
@@ -215,3 +204,6 @@ def _varint(message: memoryview, position: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, position
     raise ValueError("is no tf.train.Example")
+
+
+TFRECORD = ShardFormat(re.compile(r".*(\.tfrecords?|-\d{5}-of-\d{5})"), _read_records)

@@ -5,39 +5,23 @@ The archives are indexed once; an image is then read by its offset, so that thre
 
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from mobilenet_cli.data.dataset import Dataset, Sample
+from mobilenet_cli.data.dataset import Sample
 from mobilenet_cli.data.readers.files import is_image
 from mobilenet_cli.data.readers.folder import class_of_name
-from mobilenet_cli.data.readers.shards import has_split_names, numbered, read_shards, shard_files
-from mobilenet_cli.data.split import Split
+from mobilenet_cli.data.readers.shards import ShardFormat
 from mobilenet_cli.pipeline.errors import DataError
 
-NAME = re.compile(r".*\.tar")
 LABEL_BYTES = 1000  # of a .cls member; more is no class
 
 
-def recognizes(root: Path) -> bool:
-    """Tell whether this is a tar file or a folder of them."""
-    return bool(shard_files(root, NAME))
-
-
-def has_splits(root: Path) -> bool:
-    """Tell whether there are files named train and val or test."""
-    return has_split_names(root, NAME)
-
-
-def webdataset(root: Path, split: Split, seed: int) -> Dataset:
-    """Read images as samples; the label is the .cls member's text, or the synset in the name.
-
-    Raises:
-        DataError: there are no images.
-    """
-    samples, lost = read_shards(root, NAME, split, seed, _samples)
-    return numbered(f"{root} ({split})", samples, (), lost)
+def _read_tars(files: Sequence[Path]) -> Iterator[Sample | DataError]:
+    """Find the images of tar files; a label is the text of .cls, or the synset in the name."""
+    for path in files:
+        yield from _samples(path)
 
 
 def _samples(path: Path) -> Iterator[Sample | DataError]:
@@ -84,3 +68,6 @@ def _read(path: Path, name: str, offset: int, size: int) -> bytes:
     if len(content) != size:
         raise DataError(f"{path} ends within {name}", "Download it again")
     return content
+
+
+WEBDATASET = ShardFormat(re.compile(r".*\.tar"), _read_tars)

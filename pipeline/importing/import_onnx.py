@@ -7,17 +7,14 @@ from pathlib import Path
 import onnx
 import onnx.version_converter
 
-from mobilenet_cli.data.preprocess import InputSpec
+from mobilenet_cli.data.preprocess import NORMALIZATIONS, InputSpec
 from mobilenet_cli.pipeline.artifacts.facts import Facts, versions
 from mobilenet_cli.pipeline.artifacts.files import sha256_file
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
 from mobilenet_cli.pipeline.errors import ModelError, OptionError
 from mobilenet_cli.pipeline.importing.import_weights import Imported, listed_classes
-from mobilenet_cli.pipeline.importing.layouts.plan import IMAGENET_MEAN, IMAGENET_STD, INCEPTION
 from mobilenet_cli.reports.records.conversion import ImportRecord
 
-# What is subtracted from, and what divides, pixels on the scale 0..1, by the name people know.
-NORMALIZATIONS = {"inception": (INCEPTION, INCEPTION), "imagenet": (IMAGENET_MEAN, IMAGENET_STD)}
 OLDEST_OPSET, NEWER_OPSET = 13, 18
 SIDE = 224  # where the model takes any size
 
@@ -52,7 +49,6 @@ def read_onnx(path: Path, config: OnnxImportConfig) -> Imported:
             "Pass --normalization inception (to -1..1, as TensorFlow programs do) or "
             "--normalization imagenet (mean and deviation, as torch programs do)",
         )
-    mean, std = NORMALIZATIONS[config.normalization]
     outputs = _outputs(path, model)
     classes, names = listed_classes(path, outputs, config.classes)
     sha256 = sha256_file(path)
@@ -61,7 +57,7 @@ def read_onnx(path: Path, config: OnnxImportConfig) -> Imported:
         parent=sha256,
         config=asdict(config) | {"source": path.name, "classes": None},
         versions=versions("onnx"),
-        input=InputSpec(resolution=side, resize=round(side / 0.875), mean=mean, std=std),
+        input=InputSpec.cropped(side, normalization=config.normalization),
         classes=classes,
         names=names,
     )

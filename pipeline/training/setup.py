@@ -127,8 +127,8 @@ def _input(config: TrainConfig, source: Artifact | None) -> InputSpec:
         return known
     usual = known.resolution if known else RESOLUTIONS.get(config.data, InputSpec().resolution)
     side = usual if config.resolution is None else config.resolution
-    resize = side if config.data in UPRIGHT else round(side / config.chosen_recipe.crop)
-    return replace(known or InputSpec(), resolution=side, resize=resize)
+    framed = InputSpec.cropped(side, 1.0 if config.data in UPRIGHT else config.chosen_recipe.crop)
+    return replace(known or InputSpec(), resolution=side, resize=framed.resize)
 
 
 @dataclass(frozen=True, kw_only=True)

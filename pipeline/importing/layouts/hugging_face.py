@@ -7,10 +7,9 @@ than the crop (convert_original_tf_checkpoint_to_pytorch.py of transformers 4).
 
 from typing import Any
 
-from mobilenet_cli.data.preprocess import InputSpec, Interpolation
+from mobilenet_cli.data.preprocess import NORMALIZATIONS, InputSpec, Interpolation
 from mobilenet_cli.models.spec import Activation
 from mobilenet_cli.pipeline.importing.layouts.plan import (
-    INCEPTION,
     LAYERS,
     TensorMapping,
     norm_names,
@@ -61,8 +60,8 @@ def _input(config: dict[str, Any], prepare: dict[str, Any], resolution: int | No
     short = int(size["shortest_edge"]) if isinstance(size, dict) else side + 32
     if resolution:
         short = side + 32
-    mean = prepare.get("image_mean", INCEPTION)
-    std = prepare.get("image_std", INCEPTION)
+    known = NORMALIZATIONS["inception"]
+    mean, std = prepare.get("image_mean", known.mean), prepare.get("image_std", known.std)
     return InputSpec(
         resolution=side,
         resize=max(short, side),

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.pipeline.importing.layouts.plan import (
-    INCEPTION,
     LAYERS,
     TensorMapping,
     norm_names,
@@ -52,7 +51,7 @@ def plan(file: WeightFile, resolution: int | None) -> TensorMapping:
         orient=orient,
         padding="same",
         bn_epsilon=1e-3,
-        input=InputSpec(resolution=side, resize=round(side / 0.875), mean=INCEPTION, std=INCEPTION),
+        input=InputSpec.cropped(side),
     )
 
 

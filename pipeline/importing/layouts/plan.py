@@ -20,8 +20,6 @@ from mobilenet_cli.pipeline.errors import ModelError
 from mobilenet_cli.pipeline.importing.weight_files import Tensors, WeightFile
 
 LAYERS = len(TABLE_1)
-INCEPTION = (0.5, 0.5, 0.5)  # mean and std that map 0..255 to -1..1
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.pipeline.importing.layouts.keras import NORM, orient
 from mobilenet_cli.pipeline.importing.layouts.plan import (
-    INCEPTION,
     LAYERS,
     TensorMapping,
     norm_names,
@@ -69,7 +68,7 @@ def plan(file: WeightFile, resolution: int | None) -> TensorMapping:
         padding="same",
         bn_epsilon=1e-3,
         activation="relu6" if google else "relu",
-        input=InputSpec(resolution=side, resize=round(side / 0.875), mean=INCEPTION, std=INCEPTION),
+        input=InputSpec.cropped(side),
     )
 
 

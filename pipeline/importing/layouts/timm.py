@@ -7,10 +7,9 @@ Symmetric padding, epsilon 1e-5; images bicubic, cropped to 0.875 of the short s
 import math
 from typing import Any
 
-from mobilenet_cli.data.preprocess import RESAMPLING, InputSpec, Interpolation
+from mobilenet_cli.data.preprocess import NORMALIZATIONS, RESAMPLING, InputSpec, Interpolation
 from mobilenet_cli.pipeline.errors import ModelError
 from mobilenet_cli.pipeline.importing.layouts.plan import (
-    INCEPTION,
     LAYERS,
     TensorMapping,
     norm_names,
@@ -81,7 +80,8 @@ def _input(file: WeightFile, resolution: int | None) -> InputSpec:
     wide = file.tensors["conv_stem.weight"].shape[0] == 40  # width 1.25
     side = resolution or int(config.get("input_size", (3, 224, 224))[1])
     crop = float(config.get("crop_pct", 0.9 if wide else 0.875))
-    mean, std = config.get("mean", INCEPTION), config.get("std", INCEPTION)
+    known = NORMALIZATIONS["inception"]
+    mean, std = config.get("mean", known.mean), config.get("std", known.std)
     return InputSpec(
         resolution=side,
         resize=math.floor(side / crop),

@@ -14,8 +14,6 @@ from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.models.spec import Activation
 from mobilenet_cli.pipeline.errors import ModelError
 from mobilenet_cli.pipeline.importing.layouts.plan import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     LAYERS,
     TensorMapping,
     norm_names,
@@ -66,12 +64,7 @@ def plan(file: WeightFile, resolution: int | None) -> TensorMapping:
         padding="symmetric",
         bn_epsilon=1e-5,
         activation=activation,
-        input=InputSpec(
-            resolution=side,
-            resize=round(side / 0.875),
-            mean=IMAGENET_MEAN,
-            std=IMAGENET_STD,
-        ),
+        input=InputSpec.cropped(side, normalization="imagenet"),
     )
 
 
