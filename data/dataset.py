@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mobilenet_cli.pipeline.errors import DataError
 
@@ -43,13 +43,28 @@ class Dataset:
         name: where they come from, as the user wrote it, with the split.
         samples: the images, in a reproducible order.
         classes: identifiers in label order; a model trained on this set has these outputs.
-        lost: what damaged files no longer give, one sentence each: samples that cannot be named.
+        lost: what damaged files no longer give, and samples without a label, a sentence each.
     """
 
     name: str
     samples: Sequence[Sample]
     classes: tuple[str, ...]
     lost: tuple[DataError, ...] = ()
+
+    def labelled(self) -> "Dataset":
+        """Return the set without the images that have no label where others have one.
+
+        They are counted as lost. A set without any labels stays as it is.
+        """
+        kept = [sample for sample in self.samples if sample.label is not None]
+        if not kept or len(kept) == len(self.samples):
+            return self
+        lost = tuple(
+            DataError(f"{sample.key} has no label", "Label it, or leave it out")
+            for sample in self.samples
+            if sample.label is None
+        )
+        return replace(self, samples=kept, lost=(*self.lost, *lost))
 
     @property
     def fingerprint(self) -> str:

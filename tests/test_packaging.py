@@ -52,6 +52,7 @@ data/readers/folder.py
 data/readers/parquet.py
 data/readers/remote.py
 data/readers/shards.py
+data/readers/tar.py
 data/readers/tfrecord.py
 data/readers/webdataset.py
 data/split.py

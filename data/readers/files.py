@@ -1,11 +1,14 @@
-"""This module tells image files from others, and reads one."""
+"""This module tells image files from others, and reads files, or parts of them."""
 
 import os
+import stat
 from pathlib import Path
+from typing import BinaryIO
 
 from mobilenet_cli.pipeline.errors import DataError
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+MAX_BYTES = 280_000_000  # of an encoded image: MAX_PIXELS of three bytes fit
 
 
 def is_image(name: str) -> bool:
@@ -13,15 +16,60 @@ def is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 - a million names: strings
 
 
-def read_file(path: str | Path) -> bytes:
-    """Return the bytes of a file.
+def open_file(path: str | Path) -> BinaryIO:
+    """Open a regular file to read; a pipe, which might never end, is none.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: it cannot be opened.
     """
     try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be read ({error.strerror})", "Check the file and its permissions"
-        ) from error
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:  # the latter of a name with a NUL
+        raise _unreadable(path, error) from error
+    file = os.fdopen(descriptor, "rb", buffering=0)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        file.close()
+        raise DataError(f"{path} is no file but a pipe, a folder or a device", "Give a file")
+    return file
+
+
+def read_file(path: str | Path) -> bytes:
+    """Return the bytes of an image file.
+
+    Raises:
+        DataError: it cannot be read, or is larger than any image.
+    """
+    return read_part(path, str(path), 0, None)
+
+
+def read_part(path: str | Path, name: str, offset: int, size: int | None) -> bytes:
+    """Return an encoded image that is a file, or a part of one.
+
+    Args:
+        path: the file.
+        name: what to call the image in an error.
+        offset: where it begins, in bytes.
+        size: its length in bytes; None takes all to the end.
+
+    Raises:
+        DataError: it cannot be read, is larger than any image, or the file ends within it.
+    """
+    with open_file(path) as file:
+        try:
+            wanted = os.fstat(file.fileno()).st_size - offset if size is None else size
+            if wanted > MAX_BYTES:
+                raise DataError(
+                    f"{name} has {wanted:,} bytes, more than an image of {MAX_BYTES:,}",
+                    "Scale the image down or remove it",
+                )
+            content = os.pread(file.fileno(), wanted, offset)
+        except OSError as error:
+            raise _unreadable(path, error) from error
+    if len(content) < wanted:
+        raise DataError(f"{path} ends within {name}", "Download it again")
+    return content
+
+
+def _unreadable(path: str | Path, error: OSError | ValueError) -> DataError:
+    why = error.strerror if isinstance(error, OSError) else error
+    return DataError(f"{path} cannot be read ({why})", "Check the file and its permissions")

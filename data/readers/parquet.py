@@ -4,7 +4,7 @@ import json
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,16 @@ CACHE_BYTES = 2 * WINDOW_BYTES
 MIN_GROUPS = 2
 
 
-def _read_tables(files: Sequence[Path]) -> Iterator[Sample | DataError]:
+def _read_tables(files: Mapping[Path, str]) -> Iterator[Sample | DataError]:
     """Find the rows of parquet files; a label is a class's name, or its synset where known.
 
     Raises:
         DataError: pyarrow is not installed, or a file has no column of images.
     """
     rows = _RowGroups()
-    for path in files:
+    for path, name in files.items():
         try:
-            yield from _samples(path, rows)
+            yield from _samples(path, name, rows)
         except (OSError, ValueError) as error:  # pyarrow's errors are subclasses of these
             yield DataError(
                 f"{path} cannot be read as parquet ({' '.join(str(error).split())[:200]})",
@@ -40,7 +40,7 @@ def _read_tables(files: Sequence[Path]) -> Iterator[Sample | DataError]:
             )
 
 
-def _samples(path: Path, rows: "_RowGroups") -> Iterator[Sample]:
+def _samples(path: Path, name: str, rows: "_RowGroups") -> Iterator[Sample]:
     file = _open(path)
     schema = file.schema_arrow
     image = next((name for name in IMAGE_COLUMNS if name in schema.names), None)
@@ -57,7 +57,7 @@ def _samples(path: Path, rows: "_RowGroups") -> Iterator[Sample]:
             labels = file.read_row_group(group, [LABEL_COLUMN])[LABEL_COLUMN].to_pylist()
         block = Block(metadata.total_byte_size)
         for row, label in enumerate(labels):
-            key = f"{path.name}:{group}:{row}"
+            key = f"{name}:{group}:{row}"
             read = partial(rows.image, path, image, group, row)
             yield Sample(key, _label(label, classes), read, block)
 

@@ -1,7 +1,7 @@
 """Formats that keep many images in one file have files and splits in common."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,8 @@ from mobilenet_cli.data.dataset import Dataset, Sample
 from mobilenet_cli.data.split import Split, stratified
 from mobilenet_cli.pipeline.errors import DataError
 
-WORD = re.compile(r"(?<![a-z])(train|training|val|valid|validation|test)(?![a-z])", re.IGNORECASE)
+SPLIT_WORDS = ("train", "training", "val", "valid", "validation", "test")
+WORD = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_WORDS)})(?![a-z])", re.IGNORECASE)
 HELD_OUT_WORDS = (("val", "valid", "validation"), ("test",))  # the first that is there
 
 
@@ -19,13 +20,13 @@ class ShardFormat:
 
     Attributes:
         pattern: the pattern that the whole name of such a file matches.
-        read: reads the samples of some files, with an error in place of those that a file no
-            longer has.
+        read: reads the samples of some files, which are given with names that tell them apart,
+            with an error in place of samples that a file no longer has.
         class_names: reads the names of the classes from a file that lists them.
     """
 
     pattern: re.Pattern[str]
-    read: Callable[[Sequence[Path]], Iterable[Sample | DataError]]
+    read: Callable[[Mapping[Path, str]], Iterable[Sample | DataError]]
     class_names: Callable[[Path], tuple[str, ...]] = lambda _: ()
 
     def recognizes(self, source: str) -> bool:
@@ -38,14 +39,15 @@ class ShardFormat:
         return Path(source).is_dir() and "train" in words and len(words) > 1
 
     def files(self, root: Path) -> list[Path]:
-        """List the files of this format: ``root`` itself, or those in it or in its ``data/``."""
+        """List the files of this format: ``root``, or those in it, in ``data/`` or by split."""
 
         def matching(paths: Iterable[Path]) -> list[Path]:
             return sorted(path for path in paths if self.pattern.fullmatch(path.name))
 
         if not root.is_dir():
             return matching([root] if root.exists() else [])
-        return matching(root.glob("*")) or matching(root.glob("data/*"))
+        by_split = (path for word in SPLIT_WORDS for path in root.glob(f"{word}/*"))
+        return matching(root.glob("*")) or matching(root.glob("data/*")) or matching(by_split)
 
     def open(self, source: str, split: Split, seed: int) -> Dataset:
         """Find the samples of a split: in files named after it, or else divided by ``stratified``.
@@ -69,7 +71,7 @@ class ShardFormat:
                 )
         samples: list[Sample] = []
         lost: list[DataError] = []
-        for found in self.read(files):
+        for found in self.read(_names(files)):
             if isinstance(found, DataError):
                 lost.append(found)
             else:
@@ -91,12 +93,24 @@ def _no_images(source: str) -> DataError:
 def _classes_of(samples: Iterable[Sample]) -> tuple[str, ...]:
     """Order the labels that occur: numbers by their value, names by the alphabet."""
     labels = {sample.label for sample in samples if sample.label is not None}
-    digits = all(label.isdigit() for label in labels)
-    return tuple(sorted(labels, key=(lambda x: (int(x), x)) if digits else None))
+    if not all(label.isascii() and label.isdecimal() for label in labels):
+        return tuple(sorted(labels))
+    significant = {label: label.lstrip("0") for label in labels}  # int() refuses very long ones
+    return tuple(sorted(labels, key=lambda x: (len(significant[x]), significant[x], x)))
+
+
+def _names(files: Iterable[Path]) -> dict[Path, str]:
+    """Name each file; where two in different folders are called the same, with its folder."""
+    found = {path: path.name for path in files}
+    if len(set(found.values())) < len(found):
+        found = {path: f"{path.parent.name}/{path.name}" for path in found}
+    return found
 
 
 def _word(path: Path) -> str | None:
-    found = WORD.search(path.name)
+    """Return the split that a file's name or its folder's is about."""
+    folder = path.parent.name if path.parent.name in SPLIT_WORDS else ""
+    found = WORD.search(path.name) or WORD.search(folder)
     word = found[1].lower() if found else None
     return "train" if word == "training" else word
 

@@ -13,11 +13,12 @@ the number ``image/class/label``. That one starts at 1, 0 being background; we c
 import mmap
 import re
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 from mobilenet_cli.data.dataset import Sample
+from mobilenet_cli.data.readers.files import open_file, read_part
 from mobilenet_cli.data.readers.shards import ShardFormat
 from mobilenet_cli.pipeline.errors import DataError
 
@@ -50,31 +51,33 @@ def checksum() -> Callable[[bytes], int]:
     return masked
 
 
-def _read_records(files: Sequence[Path]) -> Iterator[Sample | DataError]:
+def _read_records(files: Mapping[Path, str]) -> Iterator[Sample | DataError]:
     """Find the images of TFRecord files; a damaged one is lost, and so are those after a cut.
 
     Raises:
         DataError: google-crc32c is not installed.
     """
     crc = checksum()
-    for path in files:
-        yield from _samples(crc, path)
+    for path, name in files.items():
+        yield from _samples(crc, path, name)
 
 
-def _samples(crc: Callable[[bytes], int], path: Path) -> Iterator[Sample | DataError]:
+def _samples(crc: Callable[[bytes], int], path: Path, name: str) -> Iterator[Sample | DataError]:
     """Yield the records of one file; of a damaged one, those that can be found."""
     try:
         with (
-            path.open("rb") as file,
+            open_file(path) as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as bytes_,
         ):
-            yield from _records(crc, path, bytes_)
+            yield from _records(crc, path, name, bytes_)
+    except DataError as error:
+        yield error
     except (OSError, ValueError) as error:  # the latter of an empty file
         yield DataError(f"{path} cannot be read ({error})", "Download it again")
 
 
 def _records(
-    crc: Callable[[bytes], int], path: Path, content: mmap.mmap
+    crc: Callable[[bytes], int], path: Path, name: str, content: mmap.mmap
 ) -> Iterator[Sample | DataError]:
     position, number = 0, 0
     while position < len(content):
@@ -92,7 +95,7 @@ def _records(
             yield DataError(f"record {number} of {path} {error}", "Download the file again")
         else:
             read = partial(_read, crc, path, number, start, size)
-            yield Sample(f"{path.name}:{number}", label, read)
+            yield Sample(f"{name}:{number}", label, read)
         position, number = start + size + CRC.size, number + 1
 
 
@@ -108,14 +111,7 @@ def _lost_from(path: Path, number: int, what: str) -> DataError:
 
 
 def _read(crc: Callable[[bytes], int], path: Path, number: int, offset: int, size: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            content = file.read(size + CRC.size)
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be read ({error.strerror})", "Check the file and its permissions"
-        ) from error
+    content = read_part(path, f"record {number}", offset, size + CRC.size)
     record, footer = content[:size], content[size:]
     if len(footer) < CRC.size or CRC.unpack(footer)[0] != crc(record):
         raise DataError(

@@ -23,7 +23,7 @@ def evaluation_set(artifact: Artifact, data: str | None) -> Dataset:
             f"{artifact.path} does not say on which images to evaluate it",
             "Pass --data with a folder of images in class folders, or 'digits'",
         )
-    return held_out(source, artifact.facts.data)
+    return held_out(source, artifact.facts.data).labelled()
 
 
 def targets_of(dataset: Dataset, classes: Sequence[str], model: Path) -> list[int]:

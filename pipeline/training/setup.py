@@ -255,7 +255,7 @@ def set_up(
     if not on_gpu and (config.precision == "fp16" or config.sync_norms):
         what = "--sync-norms" if config.sync_norms else "--precision fp16"
         raise OptionError(f"{what} needs a GPU, and torch finds none", "Leave it out, or use bf16")
-    images, validation = (open_dataset(config.data, split) for split in ("train", "val"))
+    images, validation = (open_dataset(config.data, split).labelled() for split in ("train", "val"))
     classes = training_classes(config.data, images, validation)
     device = torch.device("cuda", group.local) if on_gpu else torch.device("cpu")
     if config.qat and source is not None and source.facts.classes != classes:

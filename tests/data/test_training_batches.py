@@ -414,7 +414,7 @@ def test_what_a_cut_shard_lost_is_in_the_record_of_training(tmp_path, encoded):
     config = TrainConfig(data=str(tmp_path / "x.tar"), width=0.25, resolution=32, epochs=1)
     record = train(config, tmp_path / "model.safetensors").record
     (lost,) = record.bad_images
-    assert "x.tar cannot be read as a tar file after 11.png" in lost
+    assert "x.tar is cut off within 11.png" in lost
 
 
 @pytest.mark.parametrize("form", ["folder", "parquet", "tar", "tfrecord"])

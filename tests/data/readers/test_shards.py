@@ -168,28 +168,6 @@ def test_webdataset_file_names_are_splits(tmp_path, encoded):
     assert sizes == [2, 1, 3]
 
 
-@pytest.mark.parametrize("length", [100, 700, 2000])
-def test_truncated_tar(tmp_path, encoded, length):
-    write_tar(tmp_path / "x.tar", {"a.jpg": encoded(), "a.cls": b"0"})
-    whole = (tmp_path / "x.tar").read_bytes()
-    (tmp_path / "x.tar").write_bytes(whole[:length])
-    with pytest.raises(DataError, match=r"x\.tar (cannot be read as a tar|ends within|contains)"):
-        _ = [s.read() for s in open_dataset(str(tmp_path / "x.tar"), "all").samples]
-
-
-def test_tar_cut_off_in_the_middle_gives_what_is_before(tmp_path, encoded):
-    members: dict[str, bytes] = {}
-    for i in range(3):
-        members |= {f"{i}.cls": b"7", f"{i}.jpg": encoded(seed=i)}
-    write_tar(tmp_path / "x.tar", members)
-    whole = (tmp_path / "x.tar").read_bytes()
-    (tmp_path / "x.tar").write_bytes(whole[: whole.index(encoded(seed=2)) + 50])
-    dataset = open_dataset(str(tmp_path / "x.tar"), "all")
-    assert [s.read() for s in dataset.samples] == [encoded(seed=0), encoded(seed=1)]
-    (lost,) = dataset.lost
-    assert lost.what.startswith(f"{tmp_path}/x.tar cannot be read as a tar file after 2.jpg")
-
-
 def test_parquet_cut_off_is_lost_and_the_others_stay(tmp_path, encoded):
     for name in ("a", "b"):
         write_parquet(tmp_path / "d" / f"{name}.parquet", [encoded()] * 4, ["x"] * 4)
