@@ -139,8 +139,8 @@ def test_what_a_cut_archive_lost_is_named(tiny, tmp_path, encoded):
     artifact, config = load_artifact(tiny / "fp32.onnx"), EvaluateConfig(data=str(archive))
     record = evaluate(artifact, config)
     assert record.images == 1
-    assert "x.tar cannot be read as a tar file after 1.png" in record.bad_images[0]
-    with pytest.raises(DataError, match=r"x\.tar cannot be read"):
+    assert "x.tar is cut off within 1.png" in record.bad_images[0]
+    with pytest.raises(DataError, match=r"x\.tar is cut off within"):
         evaluate(artifact, replace(config, strict=True))
 
 
