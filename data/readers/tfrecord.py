@@ -7,19 +7,22 @@ without touching the image between them, so that the labels of a million images 
 reading 140 GB; the checksum of a content is verified when its image is read.
 
 Used are ``image/encoded`` and the class: ``image/class/synset``, else ``image/class/text``, else
-the number ``image/class/label``. That one starts at 1, 0 being background; we count from 0.
+the number ``image/class/label``. The Inception tutorial's numbers start at 1, 0 being background;
+we count from 0. Those of TF-slim's converters (datasets/dataset_utils.py) start at 0, which is
+proven by a label 0 anywhere in the set, by their labels.txt, or by their choice of features.
 """
 
 import mmap
 import re
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from mobilenet_cli.data.dataset import Sample
 from mobilenet_cli.data.readers.files import open_file, read_part
-from mobilenet_cli.data.readers.shards import ShardFormat
+from mobilenet_cli.data.readers.shards import SPLIT_WORDS, WORD, ShardFormat
 from mobilenet_cli.pipeline.errors import DataError
 
 HEADER = struct.Struct("<QI")
@@ -28,6 +31,10 @@ CRC_DELTA = 0xA282EAD8
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # how a field of a protobuf message is encoded
 IMAGE, LABEL = b"image/encoded", b"image/class/label"
 NAMES = (b"image/class/synset", b"image/class/text")
+SLIM = {b"image/encoded", b"image/format", LABEL, b"image/height", b"image/width"}
+SLIM_CLASSES = "labels.txt"  # 0:daisy, 1:dandelion, ...
+NAME_BYTES = 1000  # of a class; more is no name
+MAX_FIELDS = 100_000  # of a message: an Example has a dozen features
 
 
 def checksum() -> Callable[[bytes], int]:
@@ -51,6 +58,29 @@ def checksum() -> Callable[[bytes], int]:
     return masked
 
 
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record holds one image.
+
+    Attributes:
+        path: its file.
+        name: what to call it.
+        number: its position in the file.
+        offset: where its content begins, in bytes.
+        size: the length of its content in bytes.
+        label: the name of its class, or its number in the file, or None.
+        by_slim: whether it has just those features that TF-slim's converters write.
+    """
+
+    path: Path
+    name: str
+    number: int
+    offset: int
+    size: int
+    label: str | int | None
+    by_slim: bool
+
+
 def _read_records(files: Mapping[Path, str]) -> Iterator[Sample | DataError]:
     """Find the images of TFRecord files; a damaged one is lost, and so are those after a cut.
 
@@ -58,27 +88,74 @@ def _read_records(files: Mapping[Path, str]) -> Iterator[Sample | DataError]:
         DataError: google-crc32c is not installed.
     """
     crc = checksum()
+    records: list[Record] = []
     for path, name in files.items():
-        yield from _samples(crc, path, name)
+        for found in _records_of(crc, path, name):
+            if isinstance(found, DataError):
+                yield found
+            else:
+                records.append(found)
+    first = 0 if _count_from_0(crc, files, records) else 1
+    for record in records:
+        label = record.label
+        yield Sample(
+            record.name,
+            str(label - first) if isinstance(label, int) else label,
+            partial(_read, crc, record.path, record.number, record.offset, record.size),
+        )
 
 
-def _samples(crc: Callable[[bytes], int], path: Path, name: str) -> Iterator[Sample | DataError]:
+def _count_from_0(
+    crc: Callable[[bytes], int], files: Mapping[Path, str], records: Sequence[Record]
+) -> bool:
+    """Tell whether numbers count from 0, by these records or by others of the set."""
+    numbered = [record for record in records if isinstance(record.label, int)]
+    if not numbered:
+        return True
+    if all(record.by_slim for record in numbered) or any(not r.label for r in numbered):
+        return True
+    folders = {path.parent for path in files}
+    folders |= {parent.parent for parent in folders if parent.name in SPLIT_WORDS}
+    if any(_first_line(folder / SLIM_CLASSES).startswith("0:") for folder in folders):
+        return True
+    stems = {_stem(path) for path in files}
+    near = {path for folder in folders for path in TFRECORD.files(folder) if _stem(path) in stems}
+    others = (
+        found for path in sorted(near - files.keys()) for found in _records_of(crc, path, path.name)
+    )
+    return any(isinstance(found, Record) and found.label == 0 for found in others)
+
+
+def _stem(path: Path) -> str:
+    """Return what the names of all files of a set have in common."""
+    return re.sub(r"\d+", "", WORD.sub("", path.name))
+
+
+def _first_line(path: Path) -> str:
+    try:
+        with open_file(path) as file:
+            return file.readline(NAME_BYTES).decode("utf-8", "surrogateescape")
+    except (DataError, OSError):
+        return ""
+
+
+def _records_of(crc: Callable[[bytes], int], path: Path, name: str) -> Iterator[Record | DataError]:
     """Yield the records of one file; of a damaged one, those that can be found."""
     try:
         with (
             open_file(path) as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as bytes_,
         ):
-            yield from _records(crc, path, name, bytes_)
+            yield from _walk(crc, path, name, bytes_)
     except DataError as error:
         yield error
     except (OSError, ValueError) as error:  # the latter of an empty file
         yield DataError(f"{path} cannot be read ({error})", "Download it again")
 
 
-def _records(
+def _walk(
     crc: Callable[[bytes], int], path: Path, name: str, content: mmap.mmap
-) -> Iterator[Sample | DataError]:
+) -> Iterator[Record | DataError]:
     position, number = 0, 0
     while position < len(content):
         header = content[position : position + HEADER.size]
@@ -90,12 +167,12 @@ def _records(
             yield _lost_from(path, number, "is cut off")
             return
         try:
-            label = _label(_features(memoryview(content)[start : start + size]))
+            features = _features(memoryview(content)[start : start + size])
+            label, by_slim = _label(features), features.keys() == SLIM
         except ValueError as error:
             yield DataError(f"record {number} of {path} {error}", "Download the file again")
         else:
-            read = partial(_read, crc, path, number, start, size)
-            yield Sample(f"{name}:{number}", label, read)
+            yield Record(path, f"{name}:{number}", number, start, size, label, by_slim)
         position, number = start + size + CRC.size, number + 1
 
 
@@ -123,18 +200,18 @@ def _read(crc: Callable[[bytes], int], path: Path, number: int, offset: int, siz
     return bytes(encoded)
 
 
-def _label(features: dict[bytes, memoryview]) -> str | None:
-    """Return the class of an Example: its synset or name, or its number counted from 0."""
+def _label(features: dict[bytes, memoryview]) -> str | int | None:
+    """Return the class of an Example: its synset or name, or its number as the file has it."""
     for name in NAMES:
         text = _value(features, name)
         if isinstance(text, memoryview) and len(text):
-            return bytes(text).decode("utf-8", "replace")
+            if len(text) > NAME_BYTES:
+                raise ValueError(f"has a class name of {len(text):,} bytes")
+            return bytes(text).decode("utf-8", "surrogateescape")
     number = _value(features, LABEL)
-    if number is None:
-        return None
-    if not isinstance(number, int) or not 1 <= number < 1 << 63:  # above are negative ones
-        raise ValueError("has a label outside its range, which starts at 1")
-    return str(number - 1)
+    if isinstance(number, memoryview) or (number or 0) >= 1 << 63:  # above are negative ones
+        raise ValueError("has a label that is no number from 0")
+    return number
 
 
 def _features(example: memoryview) -> dict[bytes, memoryview]:
@@ -169,9 +246,13 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
     https://protobuf.dev/programming-guides/encoding
     """
     position = 0
-    while position < len(message):
+    for _ in range(MAX_FIELDS):
+        if position == len(message):
+            return
         tag, position = _varint(message, position)
         kind = tag & 7
+        if not tag >> 3:
+            raise ValueError("is no tf.train.Example")  # as a hole of zeros is none
         if kind == VARINT:
             value, position = _varint(message, position)
             yield tag >> 3, value
@@ -186,6 +267,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
             raise ValueError("is no tf.train.Example")
         yield tag >> 3, message[position : position + size]
         position += size
+    raise ValueError("has more fields than a tf.train.Example")
 
 
 def _varint(message: memoryview, position: int) -> tuple[int, int]:

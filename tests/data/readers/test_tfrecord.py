@@ -1,6 +1,7 @@
 """TFRecord shards as the Inception tutorial writes them, whole and damaged."""
 
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -30,11 +31,20 @@ def part(number: int, content: bytes) -> bytes:
     return varint(number << 3 | 2) + varint(len(content)) + content
 
 
-def example(image: bytes, label: int | None = None, packed: bool = True, **names: str) -> bytes:
+def example(
+    image: bytes,
+    label: int | None = None,
+    packed: bool = True,
+    others: Sequence[str] = (),
+    **names: str,
+) -> bytes:
     """A tf.train.Example with the features of an image."""
     features = {b"image/encoded": part(1, part(1, image))}
+    features |= {name.encode(): part(1, part(1, b"x")) for name in others}
     for name, text in names.items():
-        features[f"image/class/{name}".encode()] = part(1, part(1, text.encode()))
+        features[f"image/class/{name}".encode()] = part(
+            1, part(1, text.encode("utf-8", "surrogateescape"))
+        )
     if label is not None:
         value = part(1, varint(label)) if packed else varint(1 << 3) + varint(label)
         features[b"image/class/label"] = part(3, value)
@@ -77,6 +87,73 @@ def test_labels_start_at_1(tmp_path, encoded, packed):
     assert dataset.samples[1].key == "x.tfrecord:1"
 
 
+def labels_in(source: Path, split: str = "all") -> list[str | None]:
+    return [sample.label for sample in open_dataset(str(source), split).samples]
+
+
+def test_a_label_0_proves_that_labels_start_at_0(tmp_path, encoded):
+    path = write(tmp_path / "x.tfrecord", *[example(encoded(), n) for n in (3, 0, 7)])
+    assert labels_in(path) == ["3", "0", "7"]
+
+
+def test_a_label_0_proves_it_for_all_files_of_the_set(tmp_path, encoded):
+    train, val = ([example(encoded(), n) for n in numbers] for numbers in ((4, 0, 1), (4, 1)))
+    write(tmp_path / "d" / "train-00000-of-00001", *train)
+    path = write(tmp_path / "d" / "validation-00000-of-00001", *val)
+    assert labels_in(tmp_path / "d", "val") == labels_in(path) == ["4", "1"]
+    (tmp_path / "e").mkdir()
+    write(tmp_path / "e" / "train" / "0.tfrecord", *train)
+    write(tmp_path / "e" / "val" / "0.tfrecord", *val)
+    assert labels_in(tmp_path / "e", "val") == ["4", "1"]
+    assert labels_in(tmp_path / "e" / "val") == ["4", "1"]
+
+
+def test_another_set_in_the_folder_proves_nothing(tmp_path, encoded):
+    write(tmp_path / "cats.tfrecord", example(encoded(), 0))
+    assert labels_in(write(tmp_path / "dogs.tfrecord", example(encoded(), 2))) == ["1"]
+
+
+def test_what_tf_slim_writes_starts_at_0(tmp_path, encoded):
+    path = write(tmp_path / "x.tfrecord", example(encoded(), 2))
+    assert labels_in(path) == ["1"]
+    (tmp_path / "labels.txt").write_text("0:daisy\n1:dandelion\n2:rose\n")
+    assert labels_in(path) == ["2"]
+    (tmp_path / "labels.txt").write_text("1:daisy\n2:dandelion\n")
+    assert labels_in(path) == ["1"]
+    features = ["image/format", "image/height", "image/width"]
+    path = write(tmp_path / "y.tfrecord", example(encoded(), 2, others=features))
+    assert labels_in(path) == ["2"]
+
+
+def test_a_record_of_zeros_takes_no_time(tmp_path, encoded):
+    """A hole of ten gigabytes whose length and checksum are right."""
+    path = tmp_path / "x.tfrecord"
+    length = struct.pack("<Q", 10 << 30)
+    with path.open("wb") as file:
+        file.write(length + struct.pack("<I", checksum()(length)))
+        file.truncate(HEADER + (10 << 30))
+        file.seek(0, 2)
+        file.write(bytes(4) + record(example(encoded(), 1)))
+    dataset = open_dataset(str(path), "all")
+    assert len(dataset.samples) == 1
+    assert dataset.lost[0].what == f"record 0 of {path} is no tf.train.Example"
+
+
+def test_a_record_of_very_many_fields(tmp_path, encoded):
+    content = part(1, part(1, b"") * 200_000)
+    dataset = open_dataset(
+        str(write(tmp_path / "x.tfrecord", content, example(encoded(), 1))), "all"
+    )
+    assert dataset.lost[0].what.endswith("has more fields than a tf.train.Example")
+
+
+def test_names_that_are_none_or_not_utf8(tmp_path, encoded):
+    contents = [example(encoded(), text="x" * 2000), example(encoded(), text="\udcfc")]
+    dataset = open_dataset(str(write(tmp_path / "x.tfrecord", *contents)), "all")
+    assert dataset.classes == ("\udcfc",)
+    assert dataset.lost[0].what.endswith("has a class name of 2,000 bytes")
+
+
 def test_names_come_before_numbers(tmp_path, encoded):
     contents = [example(encoded(), 1, text="daisy"), example(encoded(), 2, text="rose", synset="")]
     dataset = open_dataset(str(write(tmp_path / "x.tfrecords", *contents)), "all")
@@ -92,13 +169,12 @@ def test_file_names_are_splits(tmp_path, encoded):
     assert sizes == [3, 1, 4]
 
 
-@pytest.mark.parametrize("label", [0, -1])
-def test_label_below_1_is_one_lost_record(tmp_path, encoded, label):
-    contents = [example(encoded(), 1), example(encoded(), label), example(encoded(), 2)]
+def test_label_below_0_is_one_lost_record(tmp_path, encoded):
+    contents = [example(encoded(), 1), example(encoded(), -1), example(encoded(), 2)]
     dataset = open_dataset(str(write(tmp_path / "x.tfrecord", *contents)), "all")
     assert len(dataset.samples) == 2
     assert [e.what for e in dataset.lost] == [
-        f"record 1 of {tmp_path}/x.tfrecord has a label outside its range, which starts at 1"
+        f"record 1 of {tmp_path}/x.tfrecord has a label that is no number from 0"
     ]
 
 
