@@ -68,6 +68,7 @@ pipeline/artifacts/__init__.py
 pipeline/artifacts/artifact.py
 pipeline/artifacts/checkpoint.py
 pipeline/artifacts/facts.py
+pipeline/artifacts/file_kinds.py
 pipeline/artifacts/files.py
 pipeline/artifacts/onnx_file.py
 pipeline/artifacts/onnx_graph.py

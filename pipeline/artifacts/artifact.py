@@ -10,6 +10,7 @@ from typing_extensions import TypeVar
 
 from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.pipeline.artifacts.facts import METADATA_KEY, Facts, versions
+from mobilenet_cli.pipeline.artifacts.file_kinds import no_such_file, not_a_model
 from mobilenet_cli.pipeline.artifacts.files import is_checkpoint, sha256_file, write_atomically
 from mobilenet_cli.pipeline.artifacts.sidecar import Sidecar, read_sidecar, write_sidecar
 from mobilenet_cli.pipeline.errors import ModelError
@@ -87,7 +88,7 @@ def load_artifact(path: Path, input_spec: InputSpec | None = None) -> Artifact[N
         ModelError: no such file, not a model, or a foreign model without ``input_spec``.
     """
     if not path.is_file():
-        raise ModelError(f"{path} does not exist", "Check the path, or run the stage that makes it")
+        raise no_such_file(path, "Check the path, or run the stage that makes it")
     metadata = _checkpoint_metadata(path) if is_checkpoint(path) else _onnx_metadata(path)
     sha256 = sha256_file(path)
     if METADATA_KEY not in metadata:
@@ -139,7 +140,8 @@ def _checkpoint_metadata(path: Path) -> dict[str, str]:
         with safe_open(path, framework="numpy") as file:
             return dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
-        raise ModelError(
+        raise not_a_model(
+            path,
             f"{path} is not a readable safetensors file ({error})",
             "Make it again with train or import",
         ) from error

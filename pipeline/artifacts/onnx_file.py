@@ -6,6 +6,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from mobilenet_cli.pipeline.artifacts.facts import METADATA_KEY, Facts
+from mobilenet_cli.pipeline.artifacts.file_kinds import not_a_model
 from mobilenet_cli.pipeline.errors import ModelError
 
 
@@ -16,13 +17,18 @@ def load_onnx(path: Path) -> onnx.ModelProto:
         ModelError: not an ONNX file, or external data that is missing or outside its folder.
     """
     try:
-        model = onnx.load(path, load_external_data=False)
+        # Without a format, the name's ending would choose one, such as text.
+        model = onnx.load(path, format="protobuf", load_external_data=False)
     except (DecodeError, OSError) as error:
-        raise ModelError(
-            f"{path} is not a readable ONNX file", "Check the path, or export the model again"
+        raise not_a_model(
+            path,
+            f"{path} is not a readable ONNX file",
+            "Check the path, or export the model again",
         ) from error
     if not model.graph.node:
-        raise ModelError(f"{path} is not an ONNX model: it has no nodes", "Export the model again")
+        raise not_a_model(
+            path, f"{path} is not an ONNX model: it has no nodes", "Export the model again"
+        )
     folder = path.parent.resolve()
     for tensor in model.graph.initializer:
         for entry in tensor.external_data:

@@ -13,6 +13,7 @@ from mobilenet_cli.data.loader import ordered_map
 from mobilenet_cli.data.open_dataset import open_images
 from mobilenet_cli.data.preprocess import prepare
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
+from mobilenet_cli.pipeline.artifacts.file_kinds import kind_of
 from mobilenet_cli.pipeline.errors import DataError, OptionError
 from mobilenet_cli.pipeline.evaluating.evaluate import pad_batch
 from mobilenet_cli.pipeline.runtime.machine import usable_cpus
@@ -73,7 +74,7 @@ def open_sources(sources: Sequence[str], stdin: BinaryIO) -> tuple[Path | None, 
         The model file, if one is named, and the images.
 
     Raises:
-        OptionError: there is no image, or a second model file.
+        OptionError: there is no image, a second model file, or another program's weights.
         DataError: a path does not exist, or a folder has no images.
     """
     models = [source for source in sources if Path(source).suffix in MODEL_SUFFIXES]
@@ -83,6 +84,10 @@ def open_sources(sources: Sequence[str], stdin: BinaryIO) -> tuple[Path | None, 
             "Name one model, before the images, or none to take the newest run's",
         )
     images = list(sources[len(models) :])
+    for path in map(Path, images):
+        kind = kind_of(path) if path.is_file() else None
+        if kind is not None and kind.role == "weights":
+            raise OptionError(f"{path} is {kind.name}, not an image", kind.fix.format(path=path))
     if not images:
         raise OptionError("no image was named", "Pass image files or folders of them")
     samples: list[Sample] = []

@@ -1,10 +1,12 @@
 """Weights of another program, or an ONNX classifier, become the first file of a run."""
 
+import contextlib
 from pathlib import Path
 
-from mobilenet_cli.pipeline.artifacts.artifact import Artifact
+from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
+from mobilenet_cli.pipeline.artifacts.files import is_checkpoint
 from mobilenet_cli.pipeline.artifacts.runs import run_named
-from mobilenet_cli.pipeline.errors import OptionError
+from mobilenet_cli.pipeline.errors import ModelError, OptionError
 from mobilenet_cli.pipeline.importing.import_onnx import OnnxImportConfig, needs_folding, read_onnx
 from mobilenet_cli.pipeline.importing.import_weights import (
     ImportConfig,
@@ -30,7 +32,7 @@ def import_model(
         The file, and the name of its run.
 
     Raises:
-        ModelError: the source cannot be had, read or recognized.
+        ModelError: the source cannot be had, read or recognized, or this tool made it.
         OptionError: an option contradicts the source, or one is needed.
         StorageError: the run holds a file of other origin.
     """
@@ -47,6 +49,7 @@ def import_model(
         out = target.fp32 if needs_folding(imported.content) else target.folded
     else:
         _refuse("anything but an .onnx file", normalization=normalization)
+        _refuse_own(Path(source))
         imported = read_source(source, config)
         target = run_named(run or run_name(imported.facts))
         out = target.checkpoint
@@ -58,3 +61,15 @@ def _refuse(what: str, **options: object) -> None:
     for name, value in options.items():
         if value is not None:
             raise OptionError(f"--{name} says nothing about {what}", "Leave it out")
+
+
+def _refuse_own(path: Path) -> None:
+    """Refuse a checkpoint that this tool made: it needs no import, and would lose its facts."""
+    if not path.is_file() or not is_checkpoint(path):
+        return
+    with contextlib.suppress(ModelError):  # somebody else's, which is what is imported
+        load_artifact(path)
+        raise OptionError(
+            f"{path} was made by this tool, so it needs no import",
+            f"Use it as it is, as in 'mobilenet-cli export --checkpoint {path}'",
+        )

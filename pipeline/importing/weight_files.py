@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mobilenet_cli.pipeline.artifacts.file_kinds import not_a_model
 from mobilenet_cli.pipeline.errors import ModelError
 from mobilenet_cli.pipeline.importing.tensorflow_files import (
     GRAPH_HEAD,
@@ -71,7 +72,8 @@ def read_weights(path: Path) -> WeightFile:
         return WeightFile(path, True, _read_torch(path), config, preprocessor)
     if head.startswith(GRAPH_HEAD):
         return WeightFile(path, False, _read_tensorflow(path, read_graph))
-    raise ModelError(
+    raise not_a_model(
+        path,
         f"{path} is no HDF5, safetensors, torch or TensorFlow file; it begins with {head!r}",
         "Check that the file is whole; of a TensorFlow checkpoint all of its files are needed",
     )

@@ -12,6 +12,7 @@ from mobilenet_cli.models import MODELS
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
 from mobilenet_cli.pipeline.artifacts.onnx_graph import dims_of, graph_multiply_adds, multiply_adds
 from mobilenet_cli.pipeline.artifacts.sidecar import read_sidecar
+from mobilenet_cli.pipeline.errors import ModelError
 from mobilenet_cli.pipeline.inspecting.layer_sizes import layer_sizes, stored_bytes
 from mobilenet_cli.pipeline.inspecting.training_state import inspect_state
 from mobilenet_cli.reports.records.inspection import InspectRecord
@@ -72,7 +73,13 @@ def _inspect_onnx(artifact: Artifact) -> InspectRecord:
     from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
 
     model = load_onnx(artifact.path)
-    graph = onnx.shape_inference.infer_shapes(model).graph
+    try:
+        graph = onnx.shape_inference.infer_shapes(model).graph
+    except onnx.shape_inference.InferenceError as error:
+        raise ModelError(
+            f"the shapes in {artifact.path} contradict each other ({' '.join(str(error).split())})",
+            "Export the model again",
+        ) from error
     types = Counter[str]()
     for tensor in graph.initializer:
         types[_type_name(tensor.data_type)] += prod(tensor.dims)

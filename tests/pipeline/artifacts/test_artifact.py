@@ -248,7 +248,7 @@ def test_missing_model(tmp_path):
 
 def test_safetensors_that_is_not_one(tmp_path):
     path = tmp_path / "model.safetensors"
-    path.write_bytes(b"garbage" * 10)
+    path.write_bytes(b"\xfe\x01\x02" * 10)
     with pytest.raises(ModelError, match="not a readable safetensors file"):
         load_artifact(path)
 

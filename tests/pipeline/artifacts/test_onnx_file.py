@@ -40,14 +40,14 @@ def relocate(path, location):
 def test_not_onnx(tmp_path, content):
     path = tmp_path / "x.onnx"
     path.write_bytes(content)
-    with pytest.raises(ModelError, match=r"x\.onnx is not a"):
+    with pytest.raises(ModelError, match=r"x\.onnx is (not )?an? "):
         load_onnx(path)
 
 
 def test_empty(tmp_path):
     path = tmp_path / "x.onnx"
     path.write_bytes(b"")
-    with pytest.raises(ModelError, match="it has no nodes"):
+    with pytest.raises(ModelError, match="is empty"):
         load_onnx(path)
 
 

@@ -116,7 +116,7 @@ def test_what_is_no_model(tmp_path, name):
     with pytest.raises(ModelError, match="does not exist"):
         inspect_file(tmp_path / name)
     (tmp_path / name).write_bytes(b"no model at all")
-    with pytest.raises(ModelError, match="readable"):
+    with pytest.raises(ModelError, match="is a text file"):
         inspect_file(tmp_path / name)
 
 
