@@ -21,7 +21,7 @@ from mobilenet_cli.pipeline.benchmarking.bench import BenchConfig, bench
 from mobilenet_cli.pipeline.errors import OptionError
 from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, evaluate_and_keep
 from mobilenet_cli.pipeline.evaluating.labels import evaluation_set
-from mobilenet_cli.pipeline.evaluating.records import load_records
+from mobilenet_cli.pipeline.evaluating.records import evaluations_of
 from mobilenet_cli.pipeline.exporting.export import ExportConfig, export
 from mobilenet_cli.pipeline.exporting.simplify import SimplifyConfig, simplify
 from mobilenet_cli.pipeline.progress import Progress
@@ -246,7 +246,7 @@ def current_evaluation(
     images = evaluation_set(model, config.data)
     ran_by = TORCH if model.is_checkpoint else config.provider
     wanted = (model.sha256, images.name, images.fingerprint, ran_by)
-    for record in load_records(run.evaluation):
+    for record in evaluations_of(run).read():
         if wanted == (record.sha256, record.data, record.data_fingerprint, record.provider):
             return record
     return None

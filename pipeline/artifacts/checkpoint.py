@@ -48,28 +48,31 @@ def load_network(artifact: Artifact) -> "Classifier":
             f"{path} is not a readable safetensors file ({error})",
             "Make it again with 'mobilenet-cli train' or 'mobilenet-cli import'",
         ) from error
-    network = MODELS[spec.architecture].build(spec)
-    expected = {
-        name: tensor.shape
-        for name, tensor in network.state_dict().items()
-        if not name.endswith("num_batches_tracked")
-    }
+    architecture = MODELS.get(spec.architecture)
+    if architecture is None:
+        raise ModelError(
+            f"{path} says that it is a network '{spec.architecture}', which is not known",
+            "Use the version of mobilenet-cli that made it",
+        )
+    # Before a network is built: what the facts claim may take more memory than there is.
+    expected = architecture.tensor_shapes(spec)
     for name in sorted(expected.keys() ^ state.keys()):
         problem = "lacks the tensor" if name in expected else "has an unknown tensor"
         raise ModelError(
-            f"{path} {problem} '{name}' of MobileNet v1 width {spec.width:g}",
+            f"{path} {problem} '{name}' of {architecture.title} width {spec.width:g}",
             "Make it again with 'mobilenet-cli train' or 'mobilenet-cli import'",
         )
     for name, shape in expected.items():
-        if state[name].shape != shape:
+        if tuple(state[name].shape) != shape:
             raise ModelError(
                 f"{path} has '{name}' of shape {tuple(state[name].shape)}, "
-                f"but width {spec.width:g} needs {tuple(shape)}",
+                f"but width {spec.width:g} needs {shape}",
                 "The checkpoint belongs to another width or class count; import it with its own",
             )
         if not torch.isfinite(state[name]).all():
             raise ModelError(
                 f"{path} has NaN or infinity in '{name}'", "Train again with a lower learning rate"
             )
+    network = architecture.build(spec)
     network.load_state_dict(state, strict=False)  # all but the step counters, as checked above
     return network.eval()

@@ -6,6 +6,7 @@ import glob
 import hashlib
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -64,6 +65,30 @@ def _open_temporary(path: Path) -> tuple[BinaryIO, Path]:
         if temporary.exists():
             return file, temporary
         file.close()
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Wait until no other process changes ``path`` under this lock, and then hold it.
+
+    The lock is on a hidden file beside ``path``, since ``path`` itself is replaced; that file stays
+    for the next process. On a file system without locks there is none, as without this function.
+
+    Raises:
+        StorageError: the folder cannot be written to.
+    """
+    write_lock = path.with_name(f".{path.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = write_lock.open("ab")
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {path} ({error.strerror or error})", "Choose a folder you may write to"
+        ) from error
+    with file:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def check_writable(path: Path) -> None:

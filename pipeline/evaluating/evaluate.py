@@ -25,13 +25,13 @@ from mobilenet_cli.pipeline.errors import (
 from mobilenet_cli.pipeline.evaluating.labels import class_offset, evaluation_set, targets_of
 from mobilenet_cli.pipeline.evaluating.records import (
     Answer,
-    merge_predictions,
-    merge_records,
+    evaluations_of,
+    predictions_in,
     predictions_of,
 )
 from mobilenet_cli.pipeline.progress import Progress, silent
 from mobilenet_cli.pipeline.runtime.machine import usable_cpus
-from mobilenet_cli.pipeline.runtime.predictor import Predictor, open_predictor
+from mobilenet_cli.pipeline.runtime.predictor import Predictor, open_predictor, top_classes
 from mobilenet_cli.pipeline.runtime.session import CPU
 from mobilenet_cli.reports.accuracy_statistics import wilson_interval
 from mobilenet_cli.reports.records.accuracy import EvaluationRecord
@@ -163,10 +163,8 @@ def _load(sample: Sample, spec: InputSpec) -> NDArray[np.float32] | DataError:
 def answer_of(key: str, target: int, logits: NDArray[np.float32]) -> Answer:
     """Return the rank of the right class, and the most probable classes with their softmax."""
     rank = rank_of(target, logits, key)
-    top = np.argsort(-logits, kind="stable")[:TOP]
-    exponentials = np.exp(logits - logits.max(), dtype=np.float64)
-    shares = exponentials[top] / exponentials.sum()
-    return Answer(key, target, rank, tuple(top.tolist()), tuple(shares.tolist()))
+    top, probabilities = top_classes(logits, TOP)
+    return Answer(key, target, rank, tuple(top), tuple(probabilities))
 
 
 def rank_of(target: int, logits: NDArray[np.float32], key: str) -> int:
@@ -217,6 +215,6 @@ def evaluate_and_keep(
     record = evaluate(artifact, config, progress, answers)
     source = config.data or artifact.facts.data
     assert source is not None  # evaluate would have raised
-    merge_predictions(run.predictions, predictions_of(record, source, answers))
-    merge_records(run.evaluation, [record])
+    predictions_in(run).merge(predictions_of(record, source, answers))
+    evaluations_of(run).merge(record)
     return record

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
 from pydantic import JsonValue
 
 from mobilenet_cli.data.dataset import Sample
@@ -17,7 +16,7 @@ from mobilenet_cli.pipeline.artifacts.file_kinds import kind_of
 from mobilenet_cli.pipeline.errors import DataError, OptionError
 from mobilenet_cli.pipeline.evaluating.evaluate import pad_batch
 from mobilenet_cli.pipeline.runtime.machine import usable_cpus
-from mobilenet_cli.pipeline.runtime.predictor import open_predictor
+from mobilenet_cli.pipeline.runtime.predictor import open_predictor, top_classes
 from mobilenet_cli.pipeline.runtime.session import CPU
 
 MODEL_SUFFIXES = (".onnx", ".safetensors")
@@ -117,11 +116,9 @@ def predict(
             except DataError as error:
                 return Prediction(sample.key, error=error)
             logits = predictor.logits(pad_batch(image[None], predictor.batch))[0]
-            probabilities = np.exp(logits - logits.max(), dtype=np.float64)
-            probabilities /= probabilities.sum()
-            order = np.argsort(-logits, kind="stable")[:top]
             guesses = tuple(
-                Guess(*_describe(artifact, int(i)), float(probabilities[i])) for i in order
+                Guess(*_describe(artifact, index), probability)
+                for index, probability in zip(*top_classes(logits, top), strict=True)
             )
             return Prediction(sample.key, guesses)
 

@@ -3,17 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from mobilenet_cli.pipeline.artifacts.files import write_atomically
+from mobilenet_cli.pipeline.artifacts.files import locked, write_atomically
+from mobilenet_cli.pipeline.artifacts.runs import Run
 from mobilenet_cli.pipeline.errors import (
     StorageError,
 )
 from mobilenet_cli.reports.records.accuracy import EvaluationRecord, PredictionsRecord
 
-PREDICTIONS = TypeAdapter(list[PredictionsRecord])
-RECORDS = TypeAdapter(list[EvaluationRecord])
+T = TypeVar("T", bound=EvaluationRecord | PredictionsRecord)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,53 +55,60 @@ def predictions_of(
     )
 
 
-def load_predictions(path: Path) -> list[PredictionsRecord]:
-    """Return the records of a file that ``merge_predictions`` wrote; none if there is no such file.
+class RecordFile(Generic[T]):
+    """A record file is a JSON list with one record for each model, data set and provider.
 
-    Raises:
-        StorageError: the file is something else.
+    Args:
+        path: the file, which need not exist.
+        kind: the type of its records.
+        indent: spaces to indent the JSON by; None writes it on one line.
     """
-    try:
-        return PREDICTIONS.validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return []
-    except (OSError, ValidationError) as error:
-        raise StorageError(
-            f"{path} is not a list of prediction records", "Move the file away and evaluate again"
-        ) from error
+
+    def __init__(self, path: Path, kind: type[T], indent: int | None = None) -> None:
+        self.path = path
+        self.kind = kind
+        self.indent = indent
+        # What T is, mypy knows; what ``kind`` is, only the running program.
+        self._records: TypeAdapter[list[T]] = TypeAdapter(list[kind])  # type: ignore[valid-type]
+
+    def read(self) -> list[T]:
+        """Return the records; none if there is no such file.
+
+        Raises:
+            StorageError: the file is something else.
+        """
+        try:
+            return self._records.validate_json(self.path.read_bytes())
+        except FileNotFoundError:
+            return []
+        except (OSError, ValidationError) as error:
+            raise StorageError(
+                f"{self.path} is not a list of {self.kind.__name__}s",
+                "Move the file away and evaluate again",
+            ) from error
+
+    def merge(self, *records: T) -> None:
+        """Add records; each replaces an earlier one of the same model, data and provider.
+
+        Nothing is lost where several processes do this at the same time.
+
+        Raises:
+            StorageError: the file is something else, or cannot be written.
+        """
+        with locked(self.path):
+            merged = {
+                (Path(record.model).name, record.data, record.provider): record
+                for record in (*self.read(), *records)
+            }
+            content = self._records.dump_json(list(merged.values()), indent=self.indent)
+            write_atomically(self.path, content + b"\n")
 
 
-def merge_predictions(path: Path, record: PredictionsRecord) -> None:
-    """Add a record to a file; it replaces an earlier one of the same model, data and provider."""
-
-    def key(record: PredictionsRecord) -> tuple[str, str, str]:
-        return Path(record.model).name, record.data, record.provider
-
-    merged = {key(record): record for record in (*load_predictions(path), record)}
-    write_atomically(path, PREDICTIONS.dump_json(list(merged.values())) + b"\n")
+def evaluations_of(run: Run) -> RecordFile[EvaluationRecord]:
+    """Return the file with the accuracies of a run's models."""
+    return RecordFile(run.evaluation, EvaluationRecord, indent=2)
 
 
-def load_records(path: Path) -> list[EvaluationRecord]:
-    """Return the records of a file that ``merge_records`` wrote; none if there is no such file.
-
-    Raises:
-        StorageError: the file is something else.
-    """
-    try:
-        return RECORDS.validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return []
-    except (OSError, ValidationError) as error:
-        raise StorageError(
-            f"{path} is not a list of evaluation records", "Move the file away"
-        ) from error
-
-
-def merge_records(path: Path, records: Sequence[EvaluationRecord]) -> None:
-    """Add records to a file; each replaces an earlier one of the same model, data and provider."""
-
-    def key(record: EvaluationRecord) -> tuple[str, str, str]:
-        return Path(record.model).name, record.data, record.provider
-
-    merged = {key(record): record for record in (*load_records(path), *records)}
-    write_atomically(path, RECORDS.dump_json(list(merged.values()), indent=2) + b"\n")
+def predictions_in(run: Run) -> RecordFile[PredictionsRecord]:
+    """Return the file with what a run's models say about each image."""
+    return RecordFile(run.predictions, PredictionsRecord)

@@ -19,7 +19,7 @@ from mobilenet_cli.pipeline.artifacts.checkpoint import load_network
 from mobilenet_cli.pipeline.artifacts.onnx_file import with_facts
 from mobilenet_cli.pipeline.artifacts.sidecar import refuse_overwrite
 from mobilenet_cli.pipeline.errors import CheckError
-from mobilenet_cli.pipeline.runtime.parity import FLOAT_TOLERANCE, compare
+from mobilenet_cli.pipeline.runtime.parity import compare, within_float32_rounding
 from mobilenet_cli.pipeline.runtime.session import open_session
 from mobilenet_cli.reports.records.conversion import ExportRecord
 
@@ -155,7 +155,7 @@ def _largest_error(network: "Classifier", content: bytes, resolution: int) -> fl
         with torch.inference_mode():
             expected = network(torch.from_numpy(images)).numpy()
         error = compare(expected, session.run(None, {"input": images})[0]).max_abs_error
-        if not error <= FLOAT_TOLERANCE * max(1.0, float(np.abs(expected).max())):
+        if not within_float32_rounding(error, expected):
             raise CheckError(
                 f"at batch {batch} the exported model's logits are up to {error:.2g} away from "
                 "torch's",

@@ -18,7 +18,7 @@ from mobilenet_cli.pipeline.artifacts.artifact import Artifact, save_artifact
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
 from mobilenet_cli.pipeline.artifacts.sidecar import refuse_overwrite
 from mobilenet_cli.pipeline.errors import CheckError, ModelError
-from mobilenet_cli.pipeline.runtime.parity import FLOAT_TOLERANCE, compare
+from mobilenet_cli.pipeline.runtime.parity import compare, within_float32_rounding
 from mobilenet_cli.pipeline.runtime.probe_images import probe_images
 from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
 from mobilenet_cli.reports.records.conversion import SimplifyRecord
@@ -193,7 +193,7 @@ def check_equal(
         for m in (before, after)
     )
     error = compare(expected, found).max_abs_error
-    if not error <= FLOAT_TOLERANCE * max(1.0, float(np.abs(expected).max())):
+    if not within_float32_rounding(error, expected):
         raise CheckError(
             f"the simplified model's logits are up to {error:.2g} away from its input's; "
             f"{first_difference(before, after, images)}",
@@ -216,7 +216,7 @@ def first_difference(
         if a.shape != b.shape:
             return f"they part at '{name}', which has another shape"
         off = float(np.abs(a - b).max())
-        if not off <= FLOAT_TOLERANCE * max(1.0, float(np.abs(a).max())):
+        if not within_float32_rounding(off, a):
             return f"they part at '{name}', which differs by {off:.2g}"
     return "no tensor that both have differs"
 

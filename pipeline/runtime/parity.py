@@ -35,6 +35,11 @@ def sqnr_db(reference: NDArray[np.floating], other: NDArray[np.floating]) -> flo
     return 10 * float(np.log10(signal / noise)) if signal else float("-inf")
 
 
+def within_float32_rounding(error: float, expected: NDArray[np.floating]) -> bool:
+    """Tell whether an absolute error of ``expected`` may come from float32's rounding alone."""
+    return error <= FLOAT_TOLERANCE * max(1.0, float(np.abs(expected).max()))  # NaN is not
+
+
 def compare(reference: NDArray[np.floating], other: NDArray[np.floating]) -> Parity:
     """Compare logits [images, classes]. NaN anywhere makes every figure as bad as can be."""
     if not (np.isfinite(reference).all() and np.isfinite(other).all()):

@@ -30,6 +30,21 @@ class Predictor:
     logits: Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
+def top_classes(logits: NDArray[np.float32], count: int) -> tuple[list[int], list[float]]:
+    """Rank the classes of one image by falling logit; ties are in order of index.
+
+    Args:
+        logits: [classes].
+        count: how many classes to return at most.
+
+    Returns:
+        The indices of the most probable classes, and their softmax, 0..1.
+    """
+    order = np.argsort(-logits, kind="stable")[:count]
+    exponentials = np.exp(logits - logits.max(), dtype=np.float64)
+    return order.tolist(), (exponentials[order] / exponentials.sum()).tolist()
+
+
 @contextlib.contextmanager
 def open_predictor(artifact: Artifact, provider: str = CPU) -> Iterator[Predictor]:
     """Load a checkpoint into torch, or an ONNX file into ONNX Runtime, on one thread a call.

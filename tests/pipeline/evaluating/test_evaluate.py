@@ -33,8 +33,13 @@ from mobilenet_cli.pipeline.evaluating.evaluate import (
 )
 from mobilenet_cli.pipeline.evaluating.labels import targets_of
 from mobilenet_cli.pipeline.evaluating.predict import predict
-from mobilenet_cli.pipeline.evaluating.records import load_predictions, load_records, merge_records
+from mobilenet_cli.pipeline.evaluating.records import (
+    RecordFile,
+    evaluations_of,
+    predictions_in,
+)
 from mobilenet_cli.pipeline.runtime.session import open_session
+from mobilenet_cli.reports.records.accuracy import EvaluationRecord
 
 
 @pytest.fixture
@@ -194,21 +199,55 @@ def test_rank_breaks_ties_by_index_and_refuses_nan():
 def test_records_replace_their_predecessors(tiny, ten, tmp_path):
     artifact = load_artifact(tiny / "fp32.onnx")
     record = evaluate(artifact, EvaluateConfig(data=str(ten)))
-    file = tmp_path / "evaluate.json"
-    merge_records(file, [record])
+    file = RecordFile(tmp_path / "evaluate.json", EvaluationRecord)
+    file.merge(record)
     other = record.model_copy(update={"data": "elsewhere"})
-    merge_records(file, [other, record.model_copy(update={"images": 7})])
-    assert [(r.data, r.images) for r in load_records(file)] == [
+    file.merge(other, record.model_copy(update={"images": 7}))
+    assert [(r.data, r.images) for r in file.read()] == [
         (record.data, 7),
         ("elsewhere", 9),
     ]
 
 
+def test_processes_that_merge_together_lose_no_record(tiny, ten, tmp_path):
+    record = evaluate(load_artifact(tiny / "fp32.onnx"), EvaluateConfig(data=str(ten)))
+    file = RecordFile(tmp_path / "evaluate.json", EvaluationRecord)
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from mobilenet_cli.pipeline.evaluating.records import RecordFile\n"
+        "from mobilenet_cli.reports.records.accuracy import EvaluationRecord\n"
+        "record = EvaluationRecord.model_validate_json(sys.stdin.read())\n"
+        f"file = RecordFile(Path({str(file.path)!r}), EvaluationRecord)\n"
+        "print('ready', flush=True)\n"
+        "while not Path(sys.argv[2]).exists(): pass\n"
+        "for i in range(20): file.merge(record.model_copy(update={'data': sys.argv[1] + str(i)}))"
+    )
+    go = tmp_path / "go"
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, name, str(go)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name in "ab"
+    ]
+    for writer in writers:
+        writer.stdin.write(record.model_dump_json())
+        writer.stdin.close()
+        assert writer.stdout.readline() == "ready\n"
+    go.touch()
+    for writer in writers:
+        assert writer.wait() == 0
+        writer.stdout.close()
+    assert {r.data for r in file.read()} == {f"{name}{i}" for name in "ab" for i in range(20)}
+
+
 def test_foreign_file_in_the_place_of_records(tmp_path):
     file = tmp_path / "evaluate.json"
     file.write_text("{}")
-    with pytest.raises(StorageError, match="not a list of evaluation records"):
-        merge_records(file, [])
+    with pytest.raises(StorageError, match="not a list of EvaluationRecords"):
+        RecordFile(file, EvaluationRecord).merge()
     assert file.read_text() == "{}"
 
 
@@ -224,13 +263,13 @@ def test_command_evaluates_all_artifacts_of_the_run(run, ten):
         assert entry["top1_interval"][0] <= entry["top1"] <= entry["top1_interval"][1]
         assert entry["bad_images"] == []
         assert entry["images_per_second"] > 0
-    assert [r.model for r in load_records(run / "evaluate.json")] == [d["model"] for d in document]
+    assert [r.model for r in evaluations_of(Run(run)).read()] == [d["model"] for d in document]
 
 
 def test_command_with_a_model_of_a_run_records_there(run, ten):
     text = invoke("evaluate", "runs/tiny/fp32.onnx", "--data", ten)
     assert "runs/tiny/fp32.onnx: top-1 " in text
-    assert len(load_records(run / "evaluate.json")) == 1
+    assert len(evaluations_of(Run(run)).read()) == 1
 
 
 @pytest.mark.usefixtures("run")
@@ -309,8 +348,8 @@ def test_answers_are_kept_for_the_report(tiny, ten, tmp_path):
     artifact = load_artifact(tiny / "fp32.onnx")
     run = Run(tmp_path / "runs" / "mine")
     record = evaluate_and_keep(artifact, EvaluateConfig(data=str(ten)), run)
-    assert load_records(run.evaluation) == [record]
-    (kept,) = load_predictions(run.predictions)
+    assert evaluations_of(run).read() == [record]
+    (kept,) = predictions_in(run).read()
     assert len(kept.keys) == record.images
     assert sum(rank == 0 for rank in kept.ranks) == record.top1_correct
     for target, rank, top, shares in zip(
@@ -325,7 +364,7 @@ def test_answers_replace_their_predecessors(tiny, ten, tmp_path):
     run = Run(tmp_path / "runs" / "mine")
     for _ in range(2):
         evaluate_and_keep(load_artifact(tiny / "fp32.onnx"), EvaluateConfig(data=str(ten)), run)
-    assert len(load_predictions(run.predictions)) == 1
+    assert len(predictions_in(run).read()) == 1
     run.predictions.write_text("{}")
-    with pytest.raises(StorageError, match="not a list of prediction records"):
-        load_predictions(run.predictions)
+    with pytest.raises(StorageError, match="not a list of PredictionsRecords"):
+        predictions_in(run).read()

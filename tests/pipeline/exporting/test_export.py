@@ -1,6 +1,7 @@
 """The exported graph is clean, equal to torch, and holds every weight."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from onnx import numpy_helper
 from safetensors.numpy import load_file, save_file
 
+from mobilenet_cli.models import MODELS
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
 from mobilenet_cli.pipeline.artifacts.checkpoint import load_network
@@ -137,6 +139,29 @@ def test_another_width(chain, tmp_path):
     other = rewrite(chain.checkpoint, tmp_path / "x.safetensors", lambda _: None, wider)
     with pytest.raises(ModelError, match=r"width 0\.5 needs"):
         export(other, ExportConfig(), tmp_path / "x.onnx")
+
+
+@pytest.mark.parametrize(
+    ("claim", "message"),
+    [
+        ({"width": 100.0}, "width 100 needs"),
+        ({"classes": 2_000_000}, r"\(2000000, 256\)"),
+        ({"architecture": "mobilenet_v9"}, "network 'mobilenet_v9', which is not known"),
+    ],
+)
+def test_no_network_is_built_for_facts_that_do_not_fit(
+    chain, tmp_path, monkeypatch, claim, message
+):
+    def build(_):
+        raise AssertionError("this may take more memory than there is")
+
+    monkeypatch.setitem(MODELS, "mobilenet_v1", replace(MODELS["mobilenet_v1"], build=build))
+    facts = chain.checkpoint.facts
+    spec = replace(facts.model, **claim)
+    lying = facts.model_copy(update={"model": spec})
+    file = rewrite(chain.checkpoint, tmp_path / "x.safetensors", lambda _: None, lying)
+    with pytest.raises(ModelError, match=message):
+        load_network(file)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

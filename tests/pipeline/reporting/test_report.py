@@ -19,7 +19,7 @@ from mobilenet_cli.pipeline.artifacts.files import sha256_file, write_atomically
 from mobilenet_cli.pipeline.artifacts.runs import Run
 from mobilenet_cli.pipeline.errors import ModelError, OptionError, StorageError
 from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, evaluate, evaluate_and_keep
-from mobilenet_cli.pipeline.evaluating.records import merge_records
+from mobilenet_cli.pipeline.evaluating.records import evaluations_of
 from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
 from mobilenet_cli.pipeline.reporting.collect import collect
 from mobilenet_cli.pipeline.reporting.report import embed_into, report
@@ -60,7 +60,7 @@ def run(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.chdir(tmp_path)
     found = Run(Path("runs/tiny"))
     record = evaluate(load_artifact(found.fp32), EvaluateConfig(data="digits"))
-    merge_records(found.evaluation, [record])
+    evaluations_of(found).merge(record)
     return found
 
 

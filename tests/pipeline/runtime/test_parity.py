@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from mobilenet_cli.pipeline.runtime.parity import compare, sqnr_db
+from mobilenet_cli.pipeline.runtime.parity import compare, sqnr_db, within_float32_rounding
 
 
 def test_equal():
@@ -52,3 +52,11 @@ def test_not_a_number_is_as_bad_as_can_be(bad, side):
     logits[side][1, 2] = bad
     parity = compare(*logits)
     assert (parity.max_abs_error, parity.sqnr_db, parity.agreement) == (math.inf, -math.inf, 0.0)
+
+
+def test_rounding_is_relative_to_the_largest_value_but_not_to_less_than_one():
+    assert within_float32_rounding(0.9e-4, np.array([0.1]))
+    assert not within_float32_rounding(1.1e-4, np.array([0.1]))
+    assert within_float32_rounding(0.9e-3, np.array([-10.0, 1.0]))
+    assert not within_float32_rounding(math.nan, np.array([1.0]))
+    assert not within_float32_rounding(math.inf, np.array([1.0]))
