@@ -10,6 +10,7 @@ import inspect
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,8 +88,10 @@ def command(name: str) -> Callable[[Callable[P, Output]], Callable[P, Output]]:
                 raise typer.Exit(STOPPED) from None
             except (MobilenetError, OSError, ModuleNotFoundError) as error:
                 known = mendable(error)
-                if debug or known is None:
+                if known is None:
                     raise
+                if debug:
+                    traceback.print_exc()
                 complain(name, known, as_json)
                 raise typer.Exit(MENDABLE) from None
 
@@ -744,7 +747,5 @@ def main() -> None:
     try:
         app()
     except Exception:
-        import traceback
-
         traceback.print_exc()
         sys.exit(BUG)

@@ -95,6 +95,13 @@ def test_a_usage_error_exits_2():
         assert cli(*arguments).returncode == 2
 
 
+def test_debug_shows_the_traceback_of_what_can_be_mended_and_keeps_its_status():
+    shown = cli("export", "--checkpoint", "gone.safetensors", "--debug")
+    assert shown.returncode == 2
+    assert "Traceback" in shown.stderr
+    assert "export: gone.safetensors does not exist" in shown.stderr
+
+
 @pytest.fixture
 def no_torch(tmp_path: Path) -> str:
     """A PYTHONPATH on which importing torch is an error, in child processes as well."""
