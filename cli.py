@@ -111,10 +111,9 @@ def with_options(function: Callable[..., Output]) -> inspect.Signature:
     parameters = dict(own.parameters)
     for name in ("as_json", "debug"):
         parameters.setdefault(name, inspect.Parameter(name, kind, default=False, annotation=bool))
-    annotated = {n: Annotated[p.annotation, OPTIONS[n]] for n, p in parameters.items()}
-    return own.replace(
-        parameters=[p.replace(annotation=annotated[n]) for n, p in parameters.items()]
-    )
+    for name, found in parameters.items():
+        parameters[name] = found.replace(annotation=Annotated[found.annotation, OPTIONS[name]])
+    return own.replace(parameters=list(parameters.values()))
 
 
 def mendable(error: Exception) -> MobilenetError | None:
