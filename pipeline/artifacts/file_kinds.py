@@ -139,19 +139,20 @@ def _text_kind(path: Path, head: bytes) -> FileKind | None:
     return FileKind("a text file", NO_MODEL)
 
 
-def not_a_model(path: Path, reason: str, fix: str) -> ModelError:
+def not_a_model(path: Path, reason: str, fix: str, tried: FileKind | None = None) -> ModelError:
     """Return the error for a file that cannot be read as a model.
 
     Args:
         path: the file.
         reason: what is wrong, where its content does not tell what it is.
         fix: what to do then.
+        tried: the kind that it could not be read as; a damaged file of that kind gets ``reason``.
 
     Raises:
         ModelError: it cannot be read at all.
     """
     kind = kind_of(path)
-    if kind is None:
+    if kind is None or kind is tried:
         return ModelError(reason, fix)
     return ModelError(f"{path} is {kind.name}", kind.fix.format(path=path))
 
