@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from threading import get_ident
 from typing import TypeVar
 
 import numpy as np
@@ -42,7 +43,8 @@ def ordered_map(
     """
     iterator = iter(items)
     waiting: deque[Future[R]] = deque()
-    pool = ThreadPoolExecutor(workers)
+    own: set[int] = set()
+    pool = ThreadPoolExecutor(workers, initializer=lambda: own.add(get_ident()))
     try:
         waiting.extend(pool.submit(function, item) for item in islice(iterator, ahead))
         while waiting:
@@ -50,7 +52,8 @@ def ordered_map(
             waiting.extend(pool.submit(function, item) for item in islice(iterator, 1))
             yield result
     finally:
-        pool.shutdown(cancel_futures=True)
+        # Garbage may be collected in any thread: one of the pool's cannot wait for itself.
+        pool.shutdown(wait=get_ident() not in own, cancel_futures=True)
 
 
 def usable_threads() -> int:

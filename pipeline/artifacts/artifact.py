@@ -10,7 +10,12 @@ from typing_extensions import TypeVar
 
 from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.pipeline.artifacts.facts import METADATA_KEY, Facts, versions
-from mobilenet_cli.pipeline.artifacts.file_kinds import SAFETENSORS, no_such_file, not_a_model
+from mobilenet_cli.pipeline.artifacts.file_kinds import (
+    CHECKPOINT,
+    SAFETENSORS,
+    no_such_file,
+    not_a_model,
+)
 from mobilenet_cli.pipeline.artifacts.files import is_checkpoint, sha256_file, write_atomically
 from mobilenet_cli.pipeline.artifacts.sidecar import Sidecar, read_sidecar, write_sidecar
 from mobilenet_cli.pipeline.errors import ModelError
@@ -144,7 +149,7 @@ def _checkpoint_metadata(path: Path) -> dict[str, str]:
             path,
             f"{path} is not a readable safetensors file ({error})",
             "Make it again with train or import",
-            SAFETENSORS,
+            (CHECKPOINT, SAFETENSORS),
         ) from error
 
 

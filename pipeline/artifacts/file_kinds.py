@@ -3,10 +3,12 @@
 import difflib
 import re
 import zipfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mobilenet_cli.pipeline.artifacts.facts import METADATA_KEY
 from mobilenet_cli.pipeline.errors import ModelError
 
 Role = Literal["weights", "images", "other"]
@@ -40,6 +42,9 @@ TENSORFLOW_LITE = FileKind(
 HDF5 = FileKind("an HDF5 file of Keras", IMPORT, "weights")
 TORCH = FileKind("a file of torch", IMPORT, "weights")
 SAFETENSORS = FileKind("a safetensors file", IMPORT, "weights")
+CHECKPOINT = FileKind(
+    "a checkpoint", "Export it first with 'mobilenet-cli export --checkpoint {path}'", "weights"
+)
 FROZEN_GRAPH = FileKind("a frozen graph of TensorFlow", IMPORT, "weights")
 IMAGE = FileKind("an image", PREDICT, "images")
 SHARD = FileKind("a tar archive", DATA + "; if weights are in it, unpack and import them", "images")
@@ -97,7 +102,8 @@ def kind_of(path: Path) -> FileKind | None:
         return FileKind("empty", "Make it again, or download it again")
     for position, magic, kind in HEADS:
         if head.startswith(magic, position):
-            return kind
+            ours = kind is SAFETENSORS and f'"{METADATA_KEY}":'.encode() in head
+            return CHECKPOINT if ours else kind
     if head.startswith(b"PK\x03\x04"):
         return _zip_kind(path)
     return _text_kind(path, head)
@@ -139,20 +145,20 @@ def _text_kind(path: Path, head: bytes) -> FileKind | None:
     return FileKind("a text file", NO_MODEL)
 
 
-def not_a_model(path: Path, reason: str, fix: str, tried: FileKind | None = None) -> ModelError:
+def not_a_model(path: Path, reason: str, fix: str, tried: Collection[FileKind] = ()) -> ModelError:
     """Return the error for a file that cannot be read as a model.
 
     Args:
         path: the file.
         reason: what is wrong, where its content does not tell what it is.
         fix: what to do then.
-        tried: the kind that it could not be read as; a damaged file of that kind gets ``reason``.
+        tried: the kinds that it could not be read as; a damaged file of them gets ``reason``.
 
     Raises:
         ModelError: it cannot be read at all.
     """
     kind = kind_of(path)
-    if kind is None or kind is tried:
+    if kind is None or kind in tried:
         return ModelError(reason, fix)
     return ModelError(f"{path} is {kind.name}", kind.fix.format(path=path))
 

@@ -1,6 +1,7 @@
 """Batches keep the order of the samples, and bad images are reported."""
 
 import threading
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -56,3 +57,21 @@ def test_work_stays_a_bounded_distance_ahead():
     assert started <= 15
     results.close()
     assert started <= 16
+
+
+def test_a_thread_of_its_own_may_close_it_as_the_garbage_collector_does():
+    turn = threading.Event()
+    closed: Future[None] = Future()
+
+    def work(item: int) -> int:
+        if item == 1 and turn.wait(60):
+            try:
+                closed.set_result(results.close())
+            except BaseException as error:
+                closed.set_exception(error)
+        return item
+
+    results = ordered_map(work, range(2), workers=1, ahead=2)
+    assert next(results) == 0
+    turn.set()
+    assert closed.result(60) is None
