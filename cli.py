@@ -255,6 +255,7 @@ OPTIONS: dict[str, Any] = {
         "--normalization",
         "How an .onnx file wants pixels: inception (-1..1) or imagenet (mean and deviation).",
     ),
+    "markdown": option("--markdown", "Print tables as Markdown, as it is where they are piped."),
     "opset": option("--opset", "ONNX operator set to write."),
     "out": option("--out", "File to write; by default it goes into the run."),
     "precision": option("--precision", "Precision of training: fp32, bf16 or, on a GPU, fp16."),
@@ -557,6 +558,7 @@ def bench_command(
     run: Text = None,
     width: Float = None,
     out: File = None,
+    markdown: bool = False,
 ) -> Output:
     """Measure latency, throughput, cold start and memory of every artifact, interleaved."""
     from mobilenet_cli.pipeline.artifacts.runs import runnable_models
@@ -566,7 +568,7 @@ def bench_command(
     from mobilenet_cli.pipeline.benchmarking.inputs import open_model
     from mobilenet_cli.pipeline.benchmarking.mlperf import run_scenarios
     from mobilenet_cli.pipeline.benchmarking.rows import worth_running_on
-    from mobilenet_cli.reports import latency_tables
+    from mobilenet_cli.reports import latency_tables, terminal
 
     allowed = options.parse_percent(max_slowdown)
     before = load_baseline(baseline) if baseline else None
@@ -585,11 +587,10 @@ def bench_command(
     with progress_bar("bench", "%") as progress:
         record = bench([open_model(path) for path in paths], config, progress)
     target = out or (None if models else paths[0].with_name("bench.json"))
-    output = kept(record, latency_tables.bench_markdown(record), target)
+    output = kept(record, terminal.tables_text(record, markdown), target)
     worse = slowdowns(record, before, allowed) if before else []
-    for row in worse:
-        say(f"slower than {baseline}: {row}")
-    return Output(output.document, output.text, GATE if worse else 0, output.wrote)
+    notes = [f"slower than {baseline}: {row}" for row in worse]
+    return Output(output.document, output.text, GATE if worse else 0, output.wrote, notes)
 
 
 def kept(record: "BaseModel", text: str, target: Path | None) -> Output:
@@ -609,19 +610,19 @@ def report_command(
     compare: bool = False,
     all_runs: bool = False,
     into: File = None,
+    markdown: bool = False,
 ) -> Output:
     """Write what is known about a run as a page, Markdown, JSON and a model card."""
     from mobilenet_cli.pipeline.artifacts.runs import RUNS, find_run, run_named
     from mobilenet_cli.pipeline.errors import OptionError
     from mobilenet_cli.pipeline.reporting import compare as comparing
     from mobilenet_cli.pipeline.reporting.report import embed_into, report
-    from mobilenet_cli.reports.compare import comparison_markdown, history_markdown
-    from mobilenet_cli.reports.terminal import report_text
+    from mobilenet_cli.reports import terminal
 
     if compare and not all_runs and not run:
-        compared = comparing.compare_runs([run_named(name) for name in runs or []])
-        paths = comparing.write_comparison(compared, RUNS)
-        return reported(compared.model_dump(mode="json"), comparison_markdown(compared), paths)
+        both = comparing.compare_runs([run_named(name) for name in runs or []])
+        paths = comparing.write_comparison(both, RUNS)
+        return reported(both.model_dump(mode="json"), terminal.tables_text(both, markdown), paths)
     if runs or compare:
         raise OptionError(
             "runs are named with --compare alone", "Pass --compare A B, or --run A for one report"
@@ -629,12 +630,11 @@ def report_command(
     if all_runs:
         past = comparing.history(RUNS)
         paths = comparing.write_history(past, RUNS)
-        return reported(past.model_dump(mode="json"), history_markdown(past), paths)
-    target = run_named(run) if run else find_run(None, "start", width)
-    record, paths = report(target)
+        return reported(past.model_dump(mode="json"), terminal.tables_text(past, markdown), paths)
+    record, paths = report(run_named(run) if run else find_run(None, "start", width))
     if into is not None:
         embed_into(into, record)
-    return reported({"run": target.name}, report_text(record), paths)
+    return reported({"run": record.run.run}, terminal.report_text(record), paths)
 
 
 def reported(found: dict[str, Any], text: str, paths: Mapping[str, Path]) -> Output:

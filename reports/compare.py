@@ -1,8 +1,9 @@
-"""Runs side by side as Markdown, and when two latencies may be compared: pure functions."""
+"""Runs stand side by side in tables, and latencies are compared where they may be."""
 
 from collections.abc import Sequence
 
-from mobilenet_cli.reports.markdown import metric_text, times_text
+from mobilenet_cli.reports.latency_tables import threads_on
+from mobilenet_cli.reports.markdown import metric_cell, times_cell
 from mobilenet_cli.reports.records.accuracy import Interval
 from mobilenet_cli.reports.records.latency import BenchRecord, BenchResult, MachineRecord
 from mobilenet_cli.reports.records.run import (
@@ -10,9 +11,18 @@ from mobilenet_cli.reports.records.run import (
     ComparedRun,
     ComparisonRecord,
     HistoryRecord,
+    ReportRow,
 )
 from mobilenet_cli.reports.summary import result_index
-from mobilenet_cli.reports.tables import table
+from mobilenet_cli.reports.tables import (
+    NOTHING,
+    Cell,
+    Grid,
+    Section,
+    label,
+    number,
+    sections_markdown,
+)
 
 HARDWARE = ("cpu", "architecture", "instruction_sets", "cpus", "usable_cpus", "cpu_quota", "gpus")
 
@@ -20,7 +30,10 @@ HARDWARE = ("cpu", "architecture", "instruction_sets", "cpus", "usable_cpus", "c
 def compare_latency(
     base: BenchRecord | None, other: BenchRecord | None, base_sha256: str, other_sha256: str
 ) -> tuple[Interval | None, str]:
-    """How many times faster one artifact is than another, or why that cannot be said.
+    """Say how many times faster one artifact is than another, or why that cannot be said.
+
+    Returns:
+        The ratio or None, and the setting in which it was measured or the reason.
 
     The two were not timed in turns, so the interval takes the worst of both medians' intervals.
     """
@@ -39,12 +52,13 @@ def compare_latency(
             low=first.low_ms / second.high_ms,
             high=first.high_ms / second.low_ms,
         ),
-        f"{second.provider}, {second.threads} threads, batch {second.batch}, not interleaved",
+        f"{second.provider}, {threads_on(second.threads, ())}, batch {second.batch}, "
+        "not timed in turns",
     )
 
 
 def different_hardware(base: MachineRecord, other: MachineRecord) -> str:
-    """What tells two machines apart; empty if nothing does."""
+    """Say what tells two machines apart; empty if nothing does."""
     for name in HARDWARE:
         first, second = getattr(base, name), getattr(other, name)
         if first != second:
@@ -53,14 +67,14 @@ def different_hardware(base: MachineRecord, other: MachineRecord) -> str:
 
 
 def shown(value: object) -> str:
-    """A field of a machine in a sentence."""
+    """Write a field of a machine in a sentence."""
     return ", ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)
 
 
 def same_setting(
     base: BenchRecord, other: BenchRecord, base_sha256: str, other_sha256: str
 ) -> tuple[BenchResult, BenchResult] | None:
-    """The first row of one file for which the other file has a row in the same setting."""
+    """Return the first row of one file for which the other has a row in the same setting."""
 
     def setting(result: BenchResult) -> tuple[str, int, int]:
         return result.provider, result.threads, result.batch
@@ -80,74 +94,148 @@ def same_setting(
     return None
 
 
-def comparison_markdown(record: ComparisonRecord) -> str:
-    """The runs' tables, then each artifact of the first run against the others'."""
-    return "\n".join(
-        [
-            "## Runs\n",
-            runs_markdown(record.runs),
-            f"## Against {record.runs[0].run}\n",
-            table(
-                "run | artifact | images | top-1, points | McNemar p | faster | remark",
-                [pair_cells(pair) for pair in record.pairs],
-            ),
-        ]
-    )
-
-
-def pair_cells(pair: ComparedPair) -> list[str]:
-    """One artifact of two runs; what cannot be compared is said in the remark."""
-    accuracy = pair.accuracy
+def comparison_tables(record: ComparisonRecord) -> list[Section]:
+    """Lay out the runs, then each artifact of the first run against the others'."""
+    notes = [differences(record.runs), *common(record.runs)]
     return [
-        pair.other,
-        pair.stage,
-        str(accuracy.images) if accuracy else "–",
-        difference_text(accuracy.difference) if accuracy else "–",
-        f"{accuracy.p_value:.3g}" if accuracy else "–",
-        times_text(pair.speedup),
-        "; ".join(note for note in (pair.accuracy_note, pair.latency_note) if note),
+        Section("Runs", runs_grid(record.runs), notes),
+        Section(
+            f"Against {record.runs[0].run}", pairs_grid(record.pairs), pair_notes(record.pairs)
+        ),
     ]
 
 
-def difference_text(difference: Interval) -> str:
-    """``-0.31 (-0.90 to +0.29)``."""
-    if difference.low is None or difference.high is None:
-        return f"{difference.value:+.2f}"
-    return f"{difference.value:+.2f} ({difference.low:+.2f} to {difference.high:+.2f})"
+def history_tables(record: HistoryRecord) -> list[Section]:
+    """Lay out every run's artifacts, oldest run first."""
+    return [Section("", runs_grid(record.runs), [*common(record.runs), *broken(record.runs)])]
+
+
+def comparison_markdown(record: ComparisonRecord) -> str:
+    """Write a comparison as Markdown."""
+    return sections_markdown(comparison_tables(record))
 
 
 def history_markdown(record: HistoryRecord) -> str:
-    """Every run's artifacts, oldest run first."""
-    return runs_markdown(record.runs)
+    """Write a history as Markdown."""
+    return sections_markdown(history_tables(record))
 
 
-def runs_markdown(runs: Sequence[ComparedRun]) -> str:
-    """One line an artifact of every run."""
-    header = (
-        "run | made | artifact | size MiB | data | top-1 % | p50 ms | threads | speed-up | machine"
-    )
-    rows = []
-    for run in runs:
-        start = [run.run, run.made or "–"]
-        if run.broken:
-            rows.append([*start, run.broken, *["–"] * 7])
-        rows += [
+def pairs_grid(pairs: Sequence[ComparedPair]) -> Grid:
+    """Lay out the artifacts of the first run against those of the others."""
+    titles = "run", "artifact", "top-1 points", "speed-up", "images", "McNemar p"
+    return Grid(
+        titles,
+        [
             [
-                *start,
-                row.file,
-                f"{row.size_mb:.2f}",
-                row.data or "–",
-                metric_text(row.top1),
-                "–" if row.p50_ms is None else f"{row.p50_ms:.2f}",
-                "–" if row.threads is None else str(row.threads),
-                times_text(row.speedup),
-                run.machine or "–",
+                label(pair.other),
+                label(pair.stage),
+                difference_cell(pair.accuracy.difference if pair.accuracy else None),
+                times_cell(pair.speedup),
+                number(pair.accuracy.images if pair.accuracy else None),
+                number(pair.accuracy.p_value if pair.accuracy else None, ".3g"),
             ]
-            for row in run.rows
-        ]
-    return table(header, rows)
+            for pair in pairs
+        ],
+    )
+
+
+def difference_cell(difference: Interval | None) -> Cell:
+    """Make a cell of a difference in points: ``-0.31 (-0.90 to +0.29)``."""
+    if difference is None:
+        return number(None)
+    known = difference.low is not None and difference.high is not None
+    bounds = f"{difference.low:+.2f} to {difference.high:+.2f}" if known else ""
+    return number(difference.value, "+.2f", bounds)
+
+
+def pair_notes(pairs: Sequence[ComparedPair]) -> list[str]:
+    """Say once for all artifacts of a run how they were compared, or why they cannot be."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for pair in pairs:
+        for note in filter(None, (pair.accuracy_note, pair.latency_note)):
+            found.setdefault((pair.other, note), []).append(pair.stage)
+    return [f"{other} ({', '.join(stages)}): {note}" for (other, note), stages in found.items()]
+
+
+def incomparable(pairs: Sequence[ComparedPair]) -> list[str]:
+    """Say once for all artifacts of a run what cannot be compared, and why."""
+    left = [
+        pair.model_copy(
+            update={
+                "accuracy_note": "" if pair.accuracy else pair.accuracy_note,
+                "latency_note": "" if pair.speedup else pair.latency_note,
+            }
+        )
+        for pair in pairs
+    ]
+    return pair_notes(left)
+
+
+def broken(runs: Sequence[ComparedRun]) -> list[str]:
+    """Name the runs that cannot be read, and say why."""
+    return [f"{run.run}: {run.broken}" for run in runs if run.broken]
+
+
+def settings_of(run: ComparedRun, row: ReportRow) -> dict[str, Cell]:
+    """Return what may tell runs apart beside their figures, by the title of its column."""
+    return {
+        "width": number(run.width, "g"),
+        "resolution": number(run.resolution),
+        "epochs": number(run.epochs, "g"),
+        "trained on": label(run.data),
+        "evaluated on": label(row.data),
+        "threads": number(row.threads),
+        "machine": label(run.machine),
+    }
+
+
+def runs_grid(runs: Sequence[ComparedRun]) -> Grid:
+    """Lay out the artifacts of every run, with those settings that are not the same in all."""
+    lines = [(run, row) for run in runs for row in run.rows]
+    telling = [name for name, values in values_by_setting(runs).items() if len(values) > 1]
+    titles = "run", "artifact", "size MiB", "top-1 %", "p50 ms", "speed-up", *telling, "made, UTC"
+    return Grid(
+        titles,
+        [
+            [
+                label(run.run),
+                label(row.file),
+                number(row.size_mb, ".2f"),
+                metric_cell(row.top1),
+                number(row.p50_ms, ".2f"),
+                times_cell(row.speedup),
+                *(settings_of(run, row)[name] for name in telling),
+                label(when(run)),
+            ]
+            for run, row in lines
+        ],
+    )
+
+
+def values_by_setting(runs: Sequence[ComparedRun]) -> dict[str, list[str]]:
+    """Return every setting's different values, those that are known."""
+    found: dict[str, dict[str, None]] = {}
+    for run in runs:
+        for row in run.rows:
+            for name, cell in settings_of(run, row).items():
+                found.setdefault(name, {}).update({} if cell.text == NOTHING else {cell.text: None})
+    return {name: list(values) for name, values in found.items()}
+
+
+def common(runs: Sequence[ComparedRun]) -> list[str]:
+    """Say in one sentence which settings are the same in all runs."""
+    found = values_by_setting(runs).items()
+    known = [f"{name} {values[0]}" for name, values in found if len(values) == 1]
+    return [f"The same in all: {', '.join(known)}"] if known else []
+
+
+def differences(runs: Sequence[ComparedRun]) -> str:
+    """Say in one sentence in which settings the runs differ."""
+    telling = {name: values for name, values in values_by_setting(runs).items() if len(values) > 1}
+    parts = [f"{name} ({', '.join(values)})" for name, values in telling.items()]
+    return f"They differ in {', '.join(parts)}" if parts else "Their known settings are the same"
 
 
 def when(run: ComparedRun) -> str:
-    """Date and time to the minute, as people read it."""
-    return run.made[:16].replace("T", " ") if run.made else "–"
+    """Write date and time to the minute, as people read it."""
+    return run.made[:16].replace("T", " ") if run.made else NOTHING

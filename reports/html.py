@@ -1,4 +1,4 @@
-"""A run as one HTML page that opens offline: a pure function from records to text."""
+"""A run becomes one HTML page that opens offline: a pure function from records to text."""
 
 import functools
 import importlib.util
@@ -10,24 +10,23 @@ import jinja2
 
 from mobilenet_cli.reports.charts.chart import Chart
 from mobilenet_cli.reports.charts.run_charts import charts
-from mobilenet_cli.reports.markdown import metric_text, pairs, setting, times_text
-from mobilenet_cli.reports.records.run import ArtifactRecord, ReportRecord, ReportRow, RunRecord
+from mobilenet_cli.reports.markdown import artifact_grid, pairs, settings
+from mobilenet_cli.reports.records.run import ArtifactRecord, ReportRecord, RunRecord
 from mobilenet_cli.reports.reproduce import commands
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One cell of the sortable table: what is shown, and the number to sort by."""
-
-    text: str
-    sort: float | str | None
-
-
-@dataclass(frozen=True)
 class Node:
-    """One file in the graph of provenance, with the files made from it."""
+    """A node is one file in the graph of provenance.
+
+    Attributes:
+        artifact: the file.
+        settings: the settings of its stage, in words.
+        versions: the versions of the libraries that took part.
+        children: the files made from it.
+    """
 
     artifact: ArtifactRecord
     settings: str
@@ -36,11 +35,11 @@ class Node:
 
 
 def report_html(report: ReportRecord, pictures: Mapping[str, str], no_pictures: str = "") -> str:
-    """The page.
+    """Write the page of a run.
 
     Args:
         report: what to show.
-        pictures: ``data:`` addresses by name of an evaluation image.
+        pictures: the pictures' ``data:`` addresses by name of an evaluation image.
         no_pictures: why there are none, as a sentence without a full stop.
     """
     run = report.run
@@ -51,9 +50,10 @@ def report_html(report: ReportRecord, pictures: Mapping[str, str], no_pictures: 
         report.headline,
         charts(report),
         run=run,
-        columns=COLUMNS,
-        rows=[artifact_cells(row) for row in report.rows],
-        notes=sorted({note for row in report.rows if (note := setting(row))}),
+        facts=report.facts,
+        grid=artifact_grid(report.rows),
+        notes=settings(report.rows),
+        next_step=next_step(report),
         roots=provenance(run.artifacts),
         pictures=pictures,
         no_pictures=no_pictures,
@@ -65,15 +65,15 @@ def report_html(report: ReportRecord, pictures: Mapping[str, str], no_pictures: 
 def document(
     name: str, title: str, kicker: str, headline: str, drawn: Sequence[Chart], **content: object
 ) -> str:
-    """A page: everything it needs is in it.
+    """Write a page that has everything it needs in it.
 
     Args:
-        name: of the template.
-        title: of the window.
+        name: the template's file name.
+        title: the title of the window.
         kicker: what the page is about, above the headline.
         headline: its one sentence.
-        drawn: charts.
-        content: what else the template shows.
+        drawn: the charts.
+        content: what else the template shows, by name.
     """
     return template(name).render(
         title=title,
@@ -86,39 +86,15 @@ def document(
     )
 
 
-COLUMNS = (
-    "artifact",
-    "made by",
-    "size, MiB",
-    "top-1, %",
-    "top-5, %",
-    "p50, ms",
-    "p99, ms",
-    "speed-up",
-)
-
-
-def artifact_cells(row: ReportRow) -> list[Cell]:
-    """One artifact in the sortable table."""
-    return [
-        Cell(row.file, row.file),
-        Cell(row.stage, row.stage),
-        Cell(f"{row.size_mb:.2f}", row.size_mb),
-        Cell(metric_text(row.top1), row.top1.value if row.top1 else None),
-        Cell(metric_text(row.top5), row.top5.value if row.top5 else None),
-        milliseconds(row.p50_ms),
-        milliseconds(row.p99_ms),
-        Cell(times_text(row.speedup), row.speedup.value if row.speedup else None),
-    ]
-
-
-def milliseconds(value: float | None) -> Cell:
-    """A time, or a dash."""
-    return Cell("–" if value is None else f"{value:.2f}", value)
+def next_step(report: ReportRecord) -> str:
+    """Return the command that somebody who has read the report may want to run next."""
+    if report.run.missing:
+        return report.run.missing[0].command
+    return f"mobilenet-cli predict --run {report.run.run} photo.jpg"
 
 
 def provenance(artifacts: Sequence[ArtifactRecord]) -> tuple[Node, ...]:
-    """The files of a run as trees: each below the one it was made from."""
+    """Arrange the files of a run as trees: each below the one it was made from."""
     known = {artifact.sha256 for artifact in artifacts}
 
     def below(parent: str) -> tuple[Node, ...]:
@@ -133,7 +109,7 @@ def provenance(artifacts: Sequence[ArtifactRecord]) -> tuple[Node, ...]:
 
 
 def machine_lines(run: RunRecord) -> list[tuple[str, str]]:
-    """Where the latencies were measured, as names and values."""
+    """Say where the latencies were measured, as names and values."""
     if run.bench is None:
         return []
     here = run.bench.machine
@@ -152,7 +128,7 @@ def machine_lines(run: RunRecord) -> list[tuple[str, str]]:
 
 @functools.cache
 def plotly_source() -> str:
-    """Plotly's JavaScript, as its Python package brings it."""
+    """Return Plotly's JavaScript, as its Python package brings it."""
     package = importlib.util.find_spec("plotly")  # importing it would take a second
     assert package is not None  # a dependency
     assert package.origin is not None  # of every package that is no namespace
@@ -161,7 +137,7 @@ def plotly_source() -> str:
 
 @functools.cache
 def template(name: str) -> jinja2.Template:
-    """A template of this folder; everything put into it is escaped."""
+    """Return a template of this folder; everything put into it is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""Latency records as Markdown tables: pure functions from records to text."""
+"""Latency records become tables: pure functions."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,16 @@ from mobilenet_cli.reports.records.latency import (
     MachineRecord,
     is_integer,
 )
-from mobilenet_cli.reports.tables import table
+from mobilenet_cli.reports.tables import (
+    Cell,
+    Grid,
+    Section,
+    grid_markdown,
+    label,
+    number,
+    sections_markdown,
+    table,
+)
 
 FLOAT_SETS = ("SSE4.2", "AVX", "AVX2", "AVX-512F", "NEON", "SVE")
 INTEGER_SETS = (
@@ -26,124 +35,176 @@ INTEGER_SETS = (
 
 
 def row_name(result: BenchResult) -> str:
-    """The artifact's file name and what sets the row apart."""
+    """Return the artifact's file name and what sets the row apart."""
     direction = result.direction if result.provider == "torch" else ""
     extra = ", ".join(part for part in (direction, result.variant) if part)
     return f"{Path(result.model).name} ({extra})" if extra else Path(result.model).name
 
 
 def bench_markdown(record: BenchRecord) -> str:
-    """The whole record: latencies, the classic table, time by operator, remarks."""
-    parts = [latency_markdown(record), classic_markdown(record), operators_markdown(record)]
+    """Write the whole record as Markdown."""
+    return sections_markdown(bench_tables(record))
+
+
+def bench_tables(record: BenchRecord) -> list[Section]:
+    """Lay out the latencies, the classic table, and the time by operator."""
+    return [
+        Section("", latency_grid(record)),
+        Section("", classic_grid(record)),
+        Section("", operators_grid(record), bench_notes(record)),
+    ]
+
+
+def bench_notes(record: BenchRecord) -> list[str]:
+    """Say what the rows were measured with, and what keeps them from being what they seem."""
     remarks = [
-        f"- {row_name(result)}: {remark}" for result in record.results for remark in result.remarks
+        f"{row_name(result)}: {remark}" for result in record.results for remark in result.remarks
     ]
     rooflines = [
-        f"- {r.threads} threads: {r.fp32_gmacs:.0f} G multiply-adds/s in fp32, "
-        f"{r.int8_gmacs:.0f} in int8, {r.gb_per_s:.0f} GB/s of memory"
+        f"{threads_on(r.threads, ())}: {r.fp32_gmacs:.0f} G multiply-adds/s in fp32, "
+        f'{r.int8_gmacs:.0f} in int8, {r.gb_per_s:.0f} GB/s of memory; "of limit" is the share '
+        "of p50 that a row would take at these rates"
         for r in record.rooflines
     ]
-    options = [f"- provider option {k}={v}" for k, v in record.provider_options.items()]
-    notes = [f"- input: {record.input}", *pinning_notes(record), *options, *rooflines, *remarks]
-    return "\n".join([*parts, "\n".join(notes)])
+    options = [f"provider option {k}={v}" for k, v in record.provider_options.items()]
+    noisy = noise_note(record.results)
+    return [
+        f"input: {record.input}",
+        *pinning_notes(record),
+        *options,
+        *rooflines,
+        *([noisy] if noisy else []),
+        *remarks,
+    ]
+
+
+def noise_note(results: Sequence[BenchResult]) -> str:
+    """Name the rows whose medians are not settled, in one line; empty if all are."""
+    found: dict[str, dict[str, None]] = {}
+    for result in results:
+        if result.noisy:
+            words = [result.direction if result.provider == "torch" else "", result.variant]
+            found.setdefault(Path(result.model).name, {})[", ".join(filter(None, words))] = None
+    if not found:
+        return ""
+    rows = "; ".join(
+        f"{model} ({', '.join(names)})" if (names := list(filter(None, kinds))) else model
+        for model, kinds in found.items()
+    )
+    return f"Noisy, for their medians are not known to 2 %: {rows}. Give bench more --seconds"
 
 
 def pinning_notes(record: BenchRecord) -> list[str]:
-    """``- 2 threads: pinned to CPUs 0, 1``, one line a thread count."""
+    """Say ``2 threads, pinned to CPUs 0, 1``, one line a thread count."""
     pinned = dict.fromkeys((r.threads, r.cpus) for r in record.results)
-    return [f"- {threads_on(threads, cpus)}" for threads, cpus in pinned]
+    return [threads_on(threads, cpus) for threads, cpus in pinned]
 
 
 def threads_on(threads: int, cpus: tuple[int, ...]) -> str:
-    """``1 thread, pinned to CPU 0``, or ``4 threads`` where they were not, or in old records."""
+    """Say ``1 thread, pinned to CPU 0``, or ``4 threads`` where they were not pinned."""
     count = "1 thread" if threads == 1 else f"{threads} threads"
     names = f"pinned to CPU{'s' if len(cpus) > 1 else ''} {', '.join(map(str, cpus))}"
     return f"{count}, {names}" if cpus else count
 
 
-def operators_markdown(record: BenchRecord) -> str:
-    """Time by operator type of every row that ONNX Runtime ran, slowest first."""
+def operators_grid(record: BenchRecord) -> Grid:
+    """Lay out the time by operator of every row that ONNX Runtime ran, slowest first."""
     rows = [
         [
-            row_name(result),
-            str(result.threads),
-            str(result.batch),
-            ", ".join(
-                f"{result.operators[name]} {name} {ms:.2f}"
-                for name, ms in result.operator_ms.items()
+            label(row_name(result)),
+            number(result.threads),
+            number(result.batch),
+            label(
+                ", ".join(
+                    f"{result.operators[name]} {name} {ms:.2f}"
+                    for name, ms in result.operator_ms.items()
+                )
             ),
         ]
         for result in record.results
         if result.operator_ms
     ]
-    return table("model | threads | batch | nodes and ms by operator", rows)
+    return Grid(("model", "threads", "batch", "nodes and ms by operator"), rows)
 
 
 def latency_markdown(record: BenchRecord) -> str:
-    """One line a row, with the ratio to the reference row of the same batch."""
-    header = (
-        "model | provider | threads | batch | p50 ms | 95 % interval | p90 | p99 | images/s "
-        "| ratio | of limit | cold start ms | peak MiB | size MiB"
+    """Write one line a row, with the ratio to the reference row of the same batch."""
+    return grid_markdown(latency_grid(record))
+
+
+def latency_grid(record: BenchRecord) -> Grid:
+    """Lay out the rows of a benchmark."""
+    titles = (
+        *("model", "threads", "batch", "p50 ms", "95 % interval", "ratio", "images/s", "provider"),
+        *("p90", "p99", "of limit", "peak MiB", "cold start ms", "size MiB"),
     )
-    return table(header, [_latency_row(record, i) for i in range(len(record.results))])
+    return Grid(titles, [_latency_cells(record, index) for index in range(len(record.results))])
 
 
-def _latency_row(record: BenchRecord, index: int) -> list[str]:
+def _latency_cells(record: BenchRecord, index: int) -> list[Cell]:
     r = record.results[index]
     return [
-        row_name(r),
-        provider_name(r),
-        str(r.threads),
-        str(r.batch),
-        f"{r.p50_ms:.3g}",
-        f"{r.low_ms:.3g} to {r.high_ms:.3g}{' (noisy)' if r.noisy else ''}",
-        f"{r.p90_ms:.3g}",
-        f"{r.p99_ms:.3g}",
-        f"{r.images_per_second:.0f}",
+        label(row_name(r)),
+        number(r.threads),
+        number(r.batch),
+        number(r.p50_ms, ".3g"),
+        label(f"{r.low_ms:.3g} to {r.high_ms:.3g}{' (noisy)' if r.noisy else ''}"),
         ratio_to_reference(record, index),
-        "" if r.limit_ms is None else f"{100 * r.limit_ms / r.p50_ms:.0f} %",
-        f"{r.cold_start_ms:.0f}",
-        f"{r.peak_rss_mb:.0f}",
-        f"{r.size_mb:.1f}",
+        number(r.images_per_second, ".0f"),
+        label(provider_name(r)),
+        number(r.p90_ms, ".3g"),
+        number(r.p99_ms, ".3g"),
+        label(None if r.limit_ms is None else f"{100 * r.limit_ms / r.p50_ms:.0f} %"),
+        number(r.peak_rss_mb, ".0f"),
+        number(r.cold_start_ms, ".0f"),
+        number(r.size_mb, ".1f"),
     ]
 
 
 def provider_name(result: BenchResult) -> str:
-    """``CPU``, or ``CUDA + CPU`` where nodes fell back."""
+    """Return ``CPU``, or ``CUDA + CPU`` where nodes fell back."""
     names = {result.provider: None, **result.nodes_by_provider}
     return " + ".join(name.removesuffix("ExecutionProvider") for name in names)
 
 
-def ratio_to_reference(record: BenchRecord, index: int) -> str:
-    """``0.52 (0.51 to 0.53)``: latency over the reference row's, with its interval."""
+def ratio_to_reference(record: BenchRecord, index: int) -> Cell:
+    """Make a cell of the latency over the reference row's: ``0.520 (0.510 to 0.530)``."""
     reference = record.results[index].reference
     found = [r for r in record.ratios if (r.row, r.reference) == (index, reference)]
     if not found:
-        return "1" if reference == index else ""
-    return f"{found[0].value:.3f} ({found[0].low:.3f} to {found[0].high:.3f})"
+        return number(1.0 if reference == index else None, "g")
+    return number(found[0].value, ".3f", f"{found[0].low:.3f} to {found[0].high:.3f}")
 
 
 def classic_markdown(record: BenchRecord) -> str:
-    """The table Device | Forward | Forward-Backward | Instruction set | ..."""
-    header = "Device | Forward | Forward-Backward | Instruction set | Quantized | Fused-BN | Remark"
-    return table(header, [_classic_row(row) for row in record.classic])
+    """Write the table Device | Forward | Forward-Backward | Instruction set | ... as Markdown."""
+    return grid_markdown(classic_grid(record))
 
 
-def _classic_row(row: ClassicRow) -> list[str]:
+def classic_grid(record: BenchRecord) -> Grid:
+    """Lay out the table Device | Forward | Forward-Backward | Instruction set | ..."""
+    titles = (
+        *("Device", "Forward", "Forward-Backward", "Instruction set", "Quantized", "Fused-BN"),
+        "Remark",
+    )
+    return Grid(titles, [_classic_cells(row) for row in record.classic])
+
+
+def _classic_cells(row: ClassicRow) -> list[Cell]:
     backward = row.forward_backward_ms
     return [
-        row.device,
-        f"{row.forward_ms:.2f} ms",
-        "" if backward is None else f"{backward:.2f} ms",
-        row.instruction_set,
-        "yes" if row.quantized else "no",
-        "yes" if row.fused_bn else "no",
-        row.remark,
+        label(row.device),
+        label(f"{row.forward_ms:.2f} ms"),
+        label(None if backward is None else f"{backward:.2f} ms"),
+        label(row.instruction_set),
+        label("yes" if row.quantized else "no"),
+        label("yes" if row.fused_bn else "no"),
+        label(row.remark),
     ]
 
 
 def classic_table(results: Sequence[BenchResult], here: MachineRecord) -> tuple[ClassicRow, ...]:
-    """Device | Forward | Forward-Backward | Instruction set | Quantized | Fused-BN | Remark."""
+    """Make the rows of Device | Forward | Forward-Backward | Instruction set | ..."""
     backward = {
         _setting(result): result for result in results if result.direction == "forward-backward"
     }
@@ -168,13 +229,13 @@ def _setting(result: BenchResult) -> tuple[str, str, int, int]:
 
 
 def device_of(result: BenchResult, here: MachineRecord) -> str:
-    """The processor or the first GPU."""
+    """Return the processor's name or the first GPU's."""
     on_gpu = result.provider.startswith(("CUDA", "Tensorrt"))
     return here.gpus[0].split(",")[0] if on_gpu and here.gpus else here.cpu
 
 
 def instruction_set_of(result: BenchResult, here: MachineRecord) -> str:
-    """The widest instruction set that the processor has for the row's arithmetic."""
+    """Return the widest instruction set that the processor has for the row's arithmetic."""
     if result.provider not in ("CPUExecutionProvider", "torch"):
         return "GPU"
     wanted = INTEGER_SETS if is_integer(result.operators) else FLOAT_SETS
@@ -194,7 +255,7 @@ def remark_of(result: BenchResult, here: MachineRecord, backward: BenchResult | 
 
 
 def loadgen_markdown(report: LoadgenReport) -> str:
-    """One line a scenario run, and why LoadGen calls it INVALID."""
+    """Write one line a scenario run, and why LoadGen calls it INVALID."""
     rows = [
         [
             Path(r.model).name,

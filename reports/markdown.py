@@ -1,19 +1,29 @@
-"""A run as Markdown, for a pull request or a terminal: pure functions from records to text."""
+"""A run becomes Markdown, for a pull request: pure functions from records to text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
 
 from mobilenet_cli.reports.latency_tables import classic_markdown, latency_markdown, threads_on
 from mobilenet_cli.reports.records.accuracy import Interval, Metric
 from mobilenet_cli.reports.records.run import ArtifactRecord, Missing, ReportRecord, ReportRow
-from mobilenet_cli.reports.tables import code, escape, table
+from mobilenet_cli.reports.tables import (
+    Cell,
+    Grid,
+    code,
+    escape,
+    grid_markdown,
+    label,
+    number,
+    table,
+)
 
 
 def report_markdown(report: ReportRecord) -> str:
-    """The whole report: headline, warnings, what is missing, tables, provenance."""
+    """Write the whole report: headline, warnings, what is missing, tables, provenance."""
     run = report.run
     parts = [f"# Run {escape(run.run)}\n", f"**{escape(report.headline)}**\n"]
+    parts += ["".join(f"- {escape(fact)}\n" for fact in report.facts)] if report.facts else []
     if run.warnings:
         parts += ["## Warnings\n", "".join(f"- {escape(text)}\n" for text in run.warnings)]
     if run.missing:
@@ -27,62 +37,71 @@ def report_markdown(report: ReportRecord) -> str:
 
 
 def rows_markdown(rows: Sequence[ReportRow]) -> str:
-    """One line an artifact, and below the table what its columns refer to."""
-    header = "artifact | size MiB | images | top-1 % | top-5 % | p50 ms | p99 ms | speed-up"
-    text = table(header, [row_cells(row) for row in rows])
-    notes = sorted({note for row in rows if (note := setting(row))})
-    return text + "".join(f"\n{escape(note)}\n" for note in notes)
+    """Write one line an artifact, and below the table what its columns refer to."""
+    notes = "".join(f"\n{escape(note)}\n" for note in settings(rows))
+    return grid_markdown(artifact_grid(rows)) + notes
 
 
-def row_cells(row: ReportRow) -> list[str]:
-    """The row as text, a dash where nothing was measured."""
-    return [
-        row.file,
-        f"{row.size_mb:.2f}",
-        "–" if row.images is None else str(row.images),
-        metric_text(row.top1),
-        metric_text(row.top5),
-        "–" if row.p50_ms is None else f"{row.p50_ms:.2f}",
-        "–" if row.p99_ms is None else f"{row.p99_ms:.2f}",
-        times_text(row.speedup),
-    ]
+def artifact_grid(rows: Sequence[ReportRow]) -> Grid:
+    """Lay out the artifacts of one run, a dash where nothing was measured."""
+    titles = "artifact", "size MiB", "top-1 %", "p50 ms", "speed-up", "p99 ms", "top-5 %"
+    return Grid(
+        titles,
+        [
+            [
+                label(row.file),
+                number(row.size_mb, ".2f"),
+                metric_cell(row.top1),
+                number(row.p50_ms, ".2f"),
+                times_cell(row.speedup),
+                number(row.p99_ms, ".2f"),
+                metric_cell(row.top5),
+            ]
+            for row in rows
+        ],
+    ).filled()
 
 
-def setting(row: ReportRow) -> str:
-    """What the accuracy and the latency of a row were measured with."""
-    parts = []
+def settings(rows: Sequence[ReportRow]) -> list[str]:
+    """Say once what the accuracies and the latencies of the rows were measured with."""
+    return list(dict.fromkeys(note for row in rows for note in setting(row)))
+
+
+def setting(row: ReportRow) -> list[str]:
+    """Say what the accuracy and the latency of a row were measured with."""
+    notes = []
     if row.data is not None:
-        parts.append(f"Accuracy on {row.data}, 95 % Wilson intervals.")
+        notes.append(f"Accuracy on {row.images} images of {row.data}, 95 % Wilson intervals.")
     if row.threads is not None:
         over = f" Speed-up over {row.speedup_over}." if row.speedup_over else ""
-        parts.append(f"Latency of batch {row.batch} on {threads_on(row.threads, row.cpus)}.{over}")
-    return " ".join(parts)
+        notes.append(f"Latency of batch {row.batch} on {threads_on(row.threads, row.cpus)}.{over}")
+    return notes
 
 
-def metric_text(metric: Metric | None) -> str:
-    """``98.33 (97.1 to 99.1)``."""
+def metric_cell(metric: Metric | None) -> Cell:
+    """Make a cell of a share of images: ``98.33 (97.1 to 99.1)``."""
     if metric is None:
-        return "–"
-    return f"{metric.value:.2f} ({metric.low:.1f} to {metric.high:.1f})"
+        return number(None)
+    return number(metric.value, ".2f", f"{metric.low:.1f} to {metric.high:.1f}")
 
 
-def times_text(interval: Interval | None) -> str:
-    """``1.62× (1.58 to 1.66)``."""
+def times_cell(interval: Interval | None) -> Cell:
+    """Make a cell of a ratio: ``1.62× (1.58 to 1.66)``."""
     if interval is None:
-        return "–"
-    value = times(interval.value)
-    if interval.low is None or interval.high is None:
-        return f"{value}×"
-    return f"{value}× ({times(interval.low)} to {times(interval.high)})"
+        return number(None)
+    bounds = ""
+    if interval.low is not None and interval.high is not None:
+        bounds = f"{times(interval.low)} to {times(interval.high)}"
+    return Cell(f"{times(interval.value)}×", interval.value, bounds)
 
 
 def times(value: float) -> str:
-    """Two decimals, or two digits where that would show nothing."""
+    """Write two decimals, or two digits where two decimals would show nothing."""
     return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
 def missing_markdown(missing: Sequence[Missing]) -> str:
-    """One line a part that is not there, with the command that makes it."""
+    """Write one line a part that is not there, with the command that makes it."""
     return "".join(
         f"- {escape(part.file)} {escape(part.why)}: run `{code(part.command)}`\n"
         for part in missing
@@ -90,7 +109,7 @@ def missing_markdown(missing: Sequence[Missing]) -> str:
 
 
 def provenance_markdown(artifacts: Sequence[ArtifactRecord]) -> str:
-    """Which file came from which, by which stage and settings."""
+    """Write which file came from which, by which stage and settings."""
     files = {artifact.sha256: artifact.file for artifact in artifacts}
     rows = [
         [
@@ -107,12 +126,27 @@ def provenance_markdown(artifacts: Sequence[ArtifactRecord]) -> str:
 
 
 def parent_text(artifact: ArtifactRecord, files: dict[str, str]) -> str:
-    """The parent's file name, or the start of its hash where it is not in the run."""
+    """Return the parent's file name, or the start of its hash where it is not in the run."""
     if artifact.parent is None:
         return artifact.data or "–"
     return files.get(artifact.parent, artifact.parent[:12])
 
 
-def pairs(values: dict[str, JsonValue] | dict[str, str]) -> str:
-    """``epochs 10, seed 0``; what is not set is left out."""
-    return ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)
+def pairs(values: Mapping[str, JsonValue] | Mapping[str, str]) -> str:
+    """Write settings as ``epochs 10, seed 0``; what is not set is left out."""
+    shown = ((name.replace("_", " "), plain_value(value)) for name, value in values.items())
+    return ", ".join(f"{name} {value}".strip() for name, value in shown if value is not None)
+
+
+def plain_value(value: JsonValue) -> str | None:
+    """Write a setting in words: a recipe by its name, a switch by being there; None to omit it."""
+    if value is None or value is False or value == []:
+        return None
+    if value is True:
+        return ""
+    if isinstance(value, dict):
+        name = value.get("name")
+        return str(name) if name else f"of {len(value)} values"
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,40 +1,39 @@
-"""A model card (Mitchell et al., Model Cards for Model Reporting, FAT* 2019) of a run's last model.
+"""A model card (Mitchell et al., Model Cards for Model Reporting, FAT* 2019) tells a model's users.
 
 Only what the records say is stated; what they cannot know is said to be unknown.
 """
 
-from mobilenet_cli.reports.markdown import metric_text, rows_markdown
+from mobilenet_cli.reports.latency_tables import noise_note
+from mobilenet_cli.reports.markdown import metric_cell, rows_markdown
+from mobilenet_cli.reports.records.conversion import ImportRecord
 from mobilenet_cli.reports.records.quantization import QuantizeRecord
-from mobilenet_cli.reports.records.run import ReportRecord
+from mobilenet_cli.reports.records.run import ArtifactRecord, ReportRecord, ReportRow, RunRecord
 from mobilenet_cli.reports.reproduce import commands
+from mobilenet_cli.reports.summary import class_count
 from mobilenet_cli.reports.tables import code, escape
 
 
 def model_card(report: ReportRecord) -> str:
-    """The card as Markdown."""
-    run = report.run
-    model = run.artifacts[-1]
-    row = report.rows[-1]
+    """Write the card as Markdown."""
+    run, model, row = report.run, report.run.artifacts[-1], report.rows[-1]
+    quantized = model.measured(QuantizeRecord)
+    noise = noise_note(run.bench.results) if run.bench else ""  # no caveat of the model
+    facts = "".join(f"- {escape(fact)}.\n" for fact in report.facts)
     classes = ", ".join((model.names or model.classes)[:10])
     more = f" and {len(model.classes) - 10} more" if len(model.classes) > 10 else ""
-    measured = (
-        f"Top-1 {metric_text(row.top1)} % and top-5 {metric_text(row.top5)} % on "
-        f"{row.images} images of {row.data} (95 % Wilson intervals)."
-        if row.top1 is not None
-        else "Accuracy has not been measured."
-    )
-    quantized = model.measured(QuantizeRecord)
     sections = [
         (
             "Model details",
-            f"MobileNet v1 image classifier, `{code(model.file)}`, {model.size_mb:.2f} MiB, "
-            f"SHA-256 `{model.sha256}`, made by {escape(model.stage)}. {escape(report.headline)}",
+            f"Image classifier, `{code(model.file)}`, {model.size_mb:.2f} MiB, SHA-256 "
+            f"`{model.sha256}`, made by {escape(model.stage)}. {escape(report.headline)}\n\n{facts}"
+            f"- Licence of the weights: {licence(run)}",
         ),
         (
             "Intended use",
             f"To tell apart {len(model.classes)} classes: {escape(classes)}{more}. An image of "
             "anything else is given one of these classes all the same.",
         ),
+        ("How to use it", usage(model)),
         (
             "Training data",
             f"{escape(model.data)}." if model.data else "Unknown: the weights were imported.",
@@ -45,10 +44,10 @@ def model_card(report: ReportRecord) -> str:
             if quantized
             else "None: the model is not quantized.",
         ),
-        ("Evaluation", f"{escape(measured)}\n\n{rows_markdown(report.rows)}"),
+        ("Evaluation", f"{escape(accuracy(row))}\n\n{rows_markdown(report.rows)}"),
         (
             "Caveats",
-            "".join(f"- {escape(text)}\n" for text in run.warnings)
+            "".join(f"- {escape(text)}\n" for text in run.warnings if text != noise)
             + "".join(f"- {escape(part.file)} {escape(part.why)}\n" for part in run.missing)
             + "- Accuracy on groups of people, places or cameras has not been looked at.",
         ),
@@ -56,3 +55,80 @@ def model_card(report: ReportRecord) -> str:
     ]
     body = "\n".join(f"## {title}\n\n{text}\n" for title, text in sections)
     return f"# Model card: {escape(run.run)}\n\n{body}"
+
+
+def licence(run: RunRecord) -> str:
+    """Say whose licence the weights have: the records do not hold its text."""
+    imported = run.artifacts[0].measured(ImportRecord)
+    if imported:
+        return f"that of their source, {escape(imported.source)}, which the file does not state."
+    return "yours to choose, as far as the training data and the weights it began with allow."
+
+
+def accuracy(row: ReportRow) -> str:
+    """Say how accurate the model is on which images."""
+    if row.top1 is None:
+        return "Accuracy has not been measured."
+    top5 = f" and top-5 {metric_cell(row.top5)} %" if row.top5 else ""
+    return (
+        f"Top-1 {metric_cell(row.top1)} %{top5} on {row.images} images of {row.data} "
+        "(95 % Wilson intervals)."
+    )
+
+
+def usage(model: ArtifactRecord) -> str:
+    """Say what goes in and what comes out, with the lines of Python that do it."""
+    spec = model.input
+    if spec is None:
+        return "The record does not say how an image becomes the input; `inspect` tells."
+    if not model.file.endswith(".onnx"):
+        return f"Export it first: `mobilenet-cli export`, then `simplify`. {preparation(model)}"
+    return f"{preparation(model)}\n\n```python\n{python(model)}```"
+
+
+def preparation(model: ArtifactRecord) -> str:
+    """Describe the input and the output in words."""
+    spec = model.input
+    assert spec is not None  # the caller looked
+    side, count = spec.resolution, class_count(model)
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (spec.mean, spec.std))
+    order = (
+        f"The classes are in this order: {escape(', '.join(model.classes))}."
+        if 0 < len(model.classes) <= 20
+        else "The class list, in this order, is inside the file: key `mobilenet_cli`, `classes`."
+    )
+    return (
+        f"Input `{code(model.input_name)}`: float32, [N, 3, {side}, {side}] (images, channels "
+        f"{spec.channels}, rows, columns). An upright 8-bit image is scaled ({spec.interpolation}) "
+        f"so that its short side has {spec.resize} pixels, the central {side}×{side} are cut out, "
+        f"and each value v becomes (v / 255 - mean) / std with mean {mean} and std {std}. "
+        f"Output: logits, float32, [N, {count}]; softmax makes them probabilities. {order}"
+    )
+
+
+def python(model: ArtifactRecord) -> str:
+    """Write the Python that classifies ``photo.jpg`` with ONNX Runtime alone."""
+    spec = model.input
+    assert spec is not None  # the caller looked
+    turned = "[:, :, ::-1]" if spec.channels == "BGR" else ""
+    return f"""import json
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+session = onnxruntime.InferenceSession("{code(model.file)}", providers=["CPUExecutionProvider"])
+facts = json.loads(session.get_modelmeta().custom_metadata_map["mobilenet_cli"])
+image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")
+ratio = {spec.resize} / min(image.size)
+size = [max({spec.resize}, round(side * ratio)) for side in image.size]
+image = image.resize(size, Image.Resampling.{spec.interpolation.upper()})
+left, top = ((side - {spec.resolution}) // 2 for side in size)
+image = image.crop((left, top, left + {spec.resolution}, top + {spec.resolution}))
+pixels = np.asarray(image, np.float32){turned} / 255
+pixels = (pixels - np.float32({list(spec.mean)})) / np.float32({list(spec.std)})
+(logits,) = session.run(None, {{"{code(model.input_name)}": pixels.transpose(2, 0, 1)[None]}})
+shares = np.exp(logits[0] - logits[0].max())
+for index in shares.argsort()[::-1][:5]:
+    name = (facts["names"] or facts["classes"])[index]
+    print(f"{{shares[index] / shares.sum():.1%}} {{name}}")
+"""

@@ -1,20 +1,26 @@
-"""What a run amounts to: one row an artifact, and one sentence. Pure functions of records."""
+"""A run amounts to one row an artifact, a few facts and one sentence. Pure functions of records."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from mobilenet_cli.reports.records.accuracy import EvaluationRecord, Interval
+from mobilenet_cli.reports.records.conversion import ImportRecord
 from mobilenet_cli.reports.records.latency import BenchRecord
+from mobilenet_cli.reports.records.quantization import QuantizeRecord
 from mobilenet_cli.reports.records.run import ArtifactRecord, ReportRecord, ReportRow, RunRecord
+from mobilenet_cli.reports.records.training import TrainRecord
+
+FEW_CLASSES = 10  # up to so many, being among the first five says little
 
 
 def summarize(run: RunRecord) -> ReportRecord:
-    """The run with its table and its headline."""
+    """Return the run with its table, its facts and its headline."""
     rows = tuple(report_row(run, artifact) for artifact in run.artifacts)
-    return ReportRecord(headline=headline(run, rows), rows=rows, run=run)
+    return ReportRecord(headline=headline(run, rows), facts=facts(run), rows=rows, run=run)
 
 
 def report_row(run: RunRecord, artifact: ArtifactRecord) -> ReportRow:
-    """Everything that was measured on one artifact, in the first setting it was measured in."""
+    """Gather what was measured on one artifact, in the first setting it was measured in."""
     row = ReportRow(file=artifact.file, stage=artifact.stage, size_mb=artifact.size_mb)
     update: dict[str, object] = {}
     if evaluation := evaluation_of(run, artifact):
@@ -22,7 +28,7 @@ def report_row(run: RunRecord, artifact: ArtifactRecord) -> ReportRow:
             "data": evaluation.data,
             "images": evaluation.images,
             "top1": evaluation.top1,
-            "top5": evaluation.top5,
+            "top5": evaluation.top5 if class_count(artifact) > FEW_CLASSES else None,
         }
     if run.bench is not None and (index := result_index(run.bench, artifact.sha256)) is not None:
         result = run.bench.results[index]
@@ -42,14 +48,29 @@ def report_row(run: RunRecord, artifact: ArtifactRecord) -> ReportRow:
     return row.model_copy(update=update)
 
 
+def class_count(artifact: ArtifactRecord) -> int:
+    """Count the outputs of a classifier; ImageNet's where an old record does not tell."""
+    return len(artifact.classes) or 1000
+
+
 def evaluation_of(run: RunRecord, artifact: ArtifactRecord) -> EvaluationRecord | None:
-    """The newest evaluation of exactly this file."""
+    """Return the newest evaluation of exactly this file, on the images that most files share."""
     found = [record for record in run.evaluations if record.sha256 == artifact.sha256]
-    return found[-1] if found else None
+    main = main_data(run.evaluations)
+    shared = [record for record in found if record.data_fingerprint == main]
+    return next(reversed(shared or found), None)
+
+
+def main_data(evaluations: Sequence[EvaluationRecord]) -> str | None:
+    """Return the fingerprint of the data set on which most files were evaluated, the newest one."""
+    files = {(record.sha256, record.data_fingerprint) for record in evaluations}
+    counts = Counter(fingerprint for _, fingerprint in files)
+    newest = {record.data_fingerprint: i for i, record in enumerate(evaluations)}
+    return max(counts, key=lambda data: (counts[data], newest[data]), default=None)
 
 
 def result_index(bench: BenchRecord, sha256: str) -> int | None:
-    """The first plain forward row of a file in the latency record."""
+    """Return the index of a file's first plain forward row in the latency record."""
     for index, result in enumerate(bench.results):
         if (result.sha256, result.variant, result.direction) == (sha256, "", "forward"):
             return index
@@ -57,7 +78,7 @@ def result_index(bench: BenchRecord, sha256: str) -> int | None:
 
 
 def speed_over(bench: BenchRecord, index: int, reference: int) -> Interval | None:
-    """How many times faster one row is than another; ``Ratio`` holds the inverse."""
+    """Return how many times faster one row is than another; ``Ratio`` holds the inverse."""
     if index == reference:
         return Interval(value=1.0)
     for ratio in bench.ratios:
@@ -67,48 +88,120 @@ def speed_over(bench: BenchRecord, index: int, reference: int) -> Interval | Non
 
 
 def file_name(path: str) -> str:
-    """Last part of a path of this or another system."""
+    """Return the last part of a path of this or another system."""
     return path.replace("\\", "/").rsplit("/", 1)[-1]
 
 
+def facts(run: RunRecord) -> tuple[str, ...]:
+    """Say what the network is and what it was made from, a sentence each."""
+    last, first = run.artifacts[-1], run.artifacts[0]
+    network = ["MobileNet v1" if last.model else "A network"]
+    if last.model and last.model.width is not None:
+        network.append(f"width {last.model.width:g}")
+    if last.input:
+        network.append(f"{last.input.resolution}×{last.input.resolution} pixels")
+    if last.classes:
+        network.append(f"{len(last.classes):,} classes")
+    trained, imported = first.measured(TrainRecord), first.measured(ImportRecord)
+    parameters = trained or imported
+    if parameters:
+        network.append(f"{parameters.parameters:,} parameters")
+    if run.multiply_adds:
+        network.append(f"{run.multiply_adds / 1e6:,.1f} million multiply-adds an image")
+    found = [", ".join(network)]
+    if trained:
+        loss = run.training[-1].get("validation_loss") if run.training else None
+        held_out = f"; loss on held-out images {loss:.3f}" if isinstance(loss, float) else ""
+        found.append(
+            f"Trained on {trained.images:,} images of {first.data or 'an unknown set'} for "
+            f"{counted(trained.epochs, 'epoch')}{held_out}"
+        )
+    if imported:
+        found.append(f"Weights imported from {file_name(imported.source)}, {imported.layout} names")
+    quantized = last.measured(QuantizeRecord)
+    if quantized:
+        found.append(f"Quantized with {counted(quantized.images, 'calibration image')}")
+    return tuple(found)
+
+
+def counted(count: float, noun: str) -> str:
+    """Say ``1 epoch``, ``2 epochs``."""
+    return f"{count:,g} {noun}{'' if count == 1 else 's'}"
+
+
 def headline(run: RunRecord, rows: Sequence[ReportRow]) -> str:
-    """Speed, size and accuracy of the int8 model against the float one, as far as measured."""
+    """Say how the int8 model compares with the float one, as far as that was measured.
+
+    A model that may be guessing is said first. A ratio is stated with its 95 % interval, and only
+    where the interval excludes 1; a difference of top-1 only where its interval excludes 0.
+    Differences are those of int8 from float: what is lost has a minus.
+    """
     stages = {row.stage: row for row in rows}
     int8, base = stages.get("quantize"), stages.get("simplify") or stages.get("export")
+    first = guessing(run, rows)
     if int8 is None or base is None:
         names = ", ".join(row.file for row in rows) or "no model"
-        return f"Run {run.run} has {names}; int8 cannot be compared with fp32 yet."
-    parts = [part for part in (_speed(int8, base), _size(int8, base)) if part]
+        return f"{first}Run {run.run} has {names}; int8 cannot be compared with fp32 yet."
     pair = next((p for p in run.paired if (p.base, p.other) == (base.file, int8.file)), None)
-    parts.append(points(pair.difference) if pair else _accuracy(int8, base))
-    return f"int8 {', '.join(parts[:-1])}{' and ' if parts[:-1] else ''}{parts[-1]}."
+    accuracy = points(pair.difference) if pair else _accuracy(int8, base)
+    better: list[str] = []
+    other = [accuracy]
+    if int8.speedup is not None and int8.speedup_over == base.file:
+        sure, text = speed(int8.speedup)
+        better, other = ([text], other) if sure else ([], [text, accuracy])
+    if int8.size_mb:
+        better.append(f"{base.size_mb / int8.size_mb:.1f}× smaller than fp32")
+    return f"{first}int8 is {' and '.join(better)}; {'; '.join(other)}."
 
 
-def _speed(int8: ReportRow, base: ReportRow) -> str:
-    if int8.speedup is None or int8.speedup_over != base.file:
-        return ""
-    times = int8.speedup.value
-    return f"is {times:.2f}× faster than fp32" if times >= 1 else f"is {1 / times:.2f}× slower"
+def guessing(run: RunRecord, rows: Sequence[ReportRow]) -> str:
+    """Say that the last evaluated model cannot be told from one that guesses; empty if it can."""
+    for artifact, row in zip(reversed(run.artifacts), reversed(rows), strict=True):
+        if row.top1 is None:
+            continue
+        chance = 100 / class_count(artifact)
+        if row.top1.low > chance:
+            return ""
+        return (
+            f"{row.file} cannot be told from guessing: top-1 is {row.top1.value:.2f} % (95 %: "
+            f"{row.top1.low:.1f} to {row.top1.high:.1f}), and guessing gives {chance:.3g} %. "
+        )
+    return ""
 
 
-def _size(int8: ReportRow, base: ReportRow) -> str:
-    return f"{base.size_mb / int8.size_mb:.1f}× smaller" if int8.size_mb else ""
+def speed(ratio: Interval, than: str = "fp32") -> tuple[bool, str]:
+    """Compare a speed with that of ``than``.
+
+    Returns:
+        Whether the interval excludes 1, and a phrase: what follows "is" where it does.
+    """
+    if ratio.low is None or ratio.high is None:
+        return False, f"no interval of the speed against {than} is known"
+    bounds = f"(95 %: {ratio.low:.2f} to {ratio.high:.2f})"
+    if ratio.low > 1 or ratio.high < 1:
+        if ratio.low > 1:
+            return True, f"{ratio.value:.2f}× as fast as {than} {bounds}"
+        return True, f"slower than {than}, at {ratio.value:.2f}× its speed {bounds}"
+    return False, f"no difference in speed was found {bounds}"
 
 
 def _accuracy(int8: ReportRow, base: ReportRow) -> str:
     if int8.top1 is None or base.top1 is None:
-        return "has not been compared in accuracy"
+        return "its accuracy has not been compared"
     if (int8.data, int8.images) != (base.data, base.images):
-        return "was evaluated on other images than fp32"
-    return points(Interval(value=int8.top1.value - base.top1.value))
+        return "it was evaluated on other images than fp32"
+    return (
+        f"top-1 is {int8.top1.value:.2f} % and that of fp32 {base.top1.value:.2f} %, which were "
+        "not compared image by image"
+    )
 
 
 def points(difference: Interval) -> str:
-    """``loses 0.2 points of top-1 (95 %: -0.9 to +0.5)``."""
-    text = "has the same top-1 as fp32"
-    if abs(difference.value) >= 0.005:
-        verb = "gains" if difference.value > 0 else "loses"
-        text = f"{verb} {abs(difference.value):.2f} points of top-1"
-    if difference.low is None or difference.high is None:
-        return text
-    return f"{text} (95 %: {difference.low:+.2f} to {difference.high:+.2f})"
+    """Say ``top-1 changes by -0.62 points (95 %: -0.95 to -0.29)``, or that it may be the same."""
+    low, high = difference.low, difference.high
+    if low is None or high is None:
+        return f"top-1 differs by {difference.value:+.2f} points, without an interval"
+    bounds = f"(95 %: {low:+.2f} to {high:+.2f})"
+    if low <= 0 <= high:
+        return f"no difference in top-1 was found {bounds}"
+    return f"top-1 changes by {difference.value:+.2f} points {bounds}"

@@ -1,14 +1,19 @@
 """Sentences and tables for people at a terminal: pure functions, one for each record."""
 
 import re
-from collections.abc import Mapping, Sequence
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import JsonValue
 
-from mobilenet_cli.reports.markdown import row_cells, setting
+from mobilenet_cli.reports.compare import comparison_tables, history_tables
+from mobilenet_cli.reports.latency_tables import bench_tables
+from mobilenet_cli.reports.markdown import artifact_grid, settings
 from mobilenet_cli.reports.records.accuracy import EvaluationRecord
+from mobilenet_cli.reports.records.base import Record
 from mobilenet_cli.reports.records.conversion import (
     ConvertRecord,
     ExportRecord,
@@ -16,9 +21,11 @@ from mobilenet_cli.reports.records.conversion import (
     SimplifyRecord,
 )
 from mobilenet_cli.reports.records.inspection import DoctorRecord, InspectRecord
+from mobilenet_cli.reports.records.latency import BenchRecord
 from mobilenet_cli.reports.records.quantization import QuantizeRecord
-from mobilenet_cli.reports.records.run import ReportRecord
+from mobilenet_cli.reports.records.run import ComparisonRecord, HistoryRecord, ReportRecord
 from mobilenet_cli.reports.records.training import TrainRecord
+from mobilenet_cli.reports.tables import Section, grid_text, sections_markdown, sections_text
 
 MARKS = {"ok": "ok     ", "note": "note   ", "problem": "PROBLEM"}
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -226,14 +233,27 @@ def _share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %"
 
 
-def report_text(record: ReportRecord) -> str:
-    """Headline, warnings, the table in columns, and what is missing."""
-    titles = ["artifact", "MiB", "images", "top-1 %", "top-5 %", "p50 ms", "p99 ms", "speed-up"]
-    rows = [titles, *(row_cells(row) for row in record.rows)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+# Records that are tables, with what lays them out.
+TABLES: dict[type[Record], Callable[[Any], list[Section]]] = {
+    BenchRecord: bench_tables,
+    ComparisonRecord: comparison_tables,
+    HistoryRecord: history_tables,
+}
+
+
+def tables_text(record: Record, as_markdown: bool) -> str:
+    """Write a record's tables as wide as the terminal, or as Markdown if wanted or piped on."""
+    sections = TABLES[type(record)](record)
+    if as_markdown or not sys.stdout.isatty():
+        return sections_markdown(sections)
+    return sections_text(sections, shutil.get_terminal_size().columns)
+
+
+def report_text(record: ReportRecord, width: int | None = None) -> str:
+    """Write headline, warnings, the table, and what is missing, as wide as the terminal."""
+    width = width or shutil.get_terminal_size((100, 24)).columns
     lines = [record.headline, *(f"warning: {text}" for text in record.run.warnings), ""]
-    lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    lines += sorted({note for row in record.rows if (note := setting(row))})
+    lines += [grid_text(artifact_grid(record.rows), width), *settings(record.rows)]
     lines += [f"missing: {m.file} {m.why}: {m.command}" for m in record.run.missing]
     return "\n".join(lines)
 

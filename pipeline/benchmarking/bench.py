@@ -45,7 +45,7 @@ from mobilenet_cli.pipeline.artifacts.onnx_graph import multiply_adds
 from mobilenet_cli.pipeline.benchmarking.inputs import input_images
 from mobilenet_cli.pipeline.benchmarking.job import BenchJob
 from mobilenet_cli.pipeline.benchmarking.operator_profile import Inside
-from mobilenet_cli.pipeline.benchmarking.remarks import noise_remarks, remarks_on
+from mobilenet_cli.pipeline.benchmarking.remarks import remarks_on
 from mobilenet_cli.pipeline.benchmarking.roofline import measure_roofline
 from mobilenet_cli.pipeline.benchmarking.rows import Row, rows_of
 from mobilenet_cli.pipeline.benchmarking.worker import Worker
@@ -272,7 +272,7 @@ def result_of(
         operators=operators,
         operator_ms=dict(list(inside.milliseconds.items())[:TOP_OPERATORS]),
         nodes_by_provider=dict(Counter(provider for _, provider in inside.nodes)),
-        remarks=(*noise_remarks(timing), *remarks_on(row.session, operators, inside)),
+        remarks=remarks_on(row.session, operators, inside),
         limit_ms=limit_ms(row, operators, roofline),
         reference=reference,
         percentiles_ms=tuple(timing.percentile(q) / 1e6 for q in range(101)),

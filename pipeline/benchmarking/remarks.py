@@ -1,4 +1,4 @@
-"""What a reader must know about a measured row, each remark with its cure."""
+"""Remarks say what a reader must know about a measured row, each with its cure."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -6,31 +6,17 @@ from collections.abc import Mapping
 from mobilenet_cli.pipeline.benchmarking.operator_profile import Inside
 from mobilenet_cli.pipeline.runtime.machine import usable_cpus
 from mobilenet_cli.pipeline.runtime.session import SessionConfig
-from mobilenet_cli.pipeline.runtime.timing import PRECISION, Timing
-from mobilenet_cli.reports.records.latency import NOISY, is_integer
+from mobilenet_cli.reports.records.latency import is_integer
 
 # How many of these an integer network has: one at each end, and images are turned channels last.
 INTEGER_ENDS = {"QuantizeLinear": 1, "DequantizeLinear": 1, "Transpose": 1}
 FLOAT_LEFTOVERS = ("Clip", "Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "BatchNormalization")
 
 
-def noise_remarks(timing: Timing) -> tuple[str, ...]:
-    """Say so when time was up before the median was settled."""
-    if timing.settled():
-        return ()
-    blocks, uncertainty = len(timing.blocks), timing.uncertainty()
-    why = (
-        f"the median is known to within {100 * uncertainty:.1f} % only, not {100 * PRECISION:.0f} %"
-        if uncertainty > PRECISION
-        else f"{blocks} blocks of runs are too few to know how sure the median is"
-    )
-    return (f"{NOISY}{why}. Give --seconds more.",)
-
-
 def remarks_on(
     session: SessionConfig, operators: Mapping[str, int], inside: Inside
 ) -> tuple[str, ...]:
-    """What a reader must know about the row, each with its cure."""
+    """Return what a reader must know about the row, each remark with its cure."""
     remarks = []
     if (session.threads or 1) > usable_cpus():
         remarks.append(
@@ -55,7 +41,7 @@ def remarks_on(
 
 
 def float_leftovers(operators: Mapping[str, int]) -> dict[str, int]:
-    """Nodes of a quantized model's optimised graph that an integer network does not need."""
+    """Count the nodes of a quantized model's graph that an integer network does not need."""
     if not is_integer(operators) and "DequantizeLinear" not in operators:
         return {}
     extra = {name: operators.get(name, 0) - allowed for name, allowed in INTEGER_ENDS.items()}

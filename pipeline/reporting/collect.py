@@ -1,5 +1,6 @@
 """Everything that lies in a run's folder, as one record; what is missing or broken is listed."""
 
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,7 +10,9 @@ from typing import TypeVar
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
-from mobilenet_cli.pipeline.artifacts.files import sha256_file
+from mobilenet_cli.pipeline.artifacts.files import is_checkpoint, sha256_file
+from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
+from mobilenet_cli.pipeline.artifacts.onnx_graph import multiply_adds
 from mobilenet_cli.pipeline.artifacts.runs import Run
 from mobilenet_cli.pipeline.artifacts.sidecar import read_sidecar
 from mobilenet_cli.pipeline.errors import (
@@ -23,6 +26,7 @@ from mobilenet_cli.reports.answers import confusion, disagreements, mistakes
 from mobilenet_cli.reports.records.accuracy import EvaluationRecord, PredictionsRecord
 from mobilenet_cli.reports.records.latency import BenchRecord
 from mobilenet_cli.reports.records.run import ArtifactRecord, Missing, RunRecord
+from mobilenet_cli.reports.summary import main_data
 
 COMMANDS = {
     "model.safetensors": "train",
@@ -77,6 +81,7 @@ def collect(run: Run, layers: bool = True) -> tuple[RunRecord, list[PredictionsR
         missing=tuple(dict.fromkeys(missing)),
     )
     record = with_answers(without_outdated(record), predictions)
+    record = record.model_copy(update={"multiply_adds": products(run.artifacts())})
     return record.model_copy(update={"warnings": warnings_of(record)}), predictions
 
 
@@ -94,10 +99,11 @@ def expected_files(run: Run) -> tuple[Path, ...]:
 
 def with_answers(run: RunRecord, predictions: Sequence[PredictionsRecord]) -> RunRecord:
     """The run with what its models say about single images, the float model's as the base."""
+    main = main_data(run.evaluations)
     found = [
         (artifact, record)
         for artifact in run.artifacts
-        if (record := newest(predictions, artifact.sha256)) is not None
+        if (record := newest(predictions, artifact.sha256, main)) is not None
     ]
     if not found:
         return run
@@ -119,10 +125,22 @@ def with_answers(run: RunRecord, predictions: Sequence[PredictionsRecord]) -> Ru
     return run.model_copy(update=update)
 
 
-def newest(records: Sequence[PredictionsRecord], sha256: str) -> PredictionsRecord | None:
-    """The last record of exactly this file."""
+def newest(
+    records: Sequence[PredictionsRecord], sha256: str, data: str | None = None
+) -> PredictionsRecord | None:
+    """Return the last record of exactly this file, of the data set ``data`` if there is one."""
     found = [record for record in records if record.sha256 == sha256]
-    return found[-1] if found else None
+    same = [record for record in found if record.data_fingerprint == data]
+    return next(reversed(same or found), None)
+
+
+def products(models: Sequence[Path]) -> int | None:
+    """Count one image's multiply-adds, by the first model file that tells."""
+    for path in models:
+        with contextlib.suppress(MobilenetError):
+            if found := multiply_adds(load_artifact(path)):
+                return found
+    return None
 
 
 def read_part(run: Run, path: Path, missing: list[Missing], read: Callable[[Path], T]) -> T | None:
@@ -191,6 +209,8 @@ def artifact_record(path: Path) -> ArtifactRecord:
     known = facts.model_dump(mode="json")
     kept = {name: known[name] for name in ArtifactRecord.model_fields if name in known}
     kept |= {"file": path.name, "sha256": sha256, "size_mb": path.stat().st_size / 2**20}
+    if not is_checkpoint(path):
+        kept["input_name"] = load_onnx(path).graph.input[0].name
     return ArtifactRecord.model_validate({**kept, "record": record})
 
 

@@ -19,6 +19,7 @@ from mobilenet_cli.reports.records.run import (
     HistoryRecord,
     RunRecord,
 )
+from mobilenet_cli.reports.records.training import TrainRecord
 from mobilenet_cli.reports.summary import summarize
 
 Read = tuple[RunRecord, Sequence[PredictionsRecord]]
@@ -142,12 +143,17 @@ def history(folder: Path) -> HistoryRecord:
 
 
 def compared_run(run: Run, record: RunRecord) -> ComparedRun:
-    """A run as one entry of a list."""
-    report = summarize(record)
+    """Return a run as one entry of a list."""
+    report, first = summarize(record), record.artifacts[0]
+    trained = first.measured(TrainRecord)
     return ComparedRun(
         run=record.run,
         made=made_at(run),
         machine=record.bench.machine.cpu if record.bench else None,
+        width=first.model.width if first.model else None,
+        resolution=first.input.resolution if first.input else None,
+        epochs=trained.epochs if trained else None,
+        data=first.data,
         headline=report.headline,
         rows=report.rows,
     )

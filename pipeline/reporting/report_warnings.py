@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
+from mobilenet_cli.reports.latency_tables import noise_note, row_name
 from mobilenet_cli.reports.records.conversion import ImportRecord
 from mobilenet_cli.reports.records.quantization import QuantizeRecord
 from mobilenet_cli.reports.records.run import ArtifactRecord, RunRecord
 from mobilenet_cli.reports.records.training import TrainRecord
-from mobilenet_cli.reports.summary import file_name
+from mobilenet_cli.reports.summary import evaluation_of, file_name
 
 SCHEMA_VERSION = 1
 
@@ -23,14 +24,19 @@ def warnings_of(run: RunRecord) -> tuple[str, ...]:
                 f"{len(record.bad_images)} images of {record.data} cannot be read and were left "
                 f"out of the evaluation of {file_name(record.model)}, such as {shown}"
             )
-    if len({record.data_fingerprint for record in run.evaluations}) > 1:
-        found.append("The artifacts were evaluated on different images; see the table")
+    used = {e.data for a in run.artifacts if (e := evaluation_of(run, a)) is not None}
+    if len(used) > 1:
+        found.append(f"The artifacts were evaluated on different images: {', '.join(sorted(used))}")
+    others = dict.fromkeys(record.data for record in run.evaluations if record.data not in used)
+    if others:
+        found.append(f"There are evaluations on {', '.join(others)} besides, in evaluate.json")
     if run.bench is not None:
         found += [
-            f"{file_name(result.model)}: {remark}"
+            f"{row_name(result)}: {remark}"
             for result in run.bench.results
             for remark in result.remarks
         ]
+        found += filter(None, [noise_note(run.bench.results)])
     return tuple(dict.fromkeys(found))
 
 

@@ -1,4 +1,4 @@
-"""Smallest and largest weight of each layer, before and after quantization."""
+"""The smallest and largest weight of each layer is read before and after quantization."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +14,13 @@ from mobilenet_cli.reports.records.run import WeightRange
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution or matrix product: name, shape of its weights, and their range."""
+    """A layer is a convolution or matrix product.
+
+    Attributes:
+        name: its place among the layers and its kind.
+        shape: the shape of its weights.
+        low: the smallest weight; ``high`` the largest.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -22,7 +28,7 @@ class Layer:
     high: float
 
     def becomes(self, other: "Layer") -> bool:
-        """Whether it can be the other one quantized, which may add input and output channels."""
+        """Tell whether it can be the other one quantized, which may add channels."""
         return self.shape[2:] == other.shape[2:] and self.shape[0] <= other.shape[0]
 
 
@@ -48,22 +54,34 @@ def weight_ranges(folded: Path, int8: Path) -> tuple[WeightRange, ...]:
 
 
 def layers(path: Path) -> Iterator[Layer]:
-    """Every convolution and matrix product, integer weights as the reals they stand for."""
+    """List every convolution and matrix product, integer weights as the reals they stand for."""
     graph = load_onnx(path).graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
     makers = {node.output[0]: node for node in graph.node}
-    for node in graph.node:
-        if node.op_type in ("Conv", "Gemm"):
-            name = node.input[1]
-            if name in constants:
-                values = numpy_helper.to_array(constants[name])
-                yield Layer(node.output[0], values.shape, float(values.min()), float(values.max()))
-            elif name in makers and makers[name].op_type == "DequantizeLinear":
-                yield dequantized(node.output[0], makers[name], constants)
+    found = [node for node in graph.node if node.op_type in ("Conv", "Gemm")]
+    for number, node in enumerate(found, 1):
+        name = node.input[1]
+        if name in constants:
+            values = numpy_helper.to_array(constants[name])
+            kind = layer_name(number, node, values.shape)
+            yield Layer(kind, values.shape, float(values.min()), float(values.max()))
+        elif name in makers and makers[name].op_type == "DequantizeLinear":
+            codes = constants[makers[name].input[0]]
+            yield dequantized(layer_name(number, node, tuple(codes.dims)), makers[name], constants)
+
+
+def layer_name(number: int, node: onnx.NodeProto, shape: tuple[int, ...]) -> str:
+    """Call a layer by its place and its kind: ``2 depthwise``, ``3 pointwise``, ``28 dense``."""
+    groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+    if node.op_type == "Gemm":
+        return f"{number} dense"
+    if groups > 1:
+        return f"{number} depthwise"
+    return f"{number} {'pointwise' if set(shape[2:]) == {1} else 'convolution'}"
 
 
 def dequantized(name: str, node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> Layer:
-    """The range of ``(codes - zero point) * scale``, whose scales are by output channel.
+    """Return the range of ``(codes - zero point) * scale``, whose scales are by output channel.
 
     A scale is positive, so each channel's extremes are those of its codes.
     """

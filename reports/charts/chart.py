@@ -1,4 +1,4 @@
-"""What a chart of the page is, and the axes and styles that all of them share."""
+"""A chart of the page is plain data; all of them share axes and styles."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,13 +12,13 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Chart:
-    """One figure.
+    """A chart is one figure with its numbers as a table.
 
     Attributes:
-        name: identifies it on the page.
-        title: what it shows; ``summary`` says it to those who cannot see it.
-        figure: Plotly's ``data`` and ``layout``.
-        header: of the same numbers as a table, ``rows`` its lines.
+        name: the identifier on the page.
+        title: what the figure shows; ``summary`` says it to those who cannot see it.
+        data: Plotly's traces; ``layout`` its axes and so on.
+        header: the titles of the table; ``rows`` its lines.
     """
 
     name: str
@@ -31,7 +31,11 @@ class Chart:
 
 
 def style(index: int) -> tuple[str, str, str]:
-    """Colour, symbol and dash of the series with this number."""
+    """Return colour, symbol and dash of the series with this number.
+
+    Returns:
+        Plotly's names of the three.
+    """
     return (
         COLORS[index % len(COLORS)],
         SYMBOLS[index % len(SYMBOLS)],
@@ -40,22 +44,22 @@ def style(index: int) -> tuple[str, str, str]:
 
 
 def plain(text: str) -> str:
-    """Text as Plotly shows it, which reads some HTML in labels."""
+    """Write text as Plotly shows it, which reads some HTML in labels."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def short(name: str) -> str:
-    """A name that leaves room for the chart."""
+    """Shorten a name so that it leaves room for the chart."""
     return plain(name if len(name) <= 24 else name[:23] + "…")
 
 
 def axes(x: str, y: str, **more: object) -> Json:
-    """A layout with titled axes."""
+    """Make a layout with titled axes."""
     return {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}, **more}
 
 
 def log_axis(title: str, values: Sequence[float]) -> Json:
-    """A logarithmic axis with plain numbers at 1, 2, 5, 10 and so on."""
+    """Make a logarithmic axis with plain numbers at 1, 2, 5, 10 and so on."""
     low, high = min(values), max(values)
     ticks = [m * 10.0**e for e in range(-6, 7) for m in (1, 2, 5)]
     return {
@@ -66,6 +70,6 @@ def log_axis(title: str, values: Sequence[float]) -> Json:
 
 
 def class_axis(names: Sequence[str]) -> Json:
-    """Positions labelled with classes, of which two may have one name."""
+    """Label positions with classes, of which two may have one name."""
     shown = [short(name) for name in names]
     return {"tickvals": list(range(len(names))), "ticktext": shown, "automargin": True}

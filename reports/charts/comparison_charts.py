@@ -1,4 +1,4 @@
-"""Charts of runs side by side and over time."""
+"""Charts show runs side by side and over time."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,7 +12,7 @@ from mobilenet_cli.reports.charts.chart import (
     short,
     style,
 )
-from mobilenet_cli.reports.compare import difference_text, when
+from mobilenet_cli.reports.compare import difference_cell, when
 from mobilenet_cli.reports.records.run import (
     ComparedPair,
     ComparedRun,
@@ -21,7 +21,7 @@ from mobilenet_cli.reports.records.run import (
 
 
 def difference_chart(pairs: Sequence[ComparedPair]) -> Chart | None:
-    """Paired differences of top-1 with their intervals, one series a run."""
+    """Draw paired differences of top-1 with their intervals, one series a run."""
     found = [(pair, pair.accuracy) for pair in pairs if pair.accuracy is not None]
     if not found:
         return None
@@ -54,12 +54,12 @@ def difference_chart(pairs: Sequence[ComparedPair]) -> Chart | None:
         data,
         axes("top-1, points", "", hovermode="closest"),
         ("run", "artifact", "points"),
-        [[pair.other, pair.stage, difference_text(a.difference)] for pair, a in found],
+        [[pair.other, pair.stage, str(difference_cell(a.difference))] for pair, a in found],
     )
 
 
 def accuracy_chart(runs: Sequence[ComparedRun]) -> Chart | None:
-    """Top-1 against latency: a colour and symbol for each run."""
+    """Draw top-1 against latency: a colour and symbol for each run."""
     data: list[Json] = []
     lines = []
     for index, run in enumerate(runs):
@@ -75,7 +75,12 @@ def accuracy_chart(runs: Sequence[ComparedRun]) -> Chart | None:
                 "x": [ms for _, ms, _ in rows],
                 "y": [top1 for _, _, top1 in rows],
                 "text": [plain(f"{file}, {run.machine}") for file, _, _ in rows],
-                "marker": {"color": color, "symbol": symbol, "size": 12},
+                "marker": {
+                    "color": color,
+                    "symbol": f"{symbol}-open",
+                    "size": max(8, 20 - 4 * index),  # where points coincide, one in the other
+                    "line": {"width": 2},
+                },
                 "hovertemplate": "%{text}<br>%{x:.2f} ms<br>top-1 %{y:.2f} %",
             }
         )
@@ -97,7 +102,7 @@ def accuracy_chart(runs: Sequence[ComparedRun]) -> Chart | None:
 
 
 def history_charts(runs: Sequence[ComparedRun]) -> list[Chart | None]:
-    """Accuracy and latency of each kind of artifact, run after run."""
+    """Draw accuracy and latency of each kind of artifact, run after run."""
     return [
         over_time(
             "top1", "Top-1 by run", "%", runs, lambda row: row.top1.value if row.top1 else None
@@ -113,7 +118,7 @@ def over_time(
     runs: Sequence[ComparedRun],
     value_of: Callable[[ReportRow], float | None],
 ) -> Chart | None:
-    """One value of each kind of artifact, run after run, one line a kind."""
+    """Draw one value of each kind of artifact, run after run, one line a kind."""
     files = dict.fromkeys(row.file for run in runs for row in run.rows)
     data: list[Json] = []
     lines = []

@@ -1,4 +1,4 @@
-"""What the page draws: Plotly figures as plain data, each with the same numbers as a table.
+"""The page draws Plotly figures, which are plain data, each with its numbers as a table.
 
 Every series differs in colour (Okabe and Ito's, safe for the colour-blind) and in its symbol or
 dash as well, so that none is told by colour alone.
@@ -20,16 +20,17 @@ from mobilenet_cli.reports.charts.chart import (
 )
 from mobilenet_cli.reports.latency_tables import row_name
 from mobilenet_cli.reports.records.latency import BenchResult
-from mobilenet_cli.reports.records.quantization import QuantizeRecord
+from mobilenet_cli.reports.records.quantization import LayerRecord, QuantizeRecord
 from mobilenet_cli.reports.records.run import ReportRecord, RunRecord
 from mobilenet_cli.reports.summary import file_name
 
-POINT_SIZES = (12.0, 44.0)  # pixels, of the smallest and the largest file
+POINT_SIZES = (26, 20, 15, 10)  # pixels; where points coincide, each is inside the one before
+WEIGHTED = ("Conv", "Gemm")  # operators whose weights are compared
 OPERATORS = 6  # that have a colour of their own
 
 
 def charts(report: ReportRecord) -> list[Chart]:
-    """All the charts for which the run has numbers."""
+    """Return all the charts for which the run has numbers."""
     run = report.run
     made = [
         accuracy_chart(report),
@@ -45,57 +46,59 @@ def charts(report: ReportRecord) -> list[Chart]:
 
 
 def accuracy_chart(report: ReportRecord) -> Chart | None:
-    """Top-1 against latency, one point an artifact, its area by file size."""
-    rows = [row for row in report.rows if row.top1 is not None and row.p50_ms is not None]
+    """Draw top-1 against latency, one open symbol an artifact, so that none hides another."""
+    rows = [(row, row.top1, row.p50_ms) for row in report.rows if row.top1 and row.p50_ms]
     if not rows:
         return None
-    largest = max(row.size_mb for row in rows) or 1.0
-    data, lines = [], []
-    for index, row in enumerate(rows):
-        assert row.top1 is not None  # chosen above, like p50_ms
-        assert row.p50_ms is not None
+    data = []
+    for index, (row, top1, ms) in enumerate(rows):
         color, symbol, _ = style(index)
-        size = max(POINT_SIZES[0], POINT_SIZES[1] * (row.size_mb / largest) ** 0.5)
+        size = POINT_SIZES[min(index, len(POINT_SIZES) - 1)]
         data.append(
             {
                 "type": "scatter",
                 "mode": "markers",
                 "name": plain(row.file),
-                "x": [row.p50_ms],
-                "y": [row.top1.value],
+                "x": [ms],
+                "y": [top1.value],
                 "error_y": {
                     "symmetric": False,
-                    "array": [row.top1.high - row.top1.value],
-                    "arrayminus": [row.top1.value - row.top1.low],
+                    "array": [top1.high - top1.value],
+                    "arrayminus": [top1.value - top1.low],
                     "thickness": 1,
                 },
-                "marker": {"size": size, "color": color, "symbol": symbol, "opacity": 0.8},
+                "marker": {
+                    "size": size,
+                    "color": color,
+                    "symbol": f"{symbol}-open",
+                    "line": {"width": 2.5},
+                },
                 "hovertemplate": f"{plain(row.file)}<br>%{{x:.2f}} ms<br>top-1 %{{y:.2f}} %<br>"
                 f"{row.size_mb:.2f} MiB<extra></extra>",
             }
         )
-        lines.append([row.file, f"{row.p50_ms:.2f}", f"{row.top1.value:.2f}", f"{row.size_mb:.2f}"])
-    best = min(rows, key=lambda row: row.p50_ms or 0.0)
+    fastest = min(rows, key=lambda found: found[2])[0].file
     return Chart(
         "accuracy",
         "Accuracy against latency",
-        f"Top-1 accuracy against median latency of {len(rows)} artifacts. "
-        f"The fastest is {best.file}. Larger points are larger files.",
+        f"Top-1 accuracy with 95 % intervals against median latency of {len(rows)} artifacts. "
+        f"The fastest is {fastest}.",
         data,
-        axes("median latency, ms", "top-1, %", hovermode="closest"),
+        axes("", "top-1, %", hovermode="closest")
+        | {"xaxis": log_axis("median latency, ms", [ms for _, _, ms in rows])},
         ("artifact", "p50 ms", "top-1 %", "MiB"),
-        lines,
+        [[r.file, f"{ms:.2f}", f"{top1.value:.2f}", f"{r.size_mb:.2f}"] for r, top1, ms in rows],
     )
 
 
 def bench_label(result: BenchResult) -> str:
-    """Artifact, threads and batch of a row."""
+    """Name a row's artifact, threads and batch."""
     threads = "1 thread" if result.threads == 1 else f"{result.threads} threads"
     return f"{row_name(result)}, {threads}, batch {result.batch}"
 
 
 def latency_chart(run: RunRecord) -> Chart | None:
-    """How many runs took at most so long, one line an artifact in its first setting."""
+    """Draw how many runs took at most so long, one line an artifact in its first setting."""
     results = first_settings(run)
     results = [result for result in results if result.percentiles_ms]
     if not results:
@@ -133,7 +136,7 @@ def latency_chart(run: RunRecord) -> Chart | None:
 
 
 def first_settings(run: RunRecord) -> list[BenchResult]:
-    """Of every artifact, variant and direction the row that was measured first."""
+    """Return the row that was measured first of every artifact, variant and direction."""
     found: dict[tuple[str, str, str], BenchResult] = {}
     for result in run.bench.results if run.bench else ():
         found.setdefault((result.model, result.variant, result.direction), result)
@@ -141,7 +144,7 @@ def first_settings(run: RunRecord) -> list[BenchResult]:
 
 
 def throughput_chart(run: RunRecord) -> Chart | None:
-    """Images a second against the batch, one line an artifact and thread count."""
+    """Draw images a second against the batch, one line an artifact and thread count."""
     lines: dict[tuple[str, int], list[BenchResult]] = {}
     for result in run.bench.results if run.bench else ():
         if result.direction == "forward" and not result.variant:
@@ -181,12 +184,12 @@ def throughput_chart(run: RunRecord) -> Chart | None:
 
 
 def all_of(lines: dict[tuple[str, int], list[BenchResult]]) -> list[BenchResult]:
-    """The rows of every line."""
+    """Return the rows of every line."""
     return [result for results in lines.values() for result in results]
 
 
 def operators_chart(run: RunRecord) -> Chart | None:
-    """Milliseconds by operator type, one bar an artifact."""
+    """Draw milliseconds by operator type, one bar an artifact."""
     results = [result for result in first_settings(run) if result.operator_ms]
     if not results:
         return None
@@ -243,7 +246,7 @@ def operators_chart(run: RunRecord) -> Chart | None:
 
 
 def training_charts(epochs: Sequence[dict[str, JsonValue]]) -> list[Chart]:
-    """Curves of the loss and of the accuracy, each where it was logged."""
+    """Draw the loss and the accuracy by epoch, each where it was logged."""
     names = list(dict.fromkeys(name for epoch in epochs for name in epoch))
     losses = [name for name in names if "loss" in name]
     accuracies = [name for name in names if "top" in name or "acc" in name]
@@ -257,7 +260,7 @@ def training_charts(epochs: Sequence[dict[str, JsonValue]]) -> list[Chart]:
 def curves(
     name: str, title: str, unit: str, columns: Sequence[str], epochs: Sequence[dict[str, JsonValue]]
 ) -> Chart | None:
-    """Some columns of the training log, one line each."""
+    """Draw some columns of the training log, one line each."""
     columns = [c for c in columns if any(number(epoch.get(c)) is not None for epoch in epochs)]
     if not columns:
         return None
@@ -294,23 +297,21 @@ def curves(
 
 
 def number(value: JsonValue | None) -> float | None:
-    """A JSON number; None for anything else."""
+    """Return a JSON number; None for anything else."""
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def cell(value: JsonValue | None) -> str:
-    """A number for a table."""
+    """Write a number for a table."""
     found = number(value)
     return "–" if found is None else f"{found:.4g}"
 
 
 def sqnr_chart(run: RunRecord) -> Chart | None:
-    """Signal to quantization noise of each layer's output."""
-    records = filter(None, (artifact.measured(QuantizeRecord) for artifact in run.artifacts))
+    """Draw the signal to quantization noise of each layer's output."""
     layers = [
-        (layer.name, layer.sqnr_db)
-        for record in records
-        for layer in record.layers
+        (name, layer.sqnr_db)
+        for name, layer in zip(layer_names(run), quantized_layers(run), strict=True)
         if layer.sqnr_db is not None
     ]
     if not layers:
@@ -338,8 +339,24 @@ def sqnr_chart(run: RunRecord) -> Chart | None:
     )
 
 
+def quantized_layers(run: RunRecord) -> list[LayerRecord]:
+    """Return the layer records of ``quantize``."""
+    records = filter(None, (artifact.measured(QuantizeRecord) for artifact in run.artifacts))
+    return [layer for record in records for layer in record.layers]
+
+
+def layer_names(run: RunRecord) -> list[str]:
+    """Call the quantized layers as the weights' table does, where both have the same layers."""
+    layers, names = quantized_layers(run), iter(run.weights)
+    weighted = [layer.operator in WEIGHTED for layer in layers]
+    if sum(weighted) != len(run.weights):
+        return [layer.name for layer in layers]
+    pairs = zip(layers, weighted, strict=True)
+    return [next(names).layer if known else layer.operator for layer, known in pairs]
+
+
 def layer_axis() -> Json:
-    """Layers by name, in the order of the network."""
+    """Make an axis of layers by name, in the order of the network."""
     return {
         "title": {"text": "layer, in order of computation"},
         "type": "category",
@@ -349,35 +366,39 @@ def layer_axis() -> Json:
 
 
 def weights_chart(run: RunRecord) -> Chart | None:
-    """From the smallest to the largest weight of each layer, in float and in int8."""
+    """Draw the largest weight of each layer, in float and in int8, on a logarithmic axis."""
     if not run.weights:
         return None
     layers = [plain(w.layer) for w in run.weights]
-
-    def bars(name: str, ends: Sequence[tuple[float, float]], index: int, pattern: str) -> Json:
-        return {
-            "type": "bar",
-            "name": name,
-            "x": layers,
-            "base": [low for low, _ in ends],
-            "y": [high - low for low, high in ends],
-            "customdata": [[low, high] for low, high in ends],
-            "marker": {"color": COLORS[index], "pattern": {"shape": pattern, "size": 4}},
-            "hovertemplate": "%{x}: %{customdata[0]:.3f} to %{customdata[1]:.3f}",
-        }
-
+    largest = [
+        ("float", [max(abs(w.low), abs(w.high)) for w in run.weights]),
+        ("int8", [max(abs(w.quantized_low), abs(w.quantized_high)) for w in run.weights]),
+    ]
+    data: list[Json] = []
+    for index, (name, values) in enumerate(largest):
+        color, symbol, dash = style(index)
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": name,
+                "x": layers,
+                "y": values,
+                "line": {"color": color, "dash": dash, "width": 1},
+                "marker": {"color": color, "symbol": symbol, "size": 8},
+                "hovertemplate": "%{x}: %{y:.3g}",
+            }
+        )
     widest = max(run.weights, key=lambda w: w.high - w.low)
+    values = [value for _, found in largest for value in found if value > 0] or [1.0]
     return Chart(
         "weights",
         "Weights before and after quantization",
-        f"Range of the weights of {len(layers)} layers in float and as the int8 codes stand for "
-        f"them; the widest in float is {widest.layer}. Equalization moves scale between "
-        "neighbouring layers, so ranges may differ where the function does not.",
-        [
-            bars("float", [(w.low, w.high) for w in run.weights], 0, ""),
-            bars("int8", [(w.quantized_low, w.quantized_high) for w in run.weights], 1, "/"),
-        ],
-        axes("", "weight", barmode="group") | {"xaxis": layer_axis()},
+        f"Largest magnitude among the weights of {len(layers)} layers, in float and as the int8 "
+        f"codes stand for them; the widest in float is {widest.layer}. Equalization moves scale "
+        "between neighbouring layers, so ranges may differ where the function does not.",
+        data,
+        {"xaxis": layer_axis(), "yaxis": log_axis("largest weight", values)},
         ("layer", "float from", "to", "int8 from", "to"),
         [
             [w.layer, *(f"{v:.4f}" for v in (w.low, w.high, w.quantized_low, w.quantized_high))]
@@ -387,15 +408,26 @@ def weights_chart(run: RunRecord) -> Chart | None:
 
 
 def confusion_chart(run: RunRecord) -> Chart | None:
-    """What the images of the ten worst classes were taken for."""
+    """Draw what the images of each class were taken for, or of the classes most often wrong."""
     found = run.confusion
     if found is None:
         return None
+    lines = list(zip(found.classes, found.images, found.counts, strict=True))
+    rights = [
+        (right_of(name, found.taken_for, counts) / images, name, images, counts)
+        for name, images, counts in lines
+        if images
+    ]
+    worst = min(rights, key=lambda line: line[0], default=None)
+    summary = "There is no image of these classes."
+    if worst is not None:
+        _, name, images, counts = worst
+        right = right_of(name, found.taken_for, counts)
+        summary = f"Of the worst class, {name}, {right} of {images} images were recognized."
     return Chart(
         "confusion",
-        f"Worst classes of {found.model}",
-        f"Of {found.images[0]} images of {found.classes[0]}, the worst class, "
-        f"{right_of(found.classes[0], found.taken_for, found.counts[0])} were recognized.",
+        f"Confusion of classes by {found.model}",
+        f"{summary} Right answers are on the diagonal.",
         [
             {
                 "type": "heatmap",
@@ -406,29 +438,49 @@ def confusion_chart(run: RunRecord) -> Chart | None:
                 ],
                 "text": [[str(n) if n else "" for n in row] for row in found.counts],
                 "texttemplate": "%{text}",
-                "colorscale": [[0, "rgba(0, 114, 178, 0)"], [1, COLORS[0]]],
+                "colorscale": [[0, "rgba(0, 114, 178, 0)"], [1, "rgba(0, 114, 178, 0.6)"]],
                 "showscale": False,
                 "hovertemplate": "%{customdata}: %{z}<extra></extra>",
             }
         ],
         {
-            "xaxis": {**class_axis(found.taken_for), "title": {"text": "taken for"}},
-            "yaxis": {**class_axis(found.classes), "autorange": "reversed"},
+            "xaxis": {**class_axis(found.taken_for), "title": {"text": "predicted class"}},
+            "yaxis": {
+                **class_axis(found.classes),
+                "title": {"text": "true class"},
+                "autorange": "reversed",
+                "scaleanchor": "x",
+                "constrain": "domain",
+            },
+            "shapes": diagonal(len(found.classes)) if found.classes == found.taken_for else [],
         },
         ("class", "images", "taken for"),
-        [
-            [name, str(images), taken_text(found.taken_for, counts)]
-            for name, images, counts in zip(found.classes, found.images, found.counts, strict=True)
-        ],
+        [[name, str(n), taken_text(found.taken_for, counts)] for name, n, counts in lines],
     )
 
 
+def diagonal(classes: int) -> list[Json]:
+    """Frame the right answers of a square matrix."""
+    line = {"color": COLORS[1], "width": 1}
+    return [
+        {
+            "type": "rect",
+            "x0": i - 0.5,
+            "x1": i + 0.5,
+            "y0": i - 0.5,
+            "y1": i + 0.5,
+            "line": line,
+        }
+        for i in range(classes)
+    ]
+
+
 def right_of(name: str, taken_for: Sequence[str], counts: Sequence[int]) -> int:
-    """How many images of a class were given its own name."""
+    """Count the images of a class that were given its own name."""
     return sum(n for other, n in zip(taken_for, counts, strict=True) if other == name)
 
 
 def taken_text(taken_for: Sequence[str], counts: Sequence[int]) -> str:
-    """``9: 3, 4: 1``: predictions and how often."""
+    """Write predictions and how often: ``9: 3, 4: 1``."""
     pairs = sorted(zip(taken_for, counts, strict=True), key=lambda pair: -pair[1])
     return ", ".join(f"{name}: {count}" for name, count in pairs if count)

@@ -108,13 +108,13 @@ class ImageCase(Record):
 
 
 class Confusion(Record):
-    """What the images of the worst classes were taken for.
+    """A confusion matrix counts what the images of each class were taken for.
 
     Attributes:
         model: file name of the artifact.
-        classes: the worst classes, the worst first; ``images`` how many each has.
-        taken_for: classes that were predicted for them, the most frequent first.
-        counts: images by class and prediction, [classes, taken_for].
+        classes: the classes, all of them or the worst first; ``images`` how many each has.
+        taken_for: the classes that were predicted, the same ones but in old records.
+        counts: number of images by class and prediction, [classes, taken_for].
     """
 
     model: str

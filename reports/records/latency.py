@@ -10,7 +10,7 @@ from mobilenet_cli.reports.records.base import Record
 # What the rows are called that run a file in another way than plainly.
 UNFUSED = "batch norms not fused"
 FROZEN = "frozen BatchNorm statistics"
-NOISY = "noisy: "  # how the remark on a noisy row begins
+NOISY = "noisy: "  # how earlier versions began the remark on a row whose median is not settled
 INTEGER_CONVOLUTIONS = ("QLinearConv", "ConvInteger")
 
 
@@ -127,16 +127,18 @@ class BenchResult(Record):
     @model_validator(mode="before")
     @classmethod
     def _flags_of_old_records(cls, values: Any) -> Any:
-        """Fill in the flags that earlier versions wrote into remarks and variants alone."""
-        if not isinstance(values, dict):
+        """Take from remarks and variants the flags that earlier versions wrote there alone."""
+        if not isinstance(values, dict) or "noisy" in values:
             return values
         variant, remarks = values.get("variant", ""), values.get("remarks", ())
+        other = [remark for remark in remarks if not str(remark).startswith(NOISY)]
         flags = {
-            "noisy": any(str(remark).startswith(NOISY) for remark in remarks),
+            "remarks": other,
+            "noisy": len(other) < len(remarks),
             "batch_norms_fused": values.get("provider") != "torch" and variant != UNFUSED,
             "frozen_statistics": variant == FROZEN,
         }
-        return flags | values
+        return values | flags
 
 
 class Roofline(Record):

@@ -38,6 +38,24 @@ STAGE_RECORDS: dict[str, type[Record]] = {
 }
 
 
+class NetworkRecord(Record):
+    """A network is a member of an architecture's family; the fields are those of ``ModelSpec``."""
+
+    architecture: str | None = None
+    width: float | None = None
+
+
+class InputRecord(Record):
+    """An input is prepared as the model's ``InputSpec`` says; the fields are its fields."""
+
+    resolution: int
+    resize: int
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    channels: str
+
+
 class ArtifactRecord(Record):
     """A model file of a run and what its stage said about it.
 
@@ -48,6 +66,9 @@ class ArtifactRecord(Record):
         data: what the weights were trained on, None if unknown.
         classes: identifier of each output, and ``names`` what people call them.
         record: what the stage measured: an ExportRecord and so on.
+        model: the network, None where it is not one of ours.
+        input: how an image becomes the input, None in old reports; ``input_name`` what an ONNX
+            graph calls it.
     """
 
     file: str
@@ -61,6 +82,9 @@ class ArtifactRecord(Record):
     classes: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     record: dict[str, JsonValue] = Field(default={})
+    model: NetworkRecord | None = None
+    input: InputRecord | None = None
+    input_name: str = "input"
 
     def measured(self, kind: type[R]) -> R | None:
         """Return what the stage measured; None where another stage or version wrote it."""
@@ -117,7 +141,8 @@ class RunRecord(Record):
         confusion: of the last artifact's worst classes.
         weights: of the layers before and after quantization.
         missing: what the report has to do without.
-        warnings: what a reader must know before he trusts the figures.
+        warnings: what a reader must know before trusting the figures.
+        multiply_adds: products in convolutions and the classifier for one image, None if unknown.
     """
 
     run: str
@@ -132,6 +157,7 @@ class RunRecord(Record):
     weights: tuple[WeightRange, ...] = ()
     missing: tuple[Missing, ...] = ()
     warnings: tuple[str, ...] = ()
+    multiply_adds: int | None = None
 
 
 class ReportRow(Record):
@@ -166,11 +192,19 @@ class ReportRow(Record):
 
 
 class ReportRecord(Record):
-    """A run with its summary: the content of ``report.json``."""
+    """A run with its summary: the content of ``report.json``.
+
+    Attributes:
+        headline: the sentence that says how int8 compares with float.
+        rows: the table, one row an artifact.
+        run: all that is known about the run.
+        facts: what the network is and what it was made from, a sentence each.
+    """
 
     headline: str
     rows: tuple[ReportRow, ...]
     run: RunRecord
+    facts: tuple[str, ...] = ()
 
 
 class ComparedPair(Record):
@@ -199,7 +233,9 @@ class ComparedRun(Record):
     Attributes:
         run: its name; ``made`` when its newest model was written, as ISO 8601 in UTC.
         machine: the processor that its latencies were measured on, None if there are none.
-        headline: of its report, and ``rows`` its table.
+        headline: the sentence of its report, and ``rows`` its table.
+        width: the width multiplier; ``resolution`` the side of the input in pixels.
+        epochs: how long it was trained, and ``data`` on what; None where that is not known.
         broken: why the run cannot be read; empty if it can.
     """
 
@@ -208,6 +244,10 @@ class ComparedRun(Record):
     machine: str | None = None
     headline: str = ""
     rows: tuple[ReportRow, ...] = ()
+    width: float | None = None
+    resolution: int | None = None
+    epochs: float | None = None
+    data: str | None = None
     broken: str = ""
 
 

@@ -43,6 +43,7 @@ function themed(layout) {
 
 function draw(name) {
   const { data, layout } = figures[name];
+  for (const trace of data) if (trace.texttemplate) trace.textfont = { color: color("--text") };
   Plotly.react(name, data, themed(layout), { responsive: true, displayModeBar: false });
 }
 

@@ -88,14 +88,22 @@ def test_mistakes_begin_with_the_surest() -> None:
     assert [guess.probability for guess in cases[0].guesses["b"]] == [0.95, pytest.approx(0.05)]
 
 
-def test_confusion_lists_the_worst_class_first() -> None:
+def test_confusion_of_few_classes_is_a_whole_square() -> None:
     found = confusion(answers("b", "01110", SURE), NAMES)
     assert found is not None
-    assert found.classes == ("two", "zero")
-    assert found.images == (1, 2)
-    assert found.taken_for == ("zero", "one")
-    assert found.counts == ((1, 0), (1, 1))
+    assert found.classes == found.taken_for == tuple(NAMES)
+    assert found.images == (2, 2, 1, 0)
+    assert found.counts == ((1, 1, 0, 0), (0, 2, 0, 0), (1, 0, 0, 0), (0, 0, 0, 0))
+
+
+def test_confusion_of_many_classes_begins_with_the_worst() -> None:
+    many = [*NAMES, *map(str, range(20))]
+    found = confusion(answers("b", "01110", SURE), many)
+    assert found is not None
+    assert found.classes == found.taken_for == ("two", "zero", "one")
+    assert found.counts == ((0, 1, 0), (0, 1, 1), (0, 0, 2))
 
 
 def test_no_confusion_where_nothing_is_wrong() -> None:
-    assert confusion(answers("a", "00112", SURE), NAMES) is None
+    many = [*NAMES, *map(str, range(20))]
+    assert confusion(answers("a", "00112", SURE), many) is None

@@ -26,7 +26,7 @@ from mobilenet_cli.pipeline.benchmarking.inputs import open_model
 from mobilenet_cli.pipeline.benchmarking.job import BenchJob, lacks_memory
 from mobilenet_cli.pipeline.benchmarking.operator_profile import Inside, summarize_profile
 from mobilenet_cli.pipeline.benchmarking.options import parse_batches, parse_options, parse_threads
-from mobilenet_cli.pipeline.benchmarking.remarks import float_leftovers, noise_remarks, remarks_on
+from mobilenet_cli.pipeline.benchmarking.remarks import float_leftovers, remarks_on
 from mobilenet_cli.pipeline.benchmarking.rows import rows_of, worth_running_on
 from mobilenet_cli.pipeline.benchmarking.worker import Worker, openmp_binding
 from mobilenet_cli.pipeline.errors import CheckError, ModelError, OptionError, ProviderError
@@ -70,11 +70,6 @@ def small_model(shape=("N", 3, 32, 32), gamma=1.0, norm=True, elem_type=TensorPr
         [numpy_helper.from_array(v.astype(np.float32), k) for k, v in weights.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-
-
-def other_remarks(result):
-    """Those that do not depend on how quiet the machine is."""
-    return tuple(remark for remark in result.remarks if not remark.startswith("noisy: "))
 
 
 def write(path: Path, model: onnx.ModelProto, stage="export"):
@@ -123,7 +118,7 @@ def test_rows_of_a_run(exported, folded):
         assert r.nodes_by_provider == {"CPUExecutionProvider": sum(r.operators.values())}
         assert r.operator_ms.keys() == r.operators.keys()
         assert list(r.operator_ms.values()) == sorted(r.operator_ms.values(), reverse=True)
-        assert other_remarks(r) == ()
+        assert r.remarks == ()
         assert r.limit_ms > 0
 
 
@@ -249,7 +244,7 @@ def quantized_with_leftovers():
 def test_model_that_is_not_fully_integer_is_told(tmp_path):
     artifact = write(tmp_path / "int8.onnx", quantized_with_leftovers(), "quantize")
     record = bench([artifact], BenchConfig(**QUICK))
-    (remark,) = other_remarks(record.results[0])
+    (remark,) = record.results[0].remarks
     assert remark.startswith("this model is not fully integer: ")
     assert "1 Conv" in remark
     assert "mobilenet-cli quantize" in remark
@@ -273,16 +268,15 @@ def timing_of(*medians):
 
 
 def test_uncertain_medians_are_flagged(folded):
-    steady, shaky = timing_of(*[10] * 20), timing_of(*[10, 11] * 10, 10)
-    assert noise_remarks(steady) == ()
-    (remark,) = noise_remarks(shaky)
-    assert remark.startswith("noisy: the median is known to within 10.0 % only, not 2 %")
-    assert remark.endswith("Give --seconds more.")
+    assert timing_of(*[10] * 20).settled()
+    assert not timing_of(*[10, 11] * 10, 10).settled()
     record = bench([folded], BenchConfig(**QUICK))
     row = record.results[0]
     for noisy, cell in [(False, "10 to 11 |"), (True, "10 to 11 (noisy) |")]:
         shown = row.model_copy(update={"low_ms": 10.0, "high_ms": 11.0, "noisy": noisy})
-        assert cell in latency_markdown(record.model_copy(update={"results": (shown,)}))
+        changed = record.model_copy(update={"results": (shown,)})
+        assert cell in latency_markdown(changed)
+        assert ("- Noisy, " in bench_markdown(changed)) == noisy
 
 
 def test_a_row_without_time_to_settle_is_flagged(folded):

@@ -23,17 +23,18 @@ from mobilenet_cli.pipeline.evaluating.records import evaluations_of
 from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
 from mobilenet_cli.pipeline.reporting.collect import collect
 from mobilenet_cli.pipeline.reporting.report import embed_into, report
+from mobilenet_cli.pipeline.reporting.report_warnings import warnings_of
 from mobilenet_cli.pipeline.reporting.weight_ranges import weight_ranges
 from mobilenet_cli.pipeline.training.config import TrainConfig
 from mobilenet_cli.pipeline.training.setup import resolve
 from mobilenet_cli.reports.html import report_html
-from mobilenet_cli.reports.markdown import report_markdown, setting
+from mobilenet_cli.reports.markdown import report_markdown, rows_markdown, setting
 from mobilenet_cli.reports.model_card import model_card
-from mobilenet_cli.reports.records.accuracy import Metric
+from mobilenet_cli.reports.records.accuracy import Interval, Metric
 from mobilenet_cli.reports.records.run import ReportRecord, ReportRow, RunRecord
 from mobilenet_cli.reports.reproduce import commands
 from mobilenet_cli.reports.schema import SCHEMAS, schema_text, write_schemas
-from mobilenet_cli.reports.summary import summarize
+from mobilenet_cli.reports.summary import points, speed, summarize
 from mobilenet_cli.reports.tables import escape
 from mobilenet_cli.reports.terminal import report_text
 
@@ -73,7 +74,7 @@ def test_model_card(golden_run: RunRecord) -> None:
 
 
 def test_terminal_text(golden_run: RunRecord) -> None:
-    matches_golden(report_text(summarize(golden_run)), "report.txt")
+    matches_golden(report_text(summarize(golden_run), 100), "report.txt")
 
 
 def test_json_comes_back_with_fields_of_other_versions(golden_run: RunRecord) -> None:
@@ -110,10 +111,84 @@ def with_int8(run: RunRecord, **update: object) -> RunRecord:
     return run.model_copy(update={"evaluations": tuple(records), "paired": ()})
 
 
-def test_headline_without_predictions_counts_points(golden_run: RunRecord) -> None:
+def test_headline_without_predictions_names_both_accuracies(golden_run: RunRecord) -> None:
     base = next(e.top1.value for e in golden_run.evaluations if e.stage == "simplify")
-    worse = Metric(value=base - 1.25, low=0, high=100)
-    assert "loses 1.25 points of top-1." in summarize(with_int8(golden_run, top1=worse)).headline
+    worse = Metric(value=base - 1.25, low=70, high=80)
+    said = summarize(with_int8(golden_run, top1=worse)).headline
+    assert (
+        "top-1 is 75.67 % and that of fp32 76.92 %, which were not compared image by image" in said
+    )
+
+
+def test_headline_states_a_ratio_only_where_its_interval_excludes_one() -> None:
+    faster = Interval(value=1.71, low=1.38, high=2.01)
+    assert speed(faster) == (True, "1.71× as fast as fp32 (95 %: 1.38 to 2.01)")
+    slower = Interval(value=0.5, low=0.4, high=0.6)
+    assert speed(slower) == (True, "slower than fp32, at 0.50× its speed (95 %: 0.40 to 0.60)")
+    unsure = Interval(value=0.93, low=0.83, high=1.02)
+    assert speed(unsure) == (False, "no difference in speed was found (95 %: 0.83 to 1.02)")
+
+
+def test_a_loss_has_one_sign_throughout() -> None:
+    lost = points(Interval(value=-0.62, low=-0.95, high=-0.29))
+    assert lost == "top-1 changes by -0.62 points (95 %: -0.95 to -0.29)"
+    unsure = points(Interval(value=-0.28, low=-0.9, high=0.4))
+    assert unsure == "no difference in top-1 was found (95 %: -0.90 to +0.40)"
+
+
+def test_accuracy_near_chance_is_said_first(golden_run: RunRecord) -> None:
+    artifacts = [
+        a.model_copy(update={"classes": tuple("0123456789")}) for a in golden_run.artifacts
+    ]
+    guess = Metric(value=10.3, low=7.5, high=13.9)
+    evaluations = [e.model_copy(update={"top1": guess}) for e in golden_run.evaluations]
+    run = golden_run.model_copy(
+        update={"artifacts": tuple(artifacts), "evaluations": tuple(evaluations)}
+    )
+    said = summarize(run).headline
+    assert said.startswith("int8.onnx cannot be told from guessing: top-1 is 10.30 %")
+    assert "guessing gives 10 %" in said
+    better = [e.model_copy(update={"top1": Metric(value=30, low=25, high=35)}) for e in evaluations]
+    run = run.model_copy(update={"evaluations": tuple(better)})
+    assert summarize(run).headline.startswith("int8 is ")
+
+
+def test_an_evaluation_on_other_images_does_not_replace_the_shared_one(
+    golden_run: RunRecord,
+) -> None:
+    other = golden_run.evaluations[-1].model_copy(
+        update={"data": "one image", "data_fingerprint": "other", "images": 1}
+    )
+    run = golden_run.model_copy(update={"evaluations": (*golden_run.evaluations, other)})
+    assert summarize(run).headline == summarize(golden_run).headline
+    assert "There are evaluations on one image besides, in evaluate.json" in warnings_of(run)
+
+
+def test_top5_is_left_out_where_there_are_ten_classes(golden_run: RunRecord) -> None:
+    assert "top-5 %" not in rows_markdown(
+        summarize(
+            golden_run.model_copy(
+                update={
+                    "artifacts": tuple(
+                        a.model_copy(update={"classes": tuple("0123456789")})
+                        for a in golden_run.artifacts
+                    )
+                }
+            )
+        ).rows
+    )
+
+
+def test_a_model_tells_noise_in_one_line_by_name(golden_run: RunRecord) -> None:
+    assert golden_run.bench is not None
+    noisy = [r.model_copy(update={"noisy": r.threads == 1}) for r in golden_run.bench.results]
+    run = golden_run.model_copy(
+        update={"bench": golden_run.bench.model_copy(update={"results": tuple(noisy)})}
+    )
+    (line,) = [text for text in warnings_of(run) if "Noisy" in text]
+    assert "model.safetensors (forward, forward-backward)" in line
+    run = run.model_copy(update={"warnings": warnings_of(run)})
+    assert "Noisy" not in model_card(summarize(run))
 
 
 def test_headline_compares_nothing_measured_on_other_images(golden_run: RunRecord) -> None:
@@ -380,6 +455,6 @@ def test_a_file_that_asks_for_nothing_or_too_much(golden_run: RunRecord, tmp_pat
 
 def test_the_method_line_names_the_cpus():
     row = ReportRow(file="x.onnx", stage="simplify", size_mb=1.0, threads=2, batch=1)
-    assert setting(row) == "Latency of batch 1 on 2 threads."
+    assert setting(row) == ["Latency of batch 1 on 2 threads."]
     pinned = row.model_copy(update={"cpus": (0, 2)})
-    assert setting(pinned) == "Latency of batch 1 on 2 threads, pinned to CPUs 0, 2."
+    assert setting(pinned) == ["Latency of batch 1 on 2 threads, pinned to CPUs 0, 2."]
