@@ -1,4 +1,4 @@
-"""Two models on the same images: their difference, and whether it could be chance."""
+"""Two models on the same images differ, and statistics tell whether that could be chance."""
 
 import math
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ Z_95 = 1.959963984540054  # the standard normal's 97.5 % quantile
 
 
 def compare_paired(base: PredictionsRecord, other: PredictionsRecord) -> PairedRecord | None:
-    """The images that only one of two models classifies rightly.
+    """Compare two models by the images that only one of them classifies rightly.
 
     Images are matched by name; None where the data sets differ or no image is common.
     """
@@ -36,12 +36,12 @@ def compare_paired(base: PredictionsRecord, other: PredictionsRecord) -> PairedR
 
 
 def right_by_key(record: PredictionsRecord) -> Mapping[str, bool]:
-    """For each image, is the first guess right?"""
+    """Tell for each image whether the first guess is right."""
     return {key: rank == 0 for key, rank in zip(record.keys, record.ranks, strict=True)}
 
 
 def paired_difference(only_base: int, only_other: int, images: int) -> Interval:
-    """Difference of two paired shares in percentage points, with its 95 % interval.
+    """Return the difference of two paired shares in percentage points, with its 95 % interval.
 
     The interval is Agresti and Min's (Statistics in Medicine 24, 2005, p. 729): Wald's with half
     an image added to each of the four cells, so with ``b = only_base + 1/2``,
@@ -73,7 +73,7 @@ def wilson_interval(correct: int, total: int) -> Metric:
 
 
 def mcnemar(only_base: int, only_other: int) -> float:
-    """Two-sided p-value of McNemar's exact test (Psychometrika 12, 1947, p. 153).
+    """Return the two-sided p-value of McNemar's exact test (Psychometrika 12, 1947, p. 153).
 
     Were neither model better, the images that only one gets right would be its or the other's
     with equal chance: ``min(1, 2 P(B <= min(b, c)))`` for ``B ~ Binomial(b + c, 1/2)``.

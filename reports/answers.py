@@ -1,4 +1,4 @@
-"""Of a model's answers, disagreements, sure mistakes and confused classes are worth a look."""
+"""Disagreements, sure mistakes and confused classes are the answers of a model worth a look."""
 
 from collections import Counter
 from collections.abc import Sequence

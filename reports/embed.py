@@ -1,4 +1,4 @@
-"""Tables of a report inside another Markdown file, such as a README: never typed, always current.
+"""Another Markdown file, such as a README, may hold tables of a report that are always current.
 
 The file says where, with a pair of comments; what is between them is replaced::
 
@@ -19,7 +19,7 @@ MARK = re.compile(r"(<!-- report: ([a-z-]+) -->\n).*?(<!-- /report -->)", re.DOT
 
 
 def machine_markdown(bench: BenchRecord) -> str:
-    """The machine in one sentence."""
+    """Describe the machine in one sentence."""
     here = bench.machine
     versions = ", ".join(f"{name} {version}" for name, version in here.versions.items())
     return escape(f"{here.cpu}, {here.usable_cpus} CPUs, {here.os}; {versions}.") + "\n"
@@ -38,7 +38,7 @@ BENCH_SECTIONS: dict[str, Callable[[BenchRecord], str]] = {
 
 
 def embed(text: str, report: ReportRecord) -> str:
-    """The text with the sections that it asks for.
+    """Return the text with the sections that it asks for.
 
     Raises:
         KeyError: no section has a name that is asked for, or the run lacks what it shows.

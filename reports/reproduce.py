@@ -1,4 +1,4 @@
-"""The commands that make a run again, from the settings that its files carry."""
+"""The settings that a run's files carry give the commands that make it again."""
 
 import shlex
 
@@ -43,7 +43,7 @@ NAMES = {"changes": "set", "compiled": "compile"}
 
 
 def commands(run: RunRecord) -> list[str]:
-    """One shell command a stage, in the order of the chain."""
+    """Return one shell command a stage, in the order of the chain."""
     made = [command(run, artifact) for artifact in run.artifacts]
     made += [evaluate_command(run, data) for data in dict.fromkeys(r.data for r in run.evaluations)]
     if run.bench is not None:
@@ -52,7 +52,7 @@ def commands(run: RunRecord) -> list[str]:
 
 
 def command(run: RunRecord, artifact: ArtifactRecord) -> str:
-    """What makes one model file; empty for a stage without a command."""
+    """Return the command that makes one model file; empty for a stage without one."""
     if artifact.stage not in OPTIONS:
         return ""
     words = ["mobilenet-cli", artifact.stage]
@@ -65,7 +65,7 @@ def command(run: RunRecord, artifact: ArtifactRecord) -> str:
 
 
 def option(name: str, value: JsonValue | None) -> list[str]:
-    """``--calib-dir DIR``; nothing for a setting that was left open, or a switch that was off."""
+    """Write ``--calib-dir DIR``; nothing for a setting left open, or a switch that is off."""
     flag = f"--{NAMES.get(name, name).replace('_', '-')}"
     if isinstance(value, dict):  # a recipe with all its values
         value = value.get("name")
@@ -79,7 +79,7 @@ def option(name: str, value: JsonValue | None) -> list[str]:
 
 
 def evaluate_command(run: RunRecord, data: str) -> str:
-    """Evaluation on a data set, by the name that its record gives it."""
+    """Return the command that evaluates on a data set, by the name that its record gives it."""
     record = next(r for r in run.evaluations if r.data == data)
     source = data.rsplit(" (", 1)[0]  # the name ends with the split, which the command chooses
     words = ["mobilenet-cli", "evaluate", "--run", run.run, "--data", source]
@@ -89,7 +89,7 @@ def evaluate_command(run: RunRecord, data: str) -> str:
 
 
 def bench_command(run: RunRecord) -> str:
-    """The benchmark with the same threads and batches."""
+    """Return the command of the benchmark with the same threads and batches."""
     assert run.bench is not None  # the caller looked
     results = run.bench.results
     providers = [r.provider for r in results if r.provider != "torch"]

@@ -1,4 +1,4 @@
-"""JSON Schemas of the files in a run's folder, published in ``docs/schema``.
+"""The files in a run's folder have JSON Schemas, published in ``docs/schema``.
 
 ``python -m mobilenet_cli.reports.schema FOLDER`` writes them.
 """
@@ -35,7 +35,7 @@ SCHEMAS: dict[str, TypeAdapter[object]] = {
 
 
 def schema_text(name: str) -> str:
-    """One schema of ``SCHEMAS`` as the text of its file."""
+    """Write one schema of ``SCHEMAS`` as the text of its file."""
     schema = SCHEMAS[name].json_schema()
     dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     return json.dumps(dialect | schema, indent=1, sort_keys=True) + "\n"

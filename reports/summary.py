@@ -110,11 +110,9 @@ def facts(run: RunRecord) -> tuple[str, ...]:
         network.append(f"{run.multiply_adds / 1e6:,.1f} million multiply-adds an image")
     found = [", ".join(network)]
     if trained:
-        loss = run.training[-1].get("validation_loss") if run.training else None
-        held_out = f"; loss on held-out images {loss:.3f}" if isinstance(loss, float) else ""
         found.append(
             f"Trained on {trained.images:,} images of {first.data or 'an unknown set'} for "
-            f"{counted(trained.epochs, 'epoch')}{held_out}"
+            f"{counted(trained.epochs, 'epoch')}"
         )
     if imported:
         found.append(f"Weights imported from {file_name(imported.source)}, {imported.layout} names")

@@ -174,7 +174,7 @@ def chain_notes(skipped: Sequence[str], replaced: str | None) -> list[str]:
 
 
 def doctor_text(record: DoctorRecord) -> str:
-    """One line a finding, and below it what mends it."""
+    """Write one line a finding, and below it the fix."""
     here = record.machine
     lines = [f"{here.os}, Python {here.python}, {here.memory_mb / 1024:.1f} GiB of memory"]
     for finding in record.findings:
@@ -184,7 +184,7 @@ def doctor_text(record: DoctorRecord) -> str:
 
 
 def inspect_text(record: InspectRecord) -> str:
-    """Facts by line, then the operators; of what training made also the layers."""
+    """Write facts by line, then the operators, and the layers of what training made."""
     facts = record.facts or {}
     rows = [
         ("file", f"{record.model}, {record.format}, {record.size_mb:.2f} MiB"),
@@ -205,7 +205,7 @@ def inspect_text(record: InspectRecord) -> str:
 
 
 def _layer_table(record: InspectRecord) -> list[str]:
-    """A line a layer, then the sums and each part's fraction of the file."""
+    """Write a line a layer, then the sums and each part's fraction of the file."""
     shown = ["weights", *(p for p in ("average", "optimizer") if record.stored_bytes[p])]
     size = sum(record.stored_bytes.values())
     rows = [["", "parameters", "multiply-adds", *(f"{part} KiB" for part in shown), "of the file"]]
@@ -259,7 +259,7 @@ def report_text(record: ReportRecord, width: int | None = None) -> str:
 
 
 def _pairs(values: JsonValue) -> str:
-    """``width 1.0, classes 1000`` of a JSON object; empty for anything else."""
+    """Write a JSON object as ``width 1.0, classes 1000``; nothing for anything else."""
     if not isinstance(values, dict):
         return ""
     return ", ".join(f"{name} {value}" for name, value in values.items())

@@ -1,1 +1,1 @@
-"""Latency, throughput, cold start and memory of every artifact, side by side."""
+"""Bench measures latency, throughput, cold start and memory of every artifact, side by side."""

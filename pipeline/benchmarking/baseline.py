@@ -1,4 +1,4 @@
-"""Is a benchmark slower than an earlier one? A gate for continuous integration."""
+"""A gate for continuous integration tells whether a benchmark is slower than an earlier one."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Key = tuple[str, str, int, int]
 
 @dataclass(frozen=True)
 class Slowdown:
-    """A row that got slower than allowed.
+    """A slowdown is a row that got slower than allowed.
 
     Attributes:
         row: what to call it.
@@ -27,7 +27,7 @@ class Slowdown:
     now_ms: float
 
     def __str__(self) -> str:
-        """``folded.onnx, batch 1: 9.2 ms -> 10.1 ms (+9.8 %)``."""
+        """Write ``folded.onnx, batch 1: 9.2 ms -> 10.1 ms (+9.8 %)``."""
         change = 100 * (self.now_ms / self.before_ms - 1)
         return f"{self.row}: {self.before_ms:.3g} ms -> {self.now_ms:.3g} ms ({change:+.1f} %)"
 
@@ -48,7 +48,7 @@ def load_baseline(path: Path) -> BenchRecord:
 
 
 def slowdowns(now: BenchRecord, before: BenchRecord, allowed: float) -> list[Slowdown]:
-    """Rows of both whose median grew by more than the fraction ``allowed``.
+    """Return the rows of both whose median grew by more than the fraction ``allowed``.
 
     Raises:
         OptionError: another processor, or no row in common: the comparison would mean nothing.

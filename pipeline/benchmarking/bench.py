@@ -1,4 +1,4 @@
-"""Latency, throughput, cold start and memory of every artifact, side by side.
+"""Bench measures latency, throughput, cold start and memory of every artifact, side by side.
 
 **What is measured.** The latency of a row is the time of one call from a NumPy array in host
 memory to a NumPy array in host memory, for a whole batch, read from a monotonic clock around the
@@ -75,7 +75,7 @@ TOP_OPERATORS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class BenchConfig:
-    """What to measure.
+    """A configuration says what to measure.
 
     Attributes:
         provider: execution provider of the ONNX artifacts.
@@ -114,7 +114,7 @@ class BenchConfig:
         self.sessions()
 
     def sessions(self) -> list[SessionConfig]:
-        """How ONNX Runtime is to run the plain rows, one a thread count."""
+        """Return how ONNX Runtime is to run the plain rows, one session a thread count."""
         return [
             SessionConfig(
                 provider=self.provider,
@@ -129,7 +129,7 @@ class BenchConfig:
 
 @dataclass(frozen=True)
 class Measured:
-    """What the worker of one row yielded."""
+    """A measured row is what its worker yielded."""
 
     timing: Timing
     cold_start_ms: float
@@ -188,12 +188,12 @@ def _on_gpu(provider: str) -> bool:
 
 
 def _share(progress: Progress, done: int, total: int) -> Progress:
-    """``progress`` for part ``done`` of ``total`` equal parts, each in percent."""
+    """Return ``progress`` for part ``done`` of ``total`` equal parts, each in percent."""
     return lambda percent, _, note="": progress(100 * done + percent, 100 * total, note)
 
 
 def reference_of(rows: Sequence[Row]) -> int:
-    """Index of the row to compare with: the folded one, or else the first."""
+    """Return the index of the row to compare with: the folded one, or else the first."""
     folded = (i for i, row in enumerate(rows) if row.artifact.facts.stage == "simplify")
     return next(folded, 0)
 
@@ -226,7 +226,7 @@ def measure(
 
 
 def job_of(row: Row, images: Path) -> BenchJob:
-    """The row as its worker sees it."""
+    """Return the row as its worker sees it."""
     return BenchJob(
         model=row.artifact.path,
         images=images,
@@ -283,7 +283,7 @@ def result_of(
 
 
 def limit_ms(row: Row, operators: Mapping[str, int], roofline: Roofline | None) -> float | None:
-    """The roofline's bound in milliseconds; None without one, and for forward-backward."""
+    """Return the roofline's bound in milliseconds; None without one, and for forward-backward."""
     products = multiply_adds(row.artifact)
     if roofline is None or products is None or row.direction != "forward":
         return None
@@ -293,7 +293,7 @@ def limit_ms(row: Row, operators: Mapping[str, int], roofline: Roofline | None) 
 
 
 def ratios_of(timings: Sequence[Timing], offset: int) -> list[Ratio]:
-    """Ratios of all ordered pairs of interleaved rows, the first of which has index ``offset``."""
+    """Return the ratios of all ordered pairs of interleaved rows, the first of index ``offset``."""
     return [
         Ratio(row=offset + row, reference=offset + reference, value=value, low=low, high=high)
         for row, reference in itertools.permutations(range(len(timings)), 2)

@@ -1,4 +1,4 @@
-"""The process in which one row of ``bench`` lives: it loads one model, then times it on demand.
+"""One row of ``bench`` lives in a process that loads one model, then times it on demand.
 
 ``main`` answers the requests that a ``worker.Worker`` sends through a pipe.
 """
@@ -121,7 +121,7 @@ def onnx_runner(job: BenchJob, images: NDArray[np.float32]) -> Callable[[], NDAr
 def device_runner(
     session: Any, images: NDArray[np.float32], device: str
 ) -> Callable[[], NDArray[Any]]:
-    """Input copied to the device once, output left there; each run ends synchronised.
+    """Copy the input to the device once and leave the output there; each run ends synchronised.
 
     What a run returns is the first run's output: later ones do not leave the device.
     """
@@ -155,7 +155,7 @@ def torch_runner(job: BenchJob, images: NDArray[np.float32]) -> Callable[[], NDA
 
 
 def torch_setting(job: BenchJob) -> "TorchSetting":
-    """What the job's session says, in torch's words."""
+    """Return what the job's session says, in torch's words."""
     from mobilenet_cli.pipeline.benchmarking.torch_runner import TorchSetting
 
     provider = PROVIDERS.get(job.session.provider)
@@ -169,7 +169,7 @@ def torch_setting(job: BenchJob) -> "TorchSetting":
 
 
 def inside_of(job: BenchJob) -> Inside:
-    """What ran where; empty for torch."""
+    """Return what ran where; empty for torch."""
     if job.is_checkpoint:
         return Inside((), {})
     return look_inside(job.model, np.load(job.images), job.session)

@@ -1,4 +1,4 @@
-"""The images that a benchmark gives to a model, and whether the model takes them."""
+"""A benchmark gives images to a model, if the model takes them."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ MAX_IMAGES = 64  # different ones in a batch
 
 
 def input_images(row: Row, data: str | None) -> tuple[NDArray[np.float32], str]:
-    """The input [batch, 3, R, R] of a row, and where it comes from.
+    """Return the input [batch, 3, R, R] of a row, and where it comes from.
 
     Real images of ``data`` or of the set the model was trained on, repeated where the batch is
     larger than ``MAX_IMAGES``; seeded noise where neither is known or ``data`` is ``noise``. The

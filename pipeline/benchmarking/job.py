@@ -1,4 +1,4 @@
-"""What the process of one row is asked to measure."""
+"""A job is what the process of one row is asked to measure."""
 
 import re
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ Direction = Literal["forward", "forward-backward"]
 
 @dataclass(frozen=True)
 class BenchJob:
-    """One row to measure.
+    """A job is one row to measure.
 
     Attributes:
         model: an ONNX file, or a safetensors checkpoint, which torch runs.
@@ -42,17 +42,17 @@ class BenchJob:
 
     @property
     def is_checkpoint(self) -> bool:
-        """Is the model torch's to run?"""
+        """Tell whether the model is torch's to run."""
         return is_checkpoint(self.model)
 
 
 def lacks_memory(words: str) -> bool:
-    """Is this how ONNX Runtime, torch, CUDA or C++ say that memory ran out?"""
+    """Tell whether these are words of ONNX Runtime, torch, CUDA or C++ for a lack of memory."""
     return bool(re.search(OUT_OF_MEMORY, words, re.IGNORECASE))
 
 
 def does_not_fit(job: BenchJob) -> OptionError:
-    """What to tell when memory ran out."""
+    """Return the error for a lack of memory."""
     return OptionError(
         f"a batch of {job.batch} does not fit in memory with {job.model}",
         "Pass a smaller --batch",

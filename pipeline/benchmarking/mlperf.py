@@ -1,4 +1,4 @@
-"""MLPerf Inference scenarios with MLCommons' own LoadGen, which issues, times and judges.
+"""MLPerf Inference scenarios run with MLCommons' own LoadGen, which issues, times and judges.
 
 LoadGen decides when a query comes and whether the result counts; this file only answers queries.
 *Single stream* sends one image when the last is done and reports the 90th percentile of latency;
@@ -46,7 +46,7 @@ SERVER_LOAD = 0.5  # of what one image after the other would give
 
 @dataclass(frozen=True, kw_only=True)
 class LoadgenConfig:
-    """What LoadGen is to do.
+    """A configuration says what LoadGen is to do.
 
     Attributes:
         scenario: a key of ``SCENARIOS``.
@@ -86,7 +86,7 @@ class LoadgenConfig:
 
 
 class Library:
-    """LoadGen's query sample library: images in memory only while LoadGen wants them."""
+    """A library holds images in memory only while LoadGen wants them (its query sample library)."""
 
     def __init__(self, artifact: Artifact, data: str | None) -> None:
         dataset = evaluation_set(artifact, data)
@@ -109,7 +109,7 @@ class Library:
 
 
 class System:
-    """LoadGen's system under test: a session, fed by a queue from one thread."""
+    """A system is a session that one thread feeds from a queue (LoadGen's system under test)."""
 
     def __init__(self, session: Any, library: Library, batch: int) -> None:
         self._session, self._library, self._batch = session, library, batch
@@ -133,10 +133,10 @@ class System:
         self._queue.put([(query.id, query.index) for query in queries])
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing, for nothing is held back."""
 
     def classify(self, indices: Sequence[int]) -> NDArray[np.int64]:
-        """Top-1 classes of images of the library."""
+        """Return the top-1 classes of images of the library."""
         images = np.stack([self._library.images[index] for index in indices])
         classes: NDArray[np.int64] = self._session.run(None, {self._input: images})[0].argmax(1)
         return classes
@@ -233,7 +233,7 @@ def run_scenario(artifact: Artifact, config: LoadgenConfig) -> LoadgenRecord:
 
 
 def seconds_per_image(system: System, library: Library) -> float:
-    """A first estimate, from which LoadGen sizes its run."""
+    """Estimate the time of one image, from which LoadGen sizes its run."""
     library.load([0])
     system.classify([0])
     start = time.perf_counter()
@@ -243,7 +243,7 @@ def seconds_per_image(system: System, library: Library) -> float:
 
 
 def settings_of(config: LoadgenConfig, estimate: float) -> Any:
-    """LoadGen's settings for the scenario."""
+    """Return LoadGen's settings for the scenario."""
     import mlperf_loadgen as lg
 
     settings = lg.TestSettings()
@@ -292,7 +292,7 @@ def record_of(
 
 
 def accuracy(answers: Sequence[dict[str, Any]], targets: Sequence[int]) -> float:
-    """Top-1 in percent from LoadGen's accuracy log, whose ``data`` is a little-endian int32."""
+    """Read top-1 in percent from LoadGen's accuracy log: ``data`` is a little-endian int32."""
     correct: int = sum(
         int.from_bytes(bytes.fromhex(a["data"]), "little", signed=True) == targets[a["qsl_idx"]]
         for a in answers
@@ -301,13 +301,13 @@ def accuracy(answers: Sequence[dict[str, Any]], targets: Sequence[int]) -> float
 
 
 def parse_summary(text: str) -> dict[str, str]:
-    """``key : value`` lines of ``mlperf_log_summary.txt``."""
+    """Read the ``key : value`` lines of ``mlperf_log_summary.txt``."""
     pairs = (line.partition(":") for line in text.splitlines())
     return {key.strip(): value.strip() for key, colon, value in pairs if colon and value.strip()}
 
 
 def parse_reasons(text: str) -> tuple[str, ...]:
-    """Why a result is INVALID: conditions that were not satisfied, and LoadGen's advice."""
+    """Read why a result is INVALID: conditions that were not satisfied, and LoadGen's advice."""
     lines = [line.strip() for line in text.splitlines()]
     unmet = [line for line in lines if line.lower().endswith(": no")]
     advice = [line.removeprefix("* ") for line in lines if line.startswith("* ")]

@@ -1,4 +1,4 @@
-"""What ran where in an optimised graph, and for how long, by ONNX Runtime's profiler."""
+"""ONNX Runtime's profiler tells what ran where in an optimised graph, and for how long."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ PROFILED_RUNS = 5
 
 @dataclass(frozen=True)
 class Inside:
-    """What ran where, from ONNX Runtime's profiler.
+    """The inside of a session is what ran where, from ONNX Runtime's profiler.
 
     Attributes:
         nodes: type and execution provider of every node of the optimised graph.
@@ -40,7 +40,7 @@ def look_inside(model: Path, images: NDArray[np.float32], session: SessionConfig
 
 
 def summarize_profile(events: list[dict[str, Any]]) -> Inside:
-    """From ONNX Runtime's trace events to nodes and milliseconds; the first run is left out."""
+    """Sum up ONNX Runtime's trace events as nodes and milliseconds; the first run is left out."""
     durations: dict[tuple[str, str, str], list[float]] = {}
     for event in events:
         name = event["name"]

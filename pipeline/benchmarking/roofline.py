@@ -1,4 +1,4 @@
-"""What this processor can do at best: multiply-adds and bytes per second, measured.
+"""The roofline is what this processor can do at best, measured: multiply-adds and bytes a second.
 
 The roofline model (Williams, Waterman, Patterson, CACM 52(4), 2009) bounds a program by the
 slower of its arithmetic and its memory traffic. Arithmetic is measured with ONNX Runtime's own
@@ -33,7 +33,7 @@ def measure_roofline(threads: int) -> Roofline:
 
 
 def best_ns(run: Callable[[], Any]) -> int:
-    """The shortest of ``REPEATS`` runs after one untimed: a limit is what nothing disturbed."""
+    """Time the shortest of ``REPEATS`` runs after one untimed: nothing disturbs a limit."""
     run()
     durations = []
     for _ in range(REPEATS):
@@ -44,7 +44,7 @@ def best_ns(run: Callable[[], Any]) -> int:
 
 
 def matrix_product(operator: str, threads: int) -> Callable[[], Any]:
-    """A [SIDE, SIDE] product by constant weights: ``MatMul`` in float32, or ``MatMulInteger``.
+    """Make a [SIDE, SIDE] product by constant weights: ``MatMul`` in float32, or ``MatMulInteger``.
 
     The integers are unsigned times signed, and small enough that no kernel saturates.
     """

@@ -1,4 +1,4 @@
-"""The rows of a benchmark: which artifacts, in which settings, on which images."""
+"""The rows of a benchmark are artifacts in settings."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from mobilenet_cli.reports.records.latency import FROZEN, UNFUSED
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the result: an artifact in one setting.
+    """A row is one line of the result: an artifact in one setting.
 
     Attributes:
         artifact: the model file.
@@ -36,13 +36,13 @@ class Row:
 
     @property
     def label(self) -> str:
-        """What to call the row in a message."""
+        """Return what to call the row in a message."""
         extra = f"{self.variant} {self.direction if self.artifact.is_checkpoint else ''}"
         return f"{self.artifact.path.name} {extra.strip()}".strip()
 
 
 def rows_of(artifact: Artifact, session: SessionConfig, batch: int, compiled: bool) -> list[Row]:
-    """The settings in which one artifact is measured."""
+    """Return the settings in which one artifact is measured."""
     plain = Row(artifact, session, batch)
     return list(_torch_rows(plain, compiled) if plain.artifact.is_checkpoint else _onnx_rows(plain))
 

@@ -1,4 +1,4 @@
-"""Forward and forward-backward of a checkpoint in torch, for ``bench``'s worker process."""
+"""Torch runs a checkpoint forward and forward-backward, in ``bench``'s worker process."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from mobilenet_cli.pipeline.errors import ProviderError
 
 @dataclass(frozen=True)
 class TorchSetting:
-    """How torch is to run a network.
+    """A setting says how torch is to run a network.
 
     Attributes:
         threads: intra-op threads on the CPU.

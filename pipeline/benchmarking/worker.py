@@ -1,4 +1,4 @@
-"""The parent's end of a process in which one row of ``bench`` lives.
+"""A worker is the parent's end of a process in which one row of ``bench`` lives.
 
 A process of its own gives every row its own cold start, peak memory and threads, keeps torch out
 of ``bench`` itself, and leaves the others standing when memory runs out.
@@ -32,7 +32,7 @@ SIGNAL_CURES = dict.fromkeys(
 
 
 class Worker:
-    """A child process with one loaded model. Calling it times a block of runs.
+    """A worker is a child process with one loaded model; calling it times a block of runs.
 
     Between calls the process is stopped: the idle threads of inference runtimes wait for work by
     spinning, which on two cores made another row's runs 2.6 times as long.
@@ -57,7 +57,7 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """Return the identifier of the process."""
         return self._process.pid
 
     def __call__(self, runs: int) -> NDArray[np.int64]:
@@ -66,12 +66,12 @@ class Worker:
         return durations
 
     def peak_rss_mb(self) -> float:
-        """Largest resident set of the process so far, in MiB."""
+        """Return the largest resident set of the process so far, in MiB."""
         peak: float = self._ask("peak_rss_mb")
         return peak
 
     def inside(self) -> Inside:
-        """What runs in the process; raises the peak memory, so ask for that first."""
+        """Return what runs in the process; this raises the peak memory, so ask for that first."""
         inside: Inside = self._ask("inside")
         return inside
 
@@ -125,7 +125,7 @@ class Worker:
 
 
 def openmp_binding(job: BenchJob) -> dict[str, str]:
-    """What tells torch's OpenMP, which reads it when it is loaded, where its threads belong."""
+    """Return what tells torch's OpenMP, when it is loaded, where its threads belong."""
     if not (job.is_checkpoint and job.session.cpus):
         return {}
     cpus = " ".join(map(str, job.session.cpus))

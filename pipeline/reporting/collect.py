@@ -1,4 +1,4 @@
-"""Everything that lies in a run's folder, as one record; what is missing or broken is listed."""
+"""All that lies in a run's folder becomes one record; what is missing or broken is listed."""
 
 import contextlib
 import json
@@ -86,7 +86,7 @@ def collect(run: Run, layers: bool = True) -> tuple[RunRecord, list[PredictionsR
 
 
 def expected_files(run: Run) -> tuple[Path, ...]:
-    """The model files of a complete run: those from its first one on, where that was imported."""
+    """Return the model files of a complete run: from its first one on, if that was imported."""
     files = (run.checkpoint, run.fp32, run.folded, run.int8)
     present = [path for path in files if path.is_file()]
     if present and present[0] != run.checkpoint:
@@ -98,7 +98,7 @@ def expected_files(run: Run) -> tuple[Path, ...]:
 
 
 def with_answers(run: RunRecord, predictions: Sequence[PredictionsRecord]) -> RunRecord:
-    """The run with what its models say about single images, the float model's as the base."""
+    """Add to a run what its models say about single images, with the float model as the base."""
     main = main_data(run.evaluations)
     found = [
         (artifact, record)
@@ -144,7 +144,7 @@ def products(models: Sequence[Path]) -> int | None:
 
 
 def read_part(run: Run, path: Path, missing: list[Missing], read: Callable[[Path], T]) -> T | None:
-    """One file of the run; None, and a line in ``missing``, where it cannot be had."""
+    """Read one file of the run; return None, and list it in ``missing``, where it cannot be had."""
     if not path.is_file():
         missing.append(missing_part(run, path.name, "has not been made"))
         return None
@@ -156,12 +156,12 @@ def read_part(run: Run, path: Path, missing: list[Missing], read: Callable[[Path
 
 
 def missing_part(run: Run, file: str, why: str) -> Missing:
-    """A part that the report does without, and the command that makes it."""
+    """Name a part that the report does without, and the command that makes it."""
     return Missing(file=file, why=why, command=f"mobilenet-cli {COMMANDS[file]} --run {run.name}")
 
 
 def reason(error: Exception) -> str:
-    """Why a record cannot be read, in a few words."""
+    """Say why a record cannot be read, in a few words."""
     if isinstance(error, MobilenetError):
         return error.what
     if isinstance(error, ValidationError):
@@ -179,7 +179,7 @@ def reader(kind: TypeAdapter[T]) -> Callable[[Path], T]:
 
 
 def read_epochs(path: Path) -> list[dict[str, JsonValue]]:
-    """The lines of train.jsonl; a last line that was cut off is left out."""
+    """Read the lines of train.jsonl; a last line that was cut off is left out."""
     lines = path.read_text().splitlines()
     if lines and not is_json(lines[-1]):
         lines.pop()
@@ -187,7 +187,7 @@ def read_epochs(path: Path) -> list[dict[str, JsonValue]]:
 
 
 def is_json(line: str) -> bool:
-    """Is the line a whole JSON document?"""
+    """Tell whether the line is a whole JSON document."""
     try:
         json.loads(line)
     except ValueError:
@@ -196,7 +196,7 @@ def is_json(line: str) -> bool:
 
 
 def artifact_record(path: Path) -> ArtifactRecord:
-    """A model file as its sidecar tells, or else as the file itself does.
+    """Describe a model file as its sidecar does, or else as the file itself does.
 
     Raises:
         ModelError: the file is no model.

@@ -1,4 +1,4 @@
-"""Runs against each other: side by side, and over time."""
+"""Runs are compared with each other, side by side and over time."""
 
 import datetime
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ Read = tuple[RunRecord, Sequence[PredictionsRecord]]
 
 
 def compare_runs(runs: Sequence[Run]) -> ComparisonRecord:
-    """The first run against each of the others, artifact by artifact.
+    """Compare the first run with each of the others, artifact by artifact.
 
     Raises:
         OptionError: fewer than two runs.
@@ -80,7 +80,7 @@ def _write(
 
 
 def compare_two(base: Read, other: Read) -> list[ComparedPair]:
-    """The artifacts that both runs have; checkpoints are one kind, trained or imported."""
+    """Compare the artifacts that both runs have; checkpoints are one kind, trained or imported."""
     first, second = ({kind_of(a.stage): a for a in run.artifacts} for run, _ in (base, other))
     pairs = []
     for kind in (kind for kind in first if kind in second):
@@ -102,12 +102,12 @@ def compare_two(base: Read, other: Read) -> list[ComparedPair]:
 
 
 def kind_of(stage: str) -> str:
-    """Trained and imported checkpoints are compared with each other."""
+    """Return what an artifact is compared as: trained and imported checkpoints are one kind."""
     return "checkpoint" if stage in ("train", "import") else stage
 
 
 def compare_accuracy(base: Read, other: Read, kind: str) -> tuple[PairedRecord | None, str]:
-    """Top-1 of one kind of artifact on the same images, or why it cannot be compared."""
+    """Compare top-1 of one kind of artifact on the same images, or say why that cannot be done."""
     found = []
     for run, predictions in (base, other):
         artifact = next(a for a in run.artifacts if kind_of(a.stage) == kind)
@@ -125,7 +125,7 @@ def compare_accuracy(base: Read, other: Read, kind: str) -> tuple[PairedRecord |
 
 
 def history(folder: Path) -> HistoryRecord:
-    """Every run of a folder, oldest first; one that cannot be read is listed with the reason.
+    """List every run of a folder, oldest first; one that cannot be read stands with the reason.
 
     Raises:
         ModelError: there is no run.
@@ -160,7 +160,7 @@ def compared_run(run: Run, record: RunRecord) -> ComparedRun:
 
 
 def made_at(run: Run) -> str:
-    """When the newest model of a run was written."""
+    """Return when the newest model of a run was written."""
     newest_time = max(path.stat().st_mtime for path in run.artifacts())
     at = datetime.datetime.fromtimestamp(newest_time, datetime.UTC)
     return at.isoformat(timespec="seconds")

@@ -1,4 +1,4 @@
-"""Small pictures of evaluation images, for the report's galleries."""
+"""The report's galleries show small pictures of evaluation images."""
 
 import base64
 import io
@@ -15,7 +15,7 @@ QUALITY = 80
 def pictures(
     source: str, trained_on: str | None, fingerprint: str, keys: Iterable[str]
 ) -> dict[str, str]:
-    """JPEG data URIs by key, at most ``SIDE`` pixels wide and high.
+    """Return JPEG data URIs by key, at most ``SIDE`` pixels wide and high.
 
     Raises:
         DataError: the data set is gone, or is another one now.
@@ -35,7 +35,7 @@ def pictures(
 
 
 def data_uri(encoded: bytes, key: str) -> str:
-    """The picture, reduced, as a ``data:`` address that a page can hold."""
+    """Return the picture, reduced, as a ``data:`` address that a page can hold."""
     image = decode(encoded, key)
     image.thumbnail((SIDE, SIDE))
     file = io.BytesIO()

@@ -80,7 +80,7 @@ def embed_into(path: Path, record: ReportRecord) -> None:
 def gallery_pictures(
     run: RunRecord, predictions: Sequence[PredictionsRecord]
 ) -> tuple[dict[str, str], str]:
-    """Pictures of the images that the report shows by name; or none, and why."""
+    """Return pictures of the images that the report shows by name; or none, and why."""
     keys = [case.key for case in (*run.disagreements, *run.mistakes)]
     last = run.artifacts[-1]
     record = next(

@@ -1,4 +1,4 @@
-"""What a reader of a report must know first: broken descent, leakage, fallback, lost images."""
+"""Warnings are what a reader must know first: broken descent, leakage, fallback, lost images."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ SCHEMA_VERSION = 1
 
 
 def warnings_of(run: RunRecord) -> tuple[str, ...]:
-    """What a reader must know first: broken descent, leakage, fallback, unreadable images."""
+    """Return what a reader must know first: broken descent, leakage, fallback, lost images."""
     found = [*descent_warnings(run.artifacts), *version_warnings(run)]
     for artifact in run.artifacts:
         found += record_warnings(artifact)
@@ -41,7 +41,7 @@ def warnings_of(run: RunRecord) -> tuple[str, ...]:
 
 
 def descent_warnings(artifacts: Sequence[ArtifactRecord]) -> list[str]:
-    """Files whose parent is not the file that now lies beside them."""
+    """Name the files whose parent is not the file that now lies beside them."""
     hashes = {artifact.sha256 for artifact in artifacts}
     return [
         f"{artifact.file} was not made from the file before it as it is now; "
@@ -52,7 +52,7 @@ def descent_warnings(artifacts: Sequence[ArtifactRecord]) -> list[str]:
 
 
 def version_warnings(run: RunRecord) -> list[str]:
-    """Records whose format is newer than this program."""
+    """Say which records have a format that is newer than this program."""
     records = [*run.evaluations, *([run.bench] if run.bench else [])]
     newer = max((record.schema_version for record in records), default=0)
     if newer <= SCHEMA_VERSION:

@@ -1,1 +1,1 @@
-"""Charts of the report's pages, as plain data."""
+"""The charts of the report's pages are plain data."""

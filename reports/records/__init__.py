@@ -1,1 +1,1 @@
-"""Records of what was measured: typed, frozen, and published as JSON schemas."""
+"""What was measured becomes records: typed, frozen, and published as JSON schemas."""

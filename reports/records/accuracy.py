@@ -1,4 +1,4 @@
-"""Records of accuracy, and of single answers."""
+"""These are the records of accuracy, and of single answers."""
 
 from pydantic import JsonValue
 
@@ -6,7 +6,7 @@ from mobilenet_cli.reports.records.base import Record
 
 
 class Metric(Record):
-    """A fraction of images with its 95 % confidence interval (Wilson score), all in percent."""
+    """A metric is a fraction of images with its 95 % Wilson interval, all in percent."""
 
     value: float
     low: float
@@ -14,7 +14,7 @@ class Metric(Record):
 
 
 class EvaluationRecord(Record):
-    """Accuracy of one artifact on one data set.
+    """An evaluation is the accuracy of one artifact on one data set.
 
     Attributes:
         model: path of the artifact; ``sha256`` its hash, ``stage`` what made it.
@@ -52,7 +52,7 @@ class EvaluationRecord(Record):
 
 
 class PredictionsRecord(Record):
-    """What one artifact says about every image of a data set: compact, one entry an image.
+    """Predictions are what one artifact says about every image of a data set, one entry an image.
 
     Attributes:
         model: path of the artifact; ``sha256`` its hash.
@@ -79,7 +79,7 @@ class PredictionsRecord(Record):
 
 
 class Interval(Record):
-    """A number with its 95 % confidence interval; the interval is None where it is unknown."""
+    """An interval is a number with its 95 % confidence interval, which is None where unknown."""
 
     value: float
     low: float | None = None
@@ -87,14 +87,14 @@ class Interval(Record):
 
 
 class GuessRecord(Record):
-    """One class as people call it, with its probability, 0..1."""
+    """A guess is one class as people call it, with its probability, 0..1."""
 
     name: str
     probability: float
 
 
 class ImageCase(Record):
-    """One evaluation image and what the artifacts say about it.
+    """A case is one evaluation image and what the artifacts say about it.
 
     Attributes:
         key: the image's name in its data set.
@@ -125,7 +125,7 @@ class Confusion(Record):
 
 
 class PairedRecord(Record):
-    """Two artifacts on the same images.
+    """A pair is two artifacts on the same images.
 
     Attributes:
         base: file name of one, and ``other`` of the other.

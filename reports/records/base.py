@@ -1,10 +1,10 @@
-"""What all records have in common."""
+"""All records are immutable, and keep fields of other versions."""
 
 from pydantic import BaseModel, ConfigDict
 
 
 class Record(BaseModel):
-    """Base of all records: immutable, and unknown fields survive a round trip."""
+    """A record is immutable, and unknown fields survive a round trip."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 

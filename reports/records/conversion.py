@@ -1,10 +1,10 @@
-"""Records of the stages that turn one file format into another."""
+"""These are the records of the stages that turn one file format into another."""
 
 from mobilenet_cli.reports.records.base import Record
 
 
 class ImportRecord(Record):
-    """Where imported weights came from.
+    """An import's record says where the weights came from.
 
     Attributes:
         source: the file or hub repository as the user named it.
@@ -26,7 +26,7 @@ class ImportRecord(Record):
 
 
 class ExportRecord(Record):
-    """What ``export`` proved.
+    """An export's record says what was proved.
 
     Attributes:
         opset: of the default ONNX domain.
@@ -44,7 +44,7 @@ class ExportRecord(Record):
 
 
 class SimplifyRecord(Record):
-    """What ``simplify`` proved.
+    """A simplification's record says what was proved.
 
     Attributes:
         batch_norms_before: BatchNormalization nodes in the input.
@@ -69,7 +69,7 @@ class SimplifyRecord(Record):
 
 
 class ConvertRecord(Record):
-    """What ``convert`` proved.
+    """A conversion's record says what was proved.
 
     Attributes:
         max_abs_error: largest difference of a logit to the float32 model's.

@@ -1,4 +1,4 @@
-"""Records of what a file holds and of what is wrong with an installation."""
+"""These records say what a file holds, and what is wrong with an installation."""
 
 from typing import Literal
 
@@ -9,7 +9,7 @@ from mobilenet_cli.reports.records.latency import MachineRecord
 
 
 class Finding(Record):
-    """One thing that ``doctor`` looked at.
+    """A finding is one thing that ``doctor`` looked at.
 
     Attributes:
         subject: what was looked at.
@@ -29,14 +29,14 @@ class Finding(Record):
 
 
 class DoctorRecord(Record):
-    """What ``doctor`` found, and the machine it found it on."""
+    """A doctor's record is what ``doctor`` found, and the machine it found it on."""
 
     machine: MachineRecord
     findings: tuple[Finding, ...]
 
 
 class LayerSize(Record):
-    """What a file of training holds of one layer, in bytes.
+    """A layer's size is what a file of training holds of it, in bytes.
 
     Attributes:
         name: of the module, such as ``layers.3``.
@@ -55,7 +55,7 @@ class LayerSize(Record):
 
 
 class InspectRecord(Record):
-    """What one model file says and holds.
+    """An inspection is what one model file says and holds.
 
     Attributes:
         model: path; ``sha256`` its hash, ``size_mb`` its size in MiB.

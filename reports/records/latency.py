@@ -1,4 +1,4 @@
-"""Records of latency and of the machine that it was measured on."""
+"""These are the records of latency and of the machine that it was measured on."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -20,7 +20,7 @@ def is_integer(operators: Mapping[str, int]) -> bool:
 
 
 class MachineRecord(Record):
-    """What a latency was measured on.
+    """A machine is what a latency was measured on.
 
     Attributes:
         cpu: the processor's name; ``architecture`` such as ``x86_64``.
@@ -46,7 +46,7 @@ class MachineRecord(Record):
 
 
 class Ratio(Record):
-    """One row's latency over another's, with its 95 % interval.
+    """A ratio is one row's latency over another's, with its 95 % interval.
 
     Attributes:
         row: index of the slower or faster row in ``BenchRecord.results``.
@@ -62,7 +62,7 @@ class Ratio(Record):
 
 
 class BenchResult(Record):
-    """Latency of one artifact in one setting; every time is in milliseconds for a whole batch.
+    """A result is the latency of one artifact in one setting; times are milliseconds a batch.
 
     Attributes:
         model: path of the artifact; ``sha256`` its hash, ``stage`` what made it.
@@ -142,7 +142,7 @@ class BenchResult(Record):
 
 
 class Roofline(Record):
-    """What this processor can do at best, measured with the runtime's own kernels.
+    """A roofline is what this processor can do at best, measured with the runtime's own kernels.
 
     Attributes:
         threads: that took part.
@@ -158,7 +158,7 @@ class Roofline(Record):
 
 
 class ClassicRow(Record):
-    """One row of the table Device | Forward | Forward-Backward | Instruction set | ...
+    """A classic row is one of the table Device, Forward, Forward-Backward, Instruction set, ...
 
     Attributes:
         device: the processor that ran it.
@@ -179,7 +179,7 @@ class ClassicRow(Record):
 
 
 class BenchRecord(Record):
-    """What ``bench`` measured; the method is defined in ``pipeline/benchmarking/bench.py``.
+    """A benchmark's record is what was measured as ``pipeline/benchmarking/bench.py`` defines.
 
     Attributes:
         machine: where.
@@ -201,7 +201,7 @@ class BenchRecord(Record):
 
 
 class LoadgenRecord(Record):
-    """One run of an MLPerf scenario, as LoadGen judged it.
+    """A LoadGen record is one run of an MLPerf scenario, as LoadGen judged it.
 
     Attributes:
         model: path of the artifact; ``sha256`` its hash.
@@ -233,7 +233,7 @@ class LoadgenRecord(Record):
 
 
 class LoadgenReport(Record):
-    """Scenarios of several artifacts on one machine."""
+    """A LoadGen report holds scenarios of several artifacts on one machine."""
 
     machine: MachineRecord
     results: tuple[LoadgenRecord, ...]

@@ -1,17 +1,17 @@
-"""Records of quantization."""
+"""These are the records of quantization."""
 
 from mobilenet_cli.reports.records.base import Record
 
 
 class CalibrationImage(Record):
-    """An image that was calibrated on: its path or name, and the SHA-256 of its bytes."""
+    """A calibration image has a path or name, and the SHA-256 of its bytes."""
 
     key: str
     sha256: str
 
 
 class LayerRecord(Record):
-    """How well one step of the network survived quantization.
+    """A layer's record says how well one step of the network survived quantization.
 
     Attributes:
         name: of the tensor it makes.
@@ -31,7 +31,7 @@ class LayerRecord(Record):
 
 
 class FloatLayer(Record):
-    """A layer that stays in float so that accuracy drops by no more than was asked for.
+    """A float layer stays so that accuracy drops by no more than was asked for.
 
     Attributes:
         name: of the tensor it makes.
@@ -47,7 +47,7 @@ class FloatLayer(Record):
 
 
 class QuantizeRecord(Record):
-    """What ``quantize`` did and proved.
+    """A quantization's record says what was done and proved.
 
     Attributes:
         images: calibration images used; ``calibration`` lists them, ``bad_images`` those that

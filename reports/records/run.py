@@ -1,4 +1,4 @@
-"""What each stage measured: frozen values that go to JSON and come back.
+"""A run's records are frozen values that go to JSON and come back.
 
 A record written by another version still loads: unknown fields are kept, missing ones that have a
 default take it.
@@ -57,7 +57,7 @@ class InputRecord(Record):
 
 
 class ArtifactRecord(Record):
-    """A model file of a run and what its stage said about it.
+    """An artifact's record is a model file of a run and what its stage said about it.
 
     Attributes:
         file: name in the run's folder; ``sha256`` its hash, ``size_mb`` its size in MiB.
@@ -103,7 +103,7 @@ class ArtifactRecord(Record):
 
 
 class WeightRange(Record):
-    """Smallest and largest weight of a layer, in float and as its integers stand for."""
+    """A range is the smallest and largest weight of a layer, in float and as int8 stands for."""
 
     layer: str
     low: float
@@ -113,7 +113,7 @@ class WeightRange(Record):
 
 
 class Missing(Record):
-    """A part of a run that is not there, or not usable.
+    """A missing part of a run is not there, or not usable.
 
     Attributes:
         file: name in the run's folder.
@@ -127,7 +127,7 @@ class Missing(Record):
 
 
 class RunRecord(Record):
-    """Everything that is known about a run: what the renderers turn into a report.
+    """A run's record is everything that is known about it, which becomes a report.
 
     Attributes:
         run: the folder's name.
@@ -161,7 +161,7 @@ class RunRecord(Record):
 
 
 class ReportRow(Record):
-    """One artifact in the table of a report.
+    """A row is one artifact in the table of a report.
 
     Attributes:
         file: name of the artifact; ``stage`` what made it, ``size_mb`` its size in MiB.
@@ -192,7 +192,7 @@ class ReportRow(Record):
 
 
 class ReportRecord(Record):
-    """A run with its summary: the content of ``report.json``.
+    """A report is a run with its summary: the content of ``report.json``.
 
     Attributes:
         headline: the sentence that says how int8 compares with float.
@@ -208,7 +208,7 @@ class ReportRecord(Record):
 
 
 class ComparedPair(Record):
-    """One kind of artifact in two runs.
+    """A compared pair is one kind of artifact in two runs.
 
     Attributes:
         stage: what made the artifact in both.
@@ -228,7 +228,7 @@ class ComparedPair(Record):
 
 
 class ComparedRun(Record):
-    """A run as it is listed beside others.
+    """A compared run is a run as it is listed beside others.
 
     Attributes:
         run: its name; ``made`` when its newest model was written, as ISO 8601 in UTC.
@@ -252,13 +252,13 @@ class ComparedRun(Record):
 
 
 class ComparisonRecord(Record):
-    """Runs side by side, the first against each other one."""
+    """A comparison is runs side by side, the first against each other one."""
 
     runs: tuple[ComparedRun, ...]
     pairs: tuple[ComparedPair, ...]
 
 
 class HistoryRecord(Record):
-    """The runs of a folder, oldest first."""
+    """A history is the runs of a folder, oldest first."""
 
     runs: tuple[ComparedRun, ...]

@@ -1,10 +1,10 @@
-"""Records of training."""
+"""These are the records of training."""
 
 from mobilenet_cli.reports.records.base import Record
 
 
 class EpochRecord(Record):
-    """One line of ``train.jsonl``.
+    """An epoch's record is one line of ``train.jsonl``.
 
     Attributes:
         epoch: from 1.
@@ -24,7 +24,7 @@ class EpochRecord(Record):
 
 
 class TrainRecord(Record):
-    """What ``train`` did.
+    """A training's record says what was done and reached.
 
     Attributes:
         epochs: how many, the last of which may be a part of one; ``images`` in each.
