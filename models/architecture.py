@@ -1,10 +1,11 @@
 """This is what the pipeline asks of an architecture, so that one is added in one place."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
+from mobilenet_cli.models.conv_layers import ConvLayer, feature_sizes
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.errors import OptionError
 
@@ -20,20 +21,42 @@ class Architecture:
 
     Attributes:
         title: what people call it.
+        layers: the convolutional layers of a spec, in the order of computation. Global average
+            pooling and a fully connected layer follow.
         build: makes the torch module of a spec, with random weights; imports torch.
-        tensor_shapes: the shape of every tensor of a checkpoint, by its name in the module.
-        layer_multiply_adds: multiply-adds of one image by layer, as the module names its layers,
-            given the side of the image in pixels.
-        last_side: the side in pixels of the map that is pooled, given the side of the image.
+        width_layer: the layer whose number of channels tells the width multiplier best.
         smallest_side: the smallest side in pixels of an image whose last map is not empty.
     """
 
     title: str
+    layers: Callable[[ModelSpec], tuple[ConvLayer, ...]]
     build: Callable[[ModelSpec], "Classifier"]
-    tensor_shapes: Callable[[ModelSpec], Mapping[str, tuple[int, ...]]]
-    layer_multiply_adds: Callable[[ModelSpec, int], Mapping[str, int]]
-    last_side: Callable[[int], int]
+    width_layer: str
     smallest_side: int
+
+    def features(self, spec: ModelSpec) -> int:
+        """Return the number of channels that reach the classifier."""
+        return self.layers(spec)[-1].out_channels
+
+    def last_side(self, resolution: int) -> int:
+        """Return the side in pixels of the map that is pooled, given the side of the image."""
+        return feature_sizes(self.layers(ModelSpec()), resolution)[-1]
+
+    def tensor_shapes(self, spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+        """Return the shape of every tensor of a checkpoint, by its name in the module."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for layer in self.layers(spec):
+            shapes |= layer.tensor_shapes()
+        shapes["classifier.weight"] = (spec.classes, self.features(spec))
+        shapes["classifier.bias"] = (spec.classes,)
+        return shapes
+
+    def layer_multiply_adds(self, spec: ModelSpec, resolution: int) -> dict[str, int]:
+        """Count the multiply-adds of one image by layer, as the module names its layers."""
+        layers = self.layers(spec)
+        pairs = zip(layers, feature_sizes(layers, resolution), strict=True)
+        found = {layer.name: layer.weights * side**2 for layer, side in pairs}
+        return found | {"classifier": self.features(spec) * spec.classes}
 
     def parameters(self, spec: ModelSpec) -> int:
         """Count the trainable parameters of a network."""

@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.numpy import save
 
 from mobilenet_cli.data.preprocess import InputSpec, prepare
-from mobilenet_cli.models.mobilenet_v1 import tensor_shapes
+from mobilenet_cli.models import MODELS
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.errors import DataError, MobilenetError
 from mobilenet_cli.pipeline.importing.import_weights import ImportConfig, read_source
@@ -53,7 +53,7 @@ def tensors_of(plan: Any, stem: str) -> dict[str, np.ndarray]:
     """A file's tensors in a layout, with plausible values."""
     probe = {stem: np.zeros((8, 3, 3, 3), np.float32), "classifier.bias": np.zeros(2)}
     made: TensorMapping = plan(WeightFile(Path("x"), False, probe), None)
-    shapes = tensor_shapes(SPEC)
+    shapes = MODELS[SPEC.architecture].tensor_shapes(SPEC)
     return {made.names[name]: np.full(shape, 0.5, np.float32) for name, shape in shapes.items()}
 
 
@@ -63,7 +63,7 @@ def hdf5() -> bytes:
     names = keras(WeightFile(Path("x"), False, probe), None).names
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
-        for ours, shape in tensor_shapes(SPEC).items():
+        for ours, shape in MODELS[SPEC.architecture].tensor_shapes(SPEC).items():
             if len(shape) == 4:
                 depthwise = int(ours.split(".")[1]) % 2
                 shape = tuple(shape[i] for i in ((2, 3, 0, 1) if depthwise else (2, 3, 1, 0)))

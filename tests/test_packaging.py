@@ -60,8 +60,12 @@ data/training_batches.py
 models/__init__.py
 models/architecture.py
 models/classifier_torch.py
+models/conv_layers.py
+models/conv_norm_torch.py
 models/mobilenet_v1.py
 models/mobilenet_v1_torch.py
+models/mobilenet_v2.py
+models/mobilenet_v2_torch.py
 models/spec.py
 pipeline/__init__.py
 pipeline/artifacts/__init__.py

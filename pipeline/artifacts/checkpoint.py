@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from mobilenet_cli.models import MODELS
+from mobilenet_cli.models import find_architecture
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.facts import METADATA_KEY, Facts
 from mobilenet_cli.pipeline.errors import ModelError
@@ -48,12 +48,7 @@ def load_network(artifact: Artifact) -> "Classifier":
             f"{path} is not a readable safetensors file ({error})",
             "Make it again with 'mobilenet-cli train' or 'mobilenet-cli import'",
         ) from error
-    architecture = MODELS.get(spec.architecture)
-    if architecture is None:
-        raise ModelError(
-            f"{path} says that it is a network '{spec.architecture}', which is not known",
-            "Use the version of mobilenet-cli that made it",
-        )
+    architecture = find_architecture(spec.architecture, path)
     # Before a network is built: what the facts claim may take more memory than there is.
     expected = architecture.tensor_shapes(spec)
     for name in sorted(expected.keys() ^ state.keys()):

@@ -4,7 +4,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mobilenet_cli.models import MODELS
+from mobilenet_cli.models import find_architecture
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.errors import ModelError
 
@@ -59,8 +59,10 @@ def multiply_adds(artifact: Artifact) -> int | None:
     """Count one image's multiply-adds in convolutions and products; None if a shape is unknown."""
     spec = artifact.facts.model
     if artifact.is_checkpoint:
-        side = artifact.facts.input.resolution
-        return MODELS[spec.architecture].multiply_adds(spec, side) if spec else None
+        if spec is None:
+            return None
+        architecture = find_architecture(spec.architecture, artifact.path)
+        return architecture.multiply_adds(spec, artifact.facts.input.resolution)
     import onnx
 
     from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mobilenet_cli.models import MODELS
+from mobilenet_cli.models import find_architecture
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
 from mobilenet_cli.pipeline.artifacts.onnx_graph import has_batch_norms
 from mobilenet_cli.pipeline.benchmarking.job import Direction
@@ -63,8 +63,10 @@ def _onnx_rows(plain: Row) -> Iterator[Row]:
 
 def _torch_rows(plain: Row, compiled: bool) -> Iterator[Row]:
     # Batch statistics need more than one value a channel; without, the running ones are used.
-    facts = plain.artifact.facts
-    side = MODELS[facts.model.architecture].last_side(facts.input.resolution) if facts.model else 0
+    facts, side = plain.artifact.facts, 0
+    if facts.model:
+        architecture = find_architecture(facts.model.architecture, plain.artifact.path)
+        side = architecture.last_side(facts.input.resolution)
     frozen = FROZEN if plain.batch * side**2 == 1 else plain.variant
     eager = [plain, replace(plain, direction="forward-backward", variant=frozen)]
     yield from eager

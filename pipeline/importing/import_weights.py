@@ -7,7 +7,7 @@ from pathlib import Path
 from safetensors.numpy import save
 
 from mobilenet_cli.data import imagenet
-from mobilenet_cli.models import MODELS
+from mobilenet_cli.models import find_architecture
 from mobilenet_cli.models.spec import Activation, ModelSpec, check_width
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, save_artifact
 from mobilenet_cli.pipeline.artifacts.facts import METADATA_KEY, Facts, versions
@@ -26,12 +26,10 @@ from mobilenet_cli.pipeline.importing.layouts.plan import TensorMapping, convert
 from mobilenet_cli.pipeline.importing.weight_files import WeightFile, read_weights
 from mobilenet_cli.reports.records.conversion import ImportRecord
 
-ARCHITECTURE = "mobilenet_v1"  # which all layouts hold
-
 
 @dataclass(frozen=True)
 class Layout:
-    """A layout is a way to name a MobileNet v1's tensors.
+    """A layout is a way to name a network's tensors.
 
     Attributes:
         recognizes: is a file in this layout?
@@ -98,11 +96,9 @@ def read_source(source: str, config: ImportConfig) -> Imported:
         config: see ``ImportConfig``.
 
     Raises:
-        ModelError: the weights cannot be had, read or recognized, or are no MobileNet v1's.
+        ModelError: the weights cannot be had, read or recognized, or are of no architecture here.
         OptionError: an option contradicts the weights, or one is needed.
     """
-    if config.resolution is not None:
-        MODELS[ARCHITECTURE].check_resolution(config.resolution)
     path, revision = Path(source), None
     if is_repository(source):
         snapshot = download(source, config.revision)
@@ -113,7 +109,8 @@ def read_source(source: str, config: ImportConfig) -> Imported:
     layout = recognize(file)
     file = layout.prepare(file)
     plan = _plan(layout, file, config.resolution)
-    MODELS[ARCHITECTURE].check_resolution(plan.input.resolution)
+    architecture = find_architecture(plan.architecture)
+    architecture.check_resolution(plan.input.resolution)
     activation, notes = _activation(file, plan, config.activation)
     spec, tensors = convert(file, plan, activation)
     _check_width(file.path, spec, config.width)
@@ -137,7 +134,7 @@ def read_source(source: str, config: ImportConfig) -> Imported:
         source_sha256=sha256,
         revision=revision,
         layout=plan.layout,
-        parameters=MODELS[ARCHITECTURE].parameters(spec),
+        parameters=architecture.parameters(spec),
         outputs=spec.classes,
         notes=notes,
     )
@@ -189,7 +186,7 @@ def _plan(layout: Layout, file: WeightFile, resolution: int | None) -> TensorMap
         if not (file.config or file.preprocessor):
             raise  # then it is no value of theirs
         raise ModelError(
-            f"the configuration beside {file.path} is not one of a MobileNet v1 "
+            f"the configuration beside {file.path} is not one that is known "
             f"({type(error).__name__}: {error})",
             "Download config.json and preprocessor_config.json again",
         ) from error
@@ -218,9 +215,10 @@ def _activation(
 
 
 def _check_width(path: Path, spec: ModelSpec, wanted: float | None) -> None:
+    title = find_architecture(spec.architecture).title
     if wanted is not None and abs(spec.width - wanted) > 1 / 1024:
         raise OptionError(
-            f"{path} is a MobileNet v1 of width {spec.width:g}, not {wanted:g}",
+            f"{path} is a {title} of width {spec.width:g}, not {wanted:g}",
             "Leave --width out, or choose another file",
         )
 

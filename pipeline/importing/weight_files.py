@@ -20,7 +20,7 @@ from mobilenet_cli.pipeline.importing.tensorflow_files import (
 )
 
 Tensors = dict[str, NDArray[np.float32]]
-MAX_BYTES = 1 << 28  # of one tensor: 16 times the largest of width 1.0; more is a corrupt header
+MAX_BYTES = 1 << 28  # of one tensor: 16 times the largest of MobileNet v1; more is a corrupt header
 CONFIG_BYTES = 1 << 24
 
 
@@ -216,8 +216,8 @@ def _is_real(dtype: np.dtype[Any]) -> bool:
 def _check_bytes(path: Path, name: str, shape: tuple[int, ...], size: int) -> None:
     if math.prod(shape) * size > MAX_BYTES:
         raise ModelError(
-            f"{path} has '{name}' of shape {shape}, which is no tensor of MobileNet v1",
-            "Check that the file is whole and that it is a MobileNet v1",
+            f"{path} has '{name}' of shape {shape}, too large for any network here",
+            "Check that the file is whole, and that it is one of 'mobilenet-cli import --help'",
         )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mobilenet_cli.data.preprocess import InputSpec
-from mobilenet_cli.models import MODELS
+from mobilenet_cli.models import find_architecture
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
 from mobilenet_cli.pipeline.artifacts.onnx_graph import dims_of, graph_multiply_adds, multiply_adds
 from mobilenet_cli.pipeline.artifacts.sidecar import read_sidecar
@@ -49,11 +49,12 @@ def _inspect_checkpoint(artifact: Artifact) -> InspectRecord:
             types[part.get_dtype()] += counts[name]
             sizes[name] = counts[name] * _bits(part.get_dtype()) // 8
     spec = artifact.facts.model
+    architecture = find_architecture(spec.architecture, artifact.path) if spec else None
     layers = layer_sizes(spec, artifact.facts.input.resolution, counts, sizes)
     return _record(
         artifact,
         format="safetensors",
-        parameters=MODELS[spec.architecture].parameters(spec) if spec else sum(types.values()),
+        parameters=architecture.parameters(spec) if spec and architecture else sum(types.values()),
         multiply_adds=multiply_adds(artifact),
         weight_types=dict(types),
         layers=layers,

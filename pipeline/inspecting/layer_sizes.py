@@ -1,12 +1,15 @@
 """This module sums up what a file of training holds, by layer."""
 
+import re
 from collections.abc import Mapping
 
-from mobilenet_cli.models import MODELS
+from mobilenet_cli.models import find_architecture
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.reports.records.inspection import LayerSize
 
 NOT_TRAINED = ("running_mean", "running_var", "num_batches_tracked")  # statistics of BatchNorm
+# What follows a layer's name in the names of its tensors.
+TENSOR = re.compile(rf"(\.(conv|bn))?\.(weight|bias|{'|'.join(NOT_TRAINED)})$")
 
 
 def layer_sizes(
@@ -28,8 +31,11 @@ def layer_sizes(
         optimizer: bytes that the optimizer remembers of each.
     """
     products: Mapping[str, int] = {}
-    if spec and resolution:
-        products = MODELS[spec.architecture].layer_multiply_adds(spec, resolution)
+    order: dict[str, int] = {}
+    if spec:
+        architecture = find_architecture(spec.architecture)
+        products = architecture.layer_multiply_adds(spec, resolution) if resolution else {}
+        order = {layer.name: place for place, layer in enumerate(architecture.layers(spec))}
     trained = {name: n for name, n in counts.items() if not name.endswith(NOT_TRAINED)}
     parameters, held, kept, remembered = (
         _by_layer(sizes) for sizes in (trained, weights, average or {}, optimizer or {})
@@ -43,7 +49,9 @@ def layer_sizes(
             average=kept.get(name, 0),
             optimizer=remembered.get(name, 0),
         )
-        for name, size in sorted(held.items(), key=lambda item: _position(item[0]))
+        for name, size in sorted(
+            held.items(), key=lambda item: (order.get(item[0], len(order)), _position(item[0]))
+        )
     )
 
 
@@ -59,8 +67,7 @@ def stored_bytes(layers: tuple[LayerSize, ...], size: int) -> dict[str, int]:
 def _by_layer(sizes: Mapping[str, int]) -> dict[str, int]:
     found: dict[str, int] = {}
     for name, size in sizes.items():
-        first, second, *_ = [*name.split("."), ""]
-        layer = f"{first}.{second}" if first == "layers" else first
+        layer = TENSOR.sub("", name)
         found[layer] = found.get(layer, 0) + size
     return found
 

@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mobilenet_cli.models import MODELS
+from mobilenet_cli.models import find_architecture
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
 from mobilenet_cli.pipeline.artifacts.files import sha256_file
@@ -95,7 +95,7 @@ def _optimizer_sizes(
     from mobilenet_cli.pipeline.training.optimizer import make_optimizer
     from mobilenet_cli.pipeline.training.recipes import Recipe
 
-    network = MODELS[spec.architecture].build(spec)
+    network = find_architecture(spec.architecture).build(spec)
     values = {name: value for name, value in recipe.items() if name != "name"}
     groups = make_optimizer(network, Recipe(**values)).param_groups
     names = {id(parameter): name for name, parameter in network.named_parameters()}

@@ -16,7 +16,7 @@ from torch import nn
 from mobilenet_cli.calibration.grid import Grid
 from mobilenet_cli.calibration.kernels import PAIR_MAX, WEIGHT_MAX, partners
 from mobilenet_cli.models.classifier_torch import Classifier
-from mobilenet_cli.models.mobilenet_v1_torch import ConvNormRelu6
+from mobilenet_cli.models.conv_norm_torch import ConvNorm
 from mobilenet_cli.pipeline.training.qat import Grids
 
 
@@ -65,9 +65,9 @@ class FakeQuantized(nn.Module):
         return F.linear(features, last, self.network.classifier.bias)
 
 
-def layers_of(network: Classifier) -> list[ConvNormRelu6]:
+def layers_of(network: Classifier) -> list[ConvNorm]:
     """Return the convolutional layers in order."""
-    return [layer for layer in network.layers if isinstance(layer, ConvNormRelu6)]
+    return [layer for layer in network.layers if isinstance(layer, ConvNorm)]
 
 
 def round_to_grid(

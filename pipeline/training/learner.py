@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mobilenet_cli.models import MODELS
+from mobilenet_cli.models import find_architecture
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.checkpoint import load_network
@@ -82,7 +82,7 @@ def starting_network(
     """
     from torch import nn
 
-    network = MODELS[spec.architecture].build(spec)
+    network = find_architecture(spec.architecture).build(spec)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             fan_out = module.kernel_size[0] ** 2 * module.out_channels // module.groups

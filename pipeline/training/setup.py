@@ -15,7 +15,7 @@ from mobilenet_cli.data.training_batches import (
     class_indices,
     steps_per_epoch,
 )
-from mobilenet_cli.models import MODELS
+from mobilenet_cli.models import find_architecture
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
 from mobilenet_cli.pipeline.artifacts.facts import Facts, versions
@@ -105,7 +105,7 @@ def resolve(config: TrainConfig) -> ResolvedTraining:
         )
     network = known or ModelSpec(width=1.0 if config.width is None else config.width)
     spec = _input(config, source)
-    MODELS[network.architecture].check_resolution(spec.resolution)
+    find_architecture(network.architecture).check_resolution(spec.resolution)
     return ResolvedTraining(
         config=config,
         recipe=config.chosen_recipe,

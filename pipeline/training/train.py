@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mobilenet_cli.data.dataset import Sample
 from mobilenet_cli.data.training_batches import EpochPlan, RankShard, TrainBatch, training_batches
-from mobilenet_cli.models import MODELS
+from mobilenet_cli.models import find_architecture
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_with_record, save_artifact
 from mobilenet_cli.pipeline.artifacts.checkpoint import checkpoint_bytes, load_network
 from mobilenet_cli.pipeline.artifacts.facts import Facts
@@ -367,7 +367,7 @@ class Trainer:
         setup, state = self.setup, self.state
         epoch, content, facts, (top1, top5) = self.kept()
         replaced = keep_replaced(setup)
-        architecture = MODELS[setup.spec.architecture]
+        architecture = find_architecture(setup.spec.architecture)
         record = TrainRecord(
             epochs=setup.recipe.epochs,
             images=len(setup.images.samples),

@@ -8,18 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenet_cli.data.preprocess import InputSpec
-from mobilenet_cli.models.mobilenet_v1 import (
-    NORM_PARTS,
-    TABLE_1,
-    feature_channels,
-    scaled_channels,
-    tensor_shapes,
-)
+from mobilenet_cli.models import find_architecture
+from mobilenet_cli.models.conv_layers import NORM_PARTS
+from mobilenet_cli.models.mobilenet_v1 import TABLE_1
 from mobilenet_cli.models.spec import Activation, ModelSpec, Padding
 from mobilenet_cli.pipeline.errors import ModelError
 from mobilenet_cli.pipeline.importing.weight_files import Tensors, WeightFile
 
-LAYERS = len(TABLE_1)
+SLACK = 0.013  # of a width: half a divisor of 8 in the 320 channels of MobileNetV2's width layer
+LAYERS = len(TABLE_1)  # of a MobileNet v1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +25,7 @@ class TensorMapping:
 
     Attributes:
         layout: its name.
+        architecture: of the network, a key of ``models.MODELS``.
         names: from our tensors' names to the file's; without the classifier's two where the file
             has no classifier.
         orient: turns a tensor of the file into torch's order of dimensions.
@@ -38,6 +36,7 @@ class TensorMapping:
     """
 
     layout: str
+    architecture: str = "mobilenet_v1"
     names: Mapping[str, str]
     orient: Callable[[str, NDArray[np.float32]], NDArray[np.float32]] = lambda _, tensor: tensor
     padding: Padding
@@ -59,71 +58,90 @@ def torch_norm(prefix: str) -> dict[str, str]:
 def convert(
     file: WeightFile, plan: TensorMapping, activation: Activation
 ) -> tuple[ModelSpec, Tensors]:
-    """Rename and turn a file's tensors, and prove that they are a MobileNet v1's.
+    """Rename and turn a file's tensors, and prove that they are those of the layout's network.
 
     A file without classifier gets one of zeros, to be trained, for ImageNet's 1000 classes.
+
+    Returns:
+        The network, and its tensors by our names.
 
     Raises:
         ModelError: a tensor is missing, unknown, of the wrong shape, not finite, or a negative
             variance.
     """
-    path = file.path
+    path, architecture = file.path, find_architecture(plan.architecture)
     _check_names(path, plan, file.tensors)
     tensors = {
         ours: np.ascontiguousarray(plan.orient(ours, file.tensors[theirs]))
         for ours, theirs in plan.names.items()
     }
-    width = width_of_features(tensors[f"layers.{LAYERS - 1}.bn.weight"].size)
+    norm = ".bn.weight"
+    channels = {n.removesuffix(norm): t.size for n, t in tensors.items() if n.endswith(norm)}
     bias = tensors.get("classifier.bias")
     spec = ModelSpec(
-        width=width,
+        architecture=plan.architecture,
+        width=width_of(plan.architecture, channels),
         classes=1000 if bias is None else max(1, bias.size),
         padding=plan.padding,
         bn_epsilon=plan.bn_epsilon,
         activation=activation,
     )
     if bias is None:
-        tensors["classifier.weight"] = np.zeros((1000, feature_channels(spec)), np.float32)
+        tensors["classifier.weight"] = np.zeros((1000, architecture.features(spec)), np.float32)
         tensors["classifier.bias"] = np.zeros(1000, np.float32)
     _check_values(path, plan, tensors, spec)
-    return spec, {name: tensors[name] for name in tensor_shapes(spec)}
+    return spec, {name: tensors[name] for name in architecture.tensor_shapes(spec)}
 
 
-def width_of_features(features: int) -> float:
-    """Return the width multiplier whose last layer has this many channels.
+def width_of(name: str, channels: Mapping[str, int]) -> float:
+    """Return the width multiplier that gives layers these numbers of channels.
 
-    ``features / 1024`` gives every layer its channels, since ``floor(32 w)`` is the same for w and
-    for ``floor(1024 w) / 1024``; a multiplier of two decimals that does so too is preferred.
+    Many may, since channels are rounded; one of few decimals is preferred. Where none fits, some
+    number of channels is wrong, and the answer is what one layer alone says.
+
+    Args:
+        name: of the architecture.
+        channels: the number of channels of each layer, by its name.
     """
-    exact = max(features, 1) / TABLE_1[-1][2]
-    short = round(exact, 2)
-    layers = [filters for _, _, filters in TABLE_1]
-    same = short > 0 and all(scaled_channels(f, short) == scaled_channels(f, exact) for f in layers)
-    return short if same else exact
+    architecture = find_architecture(name)
+    whole = {layer.name: layer.out_channels for layer in architecture.layers(ModelSpec())}
+    exact = max(channels[architecture.width_layer], 1) / whole[architecture.width_layer]
+
+    def near(decimals: int) -> list[float]:
+        steps = range(-round(SLACK * 10**decimals) - 1, round(SLACK * 10**decimals) + 2)
+        found = (round(exact + step / 10**decimals, decimals) for step in steps)
+        return sorted((w for w in found if w > 0), key=lambda w: abs(w - exact))
+
+    def fits(width: float) -> bool:
+        layers = architecture.layers(ModelSpec(width=width))
+        return all(channels[layer.name] == layer.out_channels for layer in layers)
+
+    return next(filter(fits, (*near(1), *near(2), exact, *near(3))), exact)
 
 
 def _check_names(path: Path, plan: TensorMapping, tensors: Tensors) -> None:
-    expected = set(plan.names.values())
+    expected, title = set(plan.names.values()), find_architecture(plan.architecture).title
     for problem, names in (
         ("lacks", expected - tensors.keys()),
-        ("has, beyond a MobileNet v1,", tensors.keys() - expected),
+        (f"has, beyond a {title},", tensors.keys() - expected),
     ):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise ModelError(
                 f"{path} looks like a {plan.layout} file but {problem} '{min(names)}'{more}",
-                "Only plain MobileNet v1 classifiers can be imported; check that the file is whole",
+                f"Only plain {title} classifiers can be imported; check that the file is whole",
             )
 
 
 def _check_values(path: Path, plan: TensorMapping, tensors: Tensors, spec: ModelSpec) -> None:
-    for ours, shape in tensor_shapes(spec).items():
+    architecture = find_architecture(plan.architecture)
+    for ours, shape in architecture.tensor_shapes(spec).items():
         tensor, theirs = tensors[ours], plan.names.get(ours, ours)
         if tensor.shape != shape:
             raise ModelError(
-                f"{path} has '{theirs}' of shape {tensor.shape}, but a MobileNet v1 of width "
-                f"{spec.width:g} needs {shape} (output channels first)",
-                "Check that the file is a MobileNet v1",
+                f"{path} has '{theirs}' of shape {tensor.shape}, but a {architecture.title} of "
+                f"width {spec.width:g} needs {shape} (output channels first)",
+                f"Check that the file is a {architecture.title}",
             )
         if not np.isfinite(tensor).all():
             raise ModelError(f"{path} has NaN or infinity in '{theirs}'", "Use another checkpoint")

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from mobilenet_cli.models.mobilenet_v1 import tensor_shapes
+from mobilenet_cli.models import MODELS
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.importing.layouts.hugging_face import plan
 from mobilenet_cli.pipeline.importing.weight_files import WeightFile
@@ -33,7 +33,8 @@ def weights(width: float) -> bytes:
     spec = ModelSpec(width=width, classes=1001)
     probe = {"conv_stem.convolution.weight": np.zeros(0), "classifier.bias": np.zeros(1)}
     names = plan(WeightFile(Path("x"), False, probe), None).names
-    made = {names[n]: np.full(s, 0.5, np.float32) for n, s in tensor_shapes(spec).items()}
+    shapes = MODELS[spec.architecture].tensor_shapes(spec)
+    made = {names[n]: np.full(s, 0.5, np.float32) for n, s in shapes.items()}
     return save(made)
 
 

@@ -16,7 +16,8 @@ from mobilenet_cli.data.loader import batches
 from mobilenet_cli.data.open_dataset import open_dataset
 from mobilenet_cli.data.training_batches import TrainBatch
 from mobilenet_cli.models import MODELS
-from mobilenet_cli.models.mobilenet_v1_torch import MobileNetV1, window_padding
+from mobilenet_cli.models.conv_norm_torch import window_padding
+from mobilenet_cli.models.mobilenet_v1_torch import MobileNetV1
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact, load_with_record, save_artifact
 from mobilenet_cli.pipeline.artifacts.checkpoint import checkpoint_bytes, load_network
