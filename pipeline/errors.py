@@ -55,8 +55,6 @@ class StorageError(MobilenetError):
 # Packages of this project's extras, by the name under which Python imports them.
 EXTRAS = {
     "torch": "train",
-    "onnxscript": "train",
-    "onnx_ir": "train",
     "simplejpeg": "train",
     "sklearn": "train",
     "matplotlib": "train",

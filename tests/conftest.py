@@ -5,13 +5,15 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -199,3 +201,86 @@ def avx2_only(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     if subprocess.run(["true"], env=environment, capture_output=True).returncode == 77:
         pytest.skip("this machine cannot intercept CPUID, so newer instructions cannot be hidden")
     return environment
+
+
+class SmallGraph:
+    """A small ONNX graph is built node by node; weights are seeded, and names are made up.
+
+    Args:
+        shape: of the image, which is called ``x``; the output is called ``y``.
+        opset: of the default domain.
+        ir_version: of the file.
+        dtype: of the image, as TensorProto has it.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int | str] | None = ("N", 3, 32, 32),
+        opset: int = 18,
+        ir_version: int = 9,
+        dtype: int = onnx.TensorProto.FLOAT,
+    ) -> None:
+        self.random = np.random.default_rng(0)
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+        self.inputs = [helper.make_tensor_value_info("x", dtype, shape)]
+        self.opsets = [helper.make_opsetid("", opset)]
+        self.functions: list[onnx.FunctionProto] = []
+        self.ir_version = ir_version
+
+    def name(self, kind: str) -> str:
+        return f"{kind.lower()}{len(self.nodes) + len(self.constants)}"
+
+    def constant(self, value: object, name: str = "", dtype: type = np.float32) -> str:
+        """Add an initializer, and return its name."""
+        name = name or self.name("constant")
+        self.constants.append(numpy_helper.from_array(np.array(value, dtype), name))
+        return name
+
+    def weights(self, *shape: int) -> str:
+        """Add seeded weights [outputs, ...], as large as keeps the signal's size."""
+        return self.constant(self.random.normal(size=shape) * (2 / np.prod(shape[1:])) ** 0.5)
+
+    def node(self, operator: str, *inputs: str, output: str = "", **attributes: object) -> str:
+        """Add a node with one output, and return that."""
+        output = output or self.name(operator)
+        made = helper.make_node(operator, inputs, [output], f"node_{output}", **attributes)
+        self.nodes.append(made)
+        return output
+
+    def conv(
+        self, source: str, inputs: int, outputs: int, size: int = 3, **attributes: object
+    ) -> str:
+        """Add a convolution with a bias that keeps the image's size, or as the attributes say."""
+        group = attributes.get("group", 1)
+        weights = self.weights(outputs, inputs // group, size, size)
+        bias = self.constant(self.random.normal(size=outputs) * 0.1)
+        attributes.setdefault("pads", [size // 2] * 4)
+        return self.node("Conv", source, weights, bias, **attributes)
+
+    def head(self, source: str, channels: int, classes: int = 3, output: str = "y") -> str:
+        """Add the average of each channel, and a linear layer."""
+        flat = self.node("Flatten", self.node("GlobalAveragePool", source))
+        bias = self.constant(self.random.normal(size=classes) * 0.1)
+        return self.node(
+            "Gemm", flat, self.weights(classes, channels), bias, output=output, transB=1
+        )
+
+    def model(
+        self, output: Sequence[int | str] | None = ("N", 3), name: str = "y"
+    ) -> onnx.ModelProto:
+        """Return the model, whose output has the given shape and name."""
+        outputs = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, output)]
+        graph = helper.make_graph(self.nodes, "small", self.inputs, outputs, self.constants)
+        return helper.make_model(
+            graph,
+            opset_imports=self.opsets,
+            ir_version=self.ir_version,
+            functions=self.functions,
+        )
+
+
+@pytest.fixture(scope="session")
+def small_graph() -> type[SmallGraph]:
+    """The builder of small ONNX graphs: ``g = small_graph(); g.head(g.conv("x", 3, 8), 8)``."""
+    return SmallGraph

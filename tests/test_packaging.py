@@ -104,6 +104,7 @@ pipeline/exporting/convert.py
 pipeline/exporting/export.py
 pipeline/exporting/simplify.py
 pipeline/importing/__init__.py
+pipeline/importing/foreign_graph.py
 pipeline/importing/hub.py
 pipeline/importing/import_model.py
 pipeline/importing/import_onnx.py
@@ -115,6 +116,7 @@ pipeline/importing/layouts/plan.py
 pipeline/importing/layouts/tf_slim.py
 pipeline/importing/layouts/timm.py
 pipeline/importing/layouts/torch_programs.py
+pipeline/importing/normalize_graph.py
 pipeline/importing/tensorflow_files.py
 pipeline/importing/weight_files.py
 pipeline/inspecting/__init__.py
@@ -145,6 +147,7 @@ pipeline/runtime/parity.py
 pipeline/runtime/predictor.py
 pipeline/runtime/probe_images.py
 pipeline/runtime/session.py
+pipeline/runtime/tensor_values.py
 pipeline/runtime/timing.py
 pipeline/training/__init__.py
 pipeline/training/augmentation.py

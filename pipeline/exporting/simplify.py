@@ -20,11 +20,11 @@ from mobilenet_cli.pipeline.artifacts.sidecar import refuse_overwrite
 from mobilenet_cli.pipeline.errors import CheckError, ModelError
 from mobilenet_cli.pipeline.runtime.parity import compare, within_float32_rounding
 from mobilenet_cli.pipeline.runtime.probe_images import probe_images
-from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
+from mobilenet_cli.pipeline.runtime.session import open_session
+from mobilenet_cli.pipeline.runtime.tensor_values import EXACT, tensor_values
 from mobilenet_cli.reports.records.conversion import SimplifyRecord
 
 WEIGHT_TOLERANCE = 1e-6  # relative: a few units in the last place of float32
-EXACT = SessionConfig(optimization="disabled")  # compare the graphs as written
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def first_difference(
     norms = [node for node in before.graph.node if node.op_type == "BatchNormalization"]
     common -= {node.input[0] for node in norms}
     names = [name for node in before.graph.node for name in node.output if name in common]
-    expected, found = (_values(model, names, images) for model in (before, after))
+    expected, found = (tensor_values(model, names, images) for model in (before, after))
     for name, a, b in zip(names, expected, found, strict=True):
         if a.shape != b.shape:
             return f"they part at '{name}', which has another shape"
@@ -219,15 +219,3 @@ def first_difference(
         if not within_float32_rounding(off, a):
             return f"they part at '{name}', which differs by {off:.2g}"
     return "no tensor that both have differs"
-
-
-def _values(
-    model: onnx.ModelProto, names: list[str], images: NDArray[np.float32]
-) -> list[NDArray[np.float32]]:
-    exposed = onnx.ModelProto()
-    exposed.CopyFrom(model)
-    del exposed.graph.output[:]
-    exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    session = open_session(exposed.SerializeToString(), EXACT)
-    values: list[NDArray[np.float32]] = session.run(None, {model.graph.input[0].name: images})
-    return values

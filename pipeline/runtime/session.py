@@ -136,7 +136,7 @@ def open_session(model: Path | bytes, config: SessionConfig = SessionConfig()) -
         # ONNX Runtime counts logical processors from 1, and leaves out the calling thread.
         affinities = ";".join(str(cpu + 1) for cpu in config.cpus[1:])
         options.add_session_config_entry("session.intra_op_thread_affinities", affinities)
-    options.log_severity_level = 3  # what matters is raised below; warnings would go to stderr
+    options.log_severity_level = 4  # errors are raised, and would be on stderr, too
     levels = ort.GraphOptimizationLevel
     options.graph_optimization_level = (
         levels.ORT_ENABLE_ALL if config.optimization == "all" else levels.ORT_DISABLE_ALL

@@ -125,7 +125,8 @@ def test_commands_say_how_a_foreign_file_is_used(home: Path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"shape": ["N", SIDE, SIDE, 3]}, "channels first"),
+        ({"shape": ["N", SIDE, SIDE, 3]}, "ONNX Runtime cannot run it"),
+        ({"shape": ["N", 5, SIDE, SIDE]}, "with 5 channels"),
         ({"shape": ["N", 3, SIDE, 48]}, "32 x 48"),
         ({"shape": ["N", 3]}, "not one of [batch, 3, side, side]"),
     ],

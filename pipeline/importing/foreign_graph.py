@@ -1,0 +1,201 @@
+"""What a graph of another program takes, and why it cannot be taken, is said in one sentence."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from mobilenet_cli.pipeline.errors import ModelError, OptionError
+
+SIDE = 224  # where the model takes any size
+STANDARD = ("", "ai.onnx")
+FUSED = {"FusedConv": "Conv", "FusedGemm": "Gemm"}  # ONNX Runtime's own, and what they consist of
+RECURRENT = {"LSTM", "GRU", "RNN"}
+CONTROL_FLOW = {"If", "Loop", "Scan"}
+WIDTHS = {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """This is how a graph takes its image.
+
+    Attributes:
+        name: of the input.
+        batch: the number of images, where the file fixes it; None where it is free.
+        channels: 1 or 3.
+        side: in pixels.
+        channels_last: the image is [batch, side, side, channels].
+        takes_bytes: pixels are uint8.
+    """
+
+    name: str
+    batch: int | None
+    channels: int
+    side: int
+    channels_last: bool
+    takes_bytes: bool
+
+
+def refused(path: Path, what: str, error: Exception | None = None) -> ModelError:
+    """Return the error for a graph that cannot be taken.
+
+    Args:
+        path: of the file.
+        what: the end of a sentence that begins with "cannot be imported: ".
+        error: what a library said.
+    """
+    reason = f" ({' '.join(str(error).split())[:200]})" if error else ""
+    return ModelError(
+        f"{path} cannot be imported: {what}{reason}",
+        "Export the classifier again, from one float32 image to its logits, with standard "
+        "operators and with its weights inside",
+    )
+
+
+def refuse_before(path: Path, model: onnx.ModelProto) -> None:
+    """Refuse what no pass over the graph can mend.
+
+    Raises:
+        ModelError: operators of a later standard, inputs that nothing makes, or values that are no
+            tensors.
+    """
+    newest = onnx.defs.onnx_opset_version()
+    for opset in model.opset_import:
+        if opset.domain in STANDARD and opset.version > newest:
+            raise ModelError(
+                f"{path} has operator set {opset.version}, and the installed onnx "
+                f"{onnx.__version__} knows them up to {newest}",
+                "Install a newer onnx, or export the model with an older operator set",
+            )
+    graph = model.graph
+    for value in (*graph.input, *graph.output):
+        if value.type.WhichOneof("value") not in (None, "tensor_type"):
+            kind = value.type.WhichOneof("value").removesuffix("_type").replace("_", " ")
+            raise refused(path, f"'{value.name}' is a {kind}, not a tensor")
+    made = {""} | {v.name for v in graph.input} | {t.name for t in graph.initializer}
+    made |= {t.values.name for t in graph.sparse_initializer}
+    made |= {name for node in graph.node for name in node.output}
+    for node in graph.node:
+        for name in node.input:
+            if name not in made:
+                raise refused(path, f"{described(node)} reads '{name}', which is missing")
+
+
+def refuse_operators(path: Path, model: onnx.ModelProto) -> None:
+    """Refuse operators that no stage can take.
+
+    Raises:
+        ModelError: there is one of another domain, a recurrent one, or one of sequences.
+    """
+    for node in all_nodes(model.graph):
+        if node.domain not in STANDARD:
+            raise refused(
+                path, f"{described(node)} is of the domain '{node.domain}', outside the standard"
+            )
+        if node.op_type in RECURRENT:
+            raise refused(path, f"{described(node)} is recurrent")
+        if "Sequence" in node.op_type or node.op_type.startswith("Optional"):
+            raise refused(path, f"{described(node)} works on sequences")
+
+
+def refuse_leftovers(path: Path, model: onnx.ModelProto) -> None:
+    """Refuse what should have gone when everything was computed that does not need the image.
+
+    Raises:
+        ModelError: there is control flow, or weights are of another type.
+    """
+    for node in all_nodes(model.graph):
+        if node.op_type in CONTROL_FLOW:
+            raise refused(path, f"{described(node)} is control flow that depends on the image")
+    for tensor in model.graph.initializer:
+        if tensor.data_type in WIDTHS:
+            raise refused(path, f"'{tensor.name}' is {type_name(tensor.data_type)}, not float32")
+
+
+def described(node: onnx.NodeProto) -> str:
+    """Name a node as people find it: by its name, or by what it makes."""
+    name = node.name or next(iter(node.output), "")
+    return f"the {node.op_type} node '{name}'"
+
+
+def type_name(elem_type: int) -> str:
+    """Return a tensor type as numpy calls it."""
+    name: str = onnx.TensorProto.DataType.Name(elem_type)
+    return {"float": "float32", "double": "float64"}.get(name.lower(), name.lower())
+
+
+def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Return the nodes of a graph and of the graphs inside its nodes."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from all_nodes(inner)
+
+
+def image_input(path: Path, model: onnx.ModelProto, wanted: int | None) -> ImageInput:
+    """Find the image among a graph's inputs.
+
+    Args:
+        path: of the file, for errors.
+        model: without initializers among its inputs.
+        wanted: the side that the user asks for.
+
+    Raises:
+        ModelError: there is not one input, or it is no batch of images of float32 or uint8.
+        OptionError: the file's images have another side, or are not square.
+    """
+    inputs = list(model.graph.input)
+    if len(inputs) != 1:
+        names = ", ".join(f"'{value.name}'" for value in inputs[:5]) or "none"
+        raise refused(path, f"it has {len(inputs)} inputs ({names}) instead of one image")
+    tensor = inputs[0].type.tensor_type
+    shape = [max(d.dim_value, 0) for d in tensor.shape.dim]  # 0: any
+    said = " x ".join(str(size or "?") for size in shape) or "of no known shape"
+    if tensor.elem_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.UINT8):
+        raise refused(
+            path, f"its input '{inputs[0].name}' is {type_name(tensor.elem_type)}, not float32"
+        )
+    if len(shape) != 4:
+        raise refused(
+            path,
+            f"its input '{inputs[0].name}' is {said}, not one of [batch, 3, side, side]",
+        )
+    last = shape[1] not in (1, 3) and (shape[3] in (1, 3) or _is_transposed(model))
+    channels = (shape[3] if last else shape[1]) or _read_channels(model) or 3
+    height, width = shape[1:3] if last else shape[2:]
+    if channels not in (1, 3):
+        raise refused(
+            path,
+            f"its input '{inputs[0].name}' is {said}, with {channels} channels instead of 1 or 3",
+        )
+    if height != width or (wanted and height and wanted != height):
+        raise OptionError(
+            f"{path} takes images of {height or 'any'} x {width or 'any'} pixels",
+            "Leave --resolution out, or export the model for square images of that side",
+        )
+    return ImageInput(
+        name=inputs[0].name,
+        batch=shape[0] or None,
+        channels=channels,
+        side=wanted or height or SIDE,
+        channels_last=last,
+        takes_bytes=tensor.elem_type == onnx.TensorProto.UINT8,
+    )
+
+
+def _is_transposed(model: onnx.ModelProto) -> bool:
+    """Tell whether an image of unknown dimensions is brought to channels first, then convolved."""
+    first = next((n for n in model.graph.node if n.op_type in ("Conv", "Transpose")), None)
+    return first is not None and [list(a.ints) for a in first.attribute] == [[0, 3, 1, 2]]
+
+
+def _read_channels(model: onnx.ModelProto) -> int | None:
+    """Return how many channels the first convolution reads, which is what the image has."""
+    weights = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Conv" and (dims := weights.get(node.input[1])):
+            groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+            return int(dims[1] * groups)
+    return None

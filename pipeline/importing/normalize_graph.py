@@ -1,0 +1,530 @@
+"""Graphs of other programs are brought into one form here, and proven to be the same function.
+
+What ``normalize_graph`` returns keeps these promises, on which every later stage relies:
+
+* operator set ``OPSET``, IR version ``IR_VERSION``, operators of the default domain alone; no local
+  functions, no control flow, no sequences; nodes in the order of computation;
+* what does not depend on the image is an initializer: there is no Constant, Identity,
+  ConstantOfShape or inference Dropout, and no initializer is among the inputs;
+* the one input is float32 [batch, channels, side, side] with one or three channels, and the one
+  output is float32 [batch, classes]; the batch is free, and every batch of 1, 2 and 7 images gave
+  the answers of the original file;
+* a matrix product with a bias is one Gemm, Clip's bounds are scalars, and a Reshape whose target
+  depends on the batch alone has it as an initializer;
+* no name is another name with an underscore and more behind it, which is how later stages name
+  what they add.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.version_converter
+import onnx_ir as ir
+import onnxscript.optimizer
+from numpy.typing import NDArray
+from onnx import helper
+from onnx_ir.passes import Sequential
+from onnx_ir.passes.common import (
+    IdentityEliminationPass,
+    InlinePass,
+    LiftConstantsToInitializersPass,
+    LiftSubgraphInitializersToMainGraphPass,
+    NameFixPass,
+    RemoveInitializersFromInputsPass,
+    RemoveUnusedNodesPass,
+    RemoveUnusedOpsetsPass,
+    ShapeInferencePass,
+    TopologicalSortPass,
+)
+
+from mobilenet_cli.pipeline.errors import ModelError
+from mobilenet_cli.pipeline.importing.foreign_graph import (
+    FUSED,
+    ImageInput,
+    image_input,
+    refuse_before,
+    refuse_leftovers,
+    refuse_operators,
+    refused,
+)
+from mobilenet_cli.pipeline.runtime.parity import compare, within_float32_rounding
+from mobilenet_cli.pipeline.runtime.session import open_session
+from mobilenet_cli.pipeline.runtime.tensor_values import EXACT, tensor_values
+
+OPSET, IR_VERSION = 18, 10
+BATCHES = (1, 2, 7)
+BATCH = "batch"
+QUANTIZING = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
+ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Cast", "Clip", "Relu", "Neg", "Abs", "Sqrt"}
+TO_ROWS, TO_CHANNELS = [0, 2, 3, 1], [0, 3, 1, 2]  # NCHW to NHWC, and back
+
+
+@dataclass(frozen=True)
+class Normalized:
+    """A normalized graph keeps the promises of this module.
+
+    Attributes:
+        model: the graph.
+        side: of the square image, in pixels.
+        channels: of the image: 1 or 3.
+        outputs: the number of classes.
+        takes_bytes: the original takes pixels as bytes 0..255, and this one the same as float32.
+        notes: what was changed that a person may want to know.
+    """
+
+    model: onnx.ModelProto
+    side: int
+    channels: int
+    outputs: int
+    takes_bytes: bool
+    notes: tuple[str, ...]
+
+
+def normalize_graph(path: Path, original: onnx.ModelProto, side: int | None) -> Normalized:
+    """Bring a classifier into the form that this module's docstring promises.
+
+    Args:
+        path: of the file, for errors.
+        original: the model in the file; it is not changed.
+        side: of the image in pixels, where the user asks for one; None takes the file's.
+
+    Raises:
+        ModelError: the graph is no classifier of images, or cannot be brought into that form.
+        OptionError: the file's images have another side, or are not square.
+    """
+    refuse_before(path, original)
+    model = _modern(path, original)
+    image = image_input(path, model, side)
+    answers = _answers_of_the_original(path, original, image)
+    graph = ir.from_proto(model)
+    _set_image(graph, image)
+    _fold(graph)
+    if image.channels_last:
+        _cancel_transposes(graph)
+    _free_batch(graph, image.batch or 1)
+    _measure_shapes(graph, image)
+    _fold(graph)
+    _merge_matrix_products(graph)
+    _scalar_bounds(graph)
+    if answers.ndim > 2:
+        _flatten_output(graph)
+    _tidy(graph)
+    _rename(graph)
+    made = ir.to_proto(graph)
+    refuse_leftovers(path, made)
+    made.ir_version = IR_VERSION
+    made = onnx.shape_inference.infer_shapes(made, data_prop=True)
+    _prove(path, made, image, answers)
+    return Normalized(
+        made,
+        image.side,
+        image.channels,
+        int(answers[0].size),
+        image.takes_bytes,
+        tuple(_notes(original, image)),
+    )
+
+
+def _notes(original: onnx.ModelProto, image: ImageInput) -> Iterator[str]:
+    if image.channels_last:
+        yield "the image's channels now come first"
+    if image.batch:
+        yield f"the batch, which was fixed at {image.batch}, is free"
+    opset = _opset(original)
+    if opset != OPSET:
+        yield f"operator set {opset} became {OPSET}"
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
+
+
+def _modern(path: Path, original: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy without functions and fused operators, of our operator set."""
+    graph = ir.from_proto(original)
+    passes = (InlinePass(), RemoveInitializersFromInputsPass(), TopologicalSortPass())
+    try:
+        Sequential(*passes)(graph)
+    except Exception as error:  # a cycle, a function that calls itself, a name that is missing
+        raise refused(path, "its nodes cannot be put into an order", error) from error
+    model = _split_fused(ir.to_proto(graph))
+    refuse_operators(path, model)
+    model.ir_version = max(model.ir_version, IR_VERSION)
+    opset = _opset(model)
+    if opset == OPSET:
+        return model
+    try:
+        converted: onnx.ModelProto = onnx.version_converter.convert_version(model, OPSET)
+    except Exception as error:  # the converter raises whatever its C++ does
+        raise ModelError(
+            f"{path} has operator set {opset}, and cannot be converted to {OPSET} "
+            f"({' '.join(str(error).split())[:200]})",
+            f"Export it with operator set {OPSET}",
+        ) from error
+    return converted
+
+
+def _split_fused(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Write convolutions and products that ONNX Runtime fused with what follows as their parts."""
+    nodes = []
+    for node in model.graph.node:
+        standard = FUSED.get(node.op_type)
+        if standard is None or node.domain != "com.microsoft":
+            nodes.append(node)
+            continue
+        values = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        kind = values.pop("activation", b"").decode()
+        numbers = [float(v) for v in values.pop("activation_params", ())]
+        numbers += [float(values.pop(f"activation_{n}", 0)) for n in ("alpha", "beta", "gamma")]
+        output = node.output[0]
+        summed = standard == "Conv" and len(node.input) > 3  # the fourth is added to the sum
+        linear = f"{output}/linear"
+        base = helper.make_node(standard, node.input[:3], [linear], f"{node.name}/linear")
+        base.attribute.extend(a for a in node.attribute if a.name in values)
+        nodes.append(base)
+        if summed:
+            nodes.append(helper.make_node("Add", [linear, node.input[3]], [f"{output}/sum"]))
+            linear = f"{output}/sum"
+        nodes += _activation(model, kind, numbers, linear, output)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model
+
+
+def _activation(
+    model: onnx.ModelProto, kind: str, numbers: list[float], source: str, output: str
+) -> list[onnx.NodeProto]:
+    """Return the nodes of an activation that ONNX Runtime describes by name and numbers."""
+    if not kind:
+        return [helper.make_node("Identity", [source], [output])]
+    names = {"LeakyRelu": ("alpha",), "HardSigmoid": ("alpha", "beta"), "Clip": ("min", "max")}
+    attributes = dict(zip(names.get(kind, ()), numbers, strict=False))
+    if kind != "Clip" or _opset(model) < 11:
+        node = helper.make_node(kind, [source], [output])
+        node.attribute.extend(helper.make_attribute(*item) for item in attributes.items())
+        return [node]
+    bounds = [f"{output}/{name}" for name in attributes]
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(np.array(value, np.float32), name)
+        for name, value in zip(bounds, attributes.values(), strict=True)
+    )
+    return [helper.make_node("Clip", [source, *bounds], [output])]
+
+
+def _set_image(graph: ir.Model, image: ImageInput) -> None:
+    """Give the input its type and shape, and forget all other shapes: some hold the old batch."""
+    for node in graph.graph.all_nodes():
+        for value in node.outputs:
+            value.shape = value.type = None
+    (value,) = graph.graph.inputs
+    readers = list(value.uses())
+    value.dtype = ir.DataType.FLOAT  # of bytes too: what moves them moves floats
+    value.shape = ir.Shape([BATCH, image.channels, image.side, image.side])
+    if image.channels_last:
+        rows = _rows(value)
+        for reader, position in readers:
+            reader.replace_input_with(position, rows.outputs[0])
+        graph.graph.insert_before(graph.graph[0], rows)
+
+
+def _rows(planes: ir.Value) -> ir.Node:
+    """Return the node that brings channels last."""
+    node = ir.node("Transpose", [planes], {"perm": TO_ROWS})
+    node.outputs[0].name = f"{planes.name}/rows"
+    return node
+
+
+def _fold(graph: ir.Model) -> None:
+    """Compute what does not depend on the image, and drop what does nothing."""
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it reports each node it leaves
+    _infer_shapes(graph)
+    onnxscript.optimizer.fold_constants(
+        graph, onnx_shape_inference=True, should_fold=lambda node: node.op_type not in QUANTIZING
+    )
+    Sequential(
+        IdentityEliminationPass(),
+        RemoveUnusedNodesPass(),
+        LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        LiftSubgraphInitializersToMainGraphPass(),
+    )(graph)
+    _infer_shapes(graph)
+    _drop_casts(graph)
+
+
+def _drop_casts(graph: ir.Model) -> None:
+    """Drop casts to the type that a tensor has already."""
+    for node in graph.graph:
+        (source, *_) = node.inputs
+        same = source and node.op_type == "Cast" and source.dtype == node.attributes["to"].as_int()
+        if source and same:
+            _replace(node.outputs[0], source)
+
+
+def _infer_shapes(graph: ir.Model) -> None:
+    for node in graph.graph:
+        for value in node.outputs:
+            value.shape = None
+    ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(graph)
+
+
+def _measure_shapes(graph: ir.Model, image: ImageInput) -> None:
+    """Make constants of what is computed from shapes: it is measured at two sizes of the batch.
+
+    What is the same at both does not depend on the batch. Where one dimension of a Reshape's
+    target does, it is what is left for it or what the tensor has; in an Expand it stays.
+    """
+    computed: set[ir.Value] = set()
+    for node in graph.graph:
+        known = [value in computed for value in node.inputs if _array(value) is None]
+        if node.op_type in ("Shape", "Size") or (known and all(known)):
+            computed.update(node.outputs)
+    uses = [
+        (node, position, value)
+        for node in graph.graph
+        for position, value in enumerate(node.inputs)
+        if value in computed and node.outputs[0] not in computed
+    ]
+    if not uses:
+        return
+    names = sorted({str(value.name) for _, _, value in uses})
+    try:
+        few, more = (
+            dict(zip(names, tensor_values(ir.to_proto(graph), names, images), strict=True))
+            for images in (_images(image)[:size] for size in (2, 3))
+        )
+    except Exception:  # the proof will say why, of the graph as it is then
+        return
+    for node, position, value in uses:
+        measured, other = few[str(value.name)], more[str(value.name)]
+        changing = measured != other
+        if not changing.any():
+            node.replace_input_with(position, _constant(graph, node, measured))
+        elif node.op_type in ("Reshape", "Expand") and position == 1 and changing.sum() == 1:
+            rest = 1 if node.op_type == "Expand" else 0 if -1 in measured else -1
+            target = np.where(changing, rest, measured)
+            node.replace_input_with(position, _constant(graph, node, target))
+            node.attributes.pop("allowzero", None)
+
+
+def _array(value: ir.Value | None) -> NDArray[np.generic] | None:
+    """Return what an initializer holds; None for any other tensor."""
+    constant = value.const_value if value is not None else None
+    return None if constant is None else constant.numpy()
+
+
+def _dims(value: ir.Value | None) -> tuple[object, ...]:
+    """Return the dimensions of a tensor: numbers, and what is free; empty where none is known."""
+    return () if value is None or value.shape is None else tuple(value.shape)
+
+
+def _constant(graph: ir.Model, node: ir.Node, value: NDArray[np.generic]) -> ir.Value:
+    """Register an initializer for a node."""
+    name = f"{node.outputs[0].name}/constant"
+    while name in graph.graph.initializers:
+        name += "/constant"
+    made = ir.val(name, const_value=ir.tensor(value, name=name))
+    graph.graph.register_initializer(made)
+    return made
+
+
+def _replace(old: ir.Value, new: ir.Value) -> None:
+    """Let all that read a tensor read another; the graph's output stays what it is."""
+    if not old.is_graph_output():
+        ir.convenience.replace_all_uses_with(old, new)
+
+
+def _cancel_transposes(graph: ir.Model) -> None:
+    """Let the image pass element-wise operators channels first, up to a Transpose to that order."""
+    (image,) = graph.graph.inputs
+    queue = [(image, node.outputs[0]) for node, _ in image.uses()]
+    while queue:
+        planes, rows = queue.pop()
+        for node, position in list(rows.uses()):
+            if (
+                node.op_type == "Transpose"
+                and list(node.attributes["perm"].as_ints()) == TO_CHANNELS
+            ):
+                _replace(node.outputs[0], planes)
+                continue
+            others = [_for_planes(graph, node, other) for other in node.inputs]
+            others[position] = planes
+            if node.op_type not in ELEMENTWISE or None in others:
+                continue
+            moved = ir.node(node.op_type, others, node.attributes)
+            moved.outputs[0].name = f"{node.outputs[0].name}/planes"
+            back = _rows(moved.outputs[0])
+            graph.graph.insert_before(node, [moved, back])
+            _replace(node.outputs[0], back.outputs[0])
+            queue.append((moved.outputs[0], back.outputs[0]))
+    RemoveUnusedNodesPass()(graph)
+
+
+def _for_planes(graph: ir.Model, node: ir.Node, value: ir.Value | None) -> ir.Value | None:
+    """Return a constant that meets rows of channels in the form in which it meets planes.
+
+    Returns:
+        The value itself where it is one number; None where it is no constant, or one for pixels.
+    """
+    array = _array(value)
+    if array is None or array.size == 1:
+        return value if array is not None else None
+    return (
+        _constant(graph, node, array.reshape(-1, 1, 1)) if array.size == array.shape[-1] else None
+    )
+
+
+def _free_batch(graph: ir.Model, old: int) -> None:
+    """Let the first dimension be any number of images."""
+    for node in graph.graph:
+        target = _array(node.inputs[1]) if node.op_type == "Reshape" else None
+        if target is None or not target.size or target[0] != old or 0 in target:
+            continue
+        if _dims(node.inputs[0])[:1] in ((old,), (BATCH,)):
+            freed = np.array([0, *target[1:]], np.int64)
+            node.replace_input_with(1, _constant(graph, node, freed))
+            node.attributes.pop("allowzero", None)
+    _infer_shapes(graph)
+
+
+def _merge_matrix_products(graph: ir.Model) -> None:
+    """Write a product of matrices and the sum behind it as one Gemm."""
+    for node in list(graph.graph):
+        uses = list(node.outputs[0].uses())
+        if node.op_type != "MatMul" or len(uses) != 1 or uses[0].node.op_type != "Add":
+            continue
+        add, position = uses[0]
+        weight, bias = _array(node.inputs[1]), _array(add.inputs[1 - position])
+        if weight is None or bias is None or (weight.ndim, len(_dims(node.inputs[0]))) != (2, 2):
+            continue
+        if bias.size not in (1, weight.shape[1]) or bias.size != (*bias.shape, 1)[bias.ndim - 1]:
+            continue
+        row = np.broadcast_to(bias.reshape(-1), weight.shape[1])
+        gemm = ir.node("Gemm", [*node.inputs, _constant(graph, add, row)], name=add.name)
+        ir.convenience.replace_nodes_and_values(
+            graph.graph, add, [node, add], [gemm], add.outputs, gemm.outputs
+        )
+
+
+def _scalar_bounds(graph: ir.Model) -> None:
+    """Make Clip's bounds scalars, as in the standard; ONNX Runtime takes rows of one, too."""
+    for node in graph.graph:
+        for position, value in enumerate(node.inputs if node.op_type == "Clip" else ()):
+            bound = _array(value)
+            if bound is not None and bound.size == 1 and bound.ndim:
+                node.replace_input_with(position, _constant(graph, node, bound.reshape(())))
+
+
+def _flatten_output(graph: ir.Model) -> None:
+    """Let the output be [batch, classes], where it has dimensions of one besides."""
+    (old,) = graph.graph.outputs
+    name, old.name = old.name, f"{old.name}/map"
+    flat = ir.node("Flatten", [old], {"axis": 1})
+    flat.outputs[0].name = name
+    flat.outputs[0].dtype = ir.DataType.FLOAT
+    graph.graph.append(flat)
+    graph.graph.outputs[0] = flat.outputs[0]
+
+
+def _tidy(graph: ir.Model) -> None:
+    Sequential(
+        RemoveUnusedNodesPass(),
+        RemoveUnusedOpsetsPass(),
+        TopologicalSortPass(),
+        NameFixPass(),
+    )(graph)
+
+
+def _rename(graph: ir.Model) -> None:
+    """Let no name be another one with an underscore and more behind it."""
+    values = [*graph.graph.inputs, *graph.graph.initializers.values()]
+    values += [value for node in graph.graph for value in node.outputs]
+    names = {str(value.name) for value in values}
+    taken = set(names)
+    for value in values:
+        name = str(value.name)
+        parts = list(name)
+        for position, letter in enumerate(name):
+            if letter == "_" and name[:position] in names:
+                parts[position] = "."
+        if (new := "".join(parts)) != name:
+            while new in taken:
+                new += "."
+            taken.add(new)
+            value.name = new
+
+
+def _answers_of_the_original(
+    path: Path, original: onnx.ModelProto, image: ImageInput
+) -> NDArray[np.float32]:
+    """Run the file as it is on as many images as the largest of ``BATCHES``, one batch at a time.
+
+    Returns:
+        Its outputs, [images, classes] or with dimensions of one besides.
+
+    Raises:
+        ModelError: it does not run, or its output is no classifier's.
+    """
+    size = image.batch or 1
+    images = _images(image)
+    images = np.concatenate([images, images[: -len(images) % size]])  # whole batches
+    if image.channels_last:
+        images = images.transpose(TO_ROWS)
+    images = images.astype(np.uint8 if image.takes_bytes else np.float32)
+    if len(original.graph.output) != 1:
+        names = ", ".join(f"'{value.name}'" for value in original.graph.output[:5])
+        raise refused(path, f"it has {len(original.graph.output)} outputs ({names}) instead of one")
+    try:
+        session = open_session(original.SerializeToString(), EXACT)
+        outputs = [
+            session.run(None, {image.name: images[i : i + size]})[0]
+            for i in range(0, len(images), size)
+        ]
+    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+        raise refused(path, "ONNX Runtime cannot run it", error) from error
+    name, shape = original.graph.output[0].name, list(outputs[0].shape)
+    wide = [length for length in shape[1:] if length != 1]
+    if shape[:1] != [size] or len(wide) != 1:
+        raise refused(path, f"its output '{name}' is {shape}, not one of [batch, classes]")
+    if outputs[0].dtype != np.float32:
+        raise refused(path, f"its output '{name}' is {outputs[0].dtype}, not float32 logits")
+    return np.concatenate(outputs)[: BATCHES[-1]]
+
+
+def _images(image: ImageInput) -> NDArray[np.float32]:
+    """Return seeded noise, [images, channels, side, side]: bytes, or of mean 0 and variance 1."""
+    random = np.random.default_rng(0)
+    shape = (BATCHES[-1], image.channels, image.side, image.side)
+    noise = random.integers(0, 256, shape) if image.takes_bytes else random.normal(size=shape)
+    return noise.astype(np.float32)
+
+
+def _prove(
+    path: Path, made: onnx.ModelProto, image: ImageInput, answers: NDArray[np.float32]
+) -> None:
+    """Compare what was made with the answers of the original, at several sizes of the batch.
+
+    Raises:
+        ModelError: they differ, or a node does not take several images at once.
+    """
+    images = _images(image)
+    expected = answers.reshape(len(answers), -1)
+    try:
+        onnx.checker.check_model(made, full_check=True)
+        session = open_session(made.SerializeToString(), EXACT)
+    except Exception as error:  # of several libraries
+        raise refused(path, "it cannot be brought into standard form", error) from error
+    for size in BATCHES:
+        try:
+            found = session.run(None, {image.name: images[:size]})[0]
+        except Exception as error:  # as above
+            raise refused(path, f"it does not run on {size} images at once", error) from error
+        off = compare(expected[:size], found).max_abs_error if found.shape[0] == size else np.inf
+        if not within_float32_rounding(off, expected):
+            raise refused(
+                path,
+                f"on {size} images at once its logits are up to {off:.2g} away from the file's",
+            )

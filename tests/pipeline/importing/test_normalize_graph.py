@@ -1,0 +1,355 @@
+"""Graphs of other programs are brought into one form, the same function, or refused by name."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from mobilenet_cli.pipeline.errors import MobilenetError, ModelError
+from mobilenet_cli.pipeline.importing.normalize_graph import (
+    IR_VERSION,
+    OPSET,
+    Normalized,
+    normalize_graph,
+)
+
+FILE = Path("other.onnx")
+
+
+def normalized(model: onnx.ModelProto, side: int | None = None) -> Normalized:
+    """Normalize a model, and check what every stage may rely on; the logits are proven there."""
+    made = normalize_graph(FILE, model, side)
+    graph = made.model.graph
+    assert [(o.domain, o.version) for o in made.model.opset_import] == [("", OPSET)]
+    assert made.model.ir_version == IR_VERSION
+    assert not made.model.functions
+    (image,) = graph.input
+    assert image.type.tensor_type.elem_type == TensorProto.FLOAT
+    dims = image.type.tensor_type.shape.dim
+    assert dims[0].dim_param == "batch"
+    assert [d.dim_value for d in dims[1:]] == [made.channels, made.side, made.side]
+    dims = graph.output[0].type.tensor_type.shape.dim
+    assert not dims[0].HasField("dim_value")
+    assert [d.dim_value for d in dims[1:]] == [made.outputs]
+    operators = {node.op_type for node in graph.node}
+    assert not operators & {"Constant", "Identity", "ConstantOfShape", "Dropout", "If", "Shape"}
+    names = {name for node in graph.node for name in (*node.input, *node.output)} - {""}
+    assert not [(a, b) for a in names for b in names if b.startswith(f"{a}_")]
+    onnx.checker.check_model(made.model, full_check=True)
+    return made
+
+
+def operators(made: Normalized) -> Counter[str]:
+    return Counter(node.op_type for node in made.model.graph.node)
+
+
+def test_constant_nodes_become_initializers(small_graph):
+    g = small_graph()
+    x = g.conv("x", 3, 8)
+    low = g.node("Constant", value=numpy_helper.from_array(np.array(0, np.float32)))
+    high = g.node("Constant", value_float=6.0)
+    g.head(g.node("Clip", x, low, high), 8)
+    weights, g.constants[:] = list(g.constants), []
+    constants = [helper.make_node("Constant", [], [t.name], value=t) for t in weights]
+    g.nodes[:0] = constants
+    assert set(operators(normalized(g.model()))) == {
+        "Conv", "Clip", "GlobalAveragePool", "Flatten", "Gemm",
+    }  # fmt: skip
+
+
+def test_weights_behind_other_nodes_are_computed(small_graph):
+    g = small_graph()
+    shape = g.constant([8], dtype=np.int64)
+    zeros = g.node("ConstantOfShape", shape)
+    g.node("Identity", zeros, output="bias")
+    weights = g.node("Transpose", g.weights(3, 3, 3, 8), perm=[3, 0, 1, 2])
+    g.head(g.node("Relu", g.node("Conv", "x", weights, "bias")), 8)
+    made = normalized(g.model())
+    assert operators(made)["Transpose"] == 0
+    assert all(len(node.input) == 3 for node in made.model.graph.node if node.op_type == "Conv")
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("ir_version", [3, 8])
+def test_initializers_leave_the_inputs(small_graph, first: bool, ir_version: int):
+    g = small_graph(opset=9, ir_version=ir_version)
+    g.head(g.node("Relu", g.conv("x", 3, 8)), 8)
+    weights = [helper.make_tensor_value_info(t.name, 1, t.dims) for t in g.constants]
+    g.inputs = weights + g.inputs if first else g.inputs + weights
+    assert normalized(g.model()).notes == (f"operator set 9 became {OPSET}",)
+
+
+@pytest.mark.parametrize("batch", [1, 4, -1, None])
+def test_the_batch_is_freed(small_graph, batch: int | None):
+    g = small_graph(None if batch is None else (batch, 3, 32, 32))
+    if batch is None:
+        g = small_graph(["", 3, 32, 32])
+    x = g.node("Relu", g.conv("x", 3, 8))
+    rows = g.node("Reshape", x, g.constant([max(batch or 1, 1), -1], dtype=np.int64))
+    fine = batch in (1, 4)
+    g.node("Gemm", rows if fine else g.node("Flatten", x), g.weights(8 * 32 * 32, 3), output="y")
+    notes = normalized(g.model([batch or "N", 3])).notes
+    assert notes == ((f"the batch, which was fixed at {batch}, is free",) if fine else ())
+
+
+def test_a_batch_that_cannot_be_freed(small_graph):
+    g = small_graph([1, 3, 32, 32])
+    x = g.node("Relu", g.conv("x", 3, 8))
+    x = g.node("Concat", x, g.weights(1, 8, 32, 32), axis=1)
+    g.head(x, 16)
+    with pytest.raises(ModelError, match=r"2 images at once.*Concat"):
+        normalized(g.model([1, 3]))
+
+
+def test_shape_arithmetic_becomes_a_constant(small_graph):
+    """Of ``x.view(x.size(0), -1)``, as TorchScript exports it."""
+    g = small_graph()
+    pooled = g.node("GlobalAveragePool", g.node("Relu", g.conv("x", 3, 8)))
+    size = g.node("Gather", g.node("Shape", "x"), g.constant(0, dtype=np.int64))
+    size = g.node("Unsqueeze", size, g.constant([0], dtype=np.int64))
+    target = g.node("Concat", size, g.constant([-1], dtype=np.int64), axis=0)
+    flat = g.node("Reshape", pooled, target)
+    g.node("Gemm", flat, g.weights(8, 3), output="y")
+    assert operators(normalized(g.model()))["Reshape"] == 1
+
+
+def test_local_functions_are_inlined(small_graph):
+    g = small_graph()
+    x = g.conv("x", 3, 8)
+    g.nodes.append(helper.make_node("Act", [x], ["act"], domain="my"))
+    g.head("act", 8)
+    nodes = [helper.make_node("Relu", ["a"], ["b"])]
+    g.functions = [helper.make_function("my", "Act", ["a"], ["b"], nodes, g.opsets)]
+    g.opsets = [*g.opsets, helper.make_opsetid("my", 1)]
+    assert operators(normalized(g.model()))["Relu"] == 1
+
+
+@pytest.mark.parametrize("bias", [(3,), (1, 3), ()])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_product_with_a_bias_is_one_gemm(small_graph, bias, swapped: bool):
+    g = small_graph()
+    flat = g.node("Flatten", g.node("GlobalAveragePool", g.node("Relu", g.conv("x", 3, 8))))
+    terms = [g.node("MatMul", flat, g.weights(8, 3)), g.constant(np.full(bias, 0.5))]
+    g.node("Add", *terms[:: -1 if swapped else 1], output="y")
+    made = operators(normalized(g.model()))
+    assert (made["Gemm"], made["MatMul"], made["Add"]) == (1, 0, 0)
+
+
+def test_what_onnxruntime_fused_is_written_out(small_graph, tmp_path: Path):
+    import onnxruntime as ort
+
+    g = small_graph()
+    x = g.node("Clip", g.conv("x", 3, 8, strides=[2, 2]), g.constant(0), g.constant(6))
+    y = g.node("Relu", g.node("Add", x, g.conv(x, 8, 8)))
+    g.head(g.node("LeakyRelu", g.conv(y, 8, 8), alpha=0.1), 8)
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 4
+    ort.InferenceSession(g.model().SerializeToString(), options, ["CPUExecutionProvider"])
+    model = onnx.load(tmp_path / "optimized.onnx")
+    assert "FusedConv" in {node.op_type for node in model.graph.node}
+    made = operators(normalized(model))
+    assert made["Conv"] == 3
+    assert made["Clip"] == made["Relu"] == made["LeakyRelu"] == made["Add"] == 1
+
+
+def test_names_of_later_stages_are_left_free(small_graph):
+    g = small_graph()
+    x = g.node("Relu", g.conv("x", 3, 8), output="conv1")
+    x = g.node("Mul", x, g.constant(np.ones((8, 1, 1)), "conv1_weight"), output="conv1_scale")
+    g.head(g.node("Relu", g.conv(x, 8, 8), output="conv1_scale_real"), 8)
+    normalized(g.model())
+
+
+def test_clip_bounds_of_one_element(small_graph):
+    g = small_graph()
+    g.head(g.node("Clip", g.conv("x", 3, 8), g.constant([0]), g.constant([6])), 8)
+    model = normalized(g.model()).model
+    clip = next(node for node in model.graph.node if node.op_type == "Clip")
+    dims = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    assert [list(dims[name]) for name in clip.input[1:]] == [[], []]
+
+
+@pytest.mark.parametrize("shape", [["N", 32, 32, 3], [1, 32, 32, 3], ["N", "H", "W", "C"]])
+def test_channels_come_first(small_graph, shape):
+    """Of tf2onnx's graphs, which begin with a Transpose, perhaps behind the scaling of pixels."""
+    g = small_graph(shape)
+    x = g.node("Sub", g.node("Mul", "x", g.constant(1 / 127.5)), g.constant([1, 0.5, 0.25]))
+    x = g.node("Transpose", x, perm=[0, 3, 1, 2])
+    g.head(g.node("Relu", g.conv(x, 3, 8)), 8)
+    made = normalized(g.model(), 32)
+    assert operators(made)["Transpose"] == 0
+    assert "the image's channels now come first" in made.notes
+
+
+def test_bytes_become_floats(small_graph):
+    g = small_graph(dtype=TensorProto.UINT8)
+    x = g.node("Cast", "x", to=TensorProto.FLOAT)
+    g.head(g.node("Relu", g.conv(x, 3, 8)), 8)
+    made = normalized(g.model())
+    assert made.takes_bytes
+    assert operators(made)["Cast"] == 0
+
+
+def test_an_output_with_dimensions_of_one(small_graph):
+    g = small_graph()
+    x = g.node("GlobalAveragePool", g.node("Relu", g.conv("x", 3, 8)))
+    g.node("Conv", x, g.weights(3, 8, 1, 1), output="y")
+    made = normalized(g.model(["N", 3, 1, 1]))
+    assert made.outputs == 3
+    assert made.model.graph.output[0].name == "y"
+
+
+@pytest.mark.parametrize("opset", range(7, 24))
+def test_operator_sets(small_graph, opset: int):
+    g = small_graph(opset=opset, ir_version=min(3 + opset // 3, 10))
+    limits = ("Clip", g.conv("x", 3, 8, strides=[2, 2]))
+    x = (
+        g.node(*limits, min=0.0, max=6.0)
+        if opset < 11
+        else g.node(*limits, g.constant(0), g.constant(6))
+    )
+    g.head(g.node("Relu", g.conv(x, 8, 8, group=8)), 8)
+    made = operators(normalized(g.model()))
+    assert made == {
+        "Conv": 2,
+        "Clip": 1,
+        "Relu": 1,
+        "GlobalAveragePool": 1,
+        "Flatten": 1,
+        "Gemm": 1,
+    }
+
+
+def test_nodes_are_put_into_order(small_graph):
+    g = small_graph()
+    g.head(g.node("Relu", g.conv("x", 3, 8)), 8)
+    g.nodes.reverse()
+    made = normalized(g.model()).model
+    assert made.graph.node[0].op_type == "Conv"
+
+
+def refusal(model: onnx.ModelProto) -> str:
+    with pytest.raises(MobilenetError) as raised:
+        normalize_graph(FILE, model, None)
+    sentence = str(raised.value)
+    assert sentence.startswith("other.onnx ")
+    assert "\n" not in sentence
+    return sentence
+
+
+def test_recurrent_graphs(small_graph):
+    g = small_graph()
+    rows = g.node("Reshape", "x", g.constant([0, 96, 32], dtype=np.int64))
+    weights = g.weights(1, 16, 32), g.weights(1, 16, 4)
+    g.node("LSTM", rows, *weights, output="all", hidden_size=4)
+    g.node("ReduceMean", "all", g.constant([0, 1], dtype=np.int64), output="y", keepdims=0)
+    assert "the LSTM node 'node_all' is recurrent" in refusal(g.model(["N", 4]))
+
+
+def test_control_flow_that_depends_on_the_image(small_graph):
+    g = small_graph()
+    x = g.head(g.node("Relu", g.conv("x", 3, 8)), 8, output="logits")
+    branches = {
+        f"{name}_branch": helper.make_graph(
+            [helper.make_node(operator, [x], [name])],
+            name,
+            [],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)],
+        )
+        for name, operator in (("then", "Relu"), ("else", "Neg"))
+    }
+    bright = g.node("Greater", g.node("ReduceMean", "x", keepdims=0), g.constant(0))
+    g.node("If", bright, output="y", **branches)
+    assert "the If node 'node_y' is control flow" in refusal(g.model())
+
+
+def test_control_flow_that_can_be_computed(small_graph):
+    g = small_graph()
+    x = g.head(g.node("Relu", g.conv("x", 3, 8)), 8, output="logits")
+    branches = {
+        f"{name}_branch": helper.make_graph(
+            [helper.make_node(operator, [x], [name])],
+            name,
+            [],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)],
+        )
+        for name, operator in (("then", "Relu"), ("else", "Neg"))
+    }
+    g.node("If", g.constant(False, dtype=np.bool_), output="y", **branches)
+    assert operators(normalized(g.model()))["Neg"] == 1
+
+
+def test_other_domains(small_graph):
+    g = small_graph()
+    x = g.conv("x", 3, 8)
+    g.nodes.append(helper.make_node("Swish", [x], ["s"], "act", domain="com.example"))
+    g.opsets = [*g.opsets, helper.make_opsetid("com.example", 1)]
+    g.head("s", 8)
+    assert "the Swish node 'act' is of the domain 'com.example'" in refusal(g.model())
+
+
+def test_an_operator_set_of_the_future(small_graph):
+    g = small_graph(opset=99)
+    g.head(g.conv("x", 3, 8), 8)
+    assert "operator set 99" in refusal(g.model())
+
+
+def test_missing_weights(small_graph):
+    g = small_graph()
+    x = g.node("Conv", "x", "nowhere")
+    g.head(x, 8)
+    assert f"the Conv node 'node_{x}' reads 'nowhere', which is missing" in refusal(g.model())
+
+
+def test_several_inputs(small_graph):
+    g = small_graph()
+    g.inputs.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, ["N", 8, 32, 32]))
+    g.head(g.node("Mul", g.conv("x", 3, 8), "mask"), 8)
+    assert "2 inputs ('x', 'mask')" in refusal(g.model())
+
+
+def test_several_outputs(small_graph):
+    g = small_graph()
+    g.head(g.conv("x", 3, 8), 8)
+    model = g.model()
+    model.graph.output.append(helper.make_tensor_value_info("flatten5", TensorProto.FLOAT, None))
+    model.graph.node[-2].output[0] = "flatten5"
+    model.graph.node[-1].input[0] = "flatten5"
+    assert "2 outputs ('y', 'flatten5')" in refusal(model)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "said"),
+    [
+        (("N", 128), TensorProto.INT64, "is int64"),
+        (("N", 3, 32, 32), TensorProto.FLOAT16, "is float16"),
+        (("N", 128), TensorProto.FLOAT, "is ? x 128"),
+        (("N", 5, 32, 32), TensorProto.FLOAT, "5 channels"),
+        (("N", 3, 32, 48), TensorProto.FLOAT, "32 x 48 pixels"),
+    ],
+)
+def test_inputs_that_are_no_image(small_graph, shape, dtype: int, said: str):
+    g = small_graph(shape, dtype=dtype)
+    g.head(g.conv("x", 3, 8), 8)
+    assert said in refusal(g.model())
+
+
+def test_sequences(small_graph):
+    g = small_graph()
+    g.head(g.conv("x", 3, 8), 8, output="logits")
+    g.nodes.append(helper.make_node("SequenceConstruct", ["logits"], ["y"]))
+    model = g.model()
+    kind = helper.make_sequence_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, None))
+    model.graph.output[0].type.CopyFrom(kind)
+    assert "'y' is a sequence" in refusal(model)
+
+
+def test_outputs_that_are_no_classes(small_graph):
+    g = small_graph()
+    g.node("Relu", g.conv("x", 3, 8), output="y")
+    assert "its output 'y' is [1, 8, 32, 32]" in refusal(g.model(["N", 8, 32, 32]))
