@@ -112,6 +112,8 @@ pipeline/importing/import_weights.py
 pipeline/importing/layouts/__init__.py
 pipeline/importing/layouts/hugging_face.py
 pipeline/importing/layouts/keras.py
+pipeline/importing/layouts/keras_automatic.py
+pipeline/importing/layouts/keras_v2.py
 pipeline/importing/layouts/plan.py
 pipeline/importing/layouts/tf_slim.py
 pipeline/importing/layouts/timm.py

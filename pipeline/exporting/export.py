@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 BATCHES = (1, 2, 7)
 CLEAN_OPERATORS = frozenset(
-    {"Pad", "Conv", "BatchNormalization", "Clip", "Relu", "AveragePool", "Reshape", "Gemm"}
+    {"Pad", "Conv", "BatchNormalization", "Clip", "Relu", "Add", "AveragePool", "Reshape", "Gemm"}
 )
 
 

@@ -18,6 +18,8 @@ from mobilenet_cli.pipeline.importing.hub import download, is_repository
 from mobilenet_cli.pipeline.importing.layouts import (
     hugging_face,
     keras,
+    keras_automatic,
+    keras_v2,
     tf_slim,
     timm,
     torch_programs,
@@ -47,6 +49,13 @@ class Layout:
 # In the order in which they are tried: the last one matches by shape alone.
 LAYOUTS = (
     Layout(keras.recognizes, keras.plan, keras.EXPECTED),
+    Layout(keras_v2.recognizes, keras_v2.plan, keras_v2.EXPECTED),
+    Layout(
+        keras_automatic.recognizes,
+        keras_automatic.plan,
+        keras_automatic.EXPECTED,
+        keras_automatic.prepare,
+    ),
     Layout(tf_slim.recognizes, tf_slim.plan, tf_slim.EXPECTED, tf_slim.prepare),
     Layout(hugging_face.recognizes, hugging_face.plan, hugging_face.EXPECTED),
     Layout(timm.recognizes, timm.plan, timm.EXPECTED),
@@ -196,22 +205,18 @@ def _activation(
     file: WeightFile, plan: TensorMapping, wanted: Activation | None
 ) -> tuple[Activation, tuple[str, ...]]:
     """Return the network's activation, and what was assumed to know it."""
-    if plan.layout == "torch":
-        activation = wanted or plan.activation
-        if activation is None:
-            raise OptionError(
-                f"{file.path} does not say whether the network uses ReLU or ReLU6",
-                "Pass --activation relu or --activation relu6 as in the program it comes from",
-            )
-        assumed = "symmetric padding, epsilon 1e-5, ImageNet's mean and deviation"
-        return activation, (f"assumed as usual in torch: {activation}, {assumed}",)
-    assert plan.activation is not None
-    if wanted not in (None, plan.activation):
+    activation = plan.activation
+    if wanted and activation and wanted != activation and "{activation}" not in plan.assumed:
         raise OptionError(
-            f"{file.path} is a {plan.layout} file, whose network uses {plan.activation}",
+            f"{file.path} is a {plan.layout} file, whose network uses {activation}",
             "Leave --activation out",
         )
-    return plan.activation, ()
+    if (activation := wanted or activation) is None:
+        raise OptionError(
+            f"{file.path} does not say whether the network uses ReLU or ReLU6",
+            "Pass --activation relu or --activation relu6 as in the program it comes from",
+        )
+    return activation, (plan.assumed.format(activation=activation),) if plan.assumed else ()
 
 
 def _check_width(path: Path, spec: ModelSpec, wanted: float | None) -> None:

@@ -32,7 +32,8 @@ class WeightFile:
         path: of the file.
         ordered: the tensors are in the order in which the network was built.
         tensors: by the file's own names.
-        config: of ``config.json`` in the same folder, empty if there is none.
+        config: of ``config.json`` in the same folder, or of a whole Keras model in the file;
+            empty if there is none.
         preprocessor: likewise of ``preprocessor_config.json``.
     """
 
@@ -65,7 +66,8 @@ def read_weights(path: Path) -> WeightFile:
     folder = path.parent
     config, preprocessor = _json(folder / "config.json"), _json(folder / "preprocessor_config.json")
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        return WeightFile(path, False, _read_h5(path), config, preprocessor)
+        tensors, model = _read_h5(path)
+        return WeightFile(path, False, tensors, model or config, preprocessor)
     if head[8:9] == b"{":  # eight bytes of length, then the header
         return WeightFile(path, False, _read_safetensors(path), config, preprocessor)
     if head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04")):
@@ -107,8 +109,12 @@ def _json(path: Path) -> dict[str, Any]:
     return document
 
 
-def _read_h5(path: Path) -> Tensors:
-    """Read datasets by the last two parts of their names: ``conv1/kernel``, as Keras calls them."""
+def _read_h5(path: Path) -> tuple[Tensors, dict[str, Any]]:
+    """Read datasets by the last two parts of their names: ``conv1/kernel``, as Keras calls them.
+
+    Returns:
+        The tensors, and the configuration of a whole model; empty of weights alone.
+    """
     try:
         import h5py
     except ImportError as error:
@@ -122,6 +128,11 @@ def _read_h5(path: Path) -> Tensors:
         if not isinstance(item, h5py.Dataset) or name.startswith("optimizer_weights/"):
             return
         key = "/".join(name.split(":")[0].split("/")[-2:])
+        if key.startswith("vars/"):
+            raise ModelError(
+                f"{path} holds the weights of Keras 3 without the names of their layers",
+                "Save the whole model as HDF5, with model.save('model.h5')",
+            )
         if key in tensors:
             raise ModelError(f"{path} has two tensors called '{key}'", "Export the weights again")
         _check_bytes(path, name, item.shape or (), item.dtype.itemsize)
@@ -132,11 +143,12 @@ def _read_h5(path: Path) -> Tensors:
     try:
         with h5py.File(path, "r") as file:
             file.visititems(visit)
+            config = json.loads(file.attrs.get("model_config", "{}")).get("config", {})
     except ModelError:
         raise
     except Exception as error:  # the HDF5 library reports corruption in many ways
         raise _unreadable(path, "HDF5", error) from error
-    return tensors
+    return tensors, config if isinstance(config, dict) else {"layers": config}
 
 
 def _read_safetensors(path: Path) -> Tensors:

@@ -1,1 +1,1 @@
-"""Each file of this room knows the names under which a program stores a MobileNet v1."""
+"""Each file of this room knows the names under which a program stores a MobileNet."""

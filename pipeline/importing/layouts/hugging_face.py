@@ -12,7 +12,7 @@ from mobilenet_cli.models.spec import Activation
 from mobilenet_cli.pipeline.importing.layouts.plan import (
     LAYERS,
     TensorMapping,
-    norm_names,
+    layer_names,
     torch_norm,
 )
 from mobilenet_cli.pipeline.importing.weight_files import WeightFile
@@ -38,8 +38,8 @@ def plan(file: WeightFile, resolution: int | None) -> TensorMapping:
     names: dict[str, str] = {}
     for layer in range(LAYERS):
         theirs = f"{prefix}conv_stem" if layer == 0 else f"{prefix}layer.{layer - 1}"
-        names[f"layers.{layer}.conv.weight"] = f"{theirs}.convolution.weight"
-        names |= norm_names(layer, torch_norm(f"{theirs}.normalization"))
+        kernel, norm = f"{theirs}.convolution.weight", torch_norm(f"{theirs}.normalization")
+        names |= layer_names(f"layers.{layer}", kernel, norm)
     if any(name.startswith("classifier.") for name in file.tensors):
         names |= {name: name for name in ("classifier.weight", "classifier.bias")}
     config = file.config

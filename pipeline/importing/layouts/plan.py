@@ -1,7 +1,7 @@
 """All layouts turn a file's tensors into ours by what is in this module."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +28,13 @@ class TensorMapping:
         architecture: of the network, a key of ``models.MODELS``.
         names: from our tensors' names to the file's; without the classifier's two where the file
             has no classifier.
-        orient: turns a tensor of the file into torch's order of dimensions.
+        orient: turns a tensor into torch's order of dimensions, given what it is: the kernel of a
+            kind of layer, ``classifier``, or nothing of these.
         padding: of the convolutions.
         bn_epsilon: of the batch normalizations.
         activation: None where the file cannot tell.
+        assumed: a note of what neither the file nor its layout says. One with ``{activation}`` in
+            it lets the user name another activation.
         input: how an image becomes the input.
     """
 
@@ -42,17 +45,39 @@ class TensorMapping:
     padding: Padding
     bn_epsilon: float
     activation: Activation | None = "relu6"
+    assumed: str = ""
     input: InputSpec
 
 
-def norm_names(layer: int, theirs: Mapping[str, str]) -> dict[str, str]:
-    """Map our names of a layer's normalization to the file's, given by ``NORM_PARTS``."""
-    return {f"layers.{layer}.bn.{part}": theirs[part] for part in NORM_PARTS}
+def layer_names(layer: str, kernel: str, norm: Mapping[str, str]) -> dict[str, str]:
+    """Map our names of a layer's tensors to the file's, of its normalization by ``NORM_PARTS``."""
+    norms = {f"{layer}.bn.{part}": norm[part] for part in NORM_PARTS}
+    return {f"{layer}.conv.weight": kernel, **norms}
 
 
 def torch_norm(prefix: str) -> dict[str, str]:
     """Return the names of a torch BatchNorm2d's tensors."""
     return {part: f"{prefix}.{part}" for part in NORM_PARTS}
+
+
+def without_biases(file: WeightFile, layers: Iterable[tuple[str, str, str]]) -> WeightFile:
+    """Give every normalization a scale, and take away the biases before them.
+
+    A normalization that does not scale gets ``gamma = 1``. A bias before a normalization only
+    shifts its mean: ``BN(x + b; mean) = BN(x; mean - b)``.
+
+    Args:
+        file: the file's tensors by their names; what is missing is found later.
+        layers: the names of each layer's bias, scale and mean.
+    """
+    tensors = dict(file.tensors)
+    for bias, gamma, mean in layers:
+        if mean not in tensors:
+            continue
+        tensors.setdefault(gamma, np.ones_like(tensors[mean]))
+        if bias in tensors and tensors[bias].shape == tensors[mean].shape:
+            tensors[mean] = tensors[mean] - tensors.pop(bias)
+    return replace(file, tensors=tensors)
 
 
 def convert(
@@ -71,8 +96,10 @@ def convert(
     """
     path, architecture = file.path, find_architecture(plan.architecture)
     _check_names(path, plan, file.tensors)
+    kinds = {f"{at.name}.conv.weight": str(at.kind) for at in architecture.layers(ModelSpec())}
+    kinds["classifier.weight"] = "classifier"
     tensors = {
-        ours: np.ascontiguousarray(plan.orient(ours, file.tensors[theirs]))
+        ours: np.ascontiguousarray(plan.orient(kinds.get(ours, ""), file.tensors[theirs]))
         for ours, theirs in plan.names.items()
     }
     norm = ".bn.weight"

@@ -7,17 +7,14 @@ before normalizations that do not scale. Both pad as TensorFlow does and use sli
 """
 
 import re
-from dataclasses import replace
-
-import numpy as np
-from numpy.typing import NDArray
 
 from mobilenet_cli.data.preprocess import InputSpec
-from mobilenet_cli.pipeline.importing.layouts.keras import NORM, orient
+from mobilenet_cli.pipeline.importing.layouts.keras import keras_norm, orient
 from mobilenet_cli.pipeline.importing.layouts.plan import (
     LAYERS,
     TensorMapping,
-    norm_names,
+    layer_names,
+    without_biases,
 )
 from mobilenet_cli.pipeline.importing.weight_files import WeightFile
 
@@ -32,20 +29,11 @@ def recognizes(file: WeightFile) -> bool:
 
 
 def prepare(file: WeightFile) -> WeightFile:
-    """Give every layer what slim leaves out, and take away what it need not have.
-
-    A normalization that does not scale gets ``gamma = 1``. A bias before a normalization only
-    shifts its mean: ``BN(x + b; mean) = BN(x; mean - b)``.
-    """
-    tensors = dict(file.tensors)
-    for kernel, norm in _layers(file):
-        bias, mean = f"{kernel.rpartition('/')[0]}/biases", tensors.get(f"{norm}/moving_mean")
-        if mean is None:
-            continue  # names are checked later, with a sentence
-        tensors.setdefault(f"{norm}/gamma", np.ones_like(mean))
-        if bias in tensors and tensors[bias].shape == mean.shape:
-            tensors[f"{norm}/moving_mean"] = mean - tensors.pop(bias)
-    return replace(file, tensors=tensors)
+    """Give every layer what slim leaves out, and take away what it need not have."""
+    layers = ((kernel.rpartition("/")[0], norm) for kernel, norm in _layers(file))
+    return without_biases(
+        file, ((f"{conv}/biases", f"{norm}/gamma", f"{norm}/moving_mean") for conv, norm in layers)
+    )
 
 
 def plan(file: WeightFile, resolution: int | None) -> TensorMapping:
@@ -53,8 +41,7 @@ def plan(file: WeightFile, resolution: int | None) -> TensorMapping:
     google = GOOGLE in file.tensors
     names: dict[str, str] = {}
     for layer, (kernel, norm) in enumerate(_layers(file)):
-        names[f"layers.{layer}.conv.weight"] = kernel
-        names |= norm_names(layer, {ours: f"{norm}/{part}" for ours, part in NORM.items()})
+        names |= layer_names(f"layers.{layer}", kernel, keras_norm(norm))
     classifier = "MobilenetV1/Logits/Conv2d_1c_1x1" if google else "MobileNet/fc_16"
     if any(name.startswith(f"{classifier}/") for name in file.tensors):
         names["classifier.weight"] = f"{classifier}/weights"
@@ -64,7 +51,7 @@ def plan(file: WeightFile, resolution: int | None) -> TensorMapping:
     return TensorMapping(
         layout="TF-slim" if google else "Zehaos/MobileNet",
         names=names,
-        orient=_orient,
+        orient=orient,
         padding="same",
         bn_epsilon=1e-3,
         activation="relu6" if google else "relu",
@@ -92,10 +79,3 @@ def _layers(file: WeightFile) -> list[tuple[str, str]]:
 
 def _kernel(layer: str) -> str:
     return "depthwise_weights" if layer.endswith("depthwise") else "weights"
-
-
-def _orient(name: str, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Turn a kernel as Keras has it, or a classifier that is a matrix [in, out]."""
-    if name == "classifier.weight" and tensor.ndim == 2:
-        return tensor.T
-    return orient(name, tensor)

@@ -12,7 +12,7 @@ from mobilenet_cli.pipeline.errors import ModelError
 from mobilenet_cli.pipeline.importing.layouts.plan import (
     LAYERS,
     TensorMapping,
-    norm_names,
+    layer_names,
     torch_norm,
 )
 from mobilenet_cli.pipeline.importing.weight_files import WeightFile
@@ -39,14 +39,13 @@ def plan(file: WeightFile, resolution: int | None) -> TensorMapping:
         ModelError: another network of timm, named.
     """
     _refuse_variants(file)
-    names = {"layers.0.conv.weight": "conv_stem.weight", **norm_names(0, torch_norm("bn1"))}
+    names = layer_names("layers.0", "conv_stem.weight", torch_norm("bn1"))
     blocks = [f"blocks.{stage}.{i}" for stage, count in enumerate(BLOCKS) for i in range(count)]
     for block, theirs in enumerate(blocks):
         depthwise, pointwise = 2 * block + 1, 2 * block + 2
-        names[f"layers.{depthwise}.conv.weight"] = f"{theirs}.conv_dw.weight"
-        names |= norm_names(depthwise, torch_norm(f"{theirs}.bn1"))
-        names[f"layers.{pointwise}.conv.weight"] = f"{theirs}.conv_pw.weight"
-        names |= norm_names(pointwise, torch_norm(f"{theirs}.bn2"))
+        for layer, part, norm in ((depthwise, "conv_dw", "bn1"), (pointwise, "conv_pw", "bn2")):
+            kernel = f"{theirs}.{part}.weight"
+            names |= layer_names(f"layers.{layer}", kernel, torch_norm(f"{theirs}.{norm}"))
     assert pointwise == LAYERS - 1
     if any(name.startswith("classifier.") for name in file.tensors):
         names |= {name: name for name in ("classifier.weight", "classifier.bias")}

@@ -28,6 +28,7 @@ from mobilenet_cli.pipeline.errors import ModelError, OptionError, StorageError
 from mobilenet_cli.pipeline.importing.import_weights import (
     ImportConfig,
     read_source,
+    run_name,
     write_checkpoint,
 )
 from mobilenet_cli.pipeline.importing.layouts import hugging_face
@@ -658,3 +659,37 @@ def test_published_weights_reach_the_reference_accuracy(shared, published):
     assert record.images == expected["images"] == 650
     assert abs(record.top1_correct - expected["top1_correct"]) <= 1
     assert abs(record.top5_correct - expected["top5_correct"]) <= 1
+
+
+@pytest.fixture(scope="module")
+def published_v2(shared, tmp_path_factory) -> Artifact:
+    """The published weights of torchvision's MobileNetV2 as a checkpoint."""
+    out = tmp_path_factory.mktemp("published_v2")
+    imported = read_source(str(shared / "weights/mobilenet_v2-b0353104.pth"), AS_IS)
+    assert imported.record.parameters == 3_504_872
+    assert imported.record.layout == "torchvision"
+    assert run_name(imported.facts) == "mobilenet_v2_1_224"
+    return write_checkpoint(imported, out / "model.safetensors")
+
+
+def test_torchvisions_mobilenet_v2_gives_the_reference_logits(shared, published_v2):
+    golden = np.load(shared / "reference/mobilenet_v2_golden.npz")
+    images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        found = load_network(published_v2)(images).numpy()
+    assert np.abs(found - golden["random_logits"]).max() <= 1e-4
+
+
+@pytest.mark.slow
+def test_torchvisions_mobilenet_v2_reaches_the_reference_accuracy(shared, published_v2, tmp_path):
+    from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, evaluate
+    from mobilenet_cli.pipeline.exporting.export import ExportConfig, export
+    from mobilenet_cli.pipeline.exporting.simplify import SimplifyConfig, simplify
+
+    exported = export(published_v2, ExportConfig(), tmp_path / "fp32.onnx")
+    folded = simplify(exported, SimplifyConfig(), tmp_path / "folded.onnx")
+    record = evaluate(folded, EvaluateConfig(data=str(shared / "imagenet/val")))
+    top1, top5 = np.load(shared / "reference/mobilenet_v2_golden.npz")["correct"]
+    assert record.images == 650
+    assert abs(record.top1_correct - top1) <= 1
+    assert abs(record.top5_correct - top5) <= 1
