@@ -169,7 +169,7 @@ check: $(INSTALLED) ## lint, formatting, types and the layering of the packages
 	$(BIN)/lint-imports
 
 test: $(INSTALLED) ## the tests, or some of them: TESTS
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(TESTS)
 
 fuzz: $(INSTALLED) ## damage weight files and images for some minutes: FUZZ
 	MOBILENET_CLI_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/test_fuzz.py

@@ -23,6 +23,12 @@ from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 ROOT = Path(__file__).parents[1]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let threads of several workers sleep while they wait, so that the others' can work."""
+    if hasattr(config, "workerinput"):
+        os.environ["OMP_WAIT_POLICY"] = "passive"
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of weights, images and reference results; the test is skipped without it."""
@@ -32,7 +38,7 @@ def shared() -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def encoded() -> Callable[..., bytes]:
     """Make an image file's bytes: a seeded picture, or one colour."""
 

@@ -22,11 +22,13 @@ from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
 from mobilenet_cli.pipeline.errors import ModelError, OptionError
 from mobilenet_cli.pipeline.exporting.export import ExportConfig, export
 from mobilenet_cli.pipeline.exporting.simplify import SimplifyConfig, simplify
+from mobilenet_cli.pipeline.progress import silent
 from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
 from mobilenet_cli.pipeline.quantizing.proof import SIMULATED
 from mobilenet_cli.pipeline.quantizing.quantize import quantize
 from mobilenet_cli.pipeline.runtime.parity import sqnr_db
 from mobilenet_cli.pipeline.runtime.session import open_session
+from mobilenet_cli.pipeline.training import setup
 from mobilenet_cli.pipeline.training.config import TrainConfig
 from mobilenet_cli.pipeline.training.distillation import distillation_loss, open_teacher
 from mobilenet_cli.pipeline.training.fake_quantize import (
@@ -35,7 +37,7 @@ from mobilenet_cli.pipeline.training.fake_quantize import (
     layers_of,
     round_to_grid,
 )
-from mobilenet_cli.pipeline.training.qat import quantized_start
+from mobilenet_cli.pipeline.training.qat import Grids, quantized_start
 from mobilenet_cli.pipeline.training.setup import resolve
 from mobilenet_cli.pipeline.training.train import train
 
@@ -45,6 +47,26 @@ def images(chain):
     """Ten digits [10, 3, 32, 32]."""
     samples = open_dataset("digits", "val").samples[:10]
     return next(batches(samples, chain.folded.facts.input, 10)).images
+
+
+@pytest.fixture(scope="module")
+def starts():
+    """Quantize each start once; most of the seconds here would be torch's export."""
+    made: dict[object, Grids] = {}
+
+    def start(source, data, settings, progress=silent):
+        key = (source.sha256, data, settings)
+        if key not in made:
+            made[key] = quantized_start(source, data, settings, progress)
+        return made[key]
+
+    return start
+
+
+@pytest.fixture(autouse=True)
+def start_once(starts, monkeypatch):
+    """Training takes its start from there."""
+    monkeypatch.setattr(setup, "quantized_start", starts)
 
 
 def test_pairs_stay_within_what_kernels_add():
@@ -96,7 +118,7 @@ def test_training_starts_from_what_quantize_makes(chain, images, tmp_path):
 
 
 @pytest.mark.parametrize("target", ["avx2", "vnni", "tensorrt"])
-def test_quantize_makes_what_was_trained(chain, images, tmp_path, target):
+def test_quantize_makes_what_was_trained(chain, starts, images, tmp_path, target):
     """Through export and simplify, the int8 model is the network that learned, to its ties."""
     config = TrainConfig(
         data="digits", init=str(chain.checkpoint.path), qat=True, target=target, epochs=0.2
@@ -109,7 +131,7 @@ def test_quantize_makes_what_was_trained(chain, images, tmp_path, target):
     int8 = quantize(folded, settings, tmp_path / "int8.onnx")
     assert int8.record.calibrator == "training"
 
-    start = quantized_start(chain.checkpoint, "digits", replace(settings, calib_count=256))
+    start = starts(chain.checkpoint, "digits", replace(settings, calib_count=256))
     assert made.facts.grids == folded.facts.grids == start.coded
     constants = {t.name: numpy_helper.to_array(t) for t in load_onnx(int8.path).graph.initializer}
     written = {float(v) for name, v in constants.items() if name.endswith("_scale") and v.ndim == 0}
