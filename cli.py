@@ -253,7 +253,7 @@ OPTIONS: dict[str, Any] = {
     "new_run": option("--run", "Folder to make under runs/; by default the options name it."),
     "normalization": option(
         "--normalization",
-        "How an .onnx file wants pixels: inception (-1..1) or imagenet (mean and deviation).",
+        "How an .onnx file wants pixels: inception (-1..1), imagenet, 0..1, 0..255, or mean/std.",
     ),
     "markdown": option("--markdown", "Print tables as Markdown, as it is where they are piped."),
     "opset": option("--opset", "ONNX operator set to write."),

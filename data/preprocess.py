@@ -36,7 +36,13 @@ class Normalization(NamedTuple):
 NORMALIZATIONS = {
     "inception": Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "imagenet": Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "-1..1": Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "0..1": Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "0..255": Normalization((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)),
 }
+Channels = Literal["RGB", "BGR", "gray"]
+# Of red, green and blue in gray, ITU-R BT.601 as Pillow has it: in 65536ths.
+LUMA = (19595, 38470, 7471)
 # Without Pillow's readers that start other programs or draw vectors.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 89_478_485  # 0.27 GB as RGB; where Pillow begins to warn of decompression bombs
@@ -58,9 +64,9 @@ class InputSpec:
         resolution: side of the network's input in pixels.
         resize: length in pixels to which the short side is scaled before the crop.
         interpolation: Pillow's antialiased resampling filter.
-        mean: per channel, on the scale 0..1, in ``channels`` order.
-        std: per channel, on the scale 0..1, in ``channels`` order.
-        channels: ``RGB`` or ``BGR``.
+        mean: per channel, on the scale 0..1, in ``channels`` order; of gray, three times the one.
+        std: per channel, on the scale 0..1, likewise.
+        channels: what the network's input has: ``RGB``, ``BGR``, or one channel of ``gray``.
 
     Raises:
         OptionError: a value is outside its domain.
@@ -71,7 +77,7 @@ class InputSpec:
     interpolation: Interpolation = "bilinear"
     mean: tuple[float, float, float] = NORMALIZATIONS["inception"].mean
     std: tuple[float, float, float] = NORMALIZATIONS["inception"].std
-    channels: Literal["RGB", "BGR"] = "RGB"
+    channels: Channels = "RGB"
 
     def __post_init__(self) -> None:
         if self.resolution < 1 or self.resize < self.resolution:
@@ -90,19 +96,104 @@ class InputSpec:
                 "Give three finite means and three positive standard deviations",
             )
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Return the shape of one image as the network takes it: [channels, rows, columns]."""
+        return (1 if self.channels == "gray" else 3, self.resolution, self.resolution)
+
     @classmethod
     def cropped(
-        cls, resolution: int, fraction: float = 0.875, normalization: str = "inception"
+        cls,
+        resolution: int,
+        fraction: float = 0.875,
+        normalization: str = "inception",
+        gray: bool = False,
     ) -> "InputSpec":
         """Return the input of a network whose images are cut from a larger frame.
 
         Args:
             resolution: the side of the network's input in pixels.
             fraction: the share of the frame's side that is kept.
-            normalization: a key of ``NORMALIZATIONS``.
+            normalization: as ``read_normalization`` takes it.
+            gray: the network takes one channel.
+
+        Raises:
+            OptionError: the normalization cannot be understood, or does not fit the channels.
         """
-        mean, std = NORMALIZATIONS[normalization]
-        return cls(resolution=resolution, resize=round(resolution / fraction), mean=mean, std=std)
+        (mean, std), channels = read_normalization(normalization, gray)
+        return cls(
+            resolution=resolution,
+            resize=round(resolution / fraction),
+            mean=mean,
+            std=std,
+            channels=channels,
+        )
+
+
+def read_normalization(text: str, gray: bool = False) -> tuple[Normalization, Channels]:
+    """Understand what a person says about a network's pixels, such as ``bgr 0..255``.
+
+    Args:
+        text: an order of channels (``rgb`` unless ``bgr`` or ``gray`` is said), and a key of
+            ``NORMALIZATIONS`` or numbers: ``mean/std``, each one number or one for each channel
+            with commas between; a std of 1 may be left out. If one of the numbers is above 1, they
+            belong to pixels 0..255, otherwise to 0..1.
+        gray: the network takes one channel.
+
+    Returns:
+        The normalization, in the order of the channels, and that order.
+
+    Raises:
+        OptionError: the text says something else, or does not fit the number of channels.
+    """
+    orders: dict[str, Channels] = {"rgb": "RGB", "bgr": "BGR", "gray": "gray", "grey": "gray"}
+    words = text.lower().replace("\N{MINUS SIGN}", "-").replace(":", " ").split()
+    named = [orders[word] for word in words if word in orders]
+    values = [word for word in words if word not in orders]
+    if len(values) != 1 or len(named) > 1:
+        raise _not_understood(text)
+    channels = named[0] if named else "gray" if gray else "RGB"
+    if (channels == "gray") != gray:
+        raise OptionError(
+            f"the normalization '{text}' does not fit a network that takes "
+            f"{'one channel' if gray else 'three channels'}",
+            "Say gray of networks with one channel, and of these alone",
+        )
+    found = NORMALIZATIONS.get(values[0])
+    if found is not None and channels == "BGR":
+        found = Normalization(found.mean[::-1], found.std[::-1])
+    found = found or _numbers(text, values[0])
+    if gray and len({*zip(*found, strict=True)}) > 1:
+        raise OptionError(
+            f"the normalization '{text}' has three means, but the network takes one channel",
+            "Give one mean and one std, as in 'gray 0.5/0.5'",
+        )
+    return found, channels
+
+
+def _numbers(text: str, value: str) -> Normalization:
+    """Read ``mean/std``."""
+    rows = []
+    for part in f"{value}/1".split("/")[:2]:
+        try:
+            row = [float(number) for number in part.split(",")]
+        except ValueError as error:
+            raise _not_understood(text) from error
+        if len(row) not in (1, 3) or value.count("/") > 1:
+            raise _not_understood(text)
+        rows.append(row if len(row) == 3 else row * 3)
+    scale = 255 if max(map(abs, (*rows[0], *rows[1]))) > 1 else 1
+    mean, std = ((a / scale, b / scale, c / scale) for a, b, c in rows)
+    return Normalization(mean, std)
+
+
+def _not_understood(text: str) -> OptionError:
+    return OptionError(
+        f"the normalization '{text}' is not understood",
+        f"Pass one of {', '.join(NORMALIZATIONS)}, or mean/std as in "
+        "0.485,0.456,0.406/0.229,0.224,0.225; with bgr or gray before it where that is meant, as "
+        "in 'bgr 103.939,116.779,123.68/1'",
+    )
 
 
 def decode(encoded: bytes, key: str) -> Image.Image:
@@ -197,10 +288,14 @@ def frame(size: tuple[int, int], spec: InputSpec, key: str) -> tuple[int, int]:
 
 
 def normalize(pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float32]:
-    """Map uint8 pixels [..., H, W, 3] in RGB order to float32 [..., 3, H, W] in the spec's."""
+    """Map uint8 pixels [..., H, W, 3] in RGB order to float32 [..., C, H, W] in the spec's."""
     if spec.channels == "BGR":
         pixels = pixels[..., ::-1]
-    mean, std = (np.array(v, np.float32)[:, None, None] for v in (spec.mean, spec.std))
+    elif spec.channels == "gray":
+        weighted = pixels @ np.array(LUMA)
+        pixels = ((weighted + (1 << 15)) >> 16).astype(np.uint8)[..., None]
+    count = spec.shape[0]
+    mean, std = (np.array(v[:count], np.float32)[:, None, None] for v in (spec.mean, spec.std))
     # Channels first while they are bytes, then in place: a sixth of the straightforward time.
     values = np.ascontiguousarray(np.moveaxis(pixels, -1, -3)).astype(np.float32)
     values /= np.float32(255)
@@ -210,7 +305,7 @@ def normalize(pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float32]
 
 
 def prepare(encoded: bytes, key: str, spec: InputSpec) -> NDArray[np.float32]:
-    """Prepare an image file's bytes as the network's input [3, resolution, resolution].
+    """Prepare an image file's bytes as the network's input, of shape ``spec.shape``.
 
     Raises:
         DataError: the image cannot be decoded.

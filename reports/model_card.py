@@ -92,17 +92,22 @@ def preparation(model: ArtifactRecord) -> str:
     assert spec is not None  # the caller looked
     side, count = spec.resolution, class_count(model)
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (spec.mean, spec.std))
+    depth = 1 if spec.channels == "gray" else 3
+    gives = {
+        "softmax": "probabilities by softmax, {}",
+        "sigmoid": "a probability for each class, {}",
+    }.get(model.output, "logits, {}; softmax makes them probabilities")
     order = (
         f"The classes are in this order: {escape(', '.join(model.classes))}."
         if 0 < len(model.classes) <= 20
         else "The class list, in this order, is inside the file: key `mobilenet_cli`, `classes`."
     )
     return (
-        f"Input `{code(model.input_name)}`: float32, [N, 3, {side}, {side}] (images, channels "
-        f"{spec.channels}, rows, columns). An upright 8-bit image is scaled ({spec.interpolation}) "
-        f"so that its short side has {spec.resize} pixels, the central {side}×{side} are cut out, "
-        f"and each value v becomes (v / 255 - mean) / std with mean {mean} and std {std}. "
-        f"Output: logits, float32, [N, {count}]; softmax makes them probabilities. {order}"
+        f"Input `{code(model.input_name)}`: float32, [N, {depth}, {side}, {side}] (images, "
+        f"channels {spec.channels}, rows, columns). An upright 8-bit image is scaled "
+        f"({spec.interpolation}) so that its short side has {spec.resize} pixels, the central "
+        f"{side}×{side} are cut out, and each value v becomes (v / 255 - mean) / std with mean "
+        f"{mean} and std {std}. Output: {gives.format(f'float32, [N, {count}]')}. {order}"
     )
 
 
@@ -110,7 +115,11 @@ def python(model: ArtifactRecord) -> str:
     """Write the Python that classifies ``photo.jpg`` with ONNX Runtime alone."""
     spec = model.input
     assert spec is not None  # the caller looked
-    turned = "[:, :, ::-1]" if spec.channels == "BGR" else ""
+    turned = {"BGR": "[:, :, ::-1]", "gray": "[:, :, None]"}.get(spec.channels, "")
+    mode, depth = ('.convert("L")', 1) if spec.channels == "gray" else ("", 3)
+    made = "logits" if model.output == "logits" else "outputs"
+    shares = "np.exp(logits[0] - logits[0].max())" if made == "logits" else "outputs[0]"
+    total = "" if model.output == "sigmoid" else " / shares.sum()"
     return f"""import json
 import numpy as np
 import onnxruntime
@@ -123,12 +132,12 @@ ratio = {spec.resize} / min(image.size)
 size = [max({spec.resize}, round(side * ratio)) for side in image.size]
 image = image.resize(size, Image.Resampling.{spec.interpolation.upper()})
 left, top = ((side - {spec.resolution}) // 2 for side in size)
-image = image.crop((left, top, left + {spec.resolution}, top + {spec.resolution}))
+image = image.crop((left, top, left + {spec.resolution}, top + {spec.resolution})){mode}
 pixels = np.asarray(image, np.float32){turned} / 255
-pixels = (pixels - np.float32({list(spec.mean)})) / np.float32({list(spec.std)})
-(logits,) = session.run(None, {{"{code(model.input_name)}": pixels.transpose(2, 0, 1)[None]}})
-shares = np.exp(logits[0] - logits[0].max())
+pixels = (pixels - np.float32({list(spec.mean[:depth])})) / np.float32({list(spec.std[:depth])})
+({made},) = session.run(None, {{"{code(model.input_name)}": pixels.transpose(2, 0, 1)[None]}})
+shares = {shares}
 for index in shares.argsort()[::-1][:5]:
     name = (facts["names"] or facts["classes"])[index]
-    print(f"{{shares[index] / shares.sum():.1%}} {{name}}")
+    print(f"{{shares[index]{total}:.1%}} {{name}}")
 """

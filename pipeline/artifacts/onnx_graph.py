@@ -2,7 +2,7 @@
 
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from mobilenet_cli.models import find_architecture
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
@@ -20,10 +20,10 @@ def has_batch_norms(path: Path) -> bool:
 
 
 def input_shape(path: Path) -> tuple[int | None, ...]:
-    """Return the model's input shape [N, 3, H, W]; None where a dimension is free.
+    """Return the model's input shape [N, C, H, W]; None where a dimension is free.
 
     Raises:
-        ModelError: not exactly one input, or not a batch of float32 RGB images.
+        ModelError: not exactly one input, or not a batch of float32 images of 1 or 3 channels.
     """
     import onnx
 
@@ -37,7 +37,7 @@ def input_shape(path: Path) -> tuple[int | None, ...]:
     shape = tuple(
         dim.dim_value if dim.HasField("dim_value") else None for dim in inputs[0].shape.dim
     )
-    if len(shape) != 4 or shape[1] not in (None, 3):
+    if len(shape) != 4 or shape[1] not in (None, 1, 3):
         dims = "x".join("?" if size is None else str(size) for size in shape)
         raise ModelError(
             f"the input of {path} is {dims}, not a batch of images (Nx3xHxW)",
@@ -50,6 +50,33 @@ def input_shape(path: Path) -> tuple[int | None, ...]:
             "Export the model with a float32 input",
         )
     return shape
+
+
+OutputKind = Literal["logits", "softmax", "sigmoid"]
+# What changes the form of probabilities but not what they are.
+PASSED = {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Cast", "Clip"}
+PASSED |= {"QuantizeLinear", "DequantizeLinear"}
+
+
+def output_kind(graph: "onnx.GraphProto") -> OutputKind:
+    """Tell whether a classifier's output is logits, or what an activation made of them."""
+    makers = {name: node for node in graph.node for name in node.output}
+    node = makers.get(graph.output[0].name)
+    while node is not None and node.op_type in PASSED:
+        node = makers.get(node.input[0])
+    if node is None:
+        return "logits"
+    if node.op_type == "Div":  # older exporters write a softmax as its formula
+        node = makers.get(node.input[0])
+        return "softmax" if node is not None and node.op_type == "Exp" else "logits"
+    kinds: dict[str, OutputKind] = {
+        "Softmax": "softmax",
+        "QLinearSoftmax": "softmax",
+        "Sigmoid": "sigmoid",
+        "QLinearSigmoid": "sigmoid",
+        "HardSigmoid": "sigmoid",
+    }
+    return kinds.get(node.op_type, "logits")
 
 
 Shapes = dict[str, tuple[int | str, ...]]

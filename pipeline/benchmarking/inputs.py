@@ -1,5 +1,6 @@
 """A benchmark gives images to a model, if the model takes them."""
 
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ MAX_IMAGES = 64  # different ones in a batch
 
 
 def input_images(row: Row, data: str | None) -> tuple[NDArray[np.float32], str]:
-    """Return the input [batch, 3, R, R] of a row, and where it comes from.
+    """Return the input [batch, C, R, R] of a row, and where it comes from.
 
     Real images of ``data`` or of the set the model was trained on, repeated where the batch is
     larger than ``MAX_IMAGES``; seeded noise where neither is known or ``data`` is ``noise``. The
@@ -27,7 +28,7 @@ def input_images(row: Row, data: str | None) -> tuple[NDArray[np.float32], str]:
     facts, batch = row.artifact.facts, row.batch
     if not row.artifact.is_checkpoint:
         check_input(row.artifact.path, facts.input, batch)
-    needed = batch * 3 * facts.input.resolution**2 * np.dtype(np.float32).itemsize
+    needed = batch * prod(facts.input.shape) * np.dtype(np.float32).itemsize
     if needed > available_memory():
         raise OptionError(
             f"a batch of {batch} images does not fit in memory ({needed / 2**30:.0f} GiB of input)",

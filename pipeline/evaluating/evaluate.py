@@ -142,7 +142,9 @@ def answer_chunk(
     logits = predictor.logits(pad_batch(np.stack(images), predictor.batch))
     rows = iter(logits)
     return [
-        image if isinstance(image, DataError) else answer_of(sample.key, target, next(rows))
+        image
+        if isinstance(image, DataError)
+        else answer_of(sample.key, target, next(rows), predictor.independent)
         for image, (sample, target) in zip(loaded, chunk, strict=True)
     ]
 
@@ -160,10 +162,12 @@ def _load(sample: Sample, spec: InputSpec) -> NDArray[np.float32] | DataError:
         return error
 
 
-def answer_of(key: str, target: int, logits: NDArray[np.float32]) -> Answer:
-    """Return the rank of the right class, and the most probable classes with their softmax."""
+def answer_of(
+    key: str, target: int, logits: NDArray[np.float32], independent: bool = False
+) -> Answer:
+    """Return the rank of the right class, and the most probable classes as ``top_classes``."""
     rank = rank_of(target, logits, key)
-    top, probabilities = top_classes(logits, TOP)
+    top, probabilities = top_classes(logits, TOP, independent)
     return Answer(key, target, rank, tuple(top), tuple(probabilities))
 
 

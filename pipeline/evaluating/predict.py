@@ -29,7 +29,7 @@ class Guess:
     Attributes:
         identifier: of the class, as in the model; its index where the model names none.
         name: what people call it.
-        probability: softmax of the logits, 0..1.
+        probability: softmax (or sigmoid) of the logits, 0..1.
     """
 
     identifier: str
@@ -116,9 +116,10 @@ def predict(
             except DataError as error:
                 return Prediction(sample.key, error=error)
             logits = predictor.logits(pad_batch(image[None], predictor.batch))[0]
+            ranked = top_classes(logits, top, predictor.independent)
             guesses = tuple(
                 Guess(*_describe(artifact, index), probability)
-                for index, probability in zip(*top_classes(logits, top), strict=True)
+                for index, probability in zip(*ranked, strict=True)
             )
             return Prediction(sample.key, guesses)
 

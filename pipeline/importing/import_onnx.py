@@ -6,14 +6,16 @@ from pathlib import Path
 
 import onnx
 
-from mobilenet_cli.data.preprocess import NORMALIZATIONS, InputSpec
+from mobilenet_cli.data.preprocess import NORMALIZATIONS, InputSpec, read_normalization
 from mobilenet_cli.pipeline.artifacts.facts import Facts, versions
 from mobilenet_cli.pipeline.artifacts.files import sha256_file
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
 from mobilenet_cli.pipeline.errors import OptionError
 from mobilenet_cli.pipeline.importing.import_weights import Imported, listed_classes
-from mobilenet_cli.pipeline.importing.normalize_graph import normalize_graph
+from mobilenet_cli.pipeline.importing.normalize_graph import Normalized, normalize_graph
 from mobilenet_cli.reports.records.conversion import ImportRecord
+
+BYTES = "0..255"
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class OnnxImportConfig:
     """These are the settings of the import of an ONNX file.
 
     Attributes:
-        normalization: a key of ``NORMALIZATIONS``; the file cannot tell.
+        normalization: as ``read_normalization`` takes it; the file cannot tell.
         resolution: side of the input in pixels; None takes the file's, or 224 if it takes any.
         classes: a text file with one class identifier a line; None takes ImageNet's.
     """
@@ -38,14 +40,11 @@ def read_onnx(path: Path, config: OnnxImportConfig) -> Imported:
         ModelError: it is no classifier of images [batch, 3, side, side].
         OptionError: an option is needed, or contradicts the file.
     """
-    if config.normalization not in NORMALIZATIONS:
-        raise OptionError(
-            f"{path} does not say how its pixels are normalized",
-            "Pass --normalization inception (to -1..1, as TensorFlow programs do) or "
-            "--normalization imagenet (mean and deviation, as torch programs do)",
-        )
     normalized = normalize_graph(path, load_onnx(path), config.resolution)
     model, side, outputs = normalized.model, normalized.side, normalized.outputs
+    wanted = InputSpec.cropped(
+        side, normalization=_normalization(path, normalized, config), gray=normalized.channels == 1
+    )
     classes, names = listed_classes(path, outputs, config.classes)
     sha256 = sha256_file(path)
     facts = Facts(
@@ -53,7 +52,7 @@ def read_onnx(path: Path, config: OnnxImportConfig) -> Imported:
         parent=sha256,
         config=asdict(config) | {"source": path.name, "classes": None},
         versions=versions("onnx", "onnx-ir", "onnxscript", "onnxruntime"),
-        input=InputSpec.cropped(side, normalization=config.normalization),
+        input=wanted,
         classes=classes,
         names=names,
     )
@@ -76,6 +75,26 @@ def needs_folding(content: bytes) -> bool:
     """Tell whether a model has BatchNormalizations."""
     graph = onnx.load_from_string(content).graph
     return any(node.op_type == "BatchNormalization" for node in graph.node)
+
+
+def _normalization(path: Path, normalized: Normalized, config: OnnxImportConfig) -> str:
+    """Return how the pixels are to be normalized, as the user says or the file shows."""
+    if normalized.takes_bytes:
+        given = config.normalization or BYTES
+        if read_normalization(given, normalized.channels == 1)[0] != NORMALIZATIONS[BYTES]:
+            raise OptionError(
+                f"{path} takes pixels as bytes 0..255, not as --normalization {given} makes them",
+                "Leave --normalization out",
+            )
+        return given
+    if config.normalization is None:
+        raise OptionError(
+            f"{path} does not say how its pixels are normalized",
+            "Pass --normalization inception (to -1..1, as TensorFlow programs do), "
+            "--normalization imagenet (mean and deviation, as torch programs do), 0..1, 0..255, or "
+            "mean/std in numbers; 'bgr 0..255' where blue comes first",
+        )
+    return config.normalization
 
 
 def _parameters(model: onnx.ModelProto) -> int:

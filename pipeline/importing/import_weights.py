@@ -125,6 +125,8 @@ def read_source(source: str, config: ImportConfig) -> Imported:
     _check_width(file.path, spec, config.width)
     if "classifier.weight" not in plan.names:
         notes += ("the file has no classifier; it is zero until the network is trained",)
+    elif file.last:
+        notes += (f"the classifier is '{plan.names['classifier.weight']}', the graph's output",)
     classes, names = listed_classes(file.path, spec.classes, config.classes)
     facts = Facts(
         stage="import",

@@ -6,7 +6,7 @@ graph is a GraphDef whose variables became constants; it is parsed, never execut
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from mobilenet_cli.pipeline.errors import ModelError
 
 GRAPH_HEAD = b"\n"  # the key of a GraphDef's first field, `node`
 PART = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
+PRODUCTS = frozenset({"Conv2D", "DepthwiseConv2dNative", "MatMul", "BatchMatMul", "BatchMatMulV2"})
 # What tf.contrib.slim calls a layer's variables. Optimizers and moving averages append a name of
 # their own (`weights/RMSProp`), so they are left out: transformers' converter does the same.
 VARIABLES = frozenset(
@@ -69,6 +70,50 @@ def read_graph(path: Path) -> Iterator[tuple[str, NDArray[Any]]]:
     for node in graph.node:
         if node.op == "Const" and _is_variable(node.name):
             yield node.name, np.asarray(tensorflow.make_ndarray(node.attr["value"].tensor))
+
+
+def last_weights(path: Path) -> dict[str, str]:
+    """Find the layers of a frozen graph whose products its outputs are made of.
+
+    Returns:
+        For each output, which is a node that no other reads, the name of the weights of the last
+        convolution or matrix product before it; none for what depends on no such product.
+
+    Raises:
+        ModelError: TensorFlow is not installed.
+        Exception: whatever TensorFlow says about a damaged file.
+    """
+    graph = _tensorflow(path).compat.v1.GraphDef()
+    graph.ParseFromString(path.read_bytes())
+    nodes = {node.name: node for node in graph.node}
+    sources = {node.name: [_source(name) for name in node.input] for node in graph.node}
+    read = {name for names in sources.values() for name in names}
+    found = {}
+    for output in nodes.keys() - read:
+        seen, queue = {output}, [output]
+        while queue:
+            name = queue.pop(0)
+            if name not in nodes:
+                continue
+            if nodes[name].op in PRODUCTS:
+                found[output] = _constant(nodes, sources, name)
+                break
+            queue += [source for source in sources[name] if source not in seen]
+            seen.update(queue)
+    return found
+
+
+def _source(name: str) -> str:
+    """Return the node behind an input such as ``^node`` or ``node:1``."""
+    return name.removeprefix("^").partition(":")[0]
+
+
+def _constant(nodes: Mapping[str, Any], sources: Mapping[str, list[str]], product: str) -> str:
+    """Return the constant that a product reads as its weights, through nodes such as Identity."""
+    name = sources[product][1]
+    while name in nodes and nodes[name].op != "Const" and sources[name]:
+        name = sources[name][0]
+    return name
 
 
 def _is_variable(name: str) -> bool:

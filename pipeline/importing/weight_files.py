@@ -15,6 +15,7 @@ from mobilenet_cli.pipeline.errors import ModelError
 from mobilenet_cli.pipeline.importing.tensorflow_files import (
     GRAPH_HEAD,
     checkpoint_index,
+    last_weights,
     read_checkpoint,
     read_graph,
 )
@@ -35,6 +36,7 @@ class WeightFile:
         config: of ``config.json`` in the same folder, or of a whole Keras model in the file;
             empty if there is none.
         preprocessor: likewise of ``preprocessor_config.json``.
+        last: the weights that each output of a frozen graph comes from, by the output.
     """
 
     path: Path
@@ -42,6 +44,7 @@ class WeightFile:
     tensors: Tensors
     config: dict[str, Any] = field(default_factory=dict)
     preprocessor: dict[str, Any] = field(default_factory=dict)
+    last: dict[str, str] = field(default_factory=dict)
 
 
 def read_weights(path: Path) -> WeightFile:
@@ -73,7 +76,8 @@ def read_weights(path: Path) -> WeightFile:
     if head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04")):
         return WeightFile(path, True, _read_torch(path), config, preprocessor)
     if head.startswith(GRAPH_HEAD):
-        return WeightFile(path, False, _read_tensorflow(path, read_graph))
+        tensors = _read_tensorflow(path, read_graph)
+        return WeightFile(path, False, tensors, last=last_weights(path))
     raise not_a_model(
         path,
         f"{path} is no HDF5, safetensors, torch or TensorFlow file; it begins with {head!r}",

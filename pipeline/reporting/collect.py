@@ -12,7 +12,7 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
 from mobilenet_cli.pipeline.artifacts.files import is_checkpoint, sha256_file
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
-from mobilenet_cli.pipeline.artifacts.onnx_graph import multiply_adds
+from mobilenet_cli.pipeline.artifacts.onnx_graph import multiply_adds, output_kind
 from mobilenet_cli.pipeline.artifacts.runs import Run
 from mobilenet_cli.pipeline.artifacts.sidecar import read_sidecar
 from mobilenet_cli.pipeline.errors import (
@@ -210,7 +210,8 @@ def artifact_record(path: Path) -> ArtifactRecord:
     kept = {name: known[name] for name in ArtifactRecord.model_fields if name in known}
     kept |= {"file": path.name, "sha256": sha256, "size_mb": path.stat().st_size / 2**20}
     if not is_checkpoint(path):
-        kept["input_name"] = load_onnx(path).graph.input[0].name
+        graph = load_onnx(path).graph
+        kept |= {"input_name": graph.input[0].name, "output": output_kind(graph)}
     return ArtifactRecord.model_validate({**kept, "record": record})
 
 

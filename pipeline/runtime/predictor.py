@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
+from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
+from mobilenet_cli.pipeline.artifacts.onnx_graph import OutputKind, output_kind
 from mobilenet_cli.pipeline.errors import ModelError, ProviderError
 from mobilenet_cli.pipeline.runtime.session import CPU, CUDA, SessionConfig, open_session
 
@@ -22,27 +24,44 @@ class Predictor:
     Attributes:
         provider: the execution provider, or ``torch`` (``torch cuda``) for a checkpoint.
         batch: images to give it at a time.
-        logits: maps [n, 3, R, R] to [n, classes]; one call occupies one CPU.
+        logits: maps [n, C, R, R] to [n, classes]; one call occupies one CPU. Where a model gives
+            probabilities, these are the logits that they come from, up to a constant.
+        independent: each class has a probability of its own, by a sigmoid, instead of a share.
     """
 
     provider: str
     batch: int
     logits: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+    independent: bool = False
 
 
-def top_classes(logits: NDArray[np.float32], count: int) -> tuple[list[int], list[float]]:
+def top_classes(
+    logits: NDArray[np.float32], count: int, independent: bool = False
+) -> tuple[list[int], list[float]]:
     """Rank the classes of one image by falling logit; ties are in order of index.
 
     Args:
         logits: [classes].
         count: how many classes to return at most.
+        independent: each class has a probability of its own.
 
     Returns:
-        The indices of the most probable classes, and their softmax, 0..1.
+        The indices of the most probable classes, and their softmax (or sigmoid), 0..1.
     """
     order = np.argsort(-logits, kind="stable")[:count]
+    if independent:
+        return order.tolist(), (1 / (1 + np.exp(-logits[order], dtype=np.float64))).tolist()
     exponentials = np.exp(logits - logits.max(), dtype=np.float64)
     return order.tolist(), (exponentials[order] / exponentials.sum()).tolist()
+
+
+def logits_of(outputs: NDArray[np.float32], kind: OutputKind) -> NDArray[np.float32]:
+    """Return the logits that a model's outputs [n, classes] come from, up to a constant."""
+    if kind == "logits":
+        return outputs
+    tiny = np.finfo(np.float32).tiny
+    logits = np.log(np.maximum(outputs, tiny))
+    return logits if kind == "softmax" else logits - np.log(np.maximum(1 - outputs, tiny))
 
 
 @contextlib.contextmanager
@@ -59,23 +78,25 @@ def open_predictor(artifact: Artifact, provider: str = CPU) -> Iterator[Predicto
         return
     session = open_session(artifact.path, SessionConfig(provider=provider, threads=1))
     image = session.get_inputs()[0]
-    side = artifact.facts.input.resolution
+    shape = artifact.facts.input.shape
     if len(image.shape) != 4 or any(
         isinstance(actual, int) and actual != expected
-        for actual, expected in zip(image.shape[1:], (3, side, side), strict=True)
+        for actual, expected in zip(image.shape[1:], shape, strict=True)
     ):
         raise ModelError(
             f"{artifact.path} takes an input of shape {image.shape}, "
-            f"not [batch, 3, {side}, {side}]",
+            f"not [batch, {', '.join(map(str, shape))}]",
             "Export the model again",
         )
+    kind = output_kind(load_onnx(artifact.path).graph)
     fixed = image.shape[0] if isinstance(image.shape[0], int) else None
 
     def logits(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        result: NDArray[np.float32] = session.run(None, {image.name: images})[0]
-        return result
+        outputs: NDArray[np.float32] = session.run(None, {image.name: images})[0]
+        return logits_of(outputs, kind)
 
-    yield Predictor(provider, fixed or (1 if provider == CPU else GPU_BATCH), logits)
+    batch = fixed or (1 if provider == CPU else GPU_BATCH)
+    yield Predictor(provider, batch, logits, kind == "sigmoid")
 
 
 @contextlib.contextmanager

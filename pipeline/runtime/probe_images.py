@@ -5,13 +5,14 @@ from numpy.typing import NDArray
 
 from mobilenet_cli.data.loader import batches
 from mobilenet_cli.data.open_dataset import open_dataset
+from mobilenet_cli.data.preprocess import normalize
 from mobilenet_cli.pipeline.artifacts.facts import Facts
 
 NOISE = "seeded noise"
 
 
 def probe_images(facts: Facts, data: str | None, count: int) -> tuple[NDArray[np.float32], str]:
-    """Return prepared images [count, 3, R, R], and where they come from.
+    """Return prepared images [count, C, R, R], and where they come from.
 
     They are real images of ``data``, or else of the set the model was trained on. Where neither
     is known they are seeded noise, and the second value says so.
@@ -22,8 +23,8 @@ def probe_images(facts: Facts, data: str | None, count: int) -> tuple[NDArray[np
     source = data or facts.data
     if source is None:
         side = facts.input.resolution
-        generator = np.random.default_rng(0)
-        return generator.uniform(-1, 1, (count, 3, side, side)).astype(np.float32), NOISE
+        pixels = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8)
+        return normalize(pixels, facts.input), NOISE
     samples = open_dataset(source, "all").samples
     step = max(1, len(samples) // count)  # spread over the classes, which come in order
     chosen = samples[::step][:count]

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING
 from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.checkpoint import load_network
+from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
+from mobilenet_cli.pipeline.artifacts.onnx_graph import output_kind
 from mobilenet_cli.pipeline.errors import DataError, OptionError
+from mobilenet_cli.pipeline.runtime.predictor import logits_of
 from mobilenet_cli.pipeline.runtime.session import CPU, CUDA, SessionConfig, open_session
 from mobilenet_cli.pipeline.training.augmentation import normalization
 
@@ -67,7 +70,7 @@ def open_teacher(
 
     Raises:
         ModelError: the file cannot be used.
-        OptionError: the teacher does not know all of the classes.
+        OptionError: the teacher does not know all of the classes, or sees gray images.
     """
     known = {name: index for index, name in enumerate(artifact.facts.classes)}
     unknown = [name for name in classes if name not in known]
@@ -76,6 +79,10 @@ def open_teacher(
             f"the teacher {artifact.path} does not know {len(unknown)} of the {len(classes)} "
             f"classes, such as '{unknown[0]}'",
             "Choose a teacher that was trained on the same classes",
+        )
+    if artifact.facts.input.channels == "gray":
+        raise OptionError(
+            f"the teacher {artifact.path} sees gray images", "Choose a teacher that sees colours"
         )
     network = _torch(artifact, device) if artifact.is_checkpoint else _onnx(artifact, device)
     return Teacher(network, artifact.facts.input, student, tuple(known[name] for name in classes))
@@ -93,11 +100,11 @@ def _onnx(artifact: Artifact, device: "torch.device") -> "Network":
 
     provider = CUDA if device.type == "cuda" else CPU
     session = open_session(artifact.path, SessionConfig(provider=provider))
-    name = session.get_inputs()[0].name
+    name, kind = session.get_inputs()[0].name, output_kind(load_onnx(artifact.path).graph)
 
     def logits(images: torch.Tensor) -> torch.Tensor:
         found = session.run(None, {name: images.contiguous().cpu().numpy()})[0]
-        return torch.from_numpy(found).to(device)
+        return torch.from_numpy(logits_of(found, kind)).to(device)
 
     return logits
 

@@ -69,6 +69,7 @@ class ArtifactRecord(Record):
         model: the network, None where it is not one of ours.
         input: how an image becomes the input, None in old reports; ``input_name`` what an ONNX
             graph calls it.
+        output: what an ONNX graph gives: logits, or probabilities by softmax or sigmoid.
     """
 
     file: str
@@ -85,6 +86,7 @@ class ArtifactRecord(Record):
     model: NetworkRecord | None = None
     input: InputRecord | None = None
     input_name: str = "input"
+    output: str = "logits"
 
     def measured(self, kind: type[R]) -> R | None:
         """Return what the stage measured; None where another stage or version wrote it."""

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobilenet_cli.data.preprocess import InputSpec, decode, normalize, prepare, resize_and_crop
+from mobilenet_cli.data.preprocess import (
+    InputSpec,
+    decode,
+    normalize,
+    prepare,
+    resize_and_crop,
+)
 from mobilenet_cli.pipeline.errors import DataError, OptionError
 
 SPEC = InputSpec(resolution=32, resize=36)
@@ -30,6 +36,60 @@ def test_normalized_values_and_channel_order(encoded):
         resolution=32, resize=36, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 1), channels="BGR"
     )
     np.testing.assert_allclose(prepare(file, "x", spec)[:, 0, 0], [0.2, -0.8, 0.7], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0..255", (255, 0, 51)),
+        ("0..1", (1, 0, 0.2)),
+        ("-1..1", (1, -1, -0.6)),
+        ("inception", (1, -1, -0.6)),
+        ("imagenet", ((1 - 0.485) / 0.229, -0.456 / 0.224, (0.2 - 0.406) / 0.225)),
+        ("bgr imagenet", ((0.2 - 0.406) / 0.225, -0.456 / 0.224, (1 - 0.485) / 0.229)),
+        ("BGR:0..255", (51, 0, 255)),
+        ("bgr 103.939,116.779,123.68", (51 - 103.939, -116.779, 255 - 123.68)),
+        ("127.5/127.5", (1, -1, -0.6)),
+        ("0.1,0.2,0.3/0.5,0.25,1", (1.8, -0.8, -0.1)),
+        ("\N{MINUS SIGN}1..1", (1, -1, -0.6)),
+        ("0/1", (1, 0, 0.2)),
+    ],
+)
+def test_normalizations(encoded, text: str, expected):
+    spec = InputSpec.cropped(32, normalization=text)
+    pixel = prepare(encoded(size=(32, 32), color=(255, 0, 51)), "x", spec)[:, 5, 5]
+    np.testing.assert_allclose(pixel, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("text", ["gray 0..255", "0..255", "grey 0/0.00392156862745098"])
+def test_gray_is_pillows(encoded, text: str):
+    file = encoded(size=(40, 36))
+    spec = InputSpec.cropped(32, normalization=text, gray=True)
+    pixels = resize_and_crop(decode(file, "x"), spec)
+    gray = prepare(file, "x", spec)
+    assert gray.shape == (1, 32, 32)
+    np.testing.assert_allclose(gray[0], np.asarray(Image.fromarray(pixels).convert("L")), 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "gray", "said"),
+    [
+        ("caffe", False, "is not understood"),
+        ("", False, "is not understood"),
+        ("bgr", False, "is not understood"),
+        ("bgr rgb 0..1", False, "is not understood"),
+        ("1,2/3", False, "is not understood"),
+        ("1/2/3", False, "is not understood"),
+        ("0.5/0", False, "cannot normalize"),
+        ("nan/1", False, "cannot normalize"),
+        ("gray 0..1", False, "three channels"),
+        ("bgr 0..1", True, "one channel"),
+        ("imagenet", True, "three means"),
+    ],
+)
+def test_normalizations_that_make_no_sense(text: str, gray: bool, said: str):
+    with pytest.raises(OptionError, match=said):
+        InputSpec.cropped(32, normalization=text, gray=gray)
 
 
 def test_normalize_takes_batches():

@@ -9,6 +9,7 @@ before normalizations that do not scale. Both pad as TensorFlow does and use sli
 import re
 
 from mobilenet_cli.data.preprocess import InputSpec
+from mobilenet_cli.pipeline.errors import ModelError
 from mobilenet_cli.pipeline.importing.layouts.keras import keras_norm, orient
 from mobilenet_cli.pipeline.importing.layouts.plan import (
     LAYERS,
@@ -46,6 +47,7 @@ def plan(file: WeightFile, resolution: int | None) -> TensorMapping:
     if any(name.startswith(f"{classifier}/") for name in file.tensors):
         names["classifier.weight"] = f"{classifier}/weights"
         names["classifier.bias"] = f"{classifier}/biases"
+    _check_output(file, f"{classifier}/weights")
     named = FILE_NAME.match(file.path.name)
     side = resolution or (int(named[1]) if named else 224)
     return TensorMapping(
@@ -57,6 +59,21 @@ def plan(file: WeightFile, resolution: int | None) -> TensorMapping:
         activation="relu6" if google else "relu",
         input=InputSpec.cropped(side),
     )
+
+
+def _check_output(file: WeightFile, classifier: str) -> None:
+    """Refuse a graph whose output another layer makes, as retraining on own classes adds one.
+
+    Raises:
+        ModelError: one of its outputs does not come from the classifier.
+    """
+    for output, weights in sorted(file.last.items()):
+        if weights != classifier:
+            raise ModelError(
+                f"the output '{output}' of {file.path} is made by '{weights}', not by "
+                f"'{classifier}', the classifier of the network that it was retrained from",
+                "Convert the graph to ONNX with tf2onnx, and import that",
+            )
 
 
 def _layers(file: WeightFile) -> list[tuple[str, str]]:

@@ -11,7 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
 from mobilenet_cli.cli import app
+from mobilenet_cli.data.preprocess import prepare
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
+from mobilenet_cli.pipeline.runtime.session import open_session
 
 SIDE = 32
 
@@ -146,6 +148,49 @@ def test_any_resolution(home: Path):
     source = model(home / "other.onnx", shape=["N", 3, "H", "W"])
     assert run("import", source, *IMPORT)["resolution"] == 224
     assert run("import", source, *IMPORT, "--resolution", "64", "--run", "b")["resolution"] == 64
+
+
+def test_a_softmax_in_the_model_is_the_only_one(home: Path, small_graph):
+    g = small_graph()
+    g.head(g.node("Relu", g.conv("x", 3, 8)), 8, output="logits")
+    g.node("Softmax", "logits", output="p", axis=1)
+    g.node("Identity", "p", output="y")
+    onnx.save(g.model(), home / "other.onnx")
+    run("import", "other.onnx", *IMPORT)
+    (found,) = run("predict", "--run", "other", "animals/cat/000.png")
+    spec = load_artifact(home / "runs/other/folded.onnx").facts.input
+    image = prepare((home / "animals/cat/000.png").read_bytes(), "x", spec)
+    own = open_session(home / "other.onnx").run(None, {"x": image[None]})[0][0]
+    shown = [guess["probability"] for guess in found["predictions"]]
+    np.testing.assert_allclose(shown, sorted(own)[::-1], rtol=1e-5)
+
+
+def test_gray_images(home: Path, small_graph):
+    g = small_graph(("N", 28, 28, 1))
+    x = g.node("Transpose", "x", perm=[0, 3, 1, 2])
+    x = g.node("Relu", g.conv(x, 1, 8, strides=[2, 2]))
+    g.head(g.node("Relu", g.conv(x, 8, 8)), 8)
+    onnx.save(g.model(), home / "other.onnx")
+    options = ("--classes", "classes.txt", "--normalization", "0..1")
+    assert run("import", "other.onnx", *options)["resolution"] == 28
+    assert load_artifact(home / "runs/other/folded.onnx").facts.input.channels == "gray"
+    assert run("quantize", "--run", "other", "--calib-dir", "animals")["sqnr_db"] > 20
+    rows = run("evaluate", "--run", "other", "--data", "animals")
+    assert [row["images"] for row in rows] == [24, 24]
+    assert len(run("bench", "--run", "other", "--seconds", "0.05")["results"]) == 2
+
+
+def test_bytes_need_no_normalization(home: Path, small_graph):
+    g = small_graph(dtype=TensorProto.UINT8)
+    x = g.node("Cast", "x", to=TensorProto.FLOAT)
+    g.head(g.node("Relu", g.conv(x, 3, 8)), 8)
+    onnx.save(g.model(), home / "other.onnx")
+    said = refused("import", "other.onnx", *IMPORT)
+    assert "takes pixels as bytes 0..255" in said
+    run("import", "other.onnx", "--classes", "classes.txt")
+    spec = load_artifact(home / "runs/other/folded.onnx").facts.input
+    image = prepare((home / "animals/cat/000.png").read_bytes(), "x", spec)
+    assert image.max() > 200
 
 
 def test_classes_must_be_known(home: Path):

@@ -155,6 +155,26 @@ def test_logits_equal_tensorflows(written: Written, tmp_path: Path, form: str):
     assert np.abs(found - written.logits).max() <= 1e-4
 
 
+@pytest.mark.parametrize("source", ["features", "logits"])
+def test_a_retrained_graph_is_not_taken_for_imagenets(
+    written: Written, tmp_path: Path, source: str
+):
+    """With a head of two classes behind the features, or behind ImageNet's logits."""
+    known = tf.GraphDef()
+    known.ParseFromString(written.graph.read_bytes())
+    pooled = next(n.name for n in known.node if n.op == "Mean")
+    with tf.Graph().as_default() as graph:
+        name = f"{pooled if source == 'features' else 'logits'}:0"
+        (entry,) = tf.import_graph_def(known, return_elements=[name], name="")
+        wide = int(np.prod(entry.shape[1:]))
+        head = tf.constant(np.ones((wide, 2), np.float32), name="final/weights/final_weights")
+        tf.nn.softmax(tf.matmul(tf.reshape(entry, (-1, wide)), head), name="final_result")
+    path = tmp_path / "retrained.pb"
+    path.write_bytes(graph.as_graph_def().SerializeToString())
+    with pytest.raises(ModelError, match=r"'final_result'.*'final/weights/final_weights'"):
+        read_source(str(path), ImportConfig())
+
+
 def test_a_folder_with_one_checkpoint(written: Written, tmp_path: Path):
     found = logits_of(written.checkpoint.parent, written.images, tmp_path / "model.safetensors")
     assert np.abs(found - written.logits).max() <= 1e-4
