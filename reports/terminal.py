@@ -191,6 +191,7 @@ def inspect_text(record: InspectRecord) -> str:
         ("sha256", record.sha256),
         ("made by", facts.get("stage", "another tool")),
         ("from", "; ".join(record.provenance)),
+        ("taken by", record.taken_by),
         ("opset", record.opset),
         ("inputs", "; ".join(record.inputs)),
         ("outputs", "; ".join(record.outputs)),

@@ -122,6 +122,7 @@ pipeline/importing/normalize_graph.py
 pipeline/importing/tensorflow_files.py
 pipeline/importing/weight_files.py
 pipeline/inspecting/__init__.py
+pipeline/inspecting/foreign_weights.py
 pipeline/inspecting/inspect_file.py
 pipeline/inspecting/layer_sizes.py
 pipeline/inspecting/training_state.py

@@ -36,7 +36,7 @@ class FileKind:
 
 TENSORFLOW_LITE = FileKind(
     "a TensorFlow Lite model",
-    "This program does not read those; import the weights that it was converted from",
+    "Convert it with 'python -m tf2onnx.convert --tflite {path} --output model.onnx' and import it",
     "weights",
 )
 HDF5 = FileKind("an HDF5 file of Keras", IMPORT, "weights")

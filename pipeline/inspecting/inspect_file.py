@@ -1,5 +1,6 @@
 """This module shows what a model file says about itself, and what it holds; nothing is run."""
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -10,9 +11,18 @@ from typing import TYPE_CHECKING
 from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.models import find_architecture
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
+from mobilenet_cli.pipeline.artifacts.file_kinds import (
+    FROZEN_GRAPH,
+    HDF5,
+    SAFETENSORS,
+    TENSORFLOW_LITE,
+    TORCH,
+    kind_of,
+)
 from mobilenet_cli.pipeline.artifacts.onnx_graph import dims_of, graph_multiply_adds, multiply_adds
 from mobilenet_cli.pipeline.artifacts.sidecar import read_sidecar
 from mobilenet_cli.pipeline.errors import ModelError
+from mobilenet_cli.pipeline.inspecting.foreign_weights import inspect_weights
 from mobilenet_cli.pipeline.inspecting.layer_sizes import layer_sizes, stored_bytes
 from mobilenet_cli.pipeline.inspecting.training_state import inspect_state
 from mobilenet_cli.reports.records.inspection import InspectRecord
@@ -20,16 +30,23 @@ from mobilenet_cli.reports.records.inspection import InspectRecord
 if TYPE_CHECKING:
     import onnx
 
+FOREIGN = (HDF5, TORCH, SAFETENSORS, FROZEN_GRAPH, TENSORFLOW_LITE)
 # Inputs of a node that training adjusts: weights and biases, or scales and shifts.
 TRAINED_INPUTS = {"Conv": (1, 2), "Gemm": (1, 2), "MatMul": (1,), "BatchNormalization": (1, 2)}
 
 
 def inspect_file(path: Path) -> InspectRecord:
-    """Read any ONNX file, a safetensors checkpoint, or the state of a training.
+    """Read any ONNX file, a checkpoint, the state of a training, or weights of other programs.
 
     Raises:
-        ModelError: no such file, or none of the three.
+        ModelError: no such file, or none of these.
     """
+    kind = kind_of(path) if path.is_file() else None
+    if kind is TORCH and path.suffix == ".pt":
+        with contextlib.suppress(ModelError):
+            return inspect_state(path)
+    if kind in FOREIGN:
+        return inspect_weights(path, kind)
     if path.suffix == ".pt":
         return inspect_state(path)
     artifact = load_artifact(path, InputSpec())  # the default is for foreign files, and not shown
@@ -81,6 +98,7 @@ def _inspect_onnx(artifact: Artifact) -> InspectRecord:
             f"the shapes in {artifact.path} contradict each other ({' '.join(str(error).split())})",
             "Export the model again",
         ) from error
+    foreign = artifact.facts.stage == "foreign"
     types = Counter[str]()
     for tensor in graph.initializer:
         types[_type_name(tensor.data_type)] += prod(tensor.dims)
@@ -93,6 +111,7 @@ def _inspect_onnx(artifact: Artifact) -> InspectRecord:
         parameters=sum(prod(t.dims) for t in _trained(graph)),
         multiply_adds=graph_multiply_adds(graph),
         operators=dict(Counter(node.op_type for node in graph.node).most_common()),
+        taken_by=f"mobilenet-cli import {artifact.path} --normalization ..." if foreign else "",
         weight_types=dict(types),
     )
 

@@ -59,7 +59,7 @@ class InspectRecord(Record):
 
     Attributes:
         model: path; ``sha256`` its hash, ``size_mb`` its size in MiB.
-        format: ``ONNX``, ``safetensors`` or ``training state``.
+        format: ``ONNX``, ``safetensors``, ``training state``, or what another program calls it.
         opset: of the default ONNX domain; None for a checkpoint, as are inputs and outputs.
         inputs: shape of each input, such as ``input: N x 3 x 224 x 224 float32``.
         outputs: likewise.
@@ -72,6 +72,7 @@ class InspectRecord(Record):
         layers: of a checkpoint or training state, in the order of the network.
         stored_bytes: of weights, average, optimizer and everything else, which add up to the file;
             empty for ONNX.
+        taken_by: the command that takes a foreign file, or why none does; empty for ours.
     """
 
     model: str
@@ -89,3 +90,4 @@ class InspectRecord(Record):
     provenance: tuple[str, ...]
     layers: tuple[LayerSize, ...] = ()
     stored_bytes: dict[str, int] = Field(default={})
+    taken_by: str = ""

@@ -174,13 +174,63 @@ def test_checkpoint_by_layer(config, tmp_path):
     assert "optimizer" not in inspect_text(record).splitlines()[-1]
 
 
+def test_weights_that_import_takes(tmp_path):
+    path = tmp_path / "weights.pth"
+    spec = ModelSpec(width=0.25, classes=1000)
+    network = MODELS[spec.architecture].build(spec)
+    torch.save(network.state_dict(), path)
+    record = inspect_file(path)
+    assert record.format == "file of torch"
+    assert record.taken_by.startswith(f"mobilenet-cli import {path}, but: ")
+    assert "--activation" in record.taken_by
+    stored = (tensor for tensor in network.state_dict().values() if tensor.is_floating_point())
+    assert record.weight_types == {"float": sum(tensor.numel() for tensor in stored)}
+    assert "taken by:" in inspect_text(record)
+
+
+def test_keras_weights(shared):
+    path = shared / "weights" / "mobilenet_7_5_224_tf.h5"
+    record = inspect_file(path)
+    assert record.format == "HDF5 file of Keras"
+    assert record.taken_by == f"mobilenet-cli import {path}"
+    assert record.parameters == 2_585_560
+    assert record.multiply_adds == 325_400_448
+    assert record.facts["model"]["width"] == 0.75
+
+
+def test_tensorflow_lite(tmp_path):
+    """A model of TensorFlow's own converter, or a damaged one, whose bytes are no model."""
+    tensorflow = pytest.importorskip("tensorflow", reason="needs the extra tensorflow")
+    weights = tensorflow.constant(np.ones((3, 3, 3, 4), np.float32))
+
+    @tensorflow.function(input_signature=[tensorflow.TensorSpec((1, 8, 8, 3), name="image")])
+    def network(image):
+        return tensorflow.nn.conv2d(image, weights, 2, "SAME")
+
+    converter = tensorflow.lite.TFLiteConverter.from_concrete_functions(
+        [network.get_concrete_function()]
+    )
+    path = tmp_path / "model.tflite"
+    content = converter.convert()
+    path.write_bytes(content)
+    record = inspect_file(path)
+    assert record.format == "TensorFlow Lite model"
+    assert record.inputs == ("image: 1 x 8 x 8 x 3 float32",)
+    assert record.outputs[0].endswith("1 x 4 x 4 x 4 float32")
+    assert record.weight_types["float32"] >= 3 * 3 * 3 * 4
+    assert "tf2onnx" in record.taken_by
+    for length in range(8, 400, 40):
+        path.write_bytes(content[:length])
+        with pytest.raises(ModelError, match="cut off or damaged"):
+            inspect_file(path)
+
+
 def test_what_is_no_training_state(config, tmp_path):
     with pytest.raises(ModelError, match=r"a\.pt does not exist"):
         inspect_file(tmp_path / "a.pt")
     foreign = tmp_path / "a.pt"
     torch.save({"classifier.bias": torch.zeros(2)}, foreign)
-    with pytest.raises(ModelError, match=r"a\.pt is not the state of a training"):
-        inspect_file(foreign)
+    assert inspect_file(foreign).taken_by.startswith("none: ")
     state = interrupted(config, tmp_path / "model.safetensors")
     state.write_bytes(state.read_bytes()[:-1000])
     with pytest.raises(ModelError, match=r"training\.pt is not the state of a training"):
