@@ -12,6 +12,7 @@ SIDE = 224  # where the model takes any size
 STANDARD = ("", "ai.onnx")
 FUSED = {"FusedConv": "Conv", "FusedGemm": "Gemm"}  # ONNX Runtime's own, and what they consist of
 RECURRENT = {"LSTM", "GRU", "RNN"}
+RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli"}
 CONTROL_FLOW = {"If", "Loop", "Scan"}
 WIDTHS = {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
 
@@ -86,7 +87,7 @@ def refuse_operators(path: Path, model: onnx.ModelProto) -> None:
     """Refuse operators that no stage can take.
 
     Raises:
-        ModelError: there is one of another domain, a recurrent one, or one of sequences.
+        ModelError: one is of another domain, recurrent, random, or of sequences.
     """
     for node in all_nodes(model.graph):
         if node.domain not in STANDARD:
@@ -95,6 +96,8 @@ def refuse_operators(path: Path, model: onnx.ModelProto) -> None:
             )
         if node.op_type in RECURRENT:
             raise refused(path, f"{described(node)} is recurrent")
+        if node.op_type in RANDOM:
+            raise refused(path, f"{described(node)} draws random numbers")
         if "Sequence" in node.op_type or node.op_type.startswith("Optional"):
             raise refused(path, f"{described(node)} works on sequences")
 
@@ -103,11 +106,14 @@ def refuse_leftovers(path: Path, model: onnx.ModelProto) -> None:
     """Refuse what should have gone when everything was computed that does not need the image.
 
     Raises:
-        ModelError: there is control flow, or weights are of another type.
+        ModelError: there is control flow, training, or weights of another type.
     """
     for node in all_nodes(model.graph):
         if node.op_type in CONTROL_FLOW:
             raise refused(path, f"{described(node)} is control flow that depends on the image")
+        trained = any(a.name == "training_mode" and a.i for a in node.attribute)
+        if node.op_type == "Dropout" or (node.op_type == "BatchNormalization" and trained):
+            raise refused(path, f"{described(node)} is in training mode")
     for tensor in model.graph.initializer:
         if tensor.data_type in WIDTHS:
             raise refused(path, f"'{tensor.name}' is {type_name(tensor.data_type)}, not float32")

@@ -23,7 +23,8 @@ def normalized(model: onnx.ModelProto, side: int | None = None) -> Normalized:
     """Normalize a model, and check what every stage may rely on; the logits are proven there."""
     made = normalize_graph(FILE, model, side)
     graph = made.model.graph
-    assert [(o.domain, o.version) for o in made.model.opset_import] == [("", OPSET)]
+    assert [o.domain for o in made.model.opset_import] == [""]
+    assert made.model.opset_import[0].version >= OPSET
     assert made.model.ir_version == IR_VERSION
     assert not made.model.functions
     (image,) = graph.input
@@ -116,13 +117,14 @@ def test_shape_arithmetic_becomes_a_constant(small_graph):
     assert operators(normalized(g.model()))["Reshape"] == 1
 
 
-def test_local_functions_are_inlined(small_graph):
+@pytest.mark.parametrize("opset", [13, 18])
+def test_local_functions_are_inlined(small_graph, opset: int):
     g = small_graph()
     x = g.conv("x", 3, 8)
     g.nodes.append(helper.make_node("Act", [x], ["act"], domain="my"))
     g.head("act", 8)
-    nodes = [helper.make_node("Relu", ["a"], ["b"])]
-    g.functions = [helper.make_function("my", "Act", ["a"], ["b"], nodes, g.opsets)]
+    nodes, opsets = [helper.make_node("Relu", ["a"], ["b"])], [helper.make_opsetid("", opset)]
+    g.functions = [helper.make_function("my", "Act", ["a"], ["b"], nodes, opsets)]
     g.opsets = [*g.opsets, helper.make_opsetid("my", 1)]
     assert operators(normalized(g.model()))["Relu"] == 1
 
@@ -136,6 +138,85 @@ def test_a_product_with_a_bias_is_one_gemm(small_graph, bias, swapped: bool):
     g.node("Add", *terms[:: -1 if swapped else 1], output="y")
     made = operators(normalized(g.model()))
     assert (made["Gemm"], made["MatMul"], made["Add"]) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("keep", [0, 1])
+@pytest.mark.parametrize("axes", [[2, 3], [-1, -2]])
+def test_the_mean_of_a_map_is_a_pool(small_graph, axes: list[int], keep: int):
+    """As torch's newer exporter writes its adaptive average pool."""
+    g = small_graph()
+    x = g.node("Relu", g.conv("x", 3, 8))
+    x = g.node("ReduceMean", x, g.constant(axes, dtype=np.int64), keepdims=keep)
+    g.node("Gemm", g.node("Flatten", x), g.weights(8, 3), output="y")
+    made = operators(normalized(g.model()))
+    assert (made["GlobalAveragePool"], made["ReduceMean"]) == (1, 0)
+
+
+def test_operators_younger_than_ours_keep_their_operator_set(small_graph):
+    g = small_graph(opset=20)
+    g.head(g.node("Gelu", g.conv("x", 3, 8)), 8)
+    assert normalized(g.model()).model.opset_import[0].version == 20
+
+
+@pytest.mark.parametrize("operator", ["Mean", "Max"])
+@pytest.mark.parametrize("batch", [1, "N"])
+def test_the_mean_of_rows_is_a_pool(small_graph, operator: str, batch: object):
+    """As tf2onnx writes global pooling and the linear layer behind it."""
+    g = small_graph((batch, 32, 32, 3))
+    x = g.node("Relu", g.conv(g.node("Transpose", "x", perm=[0, 3, 1, 2]), 3, 8))
+    x = g.node("Transpose", x, perm=[0, 2, 3, 1])
+    axes = [g.constant([1, 2], dtype=np.int64)]
+    x = g.node(f"Reduce{operator}", x, *axes, keepdims=0)
+    g.node("MatMul", x, g.weights(8, 3), output="y")
+    made = operators(normalized(g.model((batch, 3))))
+    assert made["Transpose"] == made[f"Reduce{operator}"] == 0
+
+
+def test_scales_and_shifts_of_channels_go_into_the_convolution(small_graph):
+    """As tf2onnx leaves the normalization behind a depthwise convolution."""
+    g = small_graph()
+    column = (1, 8, 1, 1)
+    x = g.conv("x", 3, 8)
+    x = g.node("Mul", x, g.constant(g.random.uniform(0.5, 2, column)))
+    x = g.node("Sub", x, g.constant(g.random.normal(size=column[1:])))
+    x = g.node("Relu", g.node("Div", x, g.constant(3.0)))
+    x = g.node("Conv", x, g.weights(8, 1, 3, 3), group=8)
+    x = g.node("Sub", g.constant(g.random.normal(size=column)), x)
+    g.head(g.node("Relu", g.node("Add", g.constant([0.5]), x)), 8)
+    made = operators(normalized(g.model()))
+    assert made["Conv"] == 2
+    assert not made.keys() & {"Mul", "Sub", "Div", "Add"}
+
+
+def test_scales_of_rows_stay(small_graph):
+    g = small_graph()
+    x = g.node("Mul", g.conv("x", 3, 32), g.constant(g.random.uniform(0.5, 2, 32)))
+    g.head(g.node("Relu", x), 32)
+    assert operators(normalized(g.model()))["Mul"] == 1
+
+
+def test_gray_images_of_tf2onnx(small_graph):
+    g = small_graph((1, 28, 28, 1))
+    x = g.node("Reshape", "x", g.constant([1, 1, 28, 28], dtype=np.int64))
+    g.head(g.node("Relu", g.conv(x, 1, 8)), 8)
+    made = normalized(g.model((1, 3)))
+    assert made.channels == 1
+    assert not operators(made).keys() & {"Reshape", "Transpose"}
+
+
+def test_sizes_of_resize_spare_the_batch(small_graph):
+    g = small_graph([1, 3, 32, 32])
+    sizes = g.constant([1, 8, 16, 16], dtype=np.int64)
+    g.head(g.node("Resize", g.conv("x", 3, 8), "", "", sizes), 8)
+    normalized(g.model([1, 3]))
+
+
+def test_squeeze_spares_the_batch(small_graph):
+    g = small_graph([1, 3, 32, 32])
+    x = g.node("Squeeze", g.node("GlobalAveragePool", g.node("Relu", g.conv("x", 3, 8))))
+    x = g.node("Reshape", x, g.constant([1, -1], dtype=np.int64))
+    g.node("Gemm", x, g.weights(8, 3), output="y")
+    normalized(g.model([1, 3]))
 
 
 def test_what_onnxruntime_fused_is_written_out(small_graph, tmp_path: Path):
@@ -282,6 +363,29 @@ def test_control_flow_that_can_be_computed(small_graph):
     }
     g.node("If", g.constant(False, dtype=np.bool_), output="y", **branches)
     assert operators(normalized(g.model()))["Neg"] == 1
+
+
+def test_random_numbers(small_graph):
+    g = small_graph()
+    x = g.conv("x", 3, 8)
+    noise = g.node("RandomNormalLike", x)
+    g.head(g.node("Add", x, noise), 8)
+    assert f"the RandomNormalLike node 'node_{noise}' draws random" in refusal(g.model())
+
+
+def test_graphs_in_training_mode(small_graph):
+    g = small_graph()
+    x = g.node("Dropout", g.conv("x", 3, 8), g.constant(0.5), g.constant(True, dtype=np.bool_))
+    g.head(x, 8)
+    assert f"the Dropout node 'node_{x}' is in training mode" in refusal(g.model())
+
+
+def test_a_name_that_two_nodes_make(small_graph):
+    g = small_graph()
+    x = g.node("Relu", g.conv("x", 3, 8), output="twice")
+    g.node("Relu", x, output="twice")
+    g.head("twice", 8)
+    assert "cannot be put into an order" in refusal(g.model())
 
 
 def test_other_domains(small_graph):
