@@ -46,6 +46,7 @@ LUMA = (19595, 38470, 7471)
 # Without Pillow's readers that start other programs or draw vectors.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 89_478_485  # 0.27 GB as RGB; where Pillow begins to warn of decompression bombs
+MAX_RESOLUTION = 1024  # 12 MB an image, and ten times that behind the first layer
 WHITE_16 = 65535
 
 # Both once for the process: warnings.catch_warnings is not safe in the threads that decode.
@@ -80,6 +81,11 @@ class InputSpec:
     channels: Channels = "RGB"
 
     def __post_init__(self) -> None:
+        if self.resolution > MAX_RESOLUTION:
+            raise OptionError(
+                f"no network here takes images of {self.resolution} pixels a side",
+                f"Choose a resolution of at most {MAX_RESOLUTION}",
+            )
         if self.resolution < 1 or self.resize < self.resolution:
             raise OptionError(
                 f"cannot cut {self.resolution} pixels from an image resized to {self.resize}",
@@ -302,20 +308,6 @@ def normalize(pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float32]
     values -= mean
     values /= std
     return values
-
-
-def denormalize(values: NDArray[np.float32], spec: InputSpec) -> NDArray[np.uint8]:
-    """Return the pixels uint8 [..., H, W, 3] in RGB order that ``normalize`` makes these values of.
-
-    Gray becomes three equal channels, whose luma is the same gray.
-    """
-    count = spec.shape[0]
-    mean, std = (np.array(v[:count], np.float32)[:, None, None] for v in (spec.mean, spec.std))
-    scaled = np.rint((values * std + mean) * np.float32(255))
-    pixels: NDArray[np.uint8] = np.moveaxis(scaled.astype(np.uint8), -3, -1)
-    if spec.channels == "gray":
-        return np.repeat(pixels, 3, axis=-1)
-    return pixels[..., ::-1] if spec.channels == "BGR" else pixels
 
 
 def prepare(encoded: bytes, key: str, spec: InputSpec) -> NDArray[np.float32]:

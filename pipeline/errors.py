@@ -14,11 +14,14 @@ Any other exception is a bug of ours and may show a traceback.
 This module imports nothing, so that every package of the project may raise these.
 """
 
+LONGEST = 2000  # characters of a sentence: a name in somebody's file may have millions
+
 
 class MobilenetError(Exception):
     """A problem is stated as two sentences without full stops: what is wrong, and how to fix it."""
 
     def __init__(self, what: str, fix: str) -> None:
+        what, fix = (s if len(s) <= LONGEST else f"{s[:LONGEST]}..." for s in (what, fix))
         super().__init__(f"{what}. {fix}.")
         self.what = what
         self.fix = fix
@@ -80,15 +83,6 @@ def missing_extra(module: str | None) -> OptionError | None:
         f"this needs the package {package}, which is not installed",
         f"Install it with pip install {choice}; in a clone, 'make install' brings everything",
     )
-
-
-def mendable(error: Exception) -> MobilenetError | None:
-    """Return an error with a sentence for the user; None for a bug."""
-    if isinstance(error, MobilenetError):
-        return error
-    if isinstance(error, ModuleNotFoundError):
-        return missing_extra(error.name)
-    return MobilenetError(str(error), "Check the disk's free space and the permissions")
 
 
 class Interrupted(KeyboardInterrupt):

@@ -19,7 +19,6 @@ COMMANDS = [  # in the order of the chain
     "simplify",
     "quantize",
     "convert",
-    "deploy",
     "evaluate",
     "bench",
     "report",

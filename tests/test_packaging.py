@@ -74,9 +74,9 @@ pipeline/artifacts/checkpoint.py
 pipeline/artifacts/facts.py
 pipeline/artifacts/file_kinds.py
 pipeline/artifacts/files.py
+pipeline/artifacts/onnx_checks.py
 pipeline/artifacts/onnx_file.py
 pipeline/artifacts/onnx_graph.py
-pipeline/artifacts/package_folder.py
 pipeline/artifacts/runs.py
 pipeline/artifacts/sidecar.py
 pipeline/benchmarking/__init__.py
@@ -94,13 +94,6 @@ pipeline/benchmarking/rows.py
 pipeline/benchmarking/torch_runner.py
 pipeline/benchmarking/worker.py
 pipeline/chain.py
-pipeline/deploying/__init__.py
-pipeline/deploying/deploy.py
-pipeline/deploying/image.py
-pipeline/deploying/package.py
-pipeline/deploying/pixels.py
-pipeline/deploying/probabilities.py
-pipeline/deploying/probe.py
 pipeline/errors.py
 pipeline/evaluating/__init__.py
 pipeline/evaluating/evaluate.py
@@ -160,6 +153,8 @@ pipeline/runtime/probe_images.py
 pipeline/runtime/session.py
 pipeline/runtime/tensor_values.py
 pipeline/runtime/timing.py
+pipeline/runtime/torch_kernels.py
+pipeline/stopping.py
 pipeline/training/__init__.py
 pipeline/training/augmentation.py
 pipeline/training/config.py
@@ -197,7 +192,6 @@ reports/records/__init__.py
 reports/records/accuracy.py
 reports/records/base.py
 reports/records/conversion.py
-reports/records/deployment.py
 reports/records/inspection.py
 reports/records/latency.py
 reports/records/quantization.py
