@@ -5,6 +5,8 @@
 
 # Images: "digits", which come with scikit-learn, or a folder.
 DATA = digits
+# Architecture: mobilenet_v1, unless it is mobilenet_v2.
+MODEL =
 WIDTH =
 RESOLUTION =
 EPOCHS =
@@ -20,7 +22,7 @@ PROVIDER =
 THREADS =
 BATCH =
 # Folder under runs/ for the results.
-RUN = $(subst $(space),-,$(strip $(notdir $(DATA:/=)) $(WIDTH) $(RESOLUTION)))
+RUN = $(subst $(space),-,$(strip $(notdir $(DATA:/=)) $(MODEL) $(WIDTH) $(RESOLUTION)))
 # Of `make install`: further extras of pyproject.toml, as in `make install EXTRAS=tensorflow`.
 EXTRAS =
 # Of `make fuzz`: damaged files to try, per test.
@@ -104,7 +106,7 @@ $(INSTALLED): $(DEPENDENCIES) $(call outdated,$(INSTALLED),$(sources))
 .PRECIOUS: $(R)/%
 
 .PHONY: train export simplify quantize evaluate bench report
-train: $(R)/model.safetensors ## the checkpoint: DATA, WIDTH, RESOLUTION, EPOCHS, RECIPE, INIT
+train: $(R)/model.safetensors ## the checkpoint: DATA, MODEL, WIDTH, RESOLUTION, EPOCHS, RECIPE, INIT
 export: $(R)/fp32.onnx ## the checkpoint as ONNX
 simplify: $(R)/folded.onnx ## BatchNorm folded into the convolutions
 quantize: $(R)/int8.onnx ## the int8 model: CALIB, CALIB_COUNT, CALIBRATOR, TARGET
@@ -117,7 +119,7 @@ folder := $(if $(word 2,$(DATA)),,$(wildcard $(DATA)))
 training-images := $(wildcard $(folder) $(folder:=/train) $(folder:=/train/*/.))
 other-images := $(wildcard $(folder:=/val) $(folder:=/val/*/.))
 
-train-options = $(call option,data,DATA) $(call option,width,WIDTH) \
+train-options = $(call option,data,DATA) $(call option,model,MODEL) $(call option,width,WIDTH) \
 	$(call option,resolution,RESOLUTION) $(call option,epochs,EPOCHS) $(call option,recipe,RECIPE) \
 	$(call option,init,INIT)
 quantize-options = $(call option,calib-dir,CALIB) $(call option,calib-count,CALIB_COUNT) \
@@ -171,7 +173,7 @@ check: $(INSTALLED) ## lint, formatting, types and the layering of the packages
 test: $(INSTALLED) ## the tests, or some of them: TESTS
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(TESTS)
 
-fuzz: $(INSTALLED) ## damage models, weights, records and images, in child processes: FUZZ
+fuzz: $(INSTALLED) ## damage weight files and images for some minutes: FUZZ
 	MOBILENET_CLI_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/test_fuzz.py
 
 readme-table: $(R)/report.md ## the figures in README.md, from the records of a run

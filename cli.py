@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 import typer
 from rich.console import Console
 
-from mobilenet_cli.pipeline.errors import MobilenetError, missing_extra
+from mobilenet_cli.pipeline.errors import Interrupted, MobilenetError, missing_extra
 from mobilenet_cli.pipeline.progress import Progress, bar
-from mobilenet_cli.pipeline.stopping import leave_quietly, stoppable
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -33,13 +32,12 @@ STOPPED, MENDABLE, GATE, BUG = 130, 2, 1, 70  # exit statuses; 70 is EX_SOFTWARE
 
 app = typer.Typer(
     name="mobilenet-cli",
-    help="Take MobileNet v1 from images to a deployed int8 model, and prove every step.",
+    help="Take MobileNets from images to a deployed int8 model, and prove every step.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 console = Console(stderr=True)
-console.on_broken_pipe = leave_quietly  # type: ignore[method-assign]  # rich would exit with 1
 P = ParamSpec("P")
 
 # -- what the commands share -----------------------------------------------------------------------
@@ -79,13 +77,15 @@ def command(name: str) -> Callable[[Callable[P, Output]], Callable[P, Output]]:
             debug = kwargs.pop("debug")
             as_json = bool(kwargs["as_json"] if streams else kwargs.pop("as_json"))
             try:
-                with stoppable():
-                    show(function(*args, **kwargs), as_json)
+                show(function(*args, **kwargs), as_json)
             except BrokenPipeError:
-                leave_quietly()
-            except KeyboardInterrupt as stopped:
-                say(f"{name}: {str(stopped) or 'interrupted; earlier files are unchanged'}")
-                raise typer.Exit(getattr(stopped, "status", STOPPED)) from None
+                raise  # who reads our output has seen enough; typer leaves quietly
+            except Interrupted as stopped:
+                say(f"{name}: {stopped}")
+                raise typer.Exit(stopped.status) from None
+            except KeyboardInterrupt:
+                say(f"{name}: interrupted; earlier files are unchanged")
+                raise typer.Exit(STOPPED) from None
             except (MobilenetError, OSError, ModuleNotFoundError) as error:
                 known = mendable(error)
                 if known is None:
@@ -149,9 +149,9 @@ def show(output: Output, as_json: bool) -> None:
     for note in output.notes:
         say(note)
     if as_json:
-        print(json.dumps(output.document, indent=2), flush=True)  # a closed pipe is noticed here
+        print(json.dumps(output.document, indent=2))
     elif output.text:
-        print(printable(output.text), flush=True)
+        print(printable(output.text))
     if output.wrote:
         say(f"wrote {', '.join(map(str, output.wrote))}")
     if output.status:
@@ -207,6 +207,7 @@ def option(
 
 
 RECIPE_NAMES = names_in("pipeline.training.recipes", "RECIPES")
+MODEL_NAMES = names_in("models", "MODELS")
 CALIBRATOR_NAMES = names_in("calibration.ranges.calibrators", "CALIBRATORS")
 TARGET_NAMES = names_in("calibration.kernels", "TARGETS")
 PROVIDER_NAMES = names_in("pipeline.runtime.session", "PROVIDERS")
@@ -255,6 +256,7 @@ OPTIONS: dict[str, Any] = {
         "--normalization",
         "How an .onnx file wants pixels: inception (-1..1), imagenet, 0..1, 0..255, or mean/std.",
     ),
+    "architecture": option("--model", "Architecture: mobilenet_v1 or mobilenet_v2.", MODEL_NAMES),
     "markdown": option("--markdown", "Print tables as Markdown, as it is where they are piped."),
     "opset": option("--opset", "ONNX operator set to write."),
     "out": option("--out", "File to write; by default it goes into the run."),
@@ -322,7 +324,7 @@ def _main(
         typer.Option("--version", callback=show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """Take MobileNet v1 from images to a deployed int8 model, and prove every step."""
+    """Take MobileNets from images to a deployed int8 model, and prove every step."""
 
 
 # -- the commands, in the order of the chain -------------------------------------------------------
@@ -331,6 +333,7 @@ def _main(
 @command("train")
 def train_command(
     data: str = "digits",
+    architecture: Text = None,
     multiplier: Float = None,
     resolution: int | None = None,
     recipe: Text = None,
@@ -366,13 +369,7 @@ def train_command(
     from mobilenet_cli.pipeline.training.train import train
 
     config = TrainConfig(
-        data=data,
-        width=multiplier,
-        resolution=resolution,
-        recipe=recipe,
-        epochs=epochs,
-        seed=seed,
-        init=str(init) if init else None,
+        *(data, multiplier, resolution, recipe, epochs, seed, str(init) if init else None),
         changes=tuple(changes or ()),
         precision=precision,
         tensorboard=tensorboard,
@@ -382,6 +379,7 @@ def train_command(
         compiled=compiled,
         sync_norms=sync_norms,
         resume=resume,
+        model=architecture,
     )
     target_run = run_named(new_run or resolve(config).run_name)
     fetch(data)
@@ -646,6 +644,7 @@ def reported(found: dict[str, Any], text: str, paths: Mapping[str, Path]) -> Out
 @command("run")
 def run_command(
     data: str = "digits",
+    architecture: Text = None,
     multiplier: Float = None,
     resolution: int | None = None,
     recipe: Text = None,
@@ -673,9 +672,10 @@ def run_command(
     from mobilenet_cli.pipeline.training.setup import resolve
     from mobilenet_cli.reports import terminal
 
-    start = str(init) if init else None
     training = TrainConfig(
-        data, multiplier, resolution, recipe, epochs, seed, start, tuple(changes or ())
+        *(data, multiplier, resolution, recipe, epochs, seed, str(init) if init else None),
+        changes=tuple(changes or ()),
+        model=architecture,
     )
     config = ChainConfig(
         train=training,

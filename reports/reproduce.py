@@ -10,6 +10,7 @@ from mobilenet_cli.reports.records.run import ArtifactRecord, RunRecord
 OPTIONS: dict[str, tuple[str, ...]] = {
     "train": (
         "data",
+        "model",
         "width",
         "resolution",
         "recipe",

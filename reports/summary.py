@@ -95,7 +95,7 @@ def file_name(path: str) -> str:
 def facts(run: RunRecord) -> tuple[str, ...]:
     """Say what the network is and what it was made from, a sentence each."""
     last, first = run.artifacts[-1], run.artifacts[0]
-    network = ["MobileNet v1" if last.model else "A network"]
+    network = [run.network if last.model else "A network"]
     if last.model and last.model.width is not None:
         network.append(f"width {last.model.width:g}")
     if last.input:

@@ -124,7 +124,12 @@ class Chain:
     int8: "Artifact"
 
 
-def digits_checkpoint(path: Path, resolution: int = 32, padding: "Padding" = "same") -> "Artifact":
+def digits_checkpoint(
+    path: Path,
+    resolution: int = 32,
+    padding: "Padding" = "same",
+    architecture: str = "mobilenet_v1",
+) -> "Artifact":
     """A width 0.25 network that tells many digits apart, made without training.
 
     The convolutions are random, BatchNorm's statistics are those of digits, its scales and shifts
@@ -135,7 +140,7 @@ def digits_checkpoint(path: Path, resolution: int = 32, padding: "Padding" = "sa
     from mobilenet_cli.data.loader import batches
     from mobilenet_cli.data.open_dataset import open_dataset
     from mobilenet_cli.data.preprocess import InputSpec
-    from mobilenet_cli.models.mobilenet_v1_torch import MobileNetV1
+    from mobilenet_cli.models import MODELS
     from mobilenet_cli.models.spec import ModelSpec
     from mobilenet_cli.pipeline.artifacts.artifact import save_artifact
     from mobilenet_cli.pipeline.artifacts.checkpoint import checkpoint_bytes
@@ -143,7 +148,7 @@ def digits_checkpoint(path: Path, resolution: int = 32, padding: "Padding" = "sa
     from mobilenet_cli.reports.records.base import Record
 
     torch.manual_seed(0)
-    spec = ModelSpec(width=0.25, classes=10, padding=padding)
+    spec = ModelSpec(architecture=architecture, width=0.25, classes=10, padding=padding)
     facts = Facts(
         stage="train",
         model=spec,
@@ -154,12 +159,13 @@ def digits_checkpoint(path: Path, resolution: int = 32, padding: "Padding" = "sa
     samples = open_dataset("digits", "train").samples[::5]
     images = torch.from_numpy(next(batches(samples, facts.input, len(samples))).images)
     wanted = torch.nn.functional.one_hot(torch.tensor([int(s.label or 0) for s in samples]))
-    network = MobileNetV1(spec)
+    network = MODELS[architecture].build(spec)
     with torch.no_grad():
-        for layer in network.layers:
-            layer.bn.momentum = None  # the plain average: exactly the statistics of these images
-            layer.bn.weight.uniform_(0.5, 1.5)
-            layer.bn.bias.uniform_(1.0, 2.0)
+        for norm in network.modules():
+            if isinstance(norm, torch.nn.BatchNorm2d):
+                norm.momentum = None  # the plain average: exactly the statistics of these images
+                norm.weight.uniform_(0.5, 1.5)
+                norm.bias.uniform_(1.0, 2.0)
         network.train()(images)
         features = network.eval().layers(images).mean((2, 3)).double()
         mean = features.mean(0)

@@ -74,7 +74,6 @@ pipeline/artifacts/checkpoint.py
 pipeline/artifacts/facts.py
 pipeline/artifacts/file_kinds.py
 pipeline/artifacts/files.py
-pipeline/artifacts/onnx_checks.py
 pipeline/artifacts/onnx_file.py
 pipeline/artifacts/onnx_graph.py
 pipeline/artifacts/runs.py
@@ -153,8 +152,6 @@ pipeline/runtime/probe_images.py
 pipeline/runtime/session.py
 pipeline/runtime/tensor_values.py
 pipeline/runtime/timing.py
-pipeline/runtime/torch_kernels.py
-pipeline/stopping.py
 pipeline/training/__init__.py
 pipeline/training/augmentation.py
 pipeline/training/config.py

@@ -33,7 +33,11 @@ def inspect_state(path: Path) -> InspectRecord:
 def _record(path: Path, saved: dict[str, Any], document: dict[str, Any]) -> InspectRecord:
     network: dict[str, torch.Tensor] = saved["network"]
     settings, at = document["settings"], document["at"]
-    spec = ModelSpec(width=settings["width"], classes=len(network["classifier.bias"]))
+    spec = ModelSpec(
+        architecture=settings.get("model", ModelSpec.architecture),
+        width=settings["width"],
+        classes=len(network["classifier.bias"]),
+    )
     side = _side(settings)
     layers = layer_sizes(
         spec,

@@ -9,6 +9,8 @@ from typing import TypeVar
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
+from mobilenet_cli.models import MODELS
+from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
 from mobilenet_cli.pipeline.artifacts.files import is_checkpoint, sha256_file
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
@@ -79,10 +81,17 @@ def collect(run: Run, layers: bool = True) -> tuple[RunRecord, list[PredictionsR
         bench=bench,
         weights=weights or (),
         missing=tuple(dict.fromkeys(missing)),
+        network=title_of(artifacts[-1]),
     )
     record = with_answers(without_outdated(record), predictions)
     record = record.model_copy(update={"multiply_adds": products(run.artifacts())})
     return record.model_copy(update={"warnings": warnings_of(record)}), predictions
+
+
+def title_of(artifact: ArtifactRecord) -> str:
+    """Return what people call a model's architecture; MobileNet v1 was the only one for long."""
+    name = (artifact.model and artifact.model.architecture) or ModelSpec.architecture
+    return MODELS[name].title if name in MODELS else name
 
 
 def expected_files(run: Run) -> tuple[Path, ...]:

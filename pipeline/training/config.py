@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from mobilenet_cli.models import MODELS
 from mobilenet_cli.pipeline.errors import OptionError
 from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
 from mobilenet_cli.pipeline.training.recipes import RECIPES, Recipe, changed
@@ -39,6 +40,8 @@ class TrainConfig:
         tensorboard: True writes curves for TensorBoard too, into ``tensorboard/`` beside the
             checkpoint.
         resume: True insists that there is an interrupted training with these settings.
+        model: the architecture, a key of ``MODELS``; None takes that of ``init``, or else
+            MobileNet v1.
 
     Raises:
         OptionError: a value is outside its domain, or two settings contradict each other.
@@ -60,12 +63,15 @@ class TrainConfig:
     sync_norms: bool = False
     tensorboard: bool = False
     resume: bool = False
+    model: str | None = None
 
     def __post_init__(self) -> None:
         if self.tensorboard:
             check_installed()
         if self.recipe_name not in RECIPES:
             raise OptionError(f"unknown recipe '{self.recipe}'", f"Use one of {', '.join(RECIPES)}")
+        if self.model not in (None, *MODELS):
+            raise OptionError(f"unknown model '{self.model}'", f"Use one of {', '.join(MODELS)}")
         if self.precision not in PRECISIONS:
             raise OptionError(
                 f"unknown precision '{self.precision}'", f"Use one of {', '.join(PRECISIONS)}"

@@ -17,6 +17,7 @@ from mobilenet_cli.calibration.grid import Grid
 from mobilenet_cli.calibration.kernels import PAIR_MAX, WEIGHT_MAX, partners
 from mobilenet_cli.models.classifier_torch import Classifier
 from mobilenet_cli.models.conv_norm_torch import ConvNorm
+from mobilenet_cli.models.mobilenet_v2_torch import InvertedResidual
 from mobilenet_cli.pipeline.training.qat import Grids
 
 
@@ -56,18 +57,22 @@ class FakeQuantized(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map normalized images [N, 3, H, W] to logits [N, classes]."""
         *kernels, last = self.weights()
-        first, *outputs, pooled = self.grids.activations
-        x = _rounded(images, first)
-        for layer, kernel, grid in zip(self.network.layers, kernels, outputs, strict=True):
-            x = torch.func.functional_call(layer, {"conv.weight": kernel}, (x,))
-            x = _rounded(x, grid)
-        features = _rounded(F.avg_pool2d(x, x.shape[-2:]).flatten(1), pooled)
+        weights, grids = iter(kernels), iter(self.grids.activations)
+        x = _rounded(images, next(grids))
+        for block in self.network.layers:
+            before = x
+            for layer in layers_of(block):
+                x = torch.func.functional_call(layer, {"conv.weight": next(weights)}, (x,))
+                x = _rounded(x, next(grids))
+            if isinstance(block, InvertedResidual) and block.residual:
+                x = _rounded(before + x, next(grids))
+        features = _rounded(F.avg_pool2d(x, x.shape[-2:]).flatten(1), next(grids))
         return F.linear(features, last, self.network.classifier.bias)
 
 
-def layers_of(network: Classifier) -> list[ConvNorm]:
-    """Return the convolutional layers in order."""
-    return [layer for layer in network.layers if isinstance(layer, ConvNorm)]
+def layers_of(network: nn.Module) -> list[ConvNorm]:
+    """Return the convolutional layers of a network or a block in order."""
+    return [layer for layer in network.modules() if isinstance(layer, ConvNorm)]
 
 
 def round_to_grid(

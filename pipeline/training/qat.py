@@ -55,7 +55,8 @@ class Grids:
 
     Attributes:
         layers: of the network in order, the classifier last.
-        activations: of the input, each layer's output, and the pooled features.
+        activations: of the input, each layer's output and each residual sum in the order of
+            computation, and the pooled features.
         coded: of every tensor that becomes codes, as the facts keep them.
         target: of ``quantize``.
     """
@@ -93,7 +94,8 @@ def quantized_start(
     settings = settings.resolved()
     runtime = calibration_runtime(images, tick)
     quantized = build(network, images, settings.kernels, settings.calibrator, (), runtime)
-    grids, made = quantized.grids, [s for s in network.steps if s.kind in ("linear", "pool")]
+    # A shape step only renames what another has made.
+    grids, made = quantized.grids, [s for s in network.steps if s.kind != "shape"]
     return Grids(
         tuple(Learnable.of(linear) for linear in quantized.linears.values()),
         (grids[network.input], *(grids[s.output] for s in made if s.output in grids)),

@@ -71,6 +71,9 @@ class ResolvedTraining:
         config = self.config
         values = asdict(config) | {"width": self.network.width, "changes": list(config.changes)}
         del values["resume"], values["tensorboard"]  # they make no difference to the result
+        del values["model"]
+        if self.network.architecture != ModelSpec.architecture:  # the only one for a long time
+            values["model"] = self.network.architecture
         values["target"] = self.quantization.target if self.quantization else None
         if self.teacher is not None:
             values["teacher_sha256"] = self.teacher.sha256
@@ -79,7 +82,9 @@ class ResolvedTraining:
     @property
     def run_name(self) -> str:
         """Return the run that training goes to unless told otherwise, such as ``digits-1-32``."""
-        name = Path(self.config.data).resolve().name
+        name, model = Path(self.config.data).resolve().name, self.network.architecture
+        if model != ModelSpec.architecture:
+            name = f"{name}-{model}"
         return f"{name}-{self.network.width:g}-{self.input.resolution}"
 
 
@@ -93,6 +98,11 @@ def resolve(config: TrainConfig) -> ResolvedTraining:
     """
     source = None if config.init is None else load_artifact(Path(config.init))
     known = source.facts.model if source else None
+    if source and known and config.model not in (None, known.architecture):
+        raise OptionError(
+            f"{source.path} is a {known.architecture}, not a {config.model}",
+            "Leave --model out, or start from other weights",
+        )
     if source and known and config.width not in (None, known.width):
         raise OptionError(
             f"{source.path} has width {known.width:g}, not {config.width:g}",
@@ -103,7 +113,10 @@ def resolve(config: TrainConfig) -> ResolvedTraining:
             f"{source.path} is for {source.facts.input.resolution} pixels",
             "Leave --resolution out, or train without --qat first",
         )
-    network = known or ModelSpec(width=1.0 if config.width is None else config.width)
+    network = known or ModelSpec(
+        architecture=config.model or ModelSpec.architecture,
+        width=1.0 if config.width is None else config.width,
+    )
     spec = _input(config, source)
     find_architecture(network.architecture).check_resolution(spec.resolution)
     return ResolvedTraining(

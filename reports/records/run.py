@@ -145,6 +145,7 @@ class RunRecord(Record):
         missing: what the report has to do without.
         warnings: what a reader must know before trusting the figures.
         multiply_adds: products in convolutions and the classifier for one image, None if unknown.
+        network: what people call the architecture, where it is one of ours.
     """
 
     run: str
@@ -160,6 +161,7 @@ class RunRecord(Record):
     missing: tuple[Missing, ...] = ()
     warnings: tuple[str, ...] = ()
     multiply_adds: int | None = None
+    network: str = "MobileNet v1"
 
 
 class ReportRow(Record):

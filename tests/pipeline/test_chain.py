@@ -103,6 +103,25 @@ def test_every_stage_reports(whole):
     assert parents == [None, *list(hashes(run).values())[:-1]]
 
 
+def test_mobilenet_v2_takes_the_whole_chain(home: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(home)
+    chosen = arguments("v2", model="mobilenet_v2", width=0.35, epochs=1)
+    done = CliRunner().invoke(app, chosen)
+    assert done.exit_code == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["export"]["batch_norms"] == 52
+    assert document["simplify"]["batch_norms_after"] == 0
+    assert len(document["evaluate"]) == 4
+    run = Run(home / "runs" / "v2")
+    for path in run.artifacts():
+        spec = load_artifact(path).facts.model
+        assert (spec.architecture, spec.width) == ("mobilenet_v2", 0.35)
+    text = (run.folder / "report.md").read_text()
+    assert "- MobileNetV2, width 0.35, 32×32 pixels, 10 classes, 408,938 parameters" in text
+    assert "--model mobilenet_v2 --width 0.35" in (run.folder / "report.html").read_text()
+    assert json.loads(CliRunner().invoke(app, chosen).stdout)["skipped"] == STAGES
+
+
 @pytest.fixture
 def again(whole, home: Path, monkeypatch: pytest.MonkeyPatch):
     """Run the finished run again, in this process; return which stages it skipped."""

@@ -16,8 +16,8 @@ from mobilenet_cli.calibration.weights.trained_weights import grid_of
 from mobilenet_cli.data.loader import batches
 from mobilenet_cli.data.open_dataset import open_dataset
 from mobilenet_cli.data.preprocess import InputSpec
-from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
-from mobilenet_cli.pipeline.artifacts.checkpoint import load_network
+from mobilenet_cli.pipeline.artifacts.artifact import load_artifact, save_artifact
+from mobilenet_cli.pipeline.artifacts.checkpoint import checkpoint_bytes, load_network
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
 from mobilenet_cli.pipeline.errors import ModelError, OptionError
 from mobilenet_cli.pipeline.exporting.export import ExportConfig, export
@@ -35,11 +35,13 @@ from mobilenet_cli.pipeline.training.fake_quantize import (
     FakeQuantized,
     fold_into,
     layers_of,
+    on_grid,
     round_to_grid,
 )
 from mobilenet_cli.pipeline.training.qat import Grids, quantized_start
 from mobilenet_cli.pipeline.training.setup import resolve
 from mobilenet_cli.pipeline.training.train import train
+from mobilenet_cli.reports.records.base import Record
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +149,25 @@ def test_quantize_makes_what_was_trained(chain, starts, images, tmp_path, target
             apart = found - codes[index + 1][:, : found.shape[1]]  # nor what fills a sixteen
             assert np.abs(apart).max() <= 1
             assert (apart != 0).mean() < 0.02  # ties
+
+
+def test_residual_sums_have_grids_of_their_own(make_checkpoint, starts, images, tmp_path):
+    """Of a MobileNetV2 quantize makes what was trained, sums included."""
+    source = make_checkpoint(tmp_path / "v2.safetensors", architecture="mobilenet_v2")
+    settings = QuantizeConfig(calib_count=16, target="vnni", cross=True)
+    start = starts(source, "digits", settings)
+    learned = FakeQuantized(fold_into(load_network(source), start), start)
+    with torch.inference_mode():
+        found = learned(torch.from_numpy(images)).numpy()
+    facts = source.facts.model_copy(update={"grids": start.coded})
+    content = checkpoint_bytes(on_grid(learned), facts)
+    made = save_artifact(tmp_path / "model.safetensors", content, facts, Record())
+    exported = export(made, ExportConfig(), tmp_path / "fp32.onnx")
+    folded = simplify(exported, SimplifyConfig(), tmp_path / "folded.onnx")
+    int8 = quantize(folded, settings, tmp_path / "int8.onnx")
+    assert int8.record.calibrator == "training"
+    expected = open_session(int8.path, SIMULATED).run(None, {"input": images})[0]
+    assert sqnr_db(expected, found) > 20  # ties are rounded either way, and 52 layers follow
 
 
 def layer_codes(path, images):

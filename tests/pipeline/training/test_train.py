@@ -86,6 +86,7 @@ def test_width_must_be_positive(width: float, tmp_path: Path) -> None:
         ({"resolution": 0}, "cannot cut 0 pixels"),
         ({"epochs": 0}, "0 epochs"),
         ({"recipe": "magic"}, "unknown recipe"),
+        ({"model": "resnet"}, "unknown model 'resnet'. Use one of mobilenet_v1, mobilenet_v2"),
     ],
 )
 def test_options_that_make_no_sense(options: dict[str, object], problem: str) -> None:
@@ -126,6 +127,18 @@ def test_trains_on_a_folder_and_flips_only_there(
     made = train(config, tmp_path / "model.safetensors")
     assert made.facts.classes == ("cat", "dog")
     assert made.facts.input.resolution == 33
+
+
+def test_the_architecture_is_that_of_the_option_or_of_the_weights(make_checkpoint, tmp_path):
+    plain, other = resolve(TrainConfig()), resolve(TrainConfig(model="mobilenet_v2", width=0.35))
+    assert "model" not in plain.recorded  # as in files from when there was one architecture
+    assert other.recorded["model"] == other.network.architecture == "mobilenet_v2"
+    assert (plain.run_name, other.run_name) == ("digits-1-32", "digits-mobilenet_v2-0.35-32")
+    weights = make_checkpoint(tmp_path / "v2.safetensors", architecture="mobilenet_v2")
+    tuned = resolve(TrainConfig(init=str(weights.path)))
+    assert tuned.network == replace(weights.facts.model, classes=1)
+    with pytest.raises(OptionError, match=r"v2\.safetensors is a mobilenet_v2, not a mobilenet_v1"):
+        resolve(TrainConfig(init=str(weights.path), model="mobilenet_v1"))
 
 
 # arXiv:1704.04861, tables 6 and 7: millions of parameters and multiply-adds.
