@@ -173,7 +173,7 @@ check: $(INSTALLED) ## lint, formatting, types and the layering of the packages
 test: $(INSTALLED) ## the tests, or some of them: TESTS
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(TESTS)
 
-fuzz: $(INSTALLED) ## damage weight files and images for some minutes: FUZZ
+fuzz: $(INSTALLED) ## damage models, weights, records and images, in child processes: FUZZ
 	MOBILENET_CLI_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/test_fuzz.py
 
 readme-table: $(R)/report.md ## the figures in README.md, from the records of a run

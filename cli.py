@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 import typer
 from rich.console import Console
 
-from mobilenet_cli.pipeline.errors import Interrupted, MobilenetError, missing_extra
+from mobilenet_cli.pipeline.errors import MobilenetError, missing_extra
 from mobilenet_cli.pipeline.progress import Progress, bar
+from mobilenet_cli.pipeline.stopping import leave_quietly, stoppable
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -38,6 +39,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 console = Console(stderr=True)
+console.on_broken_pipe = leave_quietly  # type: ignore[method-assign]  # rich would exit with 1
 P = ParamSpec("P")
 
 # -- what the commands share -----------------------------------------------------------------------
@@ -77,15 +79,13 @@ def command(name: str) -> Callable[[Callable[P, Output]], Callable[P, Output]]:
             debug = kwargs.pop("debug")
             as_json = bool(kwargs["as_json"] if streams else kwargs.pop("as_json"))
             try:
-                show(function(*args, **kwargs), as_json)
+                with stoppable():
+                    show(function(*args, **kwargs), as_json)
             except BrokenPipeError:
-                raise  # who reads our output has seen enough; typer leaves quietly
-            except Interrupted as stopped:
-                say(f"{name}: {stopped}")
-                raise typer.Exit(stopped.status) from None
-            except KeyboardInterrupt:
-                say(f"{name}: interrupted; earlier files are unchanged")
-                raise typer.Exit(STOPPED) from None
+                leave_quietly()
+            except KeyboardInterrupt as stopped:
+                say(f"{name}: {str(stopped) or 'interrupted; earlier files are unchanged'}")
+                raise typer.Exit(getattr(stopped, "status", STOPPED)) from None
             except (MobilenetError, OSError, ModuleNotFoundError) as error:
                 known = mendable(error)
                 if known is None:
@@ -149,9 +149,9 @@ def show(output: Output, as_json: bool) -> None:
     for note in output.notes:
         say(note)
     if as_json:
-        print(json.dumps(output.document, indent=2))
+        print(json.dumps(output.document, indent=2), flush=True)  # a closed pipe is noticed here
     elif output.text:
-        print(printable(output.text))
+        print(printable(output.text), flush=True)
     if output.wrote:
         say(f"wrote {', '.join(map(str, output.wrote))}")
     if output.status:

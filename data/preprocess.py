@@ -46,6 +46,7 @@ LUMA = (19595, 38470, 7471)
 # Without Pillow's readers that start other programs or draw vectors.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 89_478_485  # 0.27 GB as RGB; where Pillow begins to warn of decompression bombs
+MAX_RESOLUTION = 1024  # 12 MB an image, and ten times that behind the first layer
 WHITE_16 = 65535
 
 # Both once for the process: warnings.catch_warnings is not safe in the threads that decode.
@@ -80,6 +81,11 @@ class InputSpec:
     channels: Channels = "RGB"
 
     def __post_init__(self) -> None:
+        if self.resolution > MAX_RESOLUTION:
+            raise OptionError(
+                f"no network here takes images of {self.resolution} pixels a side",
+                f"Choose a resolution of at most {MAX_RESOLUTION}",
+            )
         if self.resolution < 1 or self.resize < self.resolution:
             raise OptionError(
                 f"cannot cut {self.resolution} pixels from an image resized to {self.resize}",

@@ -10,11 +10,14 @@ Padding = Literal["symmetric", "same"]
 Activation = Literal["relu6", "relu"]
 
 
+WIDEST = 100  # far beyond what anybody trains, and near enough for arithmetic to hold
+
+
 def check_width(width: float) -> None:
-    """Raise OptionError unless ``width`` is a positive number."""
-    if not (math.isfinite(width) and width > 0):
+    """Raise OptionError unless ``width`` is a positive number, and at most ``WIDEST``."""
+    if not 0 < width <= WIDEST:
         raise OptionError(
-            f"width multiplier {width:g} is not a positive number",
+            f"width multiplier {width:g} is not a positive number up to {WIDEST}",
             "Pass --width with a value such as 1.0, 0.75, 0.5 or 0.25",
         )
 

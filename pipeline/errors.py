@@ -14,11 +14,14 @@ Any other exception is a bug of ours and may show a traceback.
 This module imports nothing, so that every package of the project may raise these.
 """
 
+LONGEST = 2000  # characters of a sentence: a name in somebody's file may have millions
+
 
 class MobilenetError(Exception):
     """A problem is stated as two sentences without full stops: what is wrong, and how to fix it."""
 
     def __init__(self, what: str, fix: str) -> None:
+        what, fix = (s if len(s) <= LONGEST else f"{s[:LONGEST]}..." for s in (what, fix))
         super().__init__(f"{what}. {fix}.")
         self.what = what
         self.fix = fix

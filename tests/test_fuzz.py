@@ -1,13 +1,15 @@
 """Damaged files must import or be refused by a sentence: never crash, never run, never hang.
 
 A few examples a run; ``make fuzz`` tries many more (``MOBILENET_CLI_FUZZ`` examples a test). What
-was found is kept below as ``example`` or in test_weights.py.
+was found is kept below as ``example``, or in the tests of the module that was mended.
 """
 
 import io
 import json
 import os
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -185,3 +187,24 @@ def test_damaged_images(form, edits, keep):
     except DataError:
         return
     assert made.shape == (3, 32, 32)
+
+
+MUTANTS = Path(__file__).with_name("mutants.py")
+MUTANTS_PER_PROCESS = 5000
+
+
+def test_mutants_of_models_and_records(tmp_path):
+    """No file ends a process, lets it hang or grow, or shows a traceback, in any command."""
+    count = int(os.environ.get("MOBILENET_CLI_FUZZ", "15")) * 14  # kinds of damage in mutants.py
+    findings, number = [], 0
+    while number < count:
+        last = min(count, number + MUTANTS_PER_PROCESS)
+        command = [sys.executable, MUTANTS, tmp_path, str(number), str(last)]
+        child = subprocess.run(command, capture_output=True, text=True)
+        lines = [json.loads(line) for line in child.stdout.splitlines()]
+        findings += [line for line in lines if "number" in line]
+        number = lines[-1].get("done", 0) if lines else 0
+        if child.returncode:
+            number = int((tmp_path / "at").read_text()) + 1
+            findings.append({"number": number - 1, "ended with": child.returncode})
+    assert not findings

@@ -74,6 +74,7 @@ pipeline/artifacts/checkpoint.py
 pipeline/artifacts/facts.py
 pipeline/artifacts/file_kinds.py
 pipeline/artifacts/files.py
+pipeline/artifacts/onnx_checks.py
 pipeline/artifacts/onnx_file.py
 pipeline/artifacts/onnx_graph.py
 pipeline/artifacts/runs.py
@@ -152,6 +153,8 @@ pipeline/runtime/probe_images.py
 pipeline/runtime/session.py
 pipeline/runtime/tensor_values.py
 pipeline/runtime/timing.py
+pipeline/runtime/torch_kernels.py
+pipeline/stopping.py
 pipeline/training/__init__.py
 pipeline/training/augmentation.py
 pipeline/training/config.py

@@ -8,6 +8,7 @@ all shards, so what is not kept would be fetched in every epoch.
 import fcntl
 import hashlib
 import itertools
+import math
 import os
 import re
 import time
@@ -24,7 +25,8 @@ from mobilenet_cli.pipeline.errors import DataError
 
 ADDRESS = re.compile(r"https?://", re.IGNORECASE)
 BRACES = re.compile(r"\{([^{}]*)\}")
-RANGE = re.compile(r"(\d+)\.\.(\d+)")
+RANGE = re.compile(r"([0-9]+)\.\.([0-9]+)")
+MAX_ADDRESSES = 100_000
 ATTEMPTS = 4
 AT_ONCE = 4  # downloads
 TIMEOUT = 60  # seconds without an answer
@@ -88,13 +90,17 @@ def expand(source: str) -> Iterator[str]:
     """
     pieces = BRACES.split(source)  # text and braces in turn
     choices = [_choices(text, source) if i % 2 else [text] for i, text in enumerate(pieces)]
+    if math.prod(map(len, choices)) > MAX_ADDRESSES:
+        raise DataError(
+            f"{source} stands for more than {MAX_ADDRESSES} addresses", "Name fewer shards"
+        )
     return ("".join(parts) for parts in itertools.product(*choices))
 
 
 def _choices(text: str, source: str) -> list[str]:
     span = RANGE.fullmatch(text)
-    if span:
-        first, last = int(span[1]), int(span[2])
+    if span and max(map(len, span.groups())) < 10:
+        first, last = int(span[1]), min(int(span[2]), int(span[1]) + MAX_ADDRESSES)
         return [f"{number:0{len(span[1])}}" for number in range(first, last + 1)]
     if "," in text:
         return text.split(",")

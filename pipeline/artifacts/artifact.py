@@ -18,8 +18,9 @@ from mobilenet_cli.pipeline.artifacts.file_kinds import (
 )
 from mobilenet_cli.pipeline.artifacts.files import is_checkpoint, sha256_file, write_atomically
 from mobilenet_cli.pipeline.artifacts.sidecar import Sidecar, read_sidecar, write_sidecar
-from mobilenet_cli.pipeline.errors import ModelError
+from mobilenet_cli.pipeline.errors import MobilenetError, ModelError
 
+MAX_TENSORS = 20_000  # of a checkpoint; networks here have some hundred
 # What a stage measured. A function that takes any artifact asks for ``Artifact`` alone.
 R = TypeVar("R", covariant=True, default=object)
 M = TypeVar("M", bound=BaseModel)
@@ -106,9 +107,12 @@ def load_artifact(path: Path, input_spec: InputSpec | None = None) -> Artifact[N
         )
     try:
         facts = Facts.model_validate_json(metadata[METADATA_KEY])
-    except ValidationError as error:
+    except (ValidationError, MobilenetError) as error:
+        reason = (
+            error.what if isinstance(error, MobilenetError) else f"{error.error_count()} errors"
+        )
         raise ModelError(
-            f"the facts inside {path} cannot be read ({error.error_count()} errors)",
+            f"the facts inside {path} cannot be read ({reason})",
             "Make the file again with this version",
         ) from error
     return Artifact(path, sha256, facts, None)
@@ -143,6 +147,8 @@ def _checkpoint_metadata(path: Path) -> dict[str, str]:
 
     try:
         with safe_open(path, framework="numpy") as file:
+            if len(file.keys()) > MAX_TENSORS:
+                raise ModelError(f"{path} has {len(file.keys())} tensors", "Check what it is")
             return dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise not_a_model(

@@ -3,11 +3,14 @@
 from typing import TYPE_CHECKING
 
 from mobilenet_cli.models import find_architecture
+from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.facts import METADATA_KEY, Facts
 from mobilenet_cli.pipeline.errors import ModelError
 
 if TYPE_CHECKING:
+    import torch
+
     from mobilenet_cli.models.classifier_torch import Classifier
 
 
@@ -26,6 +29,23 @@ def checkpoint_bytes(network: "Classifier", facts: Facts) -> bytes:
 
 def load_network(artifact: Artifact) -> "Classifier":
     """Build the network of a checkpoint, in evaluation mode on the CPU.
+
+    Raises:
+        ModelError: as ``load_state``.
+    """
+    state, spec = load_state(artifact)
+    network = find_architecture(spec.architecture, artifact.path).build(spec)
+    network.load_state_dict(state, strict=False)  # all but the step counters, as checked there
+    return network.eval()
+
+
+def load_state(artifact: Artifact) -> tuple[dict[str, "torch.Tensor"], ModelSpec]:
+    """Read the tensors of a checkpoint, and compare them with what its facts claim.
+
+    No network is built before that: by its facts it may be larger than the memory.
+
+    Returns:
+        The tensors by name, and what network they are of.
 
     Raises:
         ModelError: the file is no checkpoint of ours, lacks a tensor, has one of another shape
@@ -49,7 +69,6 @@ def load_network(artifact: Artifact) -> "Classifier":
             "Make it again with 'mobilenet-cli train' or 'mobilenet-cli import'",
         ) from error
     architecture = find_architecture(spec.architecture, path)
-    # Before a network is built: what the facts claim may take more memory than there is.
     expected = architecture.tensor_shapes(spec)
     for name in sorted(expected.keys() ^ state.keys()):
         problem = "lacks the tensor" if name in expected else "has an unknown tensor"
@@ -68,6 +87,4 @@ def load_network(artifact: Artifact) -> "Classifier":
             raise ModelError(
                 f"{path} has NaN or infinity in '{name}'", "Train again with a lower learning rate"
             )
-    network = architecture.build(spec)
-    network.load_state_dict(state, strict=False)  # all but the step counters, as checked above
-    return network.eval()
+    return state, spec

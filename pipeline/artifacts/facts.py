@@ -3,7 +3,7 @@
 import contextlib
 import importlib.metadata
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import BaseModel, ConfigDict, JsonValue, model_validator
 
 from mobilenet_cli.calibration.grid import Grid
 from mobilenet_cli.data.preprocess import InputSpec
@@ -43,6 +43,14 @@ class Facts(BaseModel):
     names: tuple[str, ...] = ()
     data: str | None = None
     grids: tuple[Grid, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> "Facts":
+        if "\0" in (self.data or ""):
+            raise ValueError("no data set has a name with NUL")
+        if self.names and len(self.names) != len(self.classes):
+            raise ValueError(f"{len(self.names)} names for {len(self.classes)} classes")
+        return self
 
 
 def versions(*distributions: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from mobilenet_cli.pipeline.errors import StorageError
+from mobilenet_cli.pipeline.errors import MobilenetError, ModelError, StorageError
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -22,6 +22,30 @@ def sha256_file(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def foreign(path: Path, kind: str, fix: str = "Download or export it again") -> Iterator[None]:
+    """Turn whatever libraries raise on a file that somebody else made into one sentence.
+
+    Libraries that parse files share no base class of their errors, and on damaged files Python's
+    own come through as well, so every exception is taken here, but for ours.
+
+    Args:
+        path: the file.
+        kind: what it should have been, such as "an ONNX model".
+        fix: what the user can do.
+
+    Raises:
+        ModelError: names the file and what was said about it.
+    """
+    try:
+        yield
+    except MobilenetError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ModelError(f"{path} cannot be read as {kind} ({reason})", fix) from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:

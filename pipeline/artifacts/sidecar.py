@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import JsonValue, ValidationError
+from pydantic import JsonValue
 
 from mobilenet_cli.pipeline.artifacts.facts import Facts
 from mobilenet_cli.pipeline.artifacts.files import sha256_file, write_atomically
-from mobilenet_cli.pipeline.errors import StorageError
+from mobilenet_cli.pipeline.errors import MobilenetError, StorageError
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def read_sidecar(path: Path) -> Sidecar | None:
         document = json.loads(sidecar_path(path).read_bytes())
         facts = Facts.model_validate(document["facts"])
         return Sidecar(str(document["sha256"]), facts, dict(document["record"]))
-    except (OSError, ValueError, KeyError, TypeError, ValidationError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, MobilenetError):
         return None
 
 

@@ -59,6 +59,7 @@ from mobilenet_cli.pipeline.runtime.machine import (
 )
 from mobilenet_cli.pipeline.runtime.session import CPU, PROVIDERS, SessionConfig, check_provider
 from mobilenet_cli.pipeline.runtime.timing import Timing, interleave, ratio
+from mobilenet_cli.pipeline.runtime.torch_kernels import kernel_folder
 from mobilenet_cli.reports.latency_tables import classic_table
 from mobilenet_cli.reports.records.latency import (
     FROZEN,
@@ -204,6 +205,7 @@ def measure(
     """Start a worker per row, time them interleaved, and say where the images came from."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stack.enter_context(kernel_folder(any(row.compiled for row in rows)))
         workers, source = [], ""
         for index, row in enumerate(rows):
             progress(0, 100, f"starting {row.label}")

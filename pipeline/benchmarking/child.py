@@ -90,10 +90,8 @@ def start(job: BenchJob) -> tuple[Callable[[], Any], float]:
         run = torch_runner(job, images) if job.is_checkpoint else onnx_runner(job, images)
         output = run()
         cold_start_ms = (time.perf_counter_ns() - began) / 1e6
-    except MobilenetError:
-        raise
     except Exception as error:  # ONNX Runtime's, torch's and Python's have no common base
-        if isinstance(error, MemoryError) or lacks_memory(str(error)):
+        if isinstance(error, MemoryError) or lacks_memory(str(error.__cause__ or error)):
             raise does_not_fit(job) from error
         raise
     if not np.isfinite(output).all():

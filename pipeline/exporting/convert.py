@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, save_artifact
+from mobilenet_cli.pipeline.artifacts.files import foreign
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
 from mobilenet_cli.pipeline.artifacts.sidecar import refuse_overwrite
 from mobilenet_cli.pipeline.errors import CheckError, ModelError
@@ -57,9 +58,9 @@ def convert_fp16(source: Artifact, config: ConvertConfig, out: Path) -> Artifact
         raise ModelError(
             f"{source.path} does not hold float32 weights alone", "Convert the run's folded.onnx"
         )
-    after = convert_float_to_float16(load_onnx(source.path), keep_io_types=True)
-    OnnxModel(after).topological_sort()  # the converter puts its Casts last
-    onnx.checker.check_model(after, full_check=True)
+    with foreign(source.path, "a graph to convert"):
+        after = convert_float_to_float16(load_onnx(source.path), keep_io_types=True)
+        OnnxModel(after).topological_sort()  # the converter puts its Casts last
     images, images_from = probe_images(source.facts, config.data, config.images)
     name = before.graph.input[0].name
     session = SessionConfig(provider=config.provider)

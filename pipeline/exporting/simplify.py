@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx.numpy_helper import to_array
 
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, save_artifact
+from mobilenet_cli.pipeline.artifacts.files import foreign
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
 from mobilenet_cli.pipeline.artifacts.sidecar import refuse_overwrite
 from mobilenet_cli.pipeline.errors import CheckError, ModelError
@@ -74,7 +75,8 @@ def simplify(exported: Artifact, config: SimplifyConfig, out: Path) -> Artifact[
             f"{exported.path} has no BatchNormalization to fold",
             "It is simplified already; go on with 'mobilenet-cli quantize'",
         )
-    after, _ = onnxsim.simplify(before, check_n=0)  # verified below, on real images
+    with foreign(exported.path, "a graph to simplify"):
+        after, _ = onnxsim.simplify(before, check_n=0)  # verified below, on real images
     left = count(after, "BatchNormalization")
     if left:
         raise CheckError(
@@ -127,10 +129,17 @@ def fold_float64(model: onnx.ModelProto) -> Iterator[Folded]:
                 f"BatchNormalization '{norm.name}' does not follow a convolution",
                 "Only networks of convolutions followed by BatchNormalization can be simplified",
             )
-        gamma, beta, mean, variance = (tensors[name] for name in norm.input[1:5])
+        read = [tensors[n] for n in (*conv.input[1:], *norm.input[1:5]) if n in tensors]
+        whole = len(read) == len(conv.input) + 3
+        if not whole or any(vector.shape != read[0].shape[:1] for vector in read[1:]):
+            raise ModelError(
+                f"BatchNormalization '{norm.name}' and the convolution before it do not have "
+                "constants of one size",
+                "Export the model again",
+            )
+        weight, *biases, gamma, beta, mean, variance = read
+        bias = biases[0] if biases else np.zeros(len(weight))
         epsilon = next((a.f for a in norm.attribute if a.name == "epsilon"), 1e-5)
-        weight = tensors[conv.input[1]]
-        bias = tensors[conv.input[2]] if len(conv.input) > 2 else np.zeros(len(weight))
         scale = gamma / np.sqrt(variance + epsilon)
         yield Folded(
             norm.output[0],
@@ -158,7 +167,8 @@ def check_folding(before: onnx.ModelProto, after: onnx.ModelProto) -> tuple[int,
     channels, worst = 0, 0.0
     for expected in fold_float64(before):
         conv = convs[expected.position]
-        if len(conv.input) < 3 or tensors[conv.input[1]].shape != expected.weight.shape:
+        wanted = [expected.weight.shape, expected.bias.shape]
+        if [tensors[n].shape for n in conv.input[1:] if n in tensors] != wanted:
             raise CheckError(
                 f"the simplified graph has no folded convolution that makes '{expected.name}'",
                 "Export the model again with this tool",

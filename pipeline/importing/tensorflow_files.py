@@ -6,11 +6,12 @@ graph is a GraphDef whose variables became constants; it is parsed, never execut
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from mobilenet_cli.pipeline.errors import ModelError
@@ -34,6 +35,21 @@ VARIABLES = frozenset(
 )
 
 
+@dataclass(frozen=True)
+class Variable:
+    """A variable is known by name and shape before it is read.
+
+    Attributes:
+        name: as in the program.
+        shape: as the file says; a damaged one may say anything.
+        read: reads the values.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    read: Callable[[], NDArray[Any]]
+
+
 def checkpoint_index(path: Path) -> Path | None:
     """Return the index of the checkpoint that a path means, or None if it means none.
 
@@ -44,21 +60,21 @@ def checkpoint_index(path: Path) -> Path | None:
     return index if index.is_file() else None
 
 
-def read_checkpoint(index: Path) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Return the variables of a checkpoint by name.
+def read_checkpoint(index: Path) -> Iterator[Variable]:
+    """Yield the variables of a checkpoint by name.
 
     Raises:
         ModelError: TensorFlow is not installed.
         Exception: whatever TensorFlow says about a damaged file.
     """
     reader = _tensorflow(index).train.load_checkpoint(str(index.with_suffix("")))
-    for name in sorted(reader.get_variable_to_shape_map()):
+    for name, shape in sorted(reader.get_variable_to_shape_map().items()):
         if _is_variable(name):
-            yield name, reader.get_tensor(name)
+            yield Variable(name, tuple(shape), partial(reader.get_tensor, name))
 
 
-def read_graph(path: Path) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Return the variables of a frozen graph by name.
+def read_graph(path: Path) -> Iterator[Variable]:
+    """Yield the variables of a frozen graph by name.
 
     Raises:
         ModelError: TensorFlow is not installed.
@@ -69,7 +85,9 @@ def read_graph(path: Path) -> Iterator[tuple[str, NDArray[Any]]]:
     graph.ParseFromString(path.read_bytes())
     for node in graph.node:
         if node.op == "Const" and _is_variable(node.name):
-            yield node.name, np.asarray(tensorflow.make_ndarray(node.attr["value"].tensor))
+            tensor = node.attr["value"].tensor
+            shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
+            yield Variable(node.name, shape, partial(tensorflow.make_ndarray, tensor))
 
 
 def last_weights(path: Path) -> dict[str, str]:
@@ -110,8 +128,9 @@ def _source(name: str) -> str:
 
 def _constant(nodes: Mapping[str, Any], sources: Mapping[str, list[str]], product: str) -> str:
     """Return the constant that a product reads as its weights, through nodes such as Identity."""
-    name = sources[product][1]
-    while name in nodes and nodes[name].op != "Const" and sources[name]:
+    name, seen = sources[product][1], {product}
+    while name in nodes and nodes[name].op != "Const" and sources[name] and name not in seen:
+        seen.add(name)  # a damaged graph may go in circles
         name = sources[name][0]
     return name
 

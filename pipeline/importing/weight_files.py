@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenet_cli.pipeline.artifacts.file_kinds import not_a_model
+from mobilenet_cli.pipeline.artifacts.files import foreign
 from mobilenet_cli.pipeline.errors import ModelError
 from mobilenet_cli.pipeline.importing.tensorflow_files import (
     GRAPH_HEAD,
+    Variable,
     checkpoint_index,
     last_weights,
     read_checkpoint,
@@ -21,8 +24,12 @@ from mobilenet_cli.pipeline.importing.tensorflow_files import (
 )
 
 Tensors = dict[str, NDArray[np.float32]]
-MAX_BYTES = 1 << 28  # of one tensor: 16 times the largest of MobileNet v1; more is a corrupt header
+MAX_VALUES = 1 << 27  # of all tensors together, 512 MiB as float32: 30 times a MobileNet v1
+MAX_TENSORS = 20_000
+DEEPEST = 32  # groups inside groups
+MAX_FILE = 1 << 31  # bytes
 CONFIG_BYTES = 1 << 24
+DAMAGED = "It may be truncated or corrupt; download it again"
 
 
 @dataclass(frozen=True)
@@ -47,13 +54,45 @@ class WeightFile:
     last: dict[str, str] = field(default_factory=dict)
 
 
+class Budget:
+    """A budget refuses tensors by what a file says of them, before any memory is taken."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.tensors = 0
+        self.values = 0
+
+    def spend(self, name: str, shape: Sequence[int]) -> None:
+        """Count a tensor.
+
+        Raises:
+            ModelError: its shape is impossible, or there is more in the file than in any network
+                that can be imported.
+        """
+        self.tensors += 1
+        self.values += math.prod(shape)
+        if self.tensors > MAX_TENSORS:
+            raise ModelError(
+                f"{self.path} has more than {MAX_TENSORS} tensors or groups, which no network "
+                "that can be imported has",
+                "Check that it is the right file",
+            )
+        if self.values > MAX_VALUES or min(shape, default=0) < 0:
+            raise ModelError(
+                f"{self.path} has '{name}' of shape {tuple(shape)}, which is more than any network "
+                "that can be imported",
+                "Check that the file is whole and that it is a MobileNet",
+            )
+
+
 def read_weights(path: Path) -> WeightFile:
     """Read a weights file, or the one in a folder as the Hugging Face hub has them.
 
     Of a TensorFlow checkpoint, any of its files or their common name.
 
     Raises:
-        ModelError: no such file, an unknown format, truncated, or a pickle with code in it.
+        ModelError: no such file, an unknown format, truncated, too large, or a pickle with code in
+            it.
     """
     if path.is_dir():
         path = _in_folder(path)
@@ -66,6 +105,12 @@ def read_weights(path: Path) -> WeightFile:
         raise ModelError(
             f"{path} cannot be read ({error.strerror})", "Check the path and its permissions"
         ) from error
+    if path.stat().st_size > MAX_FILE:
+        raise ModelError(
+            f"{path} has {path.stat().st_size / 2**30:.0f} GiB, which is more than any network "
+            "that can be imported",
+            "Check that it is the right file",
+        )
     folder = path.parent
     config, preprocessor = _json(folder / "config.json"), _json(folder / "preprocessor_config.json")
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
@@ -77,7 +122,8 @@ def read_weights(path: Path) -> WeightFile:
         return WeightFile(path, True, _read_torch(path), config, preprocessor)
     if head.startswith(GRAPH_HEAD):
         tensors = _read_tensorflow(path, read_graph)
-        return WeightFile(path, False, tensors, last=last_weights(path))
+        with foreign(path, "a TensorFlow file", DAMAGED):
+            return WeightFile(path, False, tensors, last=last_weights(path))
     raise not_a_model(
         path,
         f"{path} is no HDF5, safetensors, torch or TensorFlow file; it begins with {head!r}",
@@ -127,9 +173,15 @@ def _read_h5(path: Path) -> tuple[Tensors, dict[str, Any]]:
             'Install it with: pip install "mobilenet-cli[import]"',
         ) from error
     tensors: Tensors = {}
+    budget = Budget(path)
 
     def visit(name: str, item: object) -> None:
-        if not isinstance(item, h5py.Dataset) or name.startswith("optimizer_weights/"):
+        if name.count("/") > DEEPEST:
+            raise ModelError(f"{path} has groups deeper than {DEEPEST}", "Export the weights again")
+        if not isinstance(item, h5py.Dataset):
+            budget.spend(name, (0,))
+            return
+        if name.startswith("optimizer_weights/"):
             return
         key = "/".join(name.split(":")[0].split("/")[-2:])
         if key.startswith("vars/"):
@@ -139,19 +191,14 @@ def _read_h5(path: Path) -> tuple[Tensors, dict[str, Any]]:
             )
         if key in tensors:
             raise ModelError(f"{path} has two tensors called '{key}'", "Export the weights again")
-        _check_bytes(path, name, item.shape or (), item.dtype.itemsize)
+        budget.spend(name, item.shape or ())
         if item.external or item.is_virtual:
             raise ModelError(f"{path} keeps '{name}' in another file", "Export the weights again")
         tensors[key] = np.asarray(item[()], dtype=np.float32)
 
-    try:
-        with h5py.File(path, "r") as file:
-            file.visititems(visit)
-            config = json.loads(file.attrs.get("model_config", "{}")).get("config", {})
-    except ModelError:
-        raise
-    except Exception as error:  # the HDF5 library reports corruption in many ways
-        raise _unreadable(path, "HDF5", error) from error
+    with foreign(path, "an HDF5 file", DAMAGED), h5py.File(path, "r") as file:
+        file.visititems(visit)
+        config = json.loads(file.attrs.get("model_config", "{}")).get("config", {})
     return tensors, config if isinstance(config, dict) else {"layers": config}
 
 
@@ -159,14 +206,16 @@ def _read_safetensors(path: Path) -> Tensors:
     from safetensors import safe_open
 
     tensors: Tensors = {}
-    try:
-        with safe_open(path, framework="numpy") as file:
-            for name in file.keys():  # noqa: SIM118 - not a dict
-                tensor = file.get_tensor(name)
-                if _is_real(tensor.dtype):
-                    tensors[name] = tensor.astype(np.float32)
-    except Exception as error:  # its errors share no base class, bfloat16 raises TypeError
-        raise _unreadable(path, "safetensors", error) from error
+    budget = Budget(path)
+    with (
+        foreign(path, "a safetensors file", DAMAGED),
+        safe_open(path, framework="numpy") as file,
+    ):
+        for name in file.keys():  # noqa: SIM118 - not a dict
+            budget.spend(name, file.get_slice(name).get_shape())
+            tensor = file.get_tensor(name)
+            if _is_real(tensor.dtype):
+                tensors[name] = tensor.astype(np.float32)
     return tensors
 
 
@@ -180,66 +229,65 @@ def _read_torch(path: Path) -> Tensors:
         ) from error
     from pickle import UnpicklingError
 
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise ModelError(
-            f"{path} holds more than tensors, and its code was not run "
-            f"({' '.join(str(error).split())[:200]})",
-            "Load it where you trust it and save only its state_dict, as safetensors",
-        ) from error
-    except Exception as error:  # zip, pickle and storage readers raise whatever they stumble over
-        raise _unreadable(path, "torch", error) from error
-    for wrapper in ("state_dict", "model_state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    if not isinstance(content, dict):
-        raise ModelError(
-            f"{path} holds a {type(content).__name__}, not tensors by name", "Save the state_dict"
-        )
-    tensors: Tensors = {}
-    for name, value in content.items():
-        if isinstance(value, torch.Tensor) and value.is_floating_point():
-            _check_bytes(path, str(name), tuple(value.shape), value.element_size())
-            try:
+    with foreign(path, "a torch file", DAMAGED):
+        try:
+            # Mapped, a storage cannot be larger than the file, whatever the pickle says.
+            content = torch.load(
+                path, map_location="cpu", weights_only=True, mmap=_is_zip_of_torch(path)
+            )
+        except UnpicklingError as error:
+            raise ModelError(
+                f"{path} holds more than tensors, and its code was not run "
+                f"({' '.join(str(error).split())[:200]})",
+                "Load it where you trust it and save only its state_dict, as safetensors",
+            ) from error
+        for wrapper in ("state_dict", "model_state_dict", "model"):
+            if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+                content = content[wrapper]
+        if not isinstance(content, dict):
+            raise ModelError(
+                f"{path} holds a {type(content).__name__}, not tensors by name",
+                "Save the state_dict",
+            )
+        tensors: Tensors = {}
+        budget = Budget(path)
+        for name, value in content.items():
+            if isinstance(value, torch.Tensor) and value.is_floating_point():
+                budget.spend(str(name), value.shape)  # of a view, too, which has few of its own
                 array = value.detach().to(torch.float32).numpy().copy()
-            except Exception as error:  # sparse, quantized and meta tensors cannot be converted
-                raise _unreadable(path, "torch", error) from error
-            tensors[str(name).removeprefix("module.")] = array
+                tensors[str(name).removeprefix("module.")] = array
     return tensors
 
 
-def _read_tensorflow(
-    path: Path, read: Callable[[Path], Iterator[tuple[str, NDArray[Any]]]]
-) -> Tensors:
+def _is_zip_of_torch(path: Path) -> bool:
+    """Tell torch's zip format from its older one.
+
+    Raises:
+        ModelError: something in it is compressed, which torch never does.
+    """
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.compress_type != zipfile.ZIP_STORED:
+                raise ModelError(
+                    f"{path} has '{member.filename}' compressed, which torch does not do",
+                    "Save the state_dict again with torch.save",
+                )
+    return True
+
+
+def _read_tensorflow(path: Path, read: Callable[[Path], Iterator[Variable]]) -> Tensors:
     tensors: Tensors = {}
-    try:
-        for name, tensor in read(path):
-            _check_bytes(path, name, tensor.shape, tensor.itemsize)
+    budget = Budget(path)
+    with foreign(path, "a TensorFlow file", DAMAGED):
+        for variable in read(path):
+            budget.spend(variable.name, variable.shape)
+            tensor = variable.read()
             if _is_real(tensor.dtype):
-                tensors[name] = tensor.astype(np.float32)
-    except ModelError:
-        raise
-    except Exception as error:  # protobuf's and TensorFlow's errors share no base class
-        raise _unreadable(path, "TensorFlow", error) from error
+                tensors[variable.name] = tensor.astype(np.float32)
     return tensors
 
 
 def _is_real(dtype: np.dtype[Any]) -> bool:
     return np.issubdtype(dtype, np.floating) or dtype.name == "bfloat16"
-
-
-def _check_bytes(path: Path, name: str, shape: tuple[int, ...], size: int) -> None:
-    if math.prod(shape) * size > MAX_BYTES:
-        raise ModelError(
-            f"{path} has '{name}' of shape {shape}, too large for any network here",
-            "Check that the file is whole, and that it is one of 'mobilenet-cli import --help'",
-        )
-
-
-def _unreadable(path: Path, kind: str, error: Exception) -> ModelError:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return ModelError(
-        f"{path} cannot be read as a {kind} file ({reason})",
-        "It may be truncated or corrupt; download it again",
-    )

@@ -13,6 +13,7 @@ from mobilenet_cli.calibration.graph.widen_channels import widen_channels
 from mobilenet_cli.calibration.integer_network import RECONSTRUCTION_IMAGES, build
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.facts import Facts
+from mobilenet_cli.pipeline.artifacts.files import foreign
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
 from mobilenet_cli.pipeline.errors import CheckError, OptionError
 from mobilenet_cli.pipeline.progress import Progress
@@ -72,7 +73,8 @@ class Quantizer:
             OptionError: an option contradicts the grids that the model was trained on.
         """
         model = load_onnx(source.path)
-        network = parse(model)  # refuses what cannot be quantized before any image is read
+        with foreign(source.path, "a network to quantize"):
+            network = parse(model)  # refuses what cannot be quantized before any image is read
         config = config.resolved()
         if source.facts.grids and (config.calibrator != "minmax" or config.max_drop is not None):
             raise OptionError(

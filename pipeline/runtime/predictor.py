@@ -77,6 +77,7 @@ def open_predictor(artifact: Artifact, provider: str = CPU) -> Iterator[Predicto
             yield predictor
         return
     session = open_session(artifact.path, SessionConfig(provider=provider, threads=1))
+    classes = len(artifact.facts.classes)
     image = session.get_inputs()[0]
     shape = artifact.facts.input.shape
     if len(image.shape) != 4 or any(
@@ -93,6 +94,14 @@ def open_predictor(artifact: Artifact, provider: str = CPU) -> Iterator[Predicto
 
     def logits(images: NDArray[np.float32]) -> NDArray[np.float32]:
         outputs: NDArray[np.float32] = session.run(None, {image.name: images})[0]
+        found = np.shape(outputs)
+        fits = len(found) == 2 and found[0] == len(images) and classes in (0, found[1])
+        if not fits or outputs.dtype.kind != "f":
+            raise ModelError(
+                f"{artifact.path} answers with an output of shape {found} where "
+                f"{classes or 'its'} classes of {len(images)} images are expected",
+                "Export the model again",
+            )
         return logits_of(outputs, kind)
 
     batch = fixed or (1 if provider == CPU else GPU_BATCH)

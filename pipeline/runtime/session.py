@@ -122,6 +122,8 @@ def nearest_provider(name: str, known: Collection[str]) -> str:
 def open_session(model: Path | bytes, config: SessionConfig = SessionConfig()) -> Any:
     """Create an ``onnxruntime.InferenceSession`` that runs on the provider asked for.
 
+    What the session raises in its runs is a ModelError or ProviderError, too.
+
     Raises:
         ProviderError: the provider is missing, does not start, or would leave nodes to the CPU.
         ModelError: the runtime cannot load the model.
@@ -153,14 +155,15 @@ def open_session(model: Path | bytes, config: SessionConfig = SessionConfig()) -
     try:
         # Standard output is for results, and ONNX Runtime prints its retries there.
         with contextlib.redirect_stdout(io.StringIO()):
-            session = ort.InferenceSession(
+            session = _session_type()(
                 model if isinstance(model, bytes) else str(model),
                 options,
                 providers=[(config.provider, dict(config.provider_options))],
                 disabled_optimizers=list(config.disabled_optimizers) or None,
             )
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-        raise _session_error(model, config, error) from error
+        raise _session_error(model, config, error, "load") from error
+    session.opened = model, config
     if session.get_providers()[0] != config.provider:
         raise ProviderError(
             f"ONNX Runtime could not start {config.provider} and would have used "
@@ -170,7 +173,34 @@ def open_session(model: Path | bytes, config: SessionConfig = SessionConfig()) -
     return session
 
 
-def _session_error(model: Path | bytes, config: SessionConfig, error: Exception) -> Exception:
+@functools.cache
+def _session_type() -> Any:
+    """Return ONNX Runtime's session as a class whose runs end in errors of ours."""
+    import onnxruntime as ort
+
+    class Session(ort.InferenceSession):  # type: ignore[misc]  # it has no types
+        """This session turns what a graph does to ONNX Runtime into one sentence."""
+
+        opened: tuple[Path | bytes, SessionConfig]
+
+        def run(self, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return super().run(*args, **kwargs)
+            except Exception as error:
+                raise _session_error(*self.opened, error, "run") from error
+
+        def run_with_iobinding(self, *args: Any, **kwargs: Any) -> None:
+            try:
+                super().run_with_iobinding(*args, **kwargs)
+            except Exception as error:
+                raise _session_error(*self.opened, error, "run") from error
+
+    return Session
+
+
+def _session_error(
+    model: Path | bytes, config: SessionConfig, error: Exception, what: Literal["load", "run"]
+) -> Exception:
     name = "the model" if isinstance(model, bytes) else str(model)
     reason = " ".join(str(error).split())[:300]
     if "fallback to CPU EP has been explicitly disabled" in reason:
@@ -189,7 +219,7 @@ def _session_error(model: Path | bytes, config: SessionConfig, error: Exception)
             f"{config.provider} cannot run {name} ({reason})",
             "Run 'mobilenet-cli doctor' to see what is missing, or bench another artifact",
         )
-    return ModelError(f"ONNX Runtime cannot load {name} ({reason})", "Export the model again")
+    return ModelError(f"ONNX Runtime cannot {what} {name} ({reason})", "Export the model again")
 
 
 CUDA = "CUDAExecutionProvider"

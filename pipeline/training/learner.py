@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mobilenet_cli.models import find_architecture
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
-from mobilenet_cli.pipeline.artifacts.checkpoint import load_network
+from mobilenet_cli.pipeline.artifacts.checkpoint import load_network, load_state
 from mobilenet_cli.pipeline.training.optimizer import make_optimizer
 from mobilenet_cli.pipeline.training.setup import TrainingSetup
 
@@ -82,6 +82,8 @@ def starting_network(
     """
     from torch import nn
 
+    if source is not None:
+        load_state(source)  # checks it before memory is taken for what its facts claim
     network = find_architecture(spec.architecture).build(spec)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):

@@ -233,3 +233,11 @@ def test_another_range_than_was_asked_for_is_not_appended(server, encoded):
     server.files["/x.tar"] = tar([encoded()])
     server.breaks, server.shift = 1, 7
     assert len(open_dataset(f"{server.address}/x.tar", "all").samples) == 1
+
+
+@pytest.mark.parametrize(
+    "braces", ["{0..999999999}", "{00000..99999}-{0..9}", "{0..99999999999999999999}"]
+)
+def test_endless_lists_of_addresses_are_refused(braces):
+    with pytest.raises(DataError, match=r"stands for more than|neither a range nor a list"):
+        list(expand(f"https://example.org/{braces}.tar"))

@@ -2,13 +2,17 @@
 
 import numpy as np
 import onnx
+import onnx.version_converter
 import pytest
 from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.pipeline.artifacts.facts import METADATA_KEY, Facts
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
-from mobilenet_cli.pipeline.errors import ModelError
+from mobilenet_cli.pipeline.errors import CheckError, ModelError
+from mobilenet_cli.pipeline.exporting.convert import ConvertConfig, convert_fp16
+from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
 
 
 @pytest.fixture
@@ -105,3 +109,29 @@ def test_facts_replace_earlier_ones_and_keep_foreign_entries(chain):
     props = {p.key: p.value for p in made.metadata_props}
     assert props == {"author": "somebody", METADATA_KEY: facts.model_dump_json()}
     assert {p.key: p.value for p in model.metadata_props}[METADATA_KEY] == "old"  # a copy was made
+
+
+def test_what_does_not_pass_the_full_check_is_not_written(chain):
+    model = onnx.load(chain.folded.path)
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 11
+    with pytest.raises(CheckError, match="that test has made does not pass onnx's check"):
+        with_facts(model, Facts(stage="test", input=InputSpec(), classes=("a",)))
+
+
+@pytest.mark.parametrize("part", ["fp32", "folded", "int8", "fp16"])
+def test_what_stages_write_runs_in_another_runtime(chain, tmp_path, part):
+    """The other one is onnx's own, whose integer operators are those of operator set 19."""
+    if part == "fp16":
+        path = convert_fp16(chain.folded, ConvertConfig(images=2), tmp_path / "fp16.onnx").path
+    else:
+        path = getattr(chain, part).path
+    model = load_onnx(path)
+    image = np.random.default_rng(0).uniform(-1, 1, (1, 3, 32, 32)).astype(np.float32)
+    expected = open_session(path, SessionConfig(integer_kernels=False)).run(None, {"input": image})
+    if part == "int8":
+        model = onnx.version_converter.convert_version(model, 19)
+    found = ReferenceEvaluator(model).run(None, {"input": image})
+    scale = np.abs(expected[0]).max()
+    assert np.abs(found[0] - expected[0]).max() < scale * {"int8": 0.05, "fp16": 0.02}.get(
+        part, 1e-5
+    )

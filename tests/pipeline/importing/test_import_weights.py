@@ -431,7 +431,7 @@ def test_truncated_h5(tmp_path, fraction):
     file = keras_file(tmp_path / "x.h5", random_state(ModelSpec(width=0.25)))
     whole = file.read_bytes()
     file.write_bytes(whole[: int(len(whole) * fraction)])
-    with pytest.raises(ModelError, match="cannot be read as a HDF5 file"):
+    with pytest.raises(ModelError, match="cannot be read as an HDF5 file"):
         read_source(str(file), AS_IS)
 
 

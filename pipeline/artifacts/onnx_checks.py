@@ -1,0 +1,173 @@
+"""What a foreign ONNX graph may be is checked here once, so that its readers need not ask again.
+
+After these checks every tensor holds what its shape says, every node has the inputs and outputs of
+its operator, nodes are in the order of computation, there are no functions or subgraphs, and no
+tensor of known shape is larger than ``MAX_VALUES``. What follows is bounded by the file's size.
+"""
+
+import graphlib
+from collections.abc import Iterable, Iterator
+from math import prod
+from pathlib import Path
+
+import onnx
+import onnx.inliner
+from google.protobuf.message import Message
+from onnx import helper, numpy_helper
+
+from mobilenet_cli.pipeline.errors import ModelError
+
+MAX_NODES = 10_000  # ten times the largest classifiers; each becomes a step in later stages
+MAX_VALUES = 1 << 28  # of one tensor: 1 GiB of float32
+SMALL = 1 << 12  # bytes: shapes and bounds, whose values tell the shapes of other tensors
+EXPORT_AGAIN = "Export the model again"
+Function = tuple[str, str, str]  # domain, name and overload
+
+
+def checked(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with its functions expanded and its nodes in order.
+
+    Args:
+        path: of the file, for errors.
+        model: with its external data; it is changed.
+
+    Raises:
+        ModelError: the graph breaks a promise of this module's docstring.
+        Exception: whatever onnx says about a graph that its own checker refuses.
+    """
+    _check_text(model)
+    _check_work(path, model)
+    graph = model.graph
+    if not graph.output or not any(o.domain in ("", "ai.onnx") for o in model.opset_import):
+        lacks = "operator set" if graph.output else "output"
+        raise ModelError(f"{path} names no {lacks}", EXPORT_AGAIN)
+    for tensor in tensors_of(model):
+        _check_tensor(path, tensor)
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
+    _put_in_order(path, graph)
+    onnx.checker.check_model(_without_large_tensors(model))
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
+    inferred = onnx.shape_inference.infer_shapes(_without_large_tensors(model), data_prop=True)
+    for value in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
+        dims = [d.dim_value for d in value.type.tensor_type.shape.dim if d.dim_value > 0]
+        if prod(dims) > MAX_VALUES:
+            raise ModelError(f"{path} makes a tensor '{value.name}' of size {dims}", EXPORT_AGAIN)
+    return model
+
+
+def tensors_of(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Yield every tensor that is stored in a model, those in attributes of nodes included."""
+    yield from model.graph.initializer
+    for nodes in (model.graph.node, *(function.node for function in model.functions)):
+        for node in nodes:
+            for attribute in node.attribute:
+                if attribute.HasField("t"):
+                    yield attribute.t
+                yield from attribute.tensors
+
+
+def _check_work(path: Path, model: onnx.ModelProto) -> None:
+    """Refuse graphs whose work has no bound: too many nodes, subgraphs, endless functions."""
+    functions = {(f.domain, f.name, f.overload): f.node for f in model.functions}
+    sizes: dict[Function, int] = {}
+
+    def size(nodes: Iterable[onnx.NodeProto], callers: frozenset[Function]) -> int:
+        total = 0
+        for node in nodes:
+            if any(a.HasField("g") or a.graphs for a in node.attribute):
+                raise ModelError(
+                    f"{path} has the operator {node.op_type}, which runs graphs of its own",
+                    "Export the classifier without loops and branches",
+                )
+            if any(a.HasField("sparse_tensor") or a.sparse_tensors for a in node.attribute):
+                raise _sparse(path)
+            key = (node.domain, node.op_type, node.overload)
+            if key in callers:
+                raise ModelError(
+                    f"{path} has the function {node.op_type}, which calls itself", EXPORT_AGAIN
+                )
+            if key in functions and key not in sizes:
+                sizes[key] = size(functions[key], callers | {key})
+            total += sizes.get(key, 1)
+        return total
+
+    if model.graph.sparse_initializer:
+        raise _sparse(path)
+    if size(model.graph.node, frozenset()) > MAX_NODES:
+        raise ModelError(
+            f"{path} has more than {MAX_NODES} nodes, functions expanded", "Use an image classifier"
+        )
+
+
+def _sparse(path: Path) -> ModelError:
+    return ModelError(f"{path} has sparse tensors", "Export the model with dense ones")
+
+
+def _check_tensor(path: Path, tensor: onnx.TensorProto) -> None:
+    """Refuse a tensor whose data is not what its type and shape say."""
+    try:
+        if min(tensor.dims, default=0) < 0:  # which numpy would take for "what is left"
+            raise ValueError(f"its shape is {list(tensor.dims)}")
+        numpy_helper.to_array(tensor)
+    except Exception as error:  # numpy and onnx tell an unknown type or a wrong size in many ways
+        raise ModelError(
+            f"{path} has a damaged tensor '{tensor.name}' ({str(error)[:150]})",
+            "Download the file again, or export the model again",
+        ) from error
+
+
+def _put_in_order(path: Path, graph: onnx.GraphProto) -> None:
+    """Sort nodes so that each comes after those that it reads, where they are not so already."""
+    makers = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
+    needs = [{makers[n] for n in node.input if n in makers} for node in graph.node]
+    if all(i > max(needed, default=-1) for i, needed in enumerate(needs)):
+        return
+    try:
+        order = list(graphlib.TopologicalSorter(dict(enumerate(needs))).static_order())
+    except graphlib.CycleError as error:
+        raise ModelError(
+            f"{path} has nodes that need each other's results", EXPORT_AGAIN
+        ) from error
+    ordered = onnx.GraphProto(node=[graph.node[i] for i in order])
+    del graph.node[:]
+    graph.node.extend(ordered.node)
+
+
+def _check_text(message: Message) -> None:
+    """Refuse text that is no UTF-8, which protobuf gives as bytes and does not take back."""
+    for field, value in message.ListFields():
+        values = value if field.is_repeated else [value]
+        if field.message_type:
+            for inside in values:
+                _check_text(inside)
+        elif field.type == field.TYPE_STRING and any(isinstance(text, bytes) for text in values):
+            raise ValueError(f"a {field.name} in it is not UTF-8")
+
+
+def _without_large_tensors(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy in which all but small tensors are inputs, which costs little to look at."""
+    graph = model.graph
+    small = [tensor for tensor in graph.initializer if tensor.ByteSize() <= SMALL]
+    inputs = {value.name for value in graph.input}
+    large = [
+        helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        for tensor in graph.initializer
+        if tensor.ByteSize() > SMALL and tensor.name not in inputs
+    ]
+    return onnx.ModelProto(
+        ir_version=model.ir_version,
+        opset_import=model.opset_import,
+        functions=model.functions,
+        graph=onnx.GraphProto(
+            name=graph.name or "graph",
+            node=graph.node,
+            input=[*graph.input, *large],
+            output=graph.output,
+            value_info=graph.value_info,
+            initializer=small,
+            metadata_props=graph.metadata_props,
+        ),
+        metadata_props=model.metadata_props,
+    )
