@@ -3,9 +3,8 @@
 Stages are imported inside the commands: torch and ONNX Runtime take seconds, ``--help`` must not.
 """
 
-import contextlib
 import functools
-import importlib
+import importlib.metadata
 import inspect
 import json
 import os
@@ -19,8 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 import typer
 from rich.console import Console
 
-from mobilenet_cli.pipeline.errors import MobilenetError, missing_extra
-from mobilenet_cli.pipeline.progress import Progress, bar
+from mobilenet_cli.pipeline.errors import MobilenetError, mendable
+from mobilenet_cli.pipeline.progress import bar, fetch_addresses
 from mobilenet_cli.pipeline.stopping import leave_quietly, stoppable
 
 if TYPE_CHECKING:
@@ -40,6 +39,9 @@ app = typer.Typer(
 )
 console = Console(stderr=True)
 console.on_broken_pipe = leave_quietly  # type: ignore[method-assign]  # rich would exit with 1
+# Shows a bar with rate and time left on a terminal; a stage calls what this yields.
+progress_bar = functools.partial(bar, console)
+fetch = functools.partial(fetch_addresses, progress_bar)  # before a stage opens what lies there
 P = ParamSpec("P")
 
 # -- what the commands share -----------------------------------------------------------------------
@@ -116,30 +118,18 @@ def with_options(function: Callable[..., Output]) -> inspect.Signature:
     return own.replace(parameters=list(parameters.values()))
 
 
-def mendable(error: Exception) -> MobilenetError | None:
-    """Return an error with a sentence for the user; None for a bug."""
-    if isinstance(error, MobilenetError):
-        return error
-    if isinstance(error, ModuleNotFoundError):
-        return missing_extra(error.name)
-    return MobilenetError(str(error), "Check the disk's free space and the permissions")
-
-
 def complain(name: str, error: MobilenetError, as_json: bool) -> None:
     """Tell the user what is wrong and what to do; with ``--json`` as a document as well."""
-    from mobilenet_cli.reports.terminal import printable
-
-    text = printable(f"{name}: {error}")
-    console.print(text, style="bold red", markup=False, highlight=False, soft_wrap=True)
+    say(f"{name}: {error}", "bold red")
     if as_json:
         print(json.dumps({"command": name, "error": error.what, "fix": error.fix}, indent=2))
 
 
-def say(message: str) -> None:
+def say(message: str, style: str = "") -> None:
     """Tell the user something; standard output stays free for results."""
     from mobilenet_cli.reports.terminal import printable
 
-    console.print(printable(message), markup=False, highlight=False, soft_wrap=True)
+    console.print(printable(message), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def show(output: Output, as_json: bool) -> None:
@@ -163,30 +153,16 @@ def document(made: "Artifact[BaseModel]") -> dict[str, Any]:
     return {"model": str(made.path), **made.record.model_dump(mode="json")}
 
 
-def fetch(*sources: str | None) -> None:
-    """Fetch what lies at addresses, with a bar, before a stage opens it."""
-    from mobilenet_cli.data.readers.remote import is_address, local_copy
-
-    for source in sources:
-        if source is not None and is_address(source):
-            with progress_bar("fetching", "files") as progress:
-                local_copy(source, progress)
-
-
-def progress_bar(title: str, unit: str) -> contextlib.AbstractContextManager[Progress]:
-    """Show a bar with rate and time left on a terminal; a stage calls what this yields."""
-    return bar(console, title, unit)
-
-
 def source_of(model: Path | None, run: str | None, width: float | None, needs: str) -> "Artifact":
     """Load the model file given, or else the run's, and say which was taken."""
     from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
     from mobilenet_cli.pipeline.artifacts.runs import find_run
+    from mobilenet_cli.pipeline.deploying.package import model_in
 
     if model is None:
         model = find_run(run, needs, width).path(needs)
         say(f"taking {model}")
-    return load_artifact(model)
+    return load_artifact(model_in(model))
 
 
 def run_names() -> list[str]:
@@ -259,7 +235,7 @@ OPTIONS: dict[str, Any] = {
     "architecture": option("--model", "Architecture: mobilenet_v1 or mobilenet_v2.", MODEL_NAMES),
     "markdown": option("--markdown", "Print tables as Markdown, as it is where they are piped."),
     "opset": option("--opset", "ONNX operator set to write."),
-    "out": option("--out", "File to write; by default it goes into the run."),
+    "out": option("--out", "File or folder to write; by default it goes into the run."),
     "precision": option("--precision", "Precision of training: fp32, bf16 or, on a GPU, fp16."),
     "images": option("--data", "Images to compare on; training images by default."),
     "provider": option(
@@ -292,7 +268,8 @@ OPTIONS: dict[str, Any] = {
     "teacher": option("--teacher", "A model whose logits are part of the loss."),
     "tensorboard": option("--tensorboard", "Also write curves for TensorBoard, into the run."),
     "threads": option("--threads", "Threads of each operator; several counts, as in 1,all."),
-    "top": option("--top", "Number of classes to show.", min=1),
+    "targets": option("--target", "Quantize for these kernels too; repeatable.", TARGET_NAMES),
+    "top": option("--top", "Number of most probable classes to name.", min=1),
     "weights": typer.Argument(
         help="Weights of Keras, torch, TensorFlow or safetensors, a folder or an id of the Hugging "
         "Face hub (google/mobilenet_v1_1.0_224), or any float classifier as .onnx."
@@ -311,8 +288,6 @@ Files = list[Path] | None
 def show_version(wanted: bool) -> None:
     """Print the version and leave."""
     if wanted:
-        import importlib.metadata
-
         print(f"mobilenet-cli {importlib.metadata.version('mobilenet-cli')}")
         raise typer.Exit
 
@@ -444,10 +419,9 @@ def simplify_command(
     from mobilenet_cli.reports.terminal import simplify_text
 
     source = source_of(model, run, width, "fp32")
+    config = SimplifyConfig(data=images)
     with console.status("simplifying"):
-        made = simplify(
-            source, SimplifyConfig(data=images), out or source.path.with_name("folded.onnx")
-        )
+        made = simplify(source, config, out or source.path.with_name("folded.onnx"))
     return Output(document(made), simplify_text(made.path, made.record))
 
 
@@ -506,6 +480,28 @@ def convert_command(
     return Output(document(made), convert_text(made.path, made.record))
 
 
+@command("deploy")
+def deploy_command(
+    model: File = None,
+    images: Text = None,
+    targets: Texts = None,
+    top: int | None = None,
+    run: Text = None,
+    width: Float = None,
+    out: File = None,
+) -> Output:
+    """Make a folder that programs in any language can use, proven to answer like predict."""
+    from mobilenet_cli.pipeline.deploying.deploy import DeployConfig, deploy
+    from mobilenet_cli.reports.terminal import deploy_text
+
+    source = source_of(model, run, width, "deployed")
+    config = DeployConfig(data=images, targets=tuple(targets or ()), top=top)
+    fetch(images)
+    with progress_bar("deploying", "") as progress:
+        made = deploy(source, config, out or source.path.with_name("package"), progress)
+    return Output(made.as_document(), deploy_text(made.folder, made.manifest))
+
+
 @command("evaluate")
 def evaluate_command(
     models: Files = None,
@@ -519,6 +515,7 @@ def evaluate_command(
     """Measure top-1 and top-5 accuracy, with 95 % confidence intervals."""
     from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
     from mobilenet_cli.pipeline.artifacts.runs import run_named, runnable_models
+    from mobilenet_cli.pipeline.deploying.package import model_in
     from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, evaluate_and_keep
     from mobilenet_cli.reports import terminal
 
@@ -528,7 +525,7 @@ def evaluate_command(
     documents = []
     for path in runnable_models(models, run, width, say):
         with progress_bar(f"evaluating {path.name}", "images") as progress:
-            record = evaluate_and_keep(load_artifact(path), config, home, progress)
+            record = evaluate_and_keep(load_artifact(model_in(path)), config, home, progress)
         documents.append(record.as_document())
         for note in terminal.evaluation_notes(record):
             say(note)
@@ -566,6 +563,7 @@ def bench_command(
     from mobilenet_cli.pipeline.benchmarking.inputs import open_model
     from mobilenet_cli.pipeline.benchmarking.mlperf import run_scenarios
     from mobilenet_cli.pipeline.benchmarking.rows import worth_running_on
+    from mobilenet_cli.pipeline.deploying.package import model_in
     from mobilenet_cli.reports import latency_tables, terminal
 
     allowed = options.parse_percent(max_slowdown)
@@ -583,7 +581,7 @@ def bench_command(
             report = run_scenarios(paths, scenario, accuracy, server_qps, config, progress)
         return kept(report, latency_tables.loadgen_markdown(report), out)
     with progress_bar("bench", "%") as progress:
-        record = bench([open_model(path) for path in paths], config, progress)
+        record = bench([open_model(model_in(path)) for path in paths], config, progress)
     target = out or (None if models else paths[0].with_name("bench.json"))
     output = kept(record, terminal.tables_text(record, markdown), target)
     worse = slowdowns(record, before, allowed) if before else []
@@ -714,8 +712,7 @@ def predict_command(
         elif not as_json:
             guesses = [(guess.name, guess.probability) for guess in prediction.guesses]
             print(terminal.printable(terminal.prediction_text(prediction.image, guesses)))
-    failed = any("error" in entry for entry in documents)
-    return Output(documents, status=MENDABLE if failed else 0)
+    return Output(documents, status=MENDABLE if any("error" in d for d in documents) else 0)
 
 
 @command("inspect")

@@ -310,6 +310,20 @@ def normalize(pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float32]
     return values
 
 
+def denormalize(values: NDArray[np.float32], spec: InputSpec) -> NDArray[np.uint8]:
+    """Return the pixels uint8 [..., H, W, 3] in RGB order that ``normalize`` makes these values of.
+
+    Gray becomes three equal channels, whose luma is the same gray.
+    """
+    count = spec.shape[0]
+    mean, std = (np.array(v[:count], np.float32)[:, None, None] for v in (spec.mean, spec.std))
+    scaled = np.rint((values * std + mean) * np.float32(255))
+    pixels: NDArray[np.uint8] = np.moveaxis(scaled.astype(np.uint8), -3, -1)
+    if spec.channels == "gray":
+        return np.repeat(pixels, 3, axis=-1)
+    return pixels[..., ::-1] if spec.channels == "BGR" else pixels
+
+
 def prepare(encoded: bytes, key: str, spec: InputSpec) -> NDArray[np.float32]:
     """Prepare an image file's bytes as the network's input, of shape ``spec.shape``.
 

@@ -85,6 +85,15 @@ def missing_extra(module: str | None) -> OptionError | None:
     )
 
 
+def mendable(error: Exception) -> MobilenetError | None:
+    """Return an error with a sentence for the user; None for a bug."""
+    if isinstance(error, MobilenetError):
+        return error
+    if isinstance(error, ModuleNotFoundError):
+        return missing_extra(error.name)
+    return MobilenetError(str(error), "Check the disk's free space and the permissions")
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal has stopped a stage, which has saved its state.
 

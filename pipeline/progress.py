@@ -1,7 +1,7 @@
 """How far a stage is: what it tells, and the bar that shows it."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -48,3 +48,20 @@ def bar(console: "Console", title: str, unit: str) -> Iterator[Progress]:
             bars.update(task, completed=done, total=total, note=note, rate=rate)
 
         yield update
+
+
+def fetch_addresses(
+    show: Callable[[str, str], contextlib.AbstractContextManager[Progress]], *sources: str | None
+) -> None:
+    """Fetch what lies at addresses.
+
+    Args:
+        show: shows a bar, given a title and a unit, as ``bar`` does on a console.
+        sources: data sets; those that are no addresses are left alone.
+    """
+    from mobilenet_cli.data.readers.remote import is_address, local_copy
+
+    for source in sources:
+        if source is not None and is_address(source):
+            with show("fetching", "files") as progress:
+                local_copy(source, progress)

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from mobilenet_cli.reports.records.accuracy import EvaluationRecord, PredictionsRecord
 from mobilenet_cli.reports.records.conversion import ExportRecord, ImportRecord, SimplifyRecord
+from mobilenet_cli.reports.records.deployment import PackageRecord
 from mobilenet_cli.reports.records.latency import BenchRecord
 from mobilenet_cli.reports.records.quantization import QuantizeRecord
 from mobilenet_cli.reports.records.run import ComparisonRecord, HistoryRecord, ReportRecord
@@ -25,6 +26,7 @@ SCHEMAS: dict[str, TypeAdapter[object]] = {
     "export": TypeAdapter(ExportRecord),
     "history": TypeAdapter(HistoryRecord),
     "import": TypeAdapter(ImportRecord),
+    "package": TypeAdapter(PackageRecord),
     "predictions": TypeAdapter(list[PredictionsRecord]),
     "quantize": TypeAdapter(QuantizeRecord),
     "report": TypeAdapter(ReportRecord),

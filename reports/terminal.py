@@ -20,6 +20,7 @@ from mobilenet_cli.reports.records.conversion import (
     ImportRecord,
     SimplifyRecord,
 )
+from mobilenet_cli.reports.records.deployment import PackageRecord
 from mobilenet_cli.reports.records.inspection import DoctorRecord, InspectRecord
 from mobilenet_cli.reports.records.latency import BenchRecord
 from mobilenet_cli.reports.records.quantization import QuantizeRecord
@@ -141,6 +142,19 @@ def quantize_text(file: Path, record: QuantizeRecord) -> str:
         f"{100 * record.agreement:.1f} % agreement and {record.sqnr_db:.1f} dB SQNR with float "
         f"{where}"
     )
+
+
+def deploy_text(folder: Path, package: PackageRecord) -> str:
+    """Say what is in a package and what was proved of it."""
+    lines = [
+        f"{folder / variant.image.model}: same class as predict on "
+        f"{100 * variant.image.agreement:.1f} % of {package.images} images, probabilities up to "
+        f"{variant.image.max_difference:.2g} apart; given predict's pixels, "
+        f"{100 * variant.pixels.agreement:.1f} % and {variant.pixels.max_difference:.1g}"
+        + ("" if variant.kernels else "; in simulation, not proven on this machine")
+        for variant in package.variants
+    ]
+    return "\n".join(lines)
 
 
 def evaluation_notes(record: EvaluationRecord) -> list[str]:

@@ -19,6 +19,7 @@ COMMANDS = [  # in the order of the chain
     "simplify",
     "quantize",
     "convert",
+    "deploy",
     "evaluate",
     "bench",
     "report",

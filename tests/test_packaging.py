@@ -77,6 +77,7 @@ pipeline/artifacts/files.py
 pipeline/artifacts/onnx_checks.py
 pipeline/artifacts/onnx_file.py
 pipeline/artifacts/onnx_graph.py
+pipeline/artifacts/package_folder.py
 pipeline/artifacts/runs.py
 pipeline/artifacts/sidecar.py
 pipeline/benchmarking/__init__.py
@@ -94,6 +95,13 @@ pipeline/benchmarking/rows.py
 pipeline/benchmarking/torch_runner.py
 pipeline/benchmarking/worker.py
 pipeline/chain.py
+pipeline/deploying/__init__.py
+pipeline/deploying/deploy.py
+pipeline/deploying/image.py
+pipeline/deploying/package.py
+pipeline/deploying/pixels.py
+pipeline/deploying/probabilities.py
+pipeline/deploying/probe.py
 pipeline/errors.py
 pipeline/evaluating/__init__.py
 pipeline/evaluating/evaluate.py
@@ -192,6 +200,7 @@ reports/records/__init__.py
 reports/records/accuracy.py
 reports/records/base.py
 reports/records/conversion.py
+reports/records/deployment.py
 reports/records/inspection.py
 reports/records/latency.py
 reports/records/quantization.py

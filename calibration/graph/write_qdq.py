@@ -6,6 +6,7 @@ exactly that pattern as an integer convolution.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -46,6 +47,11 @@ class Writer:
         """Add an initializer; returns its name."""
         self.constants[name] = numpy_helper.from_array(np.asarray(value), name)
         return name
+
+    def node(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        """Add a node with one output, which names the node too; returns that name."""
+        self.nodes.append(helper.make_node(operator, inputs, [output], output, **attributes))
+        return output
 
     def grid(self, tensor: str, grid: Grid) -> list[str]:
         """Add a tensor's scale and zero point; returns their names."""

@@ -79,6 +79,16 @@ def output_kind(graph: "onnx.GraphProto") -> OutputKind:
     return kinds.get(node.op_type, "logits")
 
 
+def takes_pixels(path: Path) -> bool:
+    """Tell whether the model's input is uint8, as in a package, instead of normalized floats."""
+    import onnx
+
+    from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
+
+    value = load_onnx(path).graph.input[0]
+    return bool(value.type.tensor_type.elem_type == onnx.TensorProto.UINT8)
+
+
 Shapes = dict[str, tuple[int | str, ...]]
 
 

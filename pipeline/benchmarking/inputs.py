@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenet_cli.data.preprocess import InputSpec
+from mobilenet_cli.data.preprocess import InputSpec, denormalize
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
 from mobilenet_cli.pipeline.artifacts.files import is_checkpoint
-from mobilenet_cli.pipeline.artifacts.onnx_graph import input_shape
+from mobilenet_cli.pipeline.artifacts.onnx_graph import input_shape, takes_pixels
 from mobilenet_cli.pipeline.benchmarking.rows import Row
 from mobilenet_cli.pipeline.errors import ModelError, OptionError
 from mobilenet_cli.pipeline.runtime.machine import available_memory
@@ -18,15 +18,16 @@ from mobilenet_cli.pipeline.runtime.probe_images import probe_images
 MAX_IMAGES = 64  # different ones in a batch
 
 
-def input_images(row: Row, data: str | None) -> tuple[NDArray[np.float32], str]:
-    """Return the input [batch, C, R, R] of a row, and where it comes from.
+def input_images(row: Row, data: str | None) -> tuple[NDArray[np.generic], str]:
+    """Return the input [batch, C, R, R] of a row, or its pixels, and where it comes from.
 
     Real images of ``data`` or of the set the model was trained on, repeated where the batch is
     larger than ``MAX_IMAGES``; seeded noise where neither is known or ``data`` is ``noise``. The
     latency of these networks does not depend on the values: no kernel branches on them.
     """
     facts, batch = row.artifact.facts, row.batch
-    if not row.artifact.is_checkpoint:
+    pixels = not row.artifact.is_checkpoint and takes_pixels(row.artifact.path)
+    if not (row.artifact.is_checkpoint or pixels):
         check_input(row.artifact.path, facts.input, batch)
     needed = batch * prod(facts.input.shape) * np.dtype(np.float32).itemsize
     if needed > available_memory():
@@ -37,7 +38,8 @@ def input_images(row: Row, data: str | None) -> tuple[NDArray[np.float32], str]:
     if data == "noise":
         facts, data = facts.model_copy(update={"data": None}), None
     images, source = probe_images(facts, data, min(batch, MAX_IMAGES))
-    return images[np.arange(batch) % len(images)], source
+    images = images[np.arange(batch) % len(images)]
+    return (denormalize(images, facts.input) if pixels else images), source
 
 
 def check_input(path: Path, spec: InputSpec, batch: int) -> None:
@@ -58,7 +60,7 @@ def check_input(path: Path, spec: InputSpec, batch: int) -> None:
 def open_model(path: Path) -> Artifact:
     """Load any model file; a foreign one is measured at the resolution its graph names, or 224."""
     foreign = None
-    if path.is_file() and not is_checkpoint(path):
+    if path.is_file() and not is_checkpoint(path) and not takes_pixels(path):
         side = input_shape(path)[2] or InputSpec().resolution
         foreign = InputSpec(resolution=side, resize=side)
     return load_artifact(path, foreign)

@@ -13,6 +13,7 @@ from mobilenet_cli.data.open_dataset import open_images
 from mobilenet_cli.data.preprocess import prepare
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.file_kinds import kind_of
+from mobilenet_cli.pipeline.artifacts.package_folder import is_package
 from mobilenet_cli.pipeline.errors import DataError, OptionError
 from mobilenet_cli.pipeline.evaluating.evaluate import pad_batch
 from mobilenet_cli.pipeline.runtime.machine import usable_cpus
@@ -66,7 +67,7 @@ def open_sources(sources: Sequence[str], stdin: BinaryIO) -> tuple[Path | None, 
     """Tell a model file from images.
 
     Args:
-        sources: a model file, if one is named, and then images, folders, or ``-``.
+        sources: a model file or package, if one is named, and then images, folders, or ``-``.
         stdin: standard input, which ``-`` stands for.
 
     Returns:
@@ -76,7 +77,7 @@ def open_sources(sources: Sequence[str], stdin: BinaryIO) -> tuple[Path | None, 
         OptionError: there is no image, a second model file, or another program's weights.
         DataError: a path does not exist, or a folder has no images.
     """
-    models = [source for source in sources if Path(source).suffix in MODEL_SUFFIXES]
+    models = [s for s in sources if Path(s).suffix in MODEL_SUFFIXES or is_package(Path(s))]
     if models and (len(models) > 1 or sources[0] != models[0]):
         raise OptionError(
             f"{models[-1]} is a model file, not an image",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mobilenet_cli.data.preprocess import denormalize
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
 from mobilenet_cli.pipeline.artifacts.onnx_graph import OutputKind, output_kind
@@ -49,10 +50,15 @@ def top_classes(
         The indices of the most probable classes, and their softmax (or sigmoid), 0..1.
     """
     order = np.argsort(-logits, kind="stable")[:count]
+    return order.tolist(), probabilities_of(logits, independent)[order].tolist()
+
+
+def probabilities_of(logits: NDArray[np.float32], independent: bool = False) -> NDArray[np.float64]:
+    """Return the softmax of logits [..., classes], or the sigmoid where classes are independent."""
     if independent:
-        return order.tolist(), (1 / (1 + np.exp(-logits[order], dtype=np.float64))).tolist()
-    exponentials = np.exp(logits - logits.max(), dtype=np.float64)
-    return order.tolist(), (exponentials[order] / exponentials.sum()).tolist()
+        return np.asarray(1 / (1 + np.exp(-logits, dtype=np.float64)))
+    exponentials = np.exp(logits - logits.max(-1, keepdims=True), dtype=np.float64)
+    return np.asarray(exponentials / exponentials.sum(-1, keepdims=True))
 
 
 def logits_of(outputs: NDArray[np.float32], kind: OutputKind) -> NDArray[np.float32]:
@@ -79,7 +85,9 @@ def open_predictor(artifact: Artifact, provider: str = CPU) -> Iterator[Predicto
     session = open_session(artifact.path, SessionConfig(provider=provider, threads=1))
     classes = len(artifact.facts.classes)
     image = session.get_inputs()[0]
-    shape = artifact.facts.input.shape
+    spec = artifact.facts.input
+    takes_pixels = image.type == "tensor(uint8)"
+    shape = (spec.resolution, spec.resolution, 3) if takes_pixels else spec.shape
     if len(image.shape) != 4 or any(
         isinstance(actual, int) and actual != expected
         for actual, expected in zip(image.shape[1:], shape, strict=True)
@@ -93,7 +101,8 @@ def open_predictor(artifact: Artifact, provider: str = CPU) -> Iterator[Predicto
     fixed = image.shape[0] if isinstance(image.shape[0], int) else None
 
     def logits(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        outputs: NDArray[np.float32] = session.run(None, {image.name: images})[0]
+        given = denormalize(images, spec) if takes_pixels else images
+        outputs: NDArray[np.float32] = session.run(None, {image.name: given})[0]
         found = np.shape(outputs)
         fits = len(found) == 2 and found[0] == len(images) and classes in (0, found[1])
         if not fits or outputs.dtype.kind != "f":

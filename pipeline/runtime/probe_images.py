@@ -1,8 +1,11 @@
 """A stage proves its result on probe images."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
+from mobilenet_cli.data.dataset import Sample
 from mobilenet_cli.data.loader import batches
 from mobilenet_cli.data.open_dataset import open_dataset
 from mobilenet_cli.data.preprocess import normalize
@@ -25,8 +28,17 @@ def probe_images(facts: Facts, data: str | None, count: int) -> tuple[NDArray[np
         side = facts.input.resolution
         pixels = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8)
         return normalize(pixels, facts.input), NOISE
-    samples = open_dataset(source, "all").samples
-    step = max(1, len(samples) // count)  # spread over the classes, which come in order
-    chosen = samples[::step][:count]
+    chosen = spread_samples(source, count)
     images = np.concatenate([b.images for b in batches(chosen, facts.input, count)])
     return images, source
+
+
+def spread_samples(source: str, count: int) -> Sequence[Sample]:
+    """Return at most ``count`` samples of a data set, spread over its classes.
+
+    Raises:
+        DataError: the data set cannot be read.
+    """
+    samples = open_dataset(source, "all").samples
+    step = max(1, len(samples) // count)  # the classes come in order
+    return samples[::step][:count]

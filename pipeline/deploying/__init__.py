@@ -1,0 +1,1 @@
+"""In this room a model file becomes a package that programs without this project can use."""

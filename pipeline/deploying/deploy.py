@@ -1,0 +1,318 @@
+"""A model file becomes a package: inputs of bytes, variants for CPUs, and programs that use it.
+
+Every variant takes decoded images, and is proven against ``predict`` on real ones before anything
+is kept.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from PIL import Image
+
+from mobilenet_cli.calibration.kernels import TARGETS
+from mobilenet_cli.data.preprocess import decode, normalize, resize_and_crop
+from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
+from mobilenet_cli.pipeline.artifacts.files import sha256_file, write_atomically
+from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
+from mobilenet_cli.pipeline.artifacts.onnx_graph import output_kind
+from mobilenet_cli.pipeline.artifacts.package_folder import MANIFEST, is_package
+from mobilenet_cli.pipeline.artifacts.sidecar import read_sidecar
+from mobilenet_cli.pipeline.deploying.image import MIN_OPSET, take_image
+from mobilenet_cli.pipeline.deploying.package import Package
+from mobilenet_cli.pipeline.deploying.pixels import take_pixels
+from mobilenet_cli.pipeline.deploying.probabilities import give_probabilities
+from mobilenet_cli.pipeline.deploying.probe import (
+    TOLERANCE,
+    answers_of,
+    distance,
+    probe_pixels,
+)
+from mobilenet_cli.pipeline.errors import CheckError, ModelError, OptionError, StorageError
+from mobilenet_cli.pipeline.progress import Progress, silent
+from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
+from mobilenet_cli.pipeline.quantizing.quantize import quantize
+from mobilenet_cli.pipeline.runtime.integer_kernels import pairs_saturate
+from mobilenet_cli.pipeline.runtime.predictor import logits_of, probabilities_of
+from mobilenet_cli.pipeline.runtime.probe_images import spread_samples
+from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
+from mobilenet_cli.reports.records.deployment import (
+    InputProof,
+    PackageRecord,
+    Probe,
+    VariantRecord,
+)
+from mobilenet_cli.reports.records.quantization import QuantizeRecord
+
+X86 = ("x86_64", "AMD64")
+# By target, the fastest first: the CPU architectures that have such kernels, empty for all.
+MACHINES: dict[str, tuple[str, ...]] = {
+    "amx": X86,
+    "vnni": X86,
+    "arm64": ("aarch64", "arm64"),
+    "avx512": X86,
+    "avx2": (),
+    "fp32": (),
+}
+FLOAT = "fp32"
+PROBE = "probe.bin"
+LABELS = "labels.txt"
+# Pixels reach the network as the same numbers; float32 may be summed in another order.
+PIXELS_TOLERANCE = 1e-4
+# Resampling differs from Pillow's by one level in a thousandth of the pixels, which may decide
+# between classes that are equally probable.
+IMAGE_AGREEMENT = 0.97
+
+
+@dataclass(frozen=True)
+class DeployConfig:
+    """These are the settings of ``deploy``.
+
+    Attributes:
+        data: images on which the package is compared with ``predict``; None takes those the model
+            was trained on.
+        images: how many of them.
+        targets: kernels to quantize for, besides those of the model given.
+        top: how many of the most probable classes the models give; None for probabilities alone.
+    """
+
+    data: str | None = None
+    images: int = 64
+    targets: tuple[str, ...] = ()
+    top: int | None = None
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.targets if name not in MACHINES]:
+            raise OptionError(
+                f"no variant can be made for '{unknown[0]}'", f"Use {', '.join(MACHINES)}"
+            )
+
+
+def deploy(
+    source: Artifact, config: DeployConfig, out: Path, progress: Progress = silent
+) -> Package:
+    """Write the folder ``out``: a package with the model, its float parent, and more targets.
+
+    Raises:
+        ModelError: the model is a checkpoint, or not a classifier that names its classes.
+        DataError: the images cannot be used.
+        CheckError: a variant does not answer like ``predict``; nothing is written.
+        StorageError: ``out`` cannot be written, or has something else in it.
+    """
+    facts = source.facts
+    if source.is_checkpoint or not facts.classes:
+        raise ModelError(
+            f"{source.path} is not an ONNX classifier that names its classes",
+            "Deploy a run's int8.onnx or folded.onnx",
+        )
+    if out.exists() and not is_package(out) and (out.is_file() or any(out.iterdir())):
+        raise StorageError(f"{out} exists and is no package", "Choose another --out")
+    images, images_from = _images(source, config)
+    probe = probe_pixels(facts.input.resolution)
+    with tempfile.TemporaryDirectory() as folder:
+        sources = _sources(source, config, Path(folder), progress)
+        order = [target for target in MACHINES if target in sources]
+        variants: list[VariantRecord] = []
+        files: dict[str, bytes] = {}
+        for done, target in enumerate(order):
+            progress(done, len(order), f"proving {target}")
+            variant, content = _variant(target, sources[target], config, images, probe)
+            variants.append(variant)
+            files |= content
+    names = facts.names or facts.classes
+    files[LABELS] = ("\n".join(names) + "\n").encode()
+    files[PROBE] = probe.tobytes()
+    manifest = PackageRecord(
+        name=source.path.resolve().parent.name,
+        parent=source.sha256,
+        images=len(images),
+        images_from=images_from,
+        files={name: hashlib.sha256(made).hexdigest() for name, made in files.items()},
+        probe=Probe(file=PROBE, shape=probe.shape),
+        variants=tuple(variants),
+    )
+    for name, written in files.items():
+        write_atomically(out / name, written)
+    # The manifest comes last: until it is there, an old one does not fit the files.
+    write_atomically(out / MANIFEST, (manifest.model_dump_json(indent=1) + "\n").encode())
+    return Package(out, manifest)
+
+
+def _images(source: Artifact, config: DeployConfig) -> tuple[list[NDArray[np.uint8]], str]:
+    """Return decoded images of any size, and where they come from."""
+    data = config.data or source.facts.data
+    if data is None:
+        raise OptionError(
+            f"{source.path} does not say what it was trained on", "Pass --data with some images"
+        )
+    samples = spread_samples(data, config.images)
+    return [np.asarray(decode(sample.read(), sample.key)) for sample in samples], data
+
+
+def _sources(
+    source: Artifact, config: DeployConfig, folder: Path, progress: Progress
+) -> dict[str, Artifact]:
+    """Return a model with float input for each target; those that are missing are quantized."""
+    given = str(source.facts.config.get("target", FLOAT))
+    found = {given: source}
+    if given != FLOAT:
+        beside = [p for p in source.path.parent.glob("*.onnx") if p != source.path]
+        for path in beside:
+            if sha256_file(path) == source.facts.parent:
+                found[FLOAT] = load_artifact(path)
+    recorded = {k: v for k, v in source.facts.config.items() if given != FLOAT}
+    for target in config.targets:
+        if target in found:
+            continue
+        if FLOAT not in found:
+            raise ModelError(
+                f"the float model that {source.path} was made from is not beside it",
+                f"Deploy that model, or leave --target {target} out",
+            )
+        keys = ("calib_dir", "calib_count", "calibrator", "seed")
+        settings: dict[str, Any] = {key: recorded[key] for key in keys if key in recorded}
+        settings.setdefault("calib_dir", config.data)
+        quantizing = QuantizeConfig(**settings, target=target)
+        quantizing = replace(quantizing, cross=not _computes(target))
+        found[target] = quantize(found[FLOAT], quantizing, folder / f"{target}.onnx", progress)
+    return found
+
+
+def _computes(target: str) -> bool:
+    """Tell whether this machine's kernels compute what a model for the target says."""
+    return target == FLOAT or TARGETS[target].pairs_saturate or not pairs_saturate()
+
+
+def _variant(
+    target: str,
+    source: Artifact,
+    config: DeployConfig,
+    images: Sequence[NDArray[np.uint8]],
+    probe: NDArray[np.uint8],
+) -> tuple[VariantRecord, dict[str, bytes]]:
+    """Write and prove one variant.
+
+    Returns:
+        What was proved, and its files by their names.
+
+    Raises:
+        CheckError: it does not answer like ``predict``.
+    """
+    facts, spec = (
+        source.derived("deploy", config, "numpy", "onnx", "onnxruntime"),
+        source.facts.input,
+    )
+    model = load_onnx(source.path)
+    given = give_probabilities(model, output_kind(model.graph), len(facts.classes), config.top)
+    taking = take_pixels(given, spec)
+    content = {"pixels": taking, "image": take_image(_with_resize(taking), spec)}
+    files = {}
+    for name, graph in content.items():
+        onnx.checker.check_model(graph, full_check=True)
+        files[name] = with_facts(graph, facts)
+    kernels = _computes(target)
+    running = SessionConfig(threads=1, integer_kernels=kernels)
+    expected = _predict(source, model, images, running)
+    pixels = [resize_and_crop(Image.fromarray(image), spec)[None] for image in images]
+    found = {
+        "pixels": _run(files["pixels"], "pixels", pixels, running),
+        "image": _run(files["image"], "image", images, running),
+    }
+    proofs = {
+        name: InputProof(
+            model=f"{target}/{name}.onnx",
+            size=len(files[name]),
+            agreement=float((expected.argmax(1) == values.argmax(1)).mean()),
+            max_difference=float(np.abs(expected - values).max()),
+        )
+        for name, values in found.items()
+    }
+    check(target, proofs)
+    defined = _run(files["pixels"], "pixels", [probe], replace(running, integer_kernels=False))
+    answers = answers_of(defined)
+    tolerance = TOLERANCE
+    if kernels:
+        apart = distance(answers, _run(files["pixels"], "pixels", [probe], running))
+        tolerance = max(tolerance, 2 * apart)
+    sidecar = read_sidecar(source.path)
+    quantized = (
+        QuantizeRecord.model_validate(sidecar.record) if sidecar and target != FLOAT else None
+    )
+    variant = VariantRecord(
+        target=target,
+        machines=MACHINES[target],
+        pixels=proofs["pixels"],
+        image=proofs["image"],
+        sqnr_db=quantized.sqnr_db if quantized else None,
+        agreement=quantized.agreement if quantized else None,
+        kernels=kernels,
+        answers=answers,
+        tolerance=tolerance,
+    )
+    return variant, {proofs[name].model: files[name] for name in files}
+
+
+def check(target: str, proofs: dict[str, InputProof]) -> None:
+    """Refuse a variant that does not answer like ``predict``.
+
+    Raises:
+        CheckError: says which input, and how far off it is.
+    """
+    pixels, image = proofs["pixels"], proofs["image"]
+    if not pixels.max_difference <= PIXELS_TOLERANCE or not image.agreement >= IMAGE_AGREEMENT:
+        told = ", ".join(
+            f"{name}: same class on {100 * proof.agreement:.1f} %, probabilities up to "
+            f"{proof.max_difference:.2g} apart"
+            for name, proof in proofs.items()
+        )
+        raise CheckError(
+            f"the {target} variant does not answer like predict ({told})",
+            "Install the onnxruntime version of constraints.txt; nothing was written",
+        )
+
+
+def _with_resize(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model in an operator set whose Resize has ``antialias``."""
+    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    if opset >= MIN_OPSET:
+        return model
+    try:
+        converted: onnx.ModelProto = onnx.version_converter.convert_version(model, MIN_OPSET)
+    except Exception as error:  # the converter's exceptions share no base class
+        raise ModelError(
+            f"the model is in operator set {opset}, and cannot be written in {MIN_OPSET}",
+            f"Export it with operator set {MIN_OPSET}",
+        ) from error
+    return converted
+
+
+def _predict(
+    source: Artifact,
+    model: onnx.ModelProto,
+    images: Sequence[NDArray[np.uint8]],
+    running: SessionConfig,
+) -> NDArray[np.float64]:
+    """Return the probabilities [images, classes] that ``predict`` gives."""
+    session, kind = open_session(source.path, running), output_kind(model.graph)
+    rows = []
+    for image in images:
+        values = normalize(
+            resize_and_crop(Image.fromarray(image), source.facts.input), source.facts.input
+        )
+        outputs = session.run(None, {model.graph.input[0].name: values[None]})[0].reshape(1, -1)
+        rows.append(probabilities_of(logits_of(outputs, kind), kind == "sigmoid"))
+    return np.concatenate(rows)
+
+
+def _run(
+    content: bytes, name: str, inputs: Sequence[NDArray[np.uint8]], running: SessionConfig
+) -> NDArray[np.float32]:
+    """Return the probabilities [n, classes] of a deployed model."""
+    session = open_session(content, running)
+    return np.concatenate([session.run(["probabilities"], {name: value})[0] for value in inputs])

@@ -1,0 +1,91 @@
+"""These are the records of deployment: a package's manifest."""
+
+from mobilenet_cli.reports.records.base import Record
+
+
+class ProbeAnswer(Record):
+    """An answer names the most probable classes of one image of the probe.
+
+    Attributes:
+        classes: indices into ``labels.txt``, the most probable one first.
+        log_probabilities: their natural logarithms, in the same order.
+    """
+
+    classes: tuple[int, ...]
+    log_probabilities: tuple[float, ...]
+
+
+class InputProof(Record):
+    """A proof compares one input form of a variant with ``predict``, on the same images.
+
+    Attributes:
+        model: the file, relative to the package.
+        size: of the file in bytes.
+        agreement: fraction of images with the same top-1 class, 0..1.
+        max_difference: largest difference of a probability.
+    """
+
+    model: str
+    size: int
+    agreement: float
+    max_difference: float
+
+
+class VariantRecord(Record):
+    """A variant is one model for one family of kernels.
+
+    Attributes:
+        target: the kernels that it is made for; ``fp32`` runs everywhere.
+        machines: the CPU architectures that have them, as ``uname -m`` names them; empty for all.
+        pixels: the file that takes uint8 RGB [N, R, R, 3], and its proof.
+        image: the file that takes uint8 RGB [rows, columns, 3] of any size, and its proof.
+        sqnr_db: of its logits against the float model's, as ``quantize`` measured them; None for
+            the float model itself; likewise ``agreement``, the fraction of equal top-1.
+        kernels: this variant was proven on the integer kernels of the machine that made the
+            package; otherwise in simulation.
+        answers: what it must say about each image of the probe, by its definition.
+        tolerance: largest difference of a log-probability of those classes from ``answers``.
+    """
+
+    target: str
+    machines: tuple[str, ...]
+    pixels: InputProof
+    image: InputProof
+    sqnr_db: float | None
+    agreement: float | None
+    kernels: bool
+    answers: tuple[ProbeAnswer, ...]
+    tolerance: float
+
+
+class Probe(Record):
+    """A probe is a few synthetic images whose answers tell whether a variant computes rightly.
+
+    Attributes:
+        file: raw uint8 pixels, in the order of ``shape``.
+        shape: [images, rows, columns, 3].
+    """
+
+    file: str
+    shape: tuple[int, int, int, int]
+
+
+class PackageRecord(Record):
+    """A package's manifest says what is in its folder, and what was proved of it.
+
+    Attributes:
+        name: of the run, or of the model file.
+        parent: SHA-256 of the model that it was made from.
+        images: how many were compared with ``predict``, and ``images_from`` where they came from.
+        files: SHA-256 of every file of the folder but this one, by path.
+        probe: the images by which a program tries the variants.
+        variants: the fastest first; a program takes the first that answers the probe rightly.
+    """
+
+    name: str
+    parent: str
+    images: int
+    images_from: str
+    files: dict[str, str]
+    probe: Probe
+    variants: tuple[VariantRecord, ...]
