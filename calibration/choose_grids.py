@@ -22,7 +22,7 @@ def coded_tensors(network: Network) -> list[str]:
                 coded[step.output] = None
     for step in network.steps:  # renaming codes keeps them codes
         if step.kind == "shape" and step.inputs[0] in coded:
-            coded[step.output] = None
+            coded |= dict.fromkeys(step.outputs)
     return list(coded)
 
 
@@ -53,6 +53,6 @@ def choose_grids(
     }
     for step in network.steps:
         renames = step.kind == "shape" or step.node.op_type == "MaxPool"
-        if renames and step.inputs[0] in grids and step.output in grids:
-            grids[step.output] = grids[step.inputs[0]]
+        if renames and step.inputs[0] in grids:
+            grids |= {name: grids[step.inputs[0]] for name in step.outputs if name in grids}
     return grids

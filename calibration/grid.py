@@ -54,7 +54,8 @@ class Grid:
         return real
 
 
-SMALLEST_SCALE = 1e-8  # of a tensor that is always 0: any grid will do, but 0 is no scale
+SCALE_OF_NOTHING = 1e-8  # of a tensor that is always 0: any grid will do, but 0 is no scale
+SMALLEST_SCALE = 1e-30  # products of two scales must be numbers of float32
 
 
 def asymmetric(low: float, high: float) -> Grid:
@@ -66,11 +67,15 @@ def asymmetric(low: float, high: float) -> Grid:
     """
     low, high = min(low, 0.0), max(high, 0.0)
     steps = 254 if low < 0 < high else 255
-    scale = max((high - low) / steps, SMALLEST_SCALE)
+    scale = _possible((high - low) / steps)
     return Grid(float(np.float32(scale)), int(np.clip(round(-low / scale), 0, 255)))
 
 
 def symmetric(low: float, high: float) -> Grid:
     """Return the int8 grid with zero point 0 that covers [low, high], as TensorRT requires."""
-    scale = max(max(-low, high, 0.0) / 127, SMALLEST_SCALE)
+    scale = _possible(max(-low, high, 0.0) / 127)
     return Grid(float(np.float32(scale)), 0, "int8")
+
+
+def _possible(scale: float) -> float:
+    return max(scale, SMALLEST_SCALE) if scale > 0 else SCALE_OF_NOTHING

@@ -139,7 +139,7 @@ def build(
             lambda n: tick(n * each_image, "histograms"),
         )
         grids = choose_grids(network, ranges, target)
-        reuse = reuse_dead_channels(network, statistics.high)
+        reuse = reuse_dead_channels(network, statistics.low, statistics.high)
         highest = {name: reuse.repeat_channels(name, v) for name, v in statistics.high.items()}
         factors = channel_factors(network, highest, ranges)
 

@@ -101,7 +101,7 @@ def observe(
         tick(len(batch))
     if not seen:
         raise DataError("there are no calibration images", "Pass --calib-dir a folder with images")
-    return Statistics(seen, low, high, {name: sums.value / seen for name, sums in total.items()})
+    return Statistics(seen, low, high, {name: sums.mean for name, sums in total.items()})
 
 
 class Total:
@@ -128,6 +128,11 @@ class Total:
             self._count += 1
             if self._count % self.BLOCK == 0:
                 self._whole, self._block = self.value, None
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """Return the mean of what was added; a network may make several rows of an image."""
+        return self.value / self._count
 
     @property
     def value(self) -> NDArray[np.float64]:
@@ -190,12 +195,13 @@ def _extremes(
     if name + HIGHEST not in values:
         axes = (0, *range(2, values[name].ndim))
         return values[name].min(axes), values[name].max(axes)
-    highest = values[name + HIGHEST].max((0, 2, 3))
+    axes = (0, *range(2, values[name + HIGHEST].ndim))
+    highest = values[name + HIGHEST].max(axes)
     with np.errstate(invalid="ignore"):  # NaN is what is looked for
-        nothing = 0 * values[name + MEAN].sum((0, 2, 3))  # NaN if the channel has NaN or infinity
+        nothing = 0 * values[name + MEAN].sum(axes)  # NaN if the channel has NaN or infinity
     lowest = np.zeros_like(highest)
     if name + NEGATED_LOWEST in values:
-        lowest = -values[name + NEGATED_LOWEST].max((0, 2, 3))
+        lowest = -values[name + NEGATED_LOWEST].max(axes)
     return lowest + nothing, highest
 
 

@@ -12,7 +12,7 @@ from mobilenet_cli.pipeline.errors import ModelError
 
 Kind = Literal["linear", "pool", "shape", "float"]
 POOLS = {"AveragePool", "GlobalAveragePool", "MaxPool"}
-SHAPES = {"Reshape", "Flatten", "Squeeze", "Identity"}
+SHAPES = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Identity"}
 QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger"}
 
 
@@ -22,12 +22,14 @@ class GraphStep:
 
     Attributes:
         kind: ``linear`` has weights and becomes integer; ``pool`` becomes integer; ``shape`` only
-            renames codes; ``float`` has no integer form here and stays as it is.
+            moves or selects codes; ``float`` has no integer form here and stays as it is.
         node: the node itself.
         inputs: activation tensors it reads.
         output: the tensor it makes, behind the activation.
         low: the activation's lower bound, -inf without one.
         high: the activation's upper bound, inf without one.
+        further: the other tensors it makes, as Split does.
+        apart: it must be computed in float, though runtimes have integer kernels for it.
     """
 
     kind: Kind
@@ -36,6 +38,13 @@ class GraphStep:
     output: str
     low: float = -np.inf
     high: float = np.inf
+    further: tuple[str, ...] = ()
+    apart: bool = False
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Return all tensors that the step makes."""
+        return (self.output, *self.further)
 
 
 @dataclass(frozen=True)
@@ -94,7 +103,7 @@ def parse(model: onnx.ModelProto, keep_float: frozenset[str] = frozenset()) -> N
 
     Args:
         model: a float model with one input and one output.
-        keep_float: outputs of linear steps that are to stay float.
+        keep_float: outputs of steps that are to stay float.
 
     Raises:
         ModelError: the model is quantized already, still has BatchNormalization, has a fixed batch
@@ -167,13 +176,19 @@ def _steps(
                 output = node.output[0]
             steps.append(GraphStep(kind, node, activations, output, low, high))
             continue
-        kind = "float"
-        if len(activations) == 1 and len(node.output) == 1:
-            kind = (
-                "pool" if node.op_type in POOLS else "shape" if node.op_type in SHAPES else "float"
-            )
-        steps.append(GraphStep(kind, node, activations, node.output[0]))
+        further = tuple(name for name in node.output[1:] if name)
+        apart = node.output[0] in keep_float
+        kind = _kind(node) if len(activations) == 1 and not apart else "float"
+        step = GraphStep(kind, node, activations, node.output[0], further=further, apart=apart)
+        steps.append(step)
     return tuple(steps), linears
+
+
+def _kind(node: onnx.NodeProto) -> Kind:
+    """Tell what becomes of a node without weights that reads one tensor."""
+    if node.op_type in POOLS and len(node.output) == 1:
+        return "pool"
+    return "shape" if node.op_type in SHAPES else "float"
 
 
 def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
@@ -233,6 +248,13 @@ def separable_chain(network: Network, step: GraphStep) -> list[GraphStep] | None
             return None
         chain.append(readers[0])
     return chain
+
+
+def pads(step: GraphStep) -> bool:
+    """Tell whether a convolution sees zeros around its map."""
+    attributes = attributes_of(step.node)
+    same = attributes.get("auto_pad", b"NOTSET") in (b"SAME_UPPER", b"SAME_LOWER")
+    return same or any(attributes.get("pads", ()))
 
 
 def _is_conv(step: GraphStep) -> bool:

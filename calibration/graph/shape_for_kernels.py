@@ -39,7 +39,8 @@ def pad_input_channels(model: onnx.ModelProto) -> None:
     behind = [n for n in graph.node if n.op_type == "Conv" and n.input[0] in readers[0].output]
     convs = _integer_convolutions(model)
     conv = next((c for c in convs if c.node in (*readers, *behind)), None)
-    if conv is None or len(readers) != 1 or len(behind) > 1:
+    reading = [node for node in graph.node if readers[0].output[0] in node.input]
+    if conv is None or len(readers) != 1 or len(reading) != 1:
         return
     value, zeros = map(numpy_helper.to_array, (conv.codes, conv.zero_point))
     missing = -value.shape[1] % CHANNELS

@@ -108,13 +108,18 @@ def write_qdq(
     if network.input in grids:
         writer.quantize(network.input, network.input, grids[network.input], f"{network.input}_real")
     for step in network.steps:
-        made = f"{step.output}_float" if step.output in grids else step.output
-        linear = linears.get(step.output)
-        _write_step(writer, network, step, grids, linear, made)
-        if step.output in grids:
-            real = step.output if step.output == network.output else f"{step.output}_real"
-            writer.quantize(step.output, made, grids[step.output], real)
+        made = _written(step, grids)
+        _write_step(writer, network, step, grids, linears.get(step.output), made)
+        for name, source in zip(step.outputs, made, strict=True):
+            if name in grids:
+                real = name if name == network.output else f"{name}_real"
+                writer.quantize(name, source, grids[name], real)
     return _as_model(network, writer)
+
+
+def _written(step: GraphStep, grids: dict[str, Grid]) -> list[str]:
+    """Name what the step's node makes: behind it, its codes have the names of its tensors."""
+    return [f"{name}_float" if name in grids else name for name in step.outputs]
 
 
 def _as_model(network: Network, writer: Writer) -> onnx.ModelProto:
@@ -145,19 +150,23 @@ def _write_step(
     step: GraphStep,
     grids: dict[str, Grid],
     linear: QuantizedLinear | None,
-    made: str,
+    made: list[str],
 ) -> None:
     """Write the step's node, which reads real values of codes and makes ``made``."""
     node = onnx.NodeProto()
     node.CopyFrom(step.node)
     node.input[:] = [f"{name}_real" if name in grids else name for name in node.input]
-    node.output[:] = [made]
+    if step.apart:
+        _keep_apart(writer, step, node, grids)
+    named = dict(zip(step.outputs, made, strict=True))
     if linear is None:
+        node.output[:] = [named.get(name, name) for name in node.output]
         writer.nodes.append(node)
         for name in step.node.input:
             if name in network.constants:
                 writer.constant(name, network.constants[name])
         return
+    (node.output[0],) = made
     weight, bias = _write_parameters(writer, step, linear)
     writer.nodes.append(node)  # after what makes its weights: ONNX wants nodes in order
     node.input[:] = [node.input[0], weight, bias]
@@ -166,7 +175,7 @@ def _write_step(
         del node.attribute[:]
         node.attribute.extend([*kept, helper.make_attribute("transB", 1)])
     if not enforces_activation(grids.get(step.output), step):
-        node.output[:] = [f"{made}_linear"]
+        node.output[:] = [f"{made[0]}_linear"]
         operator, limits = "Relu", []
         if step.output not in grids and np.isfinite(step.high):
             operator = "Clip"
@@ -174,7 +183,27 @@ def _write_step(
                 writer.constant(f"{step.output}_low", np.float32(step.low)),
                 writer.constant(f"{step.output}_high", np.float32(step.high)),
             ]
-        writer.nodes.append(helper.make_node(operator, [f"{made}_linear", *limits], [made]))
+        writer.nodes.append(helper.make_node(operator, [node.output[0], *limits], made))
+
+
+def _keep_apart(
+    writer: Writer, step: GraphStep, node: onnx.NodeProto, grids: dict[str, Grid]
+) -> None:
+    """Put a Clip, which changes nothing, between codes and the node.
+
+    Runtimes replace a node between DequantizeLinear and QuantizeLinear by an integer kernel, and
+    this one's is known to compute something else.
+    """
+    for index, name in enumerate(step.node.input):
+        if name not in grids:
+            continue
+        limits = [
+            writer.constant(f"{step.output}_in{index}_{end}", np.float32(value))
+            for end, value in (("low", grids[name].low), ("high", grids[name].high))
+        ]
+        clipped = f"{step.output}_in{index}"
+        writer.nodes.append(helper.make_node("Clip", [node.input[index], *limits], [clipped]))
+        node.input[index] = clipped
 
 
 def _write_parameters(writer: Writer, step: GraphStep, linear: QuantizedLinear) -> tuple[str, str]:
@@ -215,16 +244,17 @@ def step_model(
             writer.nodes.append(
                 helper.make_node("DequantizeLinear", [name, *parameters], [f"{name}_real"])
             )
-    made = f"{step.output}_float" if step.output in grids else step.output
+    made = _written(step, grids)
     _write_step(writer, network, step, grids, linear, made)
-    if step.output in grids:
-        parameters = writer.grid(step.output, grids[step.output])
-        writer.nodes.append(helper.make_node("QuantizeLinear", [made, *parameters], [step.output]))
+    for name, source in zip(step.outputs, made, strict=True):
+        if name in grids:
+            parameters = writer.grid(name, grids[name])
+            writer.nodes.append(helper.make_node("QuantizeLinear", [source, *parameters], [name]))
     graph = helper.make_graph(
         writer.nodes,
         "step",
         [helper.make_tensor_value_info(name, kind, None) for name, kind in inputs.items()],
-        [onnx.ValueInfoProto(name=step.output)],
+        [onnx.ValueInfoProto(name=name) for name in step.outputs],
         list(writer.constants.values()),
     )
     serialized: bytes = _model(network, graph).SerializeToString(deterministic=True)

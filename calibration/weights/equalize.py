@@ -6,6 +6,11 @@ the weights and bias that make channel ``c`` by ``a_c`` and dividing the weights
 "Data-free quantization", arXiv:1906.04721, section 4.1). ReLU6 is so only below its bound, so
 channels are only ever scaled up, and no further than to ``range / (MARGIN * max_c)``: the code
 range then saturates above what was seen.
+
+A channel that was quiet on the calibration images may speak up later, so that no channel is scaled
+by more than ``LARGEST`` beyond the typical one. Where a few channels dwarf the typical one by more
+than that, all the others are first scaled up to it, whoever reads them: their weights are either
+as uneven the other way round, and become even, or see nothing but the few.
 """
 
 import numpy as np
@@ -37,10 +42,30 @@ def channel_factors(
         reader = _scalable_reader(network, step)
         if reader is None:
             continue
-        peak = largest[step.output]
-        room = ranges[step.output][1] / np.maximum(MARGIN * peak, 1e-12)
-        power = DEPTHWISE_POWER if network.linears[reader.output].depthwise else DENSE_POWER
-        factors[step.output] = np.clip(room, 1.0, LARGEST) ** power
+        depthwise = network.linears[reader.output].depthwise
+        factors[step.output] = _factors(
+            largest[step.output],
+            ranges[step.output][1],
+            DEPTHWISE_POWER if depthwise else DENSE_POWER,
+        )
+    return factors
+
+
+def _factors(peak: NDArray[np.float64], ceiling: float, power: float) -> NDArray[np.float64]:
+    """Choose the factors of one tensor [channels].
+
+    Args:
+        peak: the largest value of each channel [channels].
+        ceiling: the largest value that the tensor's codes cover.
+        power: how much of the room is used.
+    """
+    if ceiling <= 0 or not (peak > 0).any():
+        return np.ones_like(peak)
+    room = ceiling / np.maximum(MARGIN * peak, ceiling * 1e-12)
+    typical = float(np.median(room[peak > 0]))
+    base = np.minimum(room, typical) if typical > LARGEST else np.ones_like(room)
+    base = np.maximum(base, 1.0)
+    factors: NDArray[np.float64] = base * np.clip(room / base, 1.0, LARGEST) ** power
     return factors
 
 

@@ -29,6 +29,8 @@ from mobilenet_cli.calibration.weights.trained_weights import quantize_trained_l
 
 # A bias is kept within a quarter of int32, so that adding the products cannot overflow it.
 BIAS_ROOM = 2.0**29
+SMALLEST_BIAS_SCALE = 1e-36  # is a normal number of float32 still, which kernels divide by
+SCALE_OF_NOTHING = 1e-12  # of a channel whose weights and bias are 0: any scale will do, but not 0
 
 
 def weight_scale(linear: Linear, input_scale: float, target: Target) -> NDArray[np.float32]:
@@ -38,11 +40,9 @@ def weight_scale(linear: Linear, input_scale: float, target: Target) -> NDArray[
     if target.pairs_saturate and not linear.depthwise:
         scale = np.maximum(scale, largest_pair_sum(taps, partners(linear.weight)) / PAIR_MAX)
     # A dead channel's weights are tiny beside its bias: on their own scale it would overflow.
-    fits_bias = np.abs(linear.bias) / (input_scale * BIAS_ROOM)
-    fitting: NDArray[np.float32] = np.maximum(np.maximum(scale, fits_bias), 1e-12).astype(
-        np.float32
-    )
-    return fitting
+    scale = np.maximum(scale, np.abs(linear.bias) / (input_scale * BIAS_ROOM))
+    fitting = np.maximum(scale, SMALLEST_BIAS_SCALE / input_scale)
+    return np.where(scale > 0, fitting, SCALE_OF_NOTHING).astype(np.float32)
 
 
 Watch = Callable[[GraphStep, bytes, dict[str, Codes], Codes], None]
@@ -134,6 +134,7 @@ def reconstruct(
         watch: shown each step, its model, its inputs and its output on all images, if any.
     """
     values: dict[str, Any] = {network.input: _input_codes(images, grids.get(network.input))}
+    count = len(values[network.input])
     quantized: dict[str, QuantizedLinear] = {}
     for index, step in enumerate(network.steps):
         if step.kind == "linear":
@@ -156,7 +157,7 @@ def reconstruct(
         model = step_model(network, step, grids, quantized.get(step.output))
         session = simulate(model)
         read = {name: values[name] for name in step.inputs}
-        values[step.output] = _run_step(session, read)
+        values |= zip(step.outputs, _run_step(session, read, count), strict=True)
         if watch is not None:
             watch(step, model, read, values[step.output])
         needed = {name for later in network.steps[index + 1 :] for name in later.inputs}
@@ -169,15 +170,22 @@ def _input_codes(images: Images, grid: Grid | None) -> NDArray[Any]:
     return np.concatenate([grid.quantize(batch) if grid else batch for batch in images()])
 
 
-def _run_step(session: Any, inputs: dict[str, NDArray[Any]], batch: int = 16) -> NDArray[Any]:
-    """Run a step over all images, writing into one array so that nothing is held twice."""
-    count = len(next(iter(inputs.values())))
-    made: NDArray[Any] | None = None
-    for start in range(0, count, batch):
-        part = {name: value[start : start + batch] for name, value in inputs.items()}
-        result = session.run(None, part)[0]
-        if made is None:
-            made = np.empty((count, *result.shape[1:]), result.dtype)
-        made[start : start + len(result)] = result
-    assert made is not None, "observe() has refused an empty set of images"
+def _run_step(
+    session: Any, inputs: dict[str, NDArray[Any]], images: int, batch: int = 16
+) -> list[NDArray[Any]]:
+    """Run a step over all images, writing into one array a tensor so that nothing is held twice.
+
+    A tensor may have several rows an image: some networks move channels into the batch.
+    """
+    made: list[NDArray[Any]] = []
+    for start in range(0, images, batch):
+        stop = min(start + batch, images)
+        part = {n: v[start * len(v) // images : stop * len(v) // images] for n, v in inputs.items()}
+        results = session.run(None, part)
+        if not made:
+            rows = [len(result) // (stop - start) for result in results]
+            shapes = [(images * n, *r.shape[1:]) for n, r in zip(rows, results, strict=True)]
+            made = [np.empty(s, r.dtype) for s, r in zip(shapes, results, strict=True)]
+        for whole, result in zip(made, results, strict=True):
+            whole[start * len(whole) // images :][: len(result)] = result
     return made

@@ -8,7 +8,9 @@ weights cancel. This is outlier channel splitting (Zhao et al., arXiv:1901.09504
 size or time, with the offset that makes the copies' errors independent.
 
 Only channels that *cannot* be active are taken: ``bias + sum max(w, 0) * largest input``, over all
-inputs that the activations before allow, must stay below the first code.
+inputs that the activations before allow, must stay below the first code. And behind a depthwise
+convolution a dead channel may be a constant, which goes into the reader's bias; not so where the
+reader pads its input, and sees zeros instead of the constant at the border.
 """
 
 from dataclasses import dataclass
@@ -16,7 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenet_cli.calibration.graph.parse import GraphStep, Linear, Network, separable_chain
+from mobilenet_cli.calibration.graph.parse import GraphStep, Linear, Network, pads, separable_chain
+from mobilenet_cli.calibration.weights.equalize import LARGEST
 
 # Where nothing bounds an activation (ReLU), inputs up to so many times the largest seen count.
 UNBOUNDED_MARGIN = 4.0
@@ -54,13 +57,18 @@ class Reuse:
         return repeated
 
 
-def reuse_dead_channels(network: Network, largest: dict[str, NDArray[np.float64]]) -> Reuse:
+def reuse_dead_channels(
+    network: Network,
+    smallest: dict[str, NDArray[np.float64]],
+    largest: dict[str, NDArray[np.float64]],
+) -> Reuse:
     """Copy live channels into dead ones wherever a dense convolution reads them.
 
     A depthwise convolution in between is copied along.
 
     Args:
         network: the parsed float model.
+        smallest: per tensor, the smallest value of each channel on the calibration images.
         largest: per tensor, the largest value of each channel on the calibration images.
     """
     linears = dict(network.linears)
@@ -69,32 +77,45 @@ def reuse_dead_channels(network: Network, largest: dict[str, NDArray[np.float64]
         chain = separable_chain(network, step)
         if chain is None:
             continue
-        silent = [_silent(network, linears[part.output], part, largest) for part in chain[:-1]]
+        silent = [
+            _silent(network, linears[part.output], part, smallest, largest) for part in chain[:-1]
+        ]
+        # Behind a silent channel a depthwise one is constant, unless it is silent itself.
+        constant = np.zeros(len(silent[0]))
+        for part, quiet in zip(chain[1:-1], silent[1:], strict=True):
+            bias = linears[part.output].bias
+            constant = np.where(quiet | ~silent[0], 0.0, np.clip(bias, part.low, part.high))
         dead = np.logical_or.reduce(silent)
         alive = np.flatnonzero(~dead & (largest[step.output] > 0))
+        if pads(chain[-1]):
+            dead &= constant == 0
         if dead.any() and len(alive):
-            # Behind a silent channel a depthwise one is constant, unless it is silent itself.
-            constant = np.zeros(len(dead))
-            for part, quiet in zip(chain[1:-1], silent[1:], strict=True):
-                bias = linears[part.output].bias
-                constant = np.where(quiet | ~silent[0], 0.0, np.clip(bias, part.low, part.high))
             _copy(linears, copies, chain, np.flatnonzero(dead), alive, constant)
     return Reuse(linears, copies)
 
 
 def _silent(
-    network: Network, linear: Linear, step: GraphStep, largest: dict[str, NDArray[np.float64]]
+    network: Network,
+    linear: Linear,
+    step: GraphStep,
+    smallest: dict[str, NDArray[np.float64]],
+    largest: dict[str, NDArray[np.float64]],
 ) -> NDArray[np.bool_]:
     """Return channels whose output is below half a code for every possible input: [out]."""
     source = step.inputs[0]
-    peak = UNBOUNDED_MARGIN * float(np.abs(largest[source]).max())
+    seen = max(np.abs(smallest[source]).max(), np.abs(largest[source]).max())
+    peak = UNBOUNDED_MARGIN * float(seen)
     lowest, highest = -peak, peak
     for maker in network.steps:
         if maker.output == source and maker.low == 0.0:
             lowest, highest = 0.0, min(peak, maker.high)
     taps = linear.taps
     bound = linear.bias + np.maximum(taps * highest, taps * lowest).sum(1)
-    silent: NDArray[np.bool_] = bound < largest[step.output].max() / LEVELS / 2
+    peaks = largest[step.output]
+    # Where a few channels dwarf the others, those get codes of their own (``equalize``).
+    loud = peaks[peaks > 0]
+    ceiling = min(loud.max(), LARGEST * float(np.median(loud))) if len(loud) else 0.0
+    silent: NDArray[np.bool_] = bound < ceiling / LEVELS / 2
     return silent
 
 

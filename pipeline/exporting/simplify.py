@@ -19,6 +19,7 @@ from mobilenet_cli.pipeline.artifacts.files import foreign
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
 from mobilenet_cli.pipeline.artifacts.sidecar import refuse_overwrite
 from mobilenet_cli.pipeline.errors import CheckError, ModelError
+from mobilenet_cli.pipeline.exporting.affine_norms import affine_norms_as_layers
 from mobilenet_cli.pipeline.runtime.parity import compare, within_float32_rounding
 from mobilenet_cli.pipeline.runtime.probe_images import probe_images
 from mobilenet_cli.pipeline.runtime.session import open_session
@@ -76,15 +77,16 @@ def simplify(exported: Artifact, config: SimplifyConfig, out: Path) -> Artifact[
             "It is simplified already; go on with 'mobilenet-cli quantize'",
         )
     with foreign(exported.path, "a graph to simplify"):
-        after, _ = onnxsim.simplify(before, check_n=0)  # verified below, on real images
+        prepared = affine_norms_as_layers(before)
+        after, _ = onnxsim.simplify(prepared, check_n=0)  # verified below, on real images
     left = count(after, "BatchNormalization")
     if left:
         raise CheckError(
             f"the simplifier left {left} of {count(before, 'BatchNormalization')} "
             "BatchNormalization nodes in place",
-            "Export the model with this tool, whose graphs fold completely",
+            "Install the onnxsim version of constraints.txt; nothing was written",
         )
-    channels, weight_error = check_folding(before, after)
+    channels, weight_error = check_folding(prepared, after)
     images, images_from = probe_images(exported.facts, config.data, config.images)
     facts = exported.derived("simplify", config, "onnx", "onnxsim", "onnxruntime")
     record = SimplifyRecord(

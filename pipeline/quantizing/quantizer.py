@@ -102,6 +102,9 @@ class Quantizer:
         Raises:
             CheckError: the kernels of this machine do not compute what the simulation says.
             DataError: a tensor is NaN on the images.
+
+        A step without weights whose integer kernel computes something else, such as an average
+        that counts the border differently, stays in float as well: no target mends that.
         """
         images, kernels = calibration or self.calibration, self.config.kernels
         network = parse(self.model, frozenset(kept))
@@ -110,6 +113,8 @@ class Quantizer:
         runtime = calibration_runtime(images, self.progress, watch)
         trained = self.source.facts.grids
         quantized = build(network, images, kernels, self.config.calibrator, trained, runtime)
+        if wrong := wrong_without_weights(network, layers):
+            return self.make((*kept, *wrong), calibration)
         check_kernels(layers, self.config)
         content = with_facts(quantized.write(kernels), self.facts)
         return QuantizedModel(network, tuple(layers), content)
@@ -135,6 +140,12 @@ class Quantizer:
                 row.append(session.run(None, {name: batch})[0].reshape(len(batch), -1))
         expected, simulated, found = (np.concatenate(row) for row in rows)
         return expected, simulated, found
+
+
+def wrong_without_weights(network: Network, layers: Sequence[LayerRecord]) -> tuple[str, ...]:
+    """Name the steps without weights that the integer kernels do not compute as defined."""
+    steps = {s.output for s in network.steps if s.kind != "linear" and not s.apart}
+    return tuple(x.name for x in layers if x.name in steps and x.kernel_error > ROUNDING)
 
 
 def check_kernels(layers: Sequence[LayerRecord], config: QuantizeConfig) -> None:

@@ -64,8 +64,9 @@ def outputs(model, *names):
 def reused(model):
     network = parse(model)
     values = zip(("r1", "r2", "y"), outputs(model, "r1", "r2", "y"), strict=True)
-    largest = {name: value.max((0, 2, 3)).astype(np.float64) for name, value in values}
-    return network, reuse_dead_channels(network, largest | {"x": IMAGES.max((0, 2, 3))})
+    seen = {name: value.astype(np.float64) for name, value in values} | {"x": IMAGES}
+    smallest, largest = ({n: f(v, (0, 2, 3)) for n, v in seen.items()} for f in (np.min, np.max))
+    return network, reuse_dead_channels(network, smallest, largest)
 
 
 def with_linears(model, reuse):

@@ -1,5 +1,7 @@
 """All BatchNorms are folded as float64 arithmetic says, and a wrong folding is noticed."""
 
+from collections import Counter
+
 import numpy as np
 import onnx
 import onnxsim
@@ -203,10 +205,37 @@ def test_batch_norm_without_convolution(chain, tmp_path):
     )
     path = tmp_path / "odd.onnx"
     path.write_bytes(with_facts(model, chain.fp32.facts))
-    with pytest.raises(
-        (ModelError, CheckError), match=r"does not follow a convolution|left 1 of 27"
-    ):
-        simplify(load_artifact(path), SimplifyConfig(), tmp_path / "x.onnx")
+    made = simplify(load_artifact(path), SimplifyConfig(), tmp_path / "x.onnx")
+    operators = [node.op_type for node in onnx.load(made.path).graph.node]
+    assert "BatchNormalization" not in operators
+    assert operators.count("Conv") == 28  # the normalization is a depthwise one of one pixel
+
+
+@pytest.mark.parametrize("rows", [True, False], ids=["transB", "plain"])
+def test_batch_norms_of_every_place(small_graph, chain, tmp_path, rows):
+    """On the image, before a convolution, behind a Gemm, and behind the ReLU of one."""
+    g = small_graph()
+
+    def norm(source, channels):
+        values = [g.random.uniform(0.5, 1.5, channels) for _ in range(4)]
+        return g.node("BatchNormalization", source, *map(g.constant, values))
+
+    x = g.conv(norm("x", 3), 3, 8)
+    x = g.conv(g.node("Relu", norm(g.node("Relu", x), 8)), 8, 8)
+    x = g.node("Flatten", g.node("GlobalAveragePool", x))
+    weights = g.weights(6, 8) if rows else g.weights(8, 6)
+    x = norm(g.node("Gemm", x, weights, transB=int(rows)), 6)
+    x = norm(g.node("Relu", x), 6)
+    g.node("Gemm", x, g.weights(10, 6), g.constant(np.zeros(10)), output="y", transB=1)
+    facts = chain.fp32.facts.model_copy(update={"model": None})
+    path = tmp_path / "norms.onnx"
+    path.write_bytes(with_facts(g.model(("N", 10)), facts))
+    made = simplify(load_artifact(path), SimplifyConfig(), tmp_path / "folded.onnx")
+    operators = Counter(node.op_type for node in onnx.load(made.path).graph.node)
+    assert operators["BatchNormalization"] == 0
+    assert operators["Conv"] == 4
+    assert operators["Gemm"] == 2
+    assert made.record.batch_norms_before == 4
 
 
 def test_output_over_input(chain):

@@ -1,0 +1,157 @@
+"""Classifiers of every shape become integer, or stay float where they must, and are the same."""
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+
+from mobilenet_cli.data.preprocess import InputSpec
+from mobilenet_cli.pipeline.artifacts.artifact import save_artifact
+from mobilenet_cli.pipeline.artifacts.facts import Facts
+from mobilenet_cli.pipeline.artifacts.onnx_file import with_facts
+from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
+from mobilenet_cli.pipeline.quantizing.quantize import quantize
+from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
+from mobilenet_cli.reports.records.base import Record
+
+CLASSES = 3
+
+
+@pytest.fixture
+def quantized(tmp_path):
+    """Quantize a small graph on digits."""
+
+    def make(graph):
+        facts = Facts(
+            stage="foreign",
+            input=InputSpec(resolution=32, resize=32),
+            classes=tuple("abc"),
+            data="digits",
+        )
+        model = graph.model(("N", CLASSES))
+        onnx.checker.check_model(model, full_check=True)
+        source = save_artifact(tmp_path / "float.onnx", with_facts(model, facts), facts, Record())
+        return quantize(source, QuantizeConfig(calib_count=24), tmp_path / "int8.onnx")
+
+    return make
+
+
+def running(path):
+    """Count the nodes, by type, of the graph that really runs."""
+    optimized = path.with_suffix(".optimized")
+    open_session(path, SessionConfig(optimized_path=optimized))
+    return Counter(node.op_type for node in onnx.load(optimized).graph.node)
+
+
+def channel_shuffle(g):
+    """The unit of ShuffleNet v2: half of the channels pass by, then both halves are mixed."""
+    x = g.node("Relu", g.conv("x", 3, 16, strides=[2, 2]))
+    g.nodes.append(onnx.helper.make_node("Split", [x], ["left", "right"], axis=1, num_outputs=2))
+    right = g.node("Relu", g.conv("right", 8, 8, 1))
+    x = g.node("Concat", "left", right, axis=1)
+    x = g.node("Reshape", x, g.constant([0, 2, 8, 16, 16], dtype=np.int64))
+    x = g.node("Transpose", x, perm=[0, 2, 1, 3, 4])
+    x = g.node("Reshape", x, g.constant([0, 16, 16, 16], dtype=np.int64))
+    return g.node("Relu", g.conv(x, 16, 16, 1)), 16
+
+
+def image_read_twice(g):
+    """The first block of ENet: a convolution and a pool read the image."""
+    parts = (
+        g.conv("x", 3, 13, strides=[2, 2]),
+        g.node("MaxPool", "x", kernel_shape=[2, 2], strides=[2, 2]),
+    )
+    x = g.node("Relu", g.node("Concat", *parts, axis=1))
+    return g.node("Relu", g.conv(x, 16, 16, 1)), 16
+
+
+def channels_in_the_batch(g):
+    x = g.node("Relu", g.conv("x", 3, 16, strides=[2, 2]))
+    x = g.node("Reshape", x, g.constant([-1, 8, 16, 16], dtype=np.int64))
+    x = g.node("Relu", g.conv(x, 8, 8, 1))
+    x = g.node("Reshape", x, g.constant([-1, 16, 16, 16], dtype=np.int64))
+    return g.node("Relu", g.conv(x, 16, 16, 1)), 16
+
+
+def pool_of_one_dimension(g):
+    x = g.node("Relu", g.conv("x", 3, 16, strides=[2, 2]))
+    x = g.node("Reshape", x, g.constant([0, 16, -1], dtype=np.int64))
+    x = g.node("AveragePool", x, kernel_shape=[2], strides=[2])
+    x = g.node("Reshape", x, g.constant([0, 16, 16, 8], dtype=np.int64))
+    return g.node("Relu", g.conv(x, 16, 16, 1)), 16
+
+
+def average_with_the_border(g):
+    """ONNX Runtime's integer kernel divides by another count."""
+    x = g.node("Relu", g.conv("x", 3, 16, strides=[2, 2]))
+    x = g.node(
+        "AveragePool",
+        x,
+        kernel_shape=[3, 3],
+        strides=[2, 2],
+        pads=[1, 1, 1, 1],
+        ceil_mode=1,
+        count_include_pad=1,
+    )
+    return g.node("Relu", g.conv(x, 16, 16, 1)), 16
+
+
+def constant_behind_a_border(g):
+    """A channel is 0 for every image, so that the next makes a constant; a padded one reads it."""
+    weight = g.random.normal(size=(16, 3, 3, 3)) * 0.3
+    bias = g.random.normal(size=16) * 0.1
+    weight[:6], bias[:6] = 0, -1
+    x = g.node("Conv", "x", g.constant(weight), g.constant(bias), pads=[1] * 4, strides=[2, 2])
+    bias = g.random.normal(size=16) * 0.1
+    bias[:6] = 3
+    depthwise = g.weights(16, 1, 3, 3)
+    x = g.node("Relu", x)
+    x = g.node("Conv", x, depthwise, g.constant(bias), pads=[1] * 4, group=16)
+    return g.node("Relu", g.conv(g.node("Relu", x), 16, 16, 3)), 16
+
+
+def scaled(factor, channels):
+    """The weights of some channels times a factor, and of what reads them divided by it."""
+
+    def build(g):
+        weight, reader = g.random.normal(size=(16, 1, 3, 3)), g.random.normal(size=(16, 16, 1, 1))
+        bias = g.random.normal(size=16) * 0.1
+        weight[:channels] *= factor
+        bias[:channels] *= factor
+        reader[:, :channels] /= factor
+        x = g.node("Relu", g.conv("x", 3, 16, strides=[2, 2]))
+        x = g.node("Conv", x, g.constant(weight), g.constant(bias), pads=[1] * 4, group=16)
+        bias = g.constant(g.random.normal(size=16) * 0.1)
+        return g.node("Relu", g.node("Conv", g.node("Relu", x), g.constant(reader), bias)), 16
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("build", "in_float"),
+    [
+        (channel_shuffle, {}),
+        (image_read_twice, {}),
+        (channels_in_the_batch, {}),
+        (pool_of_one_dimension, {}),
+        (average_with_the_border, {"AveragePool": 1}),
+        (constant_behind_a_border, {}),
+        (scaled(1e-12, 16), {}),
+        (scaled(1e12, 16), {}),
+        (scaled(1e4, 1), {}),
+    ],
+    ids=[
+        "channel-shuffle", "image-read-twice", "channels-in-the-batch", "1d-pool",
+        "average-with-the-border", "constant-behind-a-border", "tiny", "huge", "one-large-channel",
+    ],
+)  # fmt: skip
+def test_the_integer_network_is_the_float_one(small_graph, quantized, build, in_float):
+    g = small_graph()
+    g.head(*build(g), CLASSES)
+    made = quantized(g)
+    operators = running(made.path)
+    floats = ("Conv", "FusedConv", "Gemm", "AveragePool", "Relu", "Concat")
+    assert {name: operators[name] for name in floats if operators[name]} == in_float
+    assert made.record.kernel_sqnr_db > 34
+    assert made.record.sqnr_db > 34
