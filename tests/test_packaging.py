@@ -109,6 +109,7 @@ pipeline/evaluating/labels.py
 pipeline/evaluating/predict.py
 pipeline/evaluating/records.py
 pipeline/exporting/__init__.py
+pipeline/exporting/affine_norms.py
 pipeline/exporting/convert.py
 pipeline/exporting/export.py
 pipeline/exporting/simplify.py
