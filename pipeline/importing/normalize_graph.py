@@ -10,10 +10,10 @@ What ``normalize_graph`` returns keeps these promises, on which every later stag
 * the one input is float32 [batch, channels, side, side] with one or three channels, and the one
   output is float32 [batch, classes]; the batch is free, and every batch of 1, 2 and 7 images gave
   the answers of the original file;
-* a matrix product with a bias is one Gemm, a scale or shift of channels behind a convolution is
-  in its weights, the mean or maximum of a map is a global pool, no Reshape follows another; Clip's
-  bounds are scalars, and a Reshape whose target depends on the batch alone has it as an
-  initializer;
+* zeros around an image are in the convolution's pads, which are numbers, and a scale or shift of
+  channels behind a convolution is in its weights; a product with weights is one Gemm; the mean or
+  maximum of a map is a global pool; no Reshape follows another, and a target that depends on the
+  batch alone is an initializer; Clip's bounds are scalars;
 * no name is another name with an underscore and more behind it, which is how later stages name
   what they add.
 """
@@ -43,6 +43,11 @@ from onnx_ir.passes.common import (
     RemoveUnusedOpsetsPass,
     ShapeInferencePass,
     TopologicalSortPass,
+)
+from onnxscript.rewriter import rewrite
+from onnxscript.rewriter.rules.common import (
+    fuse_pad_into_conv_rule,
+    normalize_pad_format_conv_rule,
 )
 
 from mobilenet_cli.pipeline.errors import ModelError
@@ -134,6 +139,7 @@ def _brought_into_form(
     _free_batch(graph, image.batch or 1)
     _measure_shapes(graph, image)
     _fold(graph)
+    rewrite(graph, [normalize_pad_format_conv_rule, fuse_pad_into_conv_rule])
     _merge_matrix_products(graph)
     _merge_affine(graph)
     _name_map_means(graph)
@@ -437,22 +443,24 @@ def _spare_batch(graph: ir.Model, node: ir.Node) -> None:
 
 
 def _merge_matrix_products(graph: ir.Model) -> None:
-    """Write a product of matrices and the sum behind it as one Gemm."""
+    """Write the product of a matrix and weights, and a bias behind it, as one Gemm."""
     for node in list(graph.graph):
+        weight = _array(node.inputs[1]) if node.op_type == "MatMul" else None
+        if weight is None or (weight.ndim, len(_dims(node.inputs[0]))) != (2, 2):
+            continue
+        wide, end, inputs = weight.shape[1], node, list(node.inputs)
         uses = list(node.outputs[0].uses())
-        if node.op_type != "MatMul" or len(uses) != 1 or uses[0].node.op_type != "Add":
-            continue
-        add, position = uses[0]
-        weight, bias = _array(node.inputs[1]), _array(add.inputs[1 - position])
-        if weight is None or bias is None or (weight.ndim, len(_dims(node.inputs[0]))) != (2, 2):
-            continue
-        if bias.size not in (1, weight.shape[1]) or bias.size != (*bias.shape, 1)[bias.ndim - 1]:
-            continue
-        row = np.broadcast_to(bias.reshape(-1), weight.shape[1])
-        gemm = ir.node("Gemm", [*node.inputs, _constant(graph, add, row)], name=add.name)
+        if len(uses) == 1 and uses[0].node.op_type == "Add":
+            add, position = uses[0]
+            bias = _array(add.inputs[1 - position])
+            if bias is not None and bias.shape in ((), (1,), (wide,), (1, 1), (1, wide)):
+                row = np.broadcast_to(bias.reshape(-1), wide)
+                end, inputs = add, [*inputs, _constant(graph, add, row)]
+        gemm = ir.node("Gemm", inputs, name=end.name)
         ir.convenience.replace_nodes_and_values(
-            graph.graph, add, [node, add], [gemm], add.outputs, gemm.outputs
+            graph.graph, end, [end], [gemm], end.outputs, gemm.outputs
         )
+    RemoveUnusedNodesPass()(graph)
 
 
 def _merge_affine(graph: ir.Model) -> None:

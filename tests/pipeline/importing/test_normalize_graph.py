@@ -219,6 +219,24 @@ def test_squeeze_spares_the_batch(small_graph):
     normalized(g.model([1, 3]))
 
 
+def test_a_product_without_a_bias_is_a_gemm(small_graph):
+    g = small_graph()
+    flat = g.node("Flatten", g.node("GlobalAveragePool", g.node("Relu", g.conv("x", 3, 8))))
+    g.node("Softmax", g.node("MatMul", flat, g.weights(8, 3)), output="y")
+    made = operators(normalized(g.model()))
+    assert (made["Gemm"], made["MatMul"]) == (1, 0)
+
+
+def test_zeros_around_an_image_go_into_the_convolution(small_graph):
+    """As Keras pads before it strides."""
+    g = small_graph()
+    x = g.node("Pad", "x", g.constant([0, 0, 0, 0, 0, 0, 1, 1], dtype=np.int64))
+    x = g.node("Relu", g.conv(x, 3, 8, strides=[2, 2], pads=[0] * 4))
+    g.head(x, 8)
+    made = normalized(g.model())
+    assert operators(made)["Pad"] == 0
+
+
 def test_what_onnxruntime_fused_is_written_out(small_graph, tmp_path: Path):
     import onnxruntime as ort
 
