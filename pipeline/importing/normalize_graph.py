@@ -70,6 +70,7 @@ BATCHES = (1, 2, 7)
 BATCH = "batch"
 QUANTIZING = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
 ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Cast", "Clip", "Relu", "Neg", "Abs", "Sqrt"}
+BY_SHAPE = ("Expand", "ConstantOfShape")
 TO_ROWS, TO_CHANNELS = [0, 2, 3, 1], [0, 3, 1, 2]  # NCHW to NHWC, and back
 
 
@@ -311,11 +312,14 @@ def _measure_shapes(graph: ir.Model, image: ImageInput) -> None:
     """Make constants of what is computed from shapes: it is measured at two sizes of the batch.
 
     What is the same at both does not depend on the batch. Where one dimension of a Reshape's
-    target does, it is what is left for it or what the tensor has; in an Expand it stays.
+    target does, it is what is left for it or what the tensor has; what an Expand or ConstantOfShape
+    makes has one there, which meets any batch.
     """
     computed: set[ir.Value] = set()
     for node in graph.graph:
         known = [value in computed for value in node.inputs if _array(value) is None]
+        if node.op_type in BY_SHAPE:
+            continue  # these make tensors of the shape
         if node.op_type in ("Shape", "Size") or (known and all(known)):
             computed.update(node.outputs)
     uses = [
@@ -342,8 +346,8 @@ def _measure_shapes(graph: ir.Model, image: ImageInput) -> None:
         elif node.op_type == "Resize" and changing.tolist() == [True, False, False, False]:
             node.replace_input_with(position, _constant(graph, node, measured))
             _spare_batch(graph, node)
-        elif node.op_type in ("Reshape", "Expand") and position == 1 and changing.sum() == 1:
-            rest = 1 if node.op_type == "Expand" else 0 if -1 in measured else -1
+        elif node.op_type in ("Reshape", *BY_SHAPE) and changing.sum() == 1:
+            rest = 1 if node.op_type in BY_SHAPE else 0 if -1 in measured else -1
             target = np.where(changing, rest, measured)
             node.replace_input_with(position, _constant(graph, node, target))
             node.attributes.pop("allowzero", None)

@@ -117,6 +117,18 @@ def test_shape_arithmetic_becomes_a_constant(small_graph):
     assert operators(normalized(g.model()))["Reshape"] == 1
 
 
+@pytest.mark.parametrize("operator", ["Expand", "ConstantOfShape"])
+def test_tensors_of_the_images_shape(small_graph, operator: str):
+    g = small_graph()
+    x = g.node("Relu", g.conv("x", 3, 8))
+    shape = g.node("Shape", x)
+    sources = [g.weights(1, 8, 1, 1), shape] if operator == "Expand" else [shape]
+    g.head(g.node("Mul", x, g.node("Exp", g.node(operator, *sources))), 8)
+    assert set(operators(normalized(g.model()))) == {
+        "Conv", "Relu", "Mul", "GlobalAveragePool", "Flatten", "Gemm",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("opset", [13, 18])
 def test_local_functions_are_inlined(small_graph, opset: int):
     g = small_graph()
