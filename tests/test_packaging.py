@@ -102,6 +102,13 @@ pipeline/deploying/package.py
 pipeline/deploying/pixels.py
 pipeline/deploying/probabilities.py
 pipeline/deploying/probe.py
+pipeline/deploying/programs/Dockerfile
+pipeline/deploying/programs/__init__.py
+pipeline/deploying/programs/classify.mjs
+pipeline/deploying/programs/classify.py
+pipeline/deploying/programs/index.html
+pipeline/deploying/programs/package.json
+pipeline/deploying/programs/package.mjs
 pipeline/errors.py
 pipeline/evaluating/__init__.py
 pipeline/evaluating/evaluate.py

@@ -34,6 +34,7 @@ from mobilenet_cli.pipeline.deploying.probe import (
     distance,
     probe_pixels,
 )
+from mobilenet_cli.pipeline.deploying.programs import programs, triton
 from mobilenet_cli.pipeline.errors import CheckError, ModelError, OptionError, StorageError
 from mobilenet_cli.pipeline.progress import Progress, silent
 from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
@@ -128,6 +129,7 @@ def deploy(
     names = facts.names or facts.classes
     files[LABELS] = ("\n".join(names) + "\n").encode()
     files[PROBE] = probe.tobytes()
+    files |= programs() | triton(variants, files, facts.input.resolution, len(facts.classes))
     manifest = PackageRecord(
         name=source.path.resolve().parent.name,
         parent=source.sha256,
