@@ -96,6 +96,7 @@ pipeline/benchmarking/torch_runner.py
 pipeline/benchmarking/worker.py
 pipeline/chain.py
 pipeline/deploying/__init__.py
+pipeline/deploying/card.py
 pipeline/deploying/deploy.py
 pipeline/deploying/image.py
 pipeline/deploying/package.py

@@ -24,6 +24,7 @@ from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
 from mobilenet_cli.pipeline.artifacts.onnx_graph import output_kind
 from mobilenet_cli.pipeline.artifacts.package_folder import MANIFEST, is_package
 from mobilenet_cli.pipeline.artifacts.sidecar import read_sidecar
+from mobilenet_cli.pipeline.deploying.card import card
 from mobilenet_cli.pipeline.deploying.image import MIN_OPSET, take_image
 from mobilenet_cli.pipeline.deploying.package import Package
 from mobilenet_cli.pipeline.deploying.pixels import take_pixels
@@ -52,10 +53,11 @@ from mobilenet_cli.reports.records.deployment import (
 from mobilenet_cli.reports.records.quantization import QuantizeRecord
 
 X86 = ("x86_64", "AMD64")
-# By target, the fastest first: the CPU architectures that have such kernels, empty for all.
+# By target, the fastest first: the CPU architectures that have such kernels, empty for all. Of
+# browsers (wasm32) the probe tells which instructions their kernels have.
 MACHINES: dict[str, tuple[str, ...]] = {
     "amx": X86,
-    "vnni": X86,
+    "vnni": (*X86, "wasm32"),
     "arm64": ("aarch64", "arm64"),
     "avx512": X86,
     "avx2": (),
@@ -130,17 +132,19 @@ def deploy(
     files[LABELS] = ("\n".join(names) + "\n").encode()
     files[PROBE] = probe.tobytes()
     files |= programs() | triton(variants, files, facts.input.resolution, len(facts.classes))
+    name = source.path.resolve().parent.name
+    files["README.md"] = card(name, facts, variants, len(images), images_from).encode()
     manifest = PackageRecord(
-        name=source.path.resolve().parent.name,
+        name=name,
         parent=source.sha256,
         images=len(images),
         images_from=images_from,
-        files={name: hashlib.sha256(made).hexdigest() for name, made in files.items()},
+        files={file: hashlib.sha256(made).hexdigest() for file, made in files.items()},
         probe=Probe(file=PROBE, shape=probe.shape),
         variants=tuple(variants),
     )
-    for name, written in files.items():
-        write_atomically(out / name, written)
+    for file, written in files.items():
+        write_atomically(out / file, written)
     # The manifest comes last: until it is there, an old one does not fit the files.
     write_atomically(out / MANIFEST, (manifest.model_dump_json(indent=1) + "\n").encode())
     return Package(out, manifest)

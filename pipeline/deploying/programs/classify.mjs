@@ -1,8 +1,11 @@
 // Classify images: npm install, then node classify.mjs IMAGE...
 import { readFile } from "node:fs/promises";
-import * as ort from "onnxruntime-node";
 import sharp from "sharp";
 import { openPackage } from "./package.mjs";
+
+// Nobody is told of sessions; version 1.30 also crashes there if the command line is long.
+process.env.ORT_DISABLE_TELEMETRY ??= "1";
+const ort = await import("onnxruntime-node");
 
 const machine = { x64: "x86_64", arm64: "aarch64" }[process.arch] ?? process.arch;
 const fetchBytes = async (name) => new Uint8Array(await readFile(new URL(name, import.meta.url)));

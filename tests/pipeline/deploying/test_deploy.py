@@ -132,6 +132,7 @@ def test_a_package_has_what_its_manifest_says(package):
     targets = [variant["target"] for variant in manifest["variants"]]
     assert targets[-2:] == ["avx2", "fp32"]
     assert len(targets) == 3
+    assert "| `fp32` |" in (package.folder / "README.md").read_text()
     assert (package.folder / "labels.txt").read_text().split() == list("0123456789")
     for variant in manifest["variants"]:
         assert variant["pixels"]["agreement"] == 1
