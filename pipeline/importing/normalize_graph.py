@@ -340,6 +340,8 @@ def _measure_shapes(graph: ir.Model, image: ImageInput) -> None:
         return
     for node, position, value in uses:
         measured, other = few[str(value.name)], more[str(value.name)]
+        if measured.shape != other.shape:
+            continue  # a tensor of the batch's size, no shape
         changing = measured != other
         if not changing.any():
             node.replace_input_with(position, _constant(graph, node, measured))
