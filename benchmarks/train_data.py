@@ -3,7 +3,7 @@
 In each round, one after the other, on the same images, with a worker per usable CPU:
 
 decode: images per second that the threads decode to RGB at full size from memory, and no more, by
-    simplejpeg, and by Pillow with ``preprocess.decode``, as the rest of the pipeline does.
+    simplejpeg, and by Pillow with ``decode``, as the rest of the pipeline does.
 folder, parquet, tar, tfrecord: images per second of ``training_batches`` over one epoch with the
     square of the recipe ``quick``, 224 pixels of 256, and reflection, batch 32: reading, decoding,
     scaling, cropping, batching.
@@ -45,9 +45,10 @@ from numpy.typing import NDArray
 
 from mobilenet_cli.data.crop import DRAWS, CentreCrop, Crop, RandomCrop
 from mobilenet_cli.data.dataset import Dataset, Sample
+from mobilenet_cli.data.decode import decode
 from mobilenet_cli.data.epoch_order import epoch_order
 from mobilenet_cli.data.open_dataset import open_dataset
-from mobilenet_cli.data.preprocess import InputSpec, decode
+from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.data.readers.tfrecord import checksum
 from mobilenet_cli.data.training_batches import (
     CachedCrops,

@@ -4,12 +4,13 @@ A JPEG is decoded by libjpeg-turbo (simplejpeg), at 1/2, 1/4 or 1/8 of its size 
 still has enough pixels then: the inverse transform of 8x8 blocks gives smaller blocks directly.
 Other ratios exist but have no vector code and take longer than the whole image (measured: 7/8 at
 1.55 ms, whole at 1.09 ms, 1/2 at 0.95 ms for photographs of 500x400). What is not a plain upright
-JPEG goes through ``preprocess.decode``, which knows everything.
+JPEG goes through ``decode.py``, which knows everything.
 """
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +20,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from mobilenet_cli.data.preprocess import InputSpec, check_size, decode, frame, resize_and_crop
+from mobilenet_cli.data.decode import MEMORY, check_size, decoded
+from mobilenet_cli.data.preprocess import InputSpec, frame, offset, square_of_bytes
 
 ATTEMPTS = 10  # to find a crop within the image, as everybody's random-resized-crop
 DRAWS = 4 * ATTEMPTS  # random numbers that a cut may use
@@ -28,6 +30,7 @@ HUFFMAN_PROCESSES = (b"\xff\xc0", b"\xff\xc1", b"\xff\xc2")  # SOF0, SOF1, SOF2
 NO_FRAMES = (b"\xff\xc4", b"\xff\xc8", b"\xff\xcc")  # DHT, JPG, DAC lie among the SOF markers
 METADATA = (b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0")
 ORIENTATION = 274  # EXIF tag
+PLAIN_BYTES = 9  # a pixel: coefficients of progressive files, and the result
 PLAIN = frozenset({"Gray", "YCbCr", "RGB"})
 
 # Encoded bytes, the image's name, DRAWS numbers in 0..1 -> uint8 [side, side, 3].
@@ -55,25 +58,29 @@ class RandomCrop:
         Raises:
             DataError: the image cannot be decoded.
         """
-        return resize(*self._decode(encoded, key, draws), self.side)
+        square = self._quickly(encoded, key, draws)
+        if square is not None:
+            return square
+        with decoded(encoded, key) as image:
+            edges = edges_of(self.box(*image.size, draws), *image.size)
+            cut = np.array(image.crop(edges))  # torch warns of arrays that cannot be written
+        return scale(cut, self.side, self.side, "bilinear")
 
-    def _decode(
+    def _quickly(
         self, encoded: bytes, key: str, draws: NDArray[np.float64]
-    ) -> tuple[NDArray[np.uint8], Box]:
-        """Return the image, perhaps scaled down, and where to cut it."""
-        size = _plain_jpeg_size(encoded)
-        if size is not None:
-            check_size(size, key)
-            box = self.box(*size, draws)
-            width, height = (
-                math.ceil(n * self.side / m) for n, m in zip(size, box[2:], strict=True)
-            )
-            pixels = _decode_plain(encoded, width, height)
-            if pixels is not None:
-                by = pixels.shape[1] / size[0], pixels.shape[0] / size[1]
-                return pixels, (box[0] * by[0], box[1] * by[1], box[2] * by[0], box[3] * by[1])
-        pixels = np.array(decode(encoded, key))
-        return pixels, self.box(pixels.shape[1], pixels.shape[0], draws)
+    ) -> NDArray[np.uint8] | None:
+        """Return nearly the same pixels of a plain JPEG, which is perhaps decoded scaled down."""
+        size = _plain_jpeg_size(encoded, key)
+        if size is None:
+            return None
+        box = self.box(*size, draws)
+        width, height = (math.ceil(n * self.side / m) for n, m in zip(size, box[2:], strict=True))
+        with _plain_pixels(encoded, size, (width, height), key) as pixels:
+            if pixels is None:
+                return None
+            by = pixels.shape[1] / size[0], pixels.shape[0] / size[1]
+            scaled = box[0] * by[0], box[1] * by[1], box[2] * by[0], box[3] * by[1]
+            return resize(pixels, scaled, self.side)
 
     def box(self, width: int, height: int, draws: NDArray[np.float64]) -> Box:
         """Choose where to cut an image of this size; the largest allowed centre if nothing fits."""
@@ -106,33 +113,42 @@ class CentreCrop:
             DataError: the image cannot be decoded.
         """
         square = self._quickly(encoded, key)
-        return resize_and_crop(decode(encoded, key), self.spec, key) if square is None else square
+        if square is not None:
+            return square
+        with decoded(encoded, key) as image:
+            return square_of_bytes(image, self.spec, key)
 
     def _quickly(self, encoded: bytes, key: str) -> NDArray[np.uint8] | None:
         """Return nearly the same pixels in 0.6 of the time: within two levels if decoded whole.
 
-        None of what is not a plain JPEG, and of nearest neighbours, which only Pillow finds.
+        None of what is not a plain JPEG, of nearest neighbours, which only Pillow finds, and of
+        TF-slim's interpolation.
         """
-        size = _plain_jpeg_size(encoded)
-        if size is None or self.spec.interpolation == "nearest":
+        size = _plain_jpeg_size(encoded, key)
+        slim = self.spec.convention == "tf-slim"
+        if size is None or self.spec.interpolation == "nearest" or slim:
             return None
-        check_size(size, key)
         width, height = frame(size, self.spec, key)
-        pixels = _decode_plain(encoded, width, height)
-        if pixels is None:
-            return None
         side = self.spec.resolution
-        left, top = (width - side) // 2, (height - side) // 2
-        scaled = scale(pixels, width, height, self.spec.interpolation)
-        return scaled[top : top + side, left : left + side]
+        left, top = offset((width, height), self.spec)
+        with _plain_pixels(encoded, size, (width, height), key) as pixels:
+            if pixels is None:
+                return None
+            scaled = scale(pixels, width, height, self.spec.interpolation)
+            return scaled[top : top + side, left : left + side]
 
 
 def resize(pixels: NDArray[np.uint8], box: Box, side: int) -> NDArray[np.uint8]:
     """Scale a box of an image [H, W, 3] to a square [side, side, 3]."""
-    left, top = int(box[0]), int(box[1])
-    right = min(max(round(box[0] + box[2]), left + 1), pixels.shape[1])
-    bottom = min(max(round(box[1] + box[3]), top + 1), pixels.shape[0])
+    left, top, right, bottom = edges_of(box, pixels.shape[1], pixels.shape[0])
     return scale(pixels[top:bottom, left:right], side, side, "bilinear")
+
+
+def edges_of(box: Box, width: int, height: int) -> tuple[int, int, int, int]:
+    """Return the whole pixels of a box in an image: left, top, right and bottom."""
+    left, top = int(box[0]), int(box[1])
+    right = min(max(round(box[0] + box[2]), left + 1), width)
+    return left, top, right, min(max(round(box[1] + box[3]), top + 1), height)
 
 
 def scale(
@@ -155,25 +171,32 @@ def mirrored(square: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return pixels.flip(3)[0].permute(1, 2, 0).numpy()
 
 
-def _decode_plain(encoded: bytes, width: int, height: int) -> NDArray[np.uint8] | None:
-    """Decode a plain JPEG to RGB [H, W, 3], at a fraction of its size not below the given one.
+@contextmanager
+def _plain_pixels(
+    encoded: bytes, size: tuple[int, int], wanted: tuple[int, int], key: str
+) -> Iterator[NDArray[np.uint8] | None]:
+    """Decode a plain JPEG to RGB [H, W, 3], at a fraction of its size not below the wanted one.
 
     None where it is damaged, or merely odd: Pillow decides.
     """
-    try:
-        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(
-            encoded, "RGB", min_width=width, min_height=height, min_factor=2
-        )
-    except ValueError:
-        return None
-    return pixels
+    with MEMORY.hold(size[0] * size[1] * PLAIN_BYTES, key):
+        try:
+            pixels: NDArray[np.uint8] | None = simplejpeg.decode_jpeg(
+                encoded, "RGB", min_width=wanted[0], min_height=wanted[1], min_factor=2
+            )
+        except ValueError:
+            pixels = None
+        yield pixels
 
 
-def _plain_jpeg_size(encoded: bytes) -> tuple[int, int] | None:
+def _plain_jpeg_size(encoded: bytes, key: str) -> tuple[int, int] | None:
     """Return width and height of a JPEG that only needs decoding; None of anything else.
 
     Of the processes of ISO/IEC 10918-1 (table B.1) only baseline, extended and progressive Huffman
     coding are taken: libjpeg-turbo's scaled decoder overflows its buffer on a lossless file.
+
+    Raises:
+        DataError: it is larger than ``MAX_PIXELS``.
     """
     if not encoded.startswith(b"\xff\xd8"):
         return None
@@ -182,9 +205,10 @@ def _plain_jpeg_size(encoded: bytes) -> tuple[int, int] | None:
         return None
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(encoded)
-        return (width, height) if space in PLAIN else None
     except (ValueError, OSError, SyntaxError):  # a header that Pillow may yet understand
         return None
+    check_size((width, height), key)
+    return (width, height) if space in PLAIN else None
 
 
 def _upright(encoded: bytes) -> bool:

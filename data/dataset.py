@@ -7,6 +7,11 @@ from dataclasses import dataclass, replace
 from mobilenet_cli.pipeline.errors import DataError
 
 
+def printable(name: str) -> str:
+    r"""Return a name with ``\xfc`` in place of a byte that is not UTF-8, as records hold it."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """Samples share a block if reading one of them reads all.
@@ -34,6 +39,12 @@ class Sample:
     read: Callable[[], bytes]
     block: Block | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("key", "label"):
+            value = getattr(self, name)
+            if value is not None and not value.isascii():
+                object.__setattr__(self, name, printable(value))
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -50,6 +61,10 @@ class Dataset:
     samples: Sequence[Sample]
     classes: tuple[str, ...]
     lost: tuple[DataError, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", printable(self.name))
+        object.__setattr__(self, "classes", tuple(map(printable, self.classes)))
 
     def labelled(self) -> "Dataset":
         """Return the set without the images that have no label where others have one.

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from mobilenet_cli.data.dataset import Dataset, Sample
+from mobilenet_cli.data.dataset import Dataset, Sample, printable
 from mobilenet_cli.data.readers.digits import Digits
 from mobilenet_cli.data.readers.files import read_file
 from mobilenet_cli.data.readers.folder import ImageFolder
@@ -88,7 +88,9 @@ def _part(source: str, trained_on: str | None, split: Split) -> Dataset:
     path = _path(source)
     if _reader(path).has_splits(path):
         return open_dataset(source, split)
-    same = trained_on is not None and Path(source).resolve() == Path(trained_on).resolve()
+    same = trained_on is not None and trained_on in (source, printable(source))
+    if trained_on is not None and not same:
+        same = Path(source).resolve() == Path(trained_on).resolve()
     return open_dataset(source, split if same else "all")
 
 
@@ -97,6 +99,9 @@ def _path(source: str) -> str:
 
 
 def _reader(source: str) -> Reader:
+    folder = ImageFolder()
+    if folder.recognizes(source) and folder.has_split_classes(source):
+        return folder  # even if archives lie beside it, as in ImageNet's
     for reader in DATASETS.values():
         if reader.recognizes(source):
             return reader

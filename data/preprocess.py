@@ -1,15 +1,14 @@
 """The bytes of an image file become the array that a network expects."""
 
-import io
 import math
-import warnings
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from mobilenet_cli.data.decode import MAX_PIXELS, decoded
 from mobilenet_cli.pipeline.errors import DataError, OptionError
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
@@ -43,15 +42,11 @@ NORMALIZATIONS = {
 Channels = Literal["RGB", "BGR", "gray"]
 # Of red, green and blue in gray, ITU-R BT.601 as Pillow has it: in 65536ths.
 LUMA = (19595, 38470, 7471)
-# Without Pillow's readers that start other programs or draw vectors.
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-MAX_PIXELS = 89_478_485  # 0.27 GB as RGB; where Pillow begins to warn of decompression bombs
 MAX_RESOLUTION = 1024  # 12 MB an image, and ten times that behind the first layer
-WHITE_16 = 65535
-
-# Both once for the process: warnings.catch_warnings is not safe in the threads that decode.
-Image.MAX_IMAGE_PIXELS = None  # decode has the limit above, and names the file
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # e.g. corrupt EXIF
+Convention = Literal["keras", "torchvision", "hugging-face", "tf-slim"]
+CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
+SLIM_FRACTION = 0.875  # of each side, slim/preprocessing/inception_preprocessing.py
+MAX_FRAME = MAX_PIXELS // 4  # pixels of an image that is resized; 0.09 GB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +54,18 @@ class InputSpec:
     """An input spec says how an image becomes a network's input; every stage reads it.
 
     The short side is resized to ``resize`` pixels, a ``resolution`` square is cut from the
-    centre, and each channel becomes ``(value / 255 - mean) / std``.
+    centre, and each channel becomes ``(value / 255 - mean) / std``. Libraries differ in how they
+    round; a network is measured best as the library that published it would:
+
+    * ``keras``: the long side is rounded, the offset of the square rounded down
+      (keras/src/layers/preprocessing/image_preprocessing/center_crop.py).
+    * ``torchvision``: the long side is rounded down, the offset to the nearest, halves to even
+      (torchvision/transforms/functional.py, ``_compute_resized_output_size`` and ``center_crop``).
+    * ``hugging-face``: both are rounded down (transformers/image_transforms.py,
+      ``get_resize_output_image_size`` and ``center_crop``).
+    * ``tf-slim``: the centre of ``SLIM_FRACTION`` of both sides is squashed to the square by
+      bilinear interpolation without antialiasing (models/research/slim/preprocessing/
+      inception_preprocessing.py, ``preprocess_for_eval``).
 
     Attributes:
         resolution: side of the network's input in pixels.
@@ -68,6 +74,7 @@ class InputSpec:
         mean: per channel, on the scale 0..1, in ``channels`` order; of gray, three times the one.
         std: per channel, on the scale 0..1, likewise.
         channels: what the network's input has: ``RGB``, ``BGR``, or one channel of ``gray``.
+        convention: whose arithmetic it is, one of ``CONVENTIONS``.
 
     Raises:
         OptionError: a value is outside its domain.
@@ -79,6 +86,7 @@ class InputSpec:
     mean: tuple[float, float, float] = NORMALIZATIONS["inception"].mean
     std: tuple[float, float, float] = NORMALIZATIONS["inception"].std
     channels: Channels = "RGB"
+    convention: Convention = "keras"
 
     def __post_init__(self) -> None:
         if self.resolution > MAX_RESOLUTION:
@@ -95,6 +103,11 @@ class InputSpec:
             raise OptionError(
                 f"unknown interpolation '{self.interpolation}'",
                 f"Use one of {', '.join(RESAMPLING)}",
+            )
+        if self.convention not in CONVENTIONS:
+            raise OptionError(
+                f"unknown convention of preprocessing '{self.convention}'",
+                f"Use one of {', '.join(CONVENTIONS)}",
             )
         if not all(math.isfinite(v) for v in (*self.mean, *self.std)) or min(self.std) <= 0:
             raise OptionError(
@@ -114,6 +127,7 @@ class InputSpec:
         fraction: float = 0.875,
         normalization: str = "inception",
         gray: bool = False,
+        convention: Convention = "keras",
     ) -> "InputSpec":
         """Return the input of a network whose images are cut from a larger frame.
 
@@ -122,6 +136,7 @@ class InputSpec:
             fraction: the share of the frame's side that is kept.
             normalization: as ``read_normalization`` takes it.
             gray: the network takes one channel.
+            convention: whose arithmetic it is.
 
         Raises:
             OptionError: the normalization cannot be understood, or does not fit the channels.
@@ -133,6 +148,7 @@ class InputSpec:
             mean=mean,
             std=std,
             channels=channels,
+            convention=convention,
         )
 
 
@@ -202,90 +218,51 @@ def _not_understood(text: str) -> OptionError:
     )
 
 
-def decode(encoded: bytes, key: str) -> Image.Image:
-    """Decode an image file to upright RGB.
-
-    Orientation from EXIF is applied; transparency is composed onto white; 16-bit grayscale is
-    scaled to 8 bits; CMYK and palettes are converted.
-
-    Args:
-        encoded: the file's bytes, in one of ``FORMATS``; its name does not matter.
-        key: what to call the image in an error, usually its path.
-
-    Raises:
-        DataError: not an image, truncated, corrupt, or larger than ``MAX_PIXELS``.
-    """
-    try:
-        image = Image.open(io.BytesIO(encoded), formats=FORMATS)
-        check_size(image.size, key)
-        image.load()
-        return _to_rgb(ImageOps.exif_transpose(image), key)
-    except DataError:
-        raise
-    except UnidentifiedImageError as error:
-        raise DataError(
-            f"{key} is not an image in a known format ({', '.join(FORMATS)})",
-            "Replace or remove the file",
-        ) from error
-    except Exception as error:  # decoders of corrupt files raise whatever they stumble over
-        raise DataError(
-            f"{key} cannot be decoded ({' '.join(str(error).split()) or type(error).__name__})",
-            "Replace or remove the file",
-        ) from error
-
-
-def check_size(size: tuple[int, int], key: str) -> None:
-    """Refuse an image (width, height) larger than ``MAX_PIXELS`` before it takes that memory.
-
-    Raises:
-        DataError: it is larger.
-    """
-    width, height = size
-    if width * height > MAX_PIXELS:
-        raise DataError(
-            f"{key} has {width}x{height} pixels, more than {MAX_PIXELS:,}",
-            "Scale the image down or remove it",
-        )
-
-
-def _to_rgb(image: Image.Image, key: str) -> Image.Image:
-    if image.mode.startswith("I;16") or image.mode == "I":
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > WHITE_16:
-            raise DataError(f"{key} has 32-bit pixels", "Save it with 8 or 16 bits per channel")
-        return Image.fromarray((values / (WHITE_16 / 255)).round().astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise DataError(f"{key} has floating point pixels", "Save it with 8 bits per channel")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-def resize_and_crop(image: Image.Image, spec: InputSpec, key: str = "image") -> NDArray[np.uint8]:
-    """Scale the short side to ``spec.resize`` and cut the centre: [resolution, resolution, 3].
+def resize_and_crop(
+    image: Image.Image, spec: InputSpec, key: str = "image"
+) -> NDArray[np.uint8] | NDArray[np.float32]:
+    """Make the square that the network sees of an image: [resolution, resolution, 3], 0..255.
 
     Resampling only the part that is kept would be faster, but rounds 2 % of the pixels to the
     next level, since Pillow holds the box in float32.
 
+    Returns:
+        Bytes; of TF-slim, which interpolates without rounding, floats.
+
     Raises:
-        DataError: the image is so narrow that it would exceed ``MAX_PIXELS`` when resized.
+        DataError: the image is so narrow that it would exceed ``MAX_FRAME`` when resized.
     """
+    if spec.convention == "tf-slim":
+        return _slim_square(image, spec)
     size = frame(image.size, spec, key)
+    left, top = offset(size, spec)
     resized = image.resize(size, RESAMPLING[spec.interpolation])
-    left, top = ((length - spec.resolution) // 2 for length in size)
     return np.asarray(resized.crop((left, top, left + spec.resolution, top + spec.resolution)))
+
+
+def square_of_bytes(image: Image.Image, spec: InputSpec, key: str = "image") -> NDArray[np.uint8]:
+    """Return the square of ``resize_and_crop``, rounded to bytes where it is not of bytes.
+
+    Raises:
+        DataError: as ``resize_and_crop``.
+    """
+    pixels = resize_and_crop(image, spec, key)
+    return np.rint(pixels).astype(np.uint8)
 
 
 def frame(size: tuple[int, int], spec: InputSpec, key: str) -> tuple[int, int]:
     """Return the width and height that an image is scaled to before its centre is cut out.
 
     Raises:
-        DataError: more than ``MAX_PIXELS``.
+        DataError: more than ``MAX_FRAME`` pixels.
     """
-    scale = spec.resize / min(size)
-    width, height = (max(spec.resize, round(length * scale)) for length in size)
-    if width * height > MAX_PIXELS:
+    short = min(size)
+    if spec.convention == "keras":
+        scale = spec.resize / short
+        width, height = (max(spec.resize, round(length * scale)) for length in size)
+    else:
+        width, height = (int(spec.resize * length / short) for length in size)
+    if width * height > MAX_FRAME:
         raise DataError(
             f"{key} is {size[0]}x{size[1]} pixels, too narrow to cut a square from",
             "Crop the image or remove it",
@@ -293,12 +270,56 @@ def frame(size: tuple[int, int], spec: InputSpec, key: str) -> tuple[int, int]:
     return width, height
 
 
-def normalize(pixels: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float32]:
-    """Map uint8 pixels [..., H, W, 3] in RGB order to float32 [..., C, H, W] in the spec's."""
+def offset(size: tuple[int, int], spec: InputSpec) -> tuple[int, int]:
+    """Return where the square begins, from the left and from the top of a frame of this size."""
+    left, top = (length - spec.resolution for length in size)
+    if spec.convention == "torchvision":
+        return round(left / 2), round(top / 2)
+    return left // 2, top // 2
+
+
+def _slim_square(image: Image.Image, spec: InputSpec) -> NDArray[np.float32]:
+    """Cut the centre (tf.image.central_crop) and squash it (tf.image.resize_bilinear).
+
+    The latter is TensorFlow's of before half-pixel centres: output pixel ``i`` lies at input
+    ``i * size / side`` (tensorflow/core/kernels/image/image_resizer_state.h).
+    """
+    usual = round(spec.resolution / SLIM_FRACTION) == spec.resize
+    fraction = SLIM_FRACTION if usual else spec.resolution / spec.resize
+    left, top = (int((length - length * fraction) / 2) for length in image.size)
+    kept = np.asarray(image.crop((left, top, image.width - left, image.height - top)))
+    (above, below, y), (before, after, x) = (
+        _neighbours(length, spec.resolution) for length in kept.shape[:2]
+    )
+    x, y = x[:, None], y[:, None, None]
+
+    def across(rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        first, second = (kept[rows][:, columns].astype(np.float32) for columns in (before, after))
+        blended: NDArray[np.float32] = first + (second - first) * x
+        return blended
+
+    upper = across(above)
+    square: NDArray[np.float32] = upper + (across(below) - upper) * y
+    return square
+
+
+def _neighbours(
+    length: int, side: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """Return the input pixels on both sides of each output pixel, and the share of the second."""
+    places = np.arange(side, dtype=np.float32) * np.float32(length / side)
+    first = places.astype(np.int64)
+    return first, np.minimum(first + 1, length - 1), places - first.astype(np.float32)
+
+
+def normalize(
+    pixels: NDArray[np.uint8] | NDArray[np.float32], spec: InputSpec
+) -> NDArray[np.float32]:
+    """Map pixels 0..255 [..., H, W, 3] in RGB order to float32 [..., C, H, W] in the spec's."""
     if spec.channels == "BGR":
         pixels = pixels[..., ::-1]
     elif spec.channels == "gray":
-        weighted = pixels @ np.array(LUMA)
+        weighted = np.rint(pixels).astype(np.int64) @ np.array(LUMA)
         pixels = ((weighted + (1 << 15)) >> 16).astype(np.uint8)[..., None]
     count = spec.shape[0]
     mean, std = (np.array(v[:count], np.float32)[:, None, None] for v in (spec.mean, spec.std))
@@ -330,4 +351,6 @@ def prepare(encoded: bytes, key: str, spec: InputSpec) -> NDArray[np.float32]:
     Raises:
         DataError: the image cannot be decoded.
     """
-    return normalize(resize_and_crop(decode(encoded, key), spec, key), spec)
+    with decoded(encoded, key) as image:
+        pixels = resize_and_crop(image, spec, key)
+    return normalize(pixels, spec)

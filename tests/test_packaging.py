@@ -40,6 +40,7 @@ data/__init__.py
 data/augment.py
 data/crop.py
 data/dataset.py
+data/decode.py
 data/epoch_order.py
 data/imagenet.py
 data/loader.py

@@ -7,13 +7,30 @@ from typing import BinaryIO
 
 from mobilenet_cli.pipeline.errors import DataError
 
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+SUFFIXES = frozenset(
+    {
+        *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm"),
+        *(".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+    }
+)
+# Pictures of kinds that are not read.
+OTHER_SUFFIXES = frozenset(
+    {
+        *(".arw", ".cr2", ".cr3", ".dng", ".eps", ".exr", ".hdr", ".ico", ".j2k", ".jp2", ".jxl"),
+        *(".nef", ".orf", ".pcx", ".psd", ".raf", ".rw2", ".svg", ".tga", ".xcf"),
+    }
+)
 MAX_BYTES = 280_000_000  # of an encoded image: MAX_PIXELS of three bytes fit
 
 
 def is_image(name: str) -> bool:
     """Tell whether a file's name ends like an image's."""
     return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 - a million names: strings
+
+
+def is_other_picture(name: str) -> bool:
+    """Tell whether a file's name ends like that of a picture that is not read."""
+    return os.path.splitext(name)[1].lower() in OTHER_SUFFIXES  # noqa: PTH122 - as above
 
 
 def open_file(path: str | Path) -> BinaryIO:

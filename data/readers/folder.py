@@ -2,16 +2,17 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
 from mobilenet_cli.data.dataset import Dataset, Sample
 from mobilenet_cli.data.imagenet import synsets, validation_synset
-from mobilenet_cli.data.readers.files import is_image, read_file
+from mobilenet_cli.data.readers.files import is_image, is_other_picture, read_file
 from mobilenet_cli.data.split import Split, stratified
 from mobilenet_cli.pipeline.errors import DataError
 
+HELD_OUT_FOLDERS = ("val", "validation", "valid", "test")  # the first that is there
 SYNSET = re.compile(r"(n\d{8})(?![0-9A-Za-z])")
 
 
@@ -24,12 +25,21 @@ class ImageFolder:
 
     def has_splits(self, source: str) -> bool:
         """Tell whether the folder is divided into train/ and val/, or has one of them."""
-        return (Path(source) / "train").is_dir() or (Path(source) / "val").is_dir()
+        return any((Path(source) / part).is_dir() for part in ("train", *HELD_OUT_FOLDERS[:-1]))
+
+    def has_split_classes(self, source: str) -> bool:
+        """Tell whether there are class folders of images in a split, whatever lies beside it."""
+        for part in ("train", *HELD_OUT_FOLDERS):
+            folder = Path(source) / part
+            if folder.is_dir() and any(_entries(folder / name)[1] for name in _entries(folder)[0]):
+                return True
+        return False
 
     def open(self, source: str, split: Split, seed: int) -> Dataset:
         """Find the images of a folder.
 
-        ``root/train/<class>/`` and ``root/val/<class>/`` are splits; ``root/<class>/`` is divided
+        ``root/train/<class>/`` and ``root/val/<class>/`` are splits, and in place of the latter one
+        of ``HELD_OUT_FOLDERS``; ``root/<class>/`` is divided
         by ``stratified``; images directly in ``root`` have no label and are only ``all``, unless
         their names are those of ImageNet's validation set.
 
@@ -38,23 +48,24 @@ class ImageFolder:
                 the split does not exist.
         """
         root = Path(source)
-        name = f"{root} ({split})"
+        name, unread = f"{root} ({split})", list[Path]()
         if not self.has_splits(source):
-            samples, classes = _labelled(root, root)
+            samples, classes = _labelled(root, root, unread)
             if not classes and split != "all":
                 raise DataError(
                     f"{root} has no class folders, so it cannot be divided for '{split}'",
                     "Put the images of each class into a folder named after it",
                 )
-            return Dataset(name, stratified(samples, split, seed), classes)
-        parts = ("train", "val") if split == "all" else (split,)
+            return Dataset(name, stratified(samples, split, seed), classes, _lost(unread))
+        held_out = _held_out_folder(root)
+        parts = {"train": ["train"], "val": [held_out], "all": ["train", held_out]}[split]
         samples, seen = [], set[str]()
         for part in parts:
             if not (root / part).is_dir():
                 if split == "all":
                     continue
                 raise DataError(f"{root} has no {part}/ folder", f"Add {root / part}/<class>/*.jpg")
-            found, classes = _labelled(root / part, root)
+            found, classes = _labelled(root / part, root, unread)
             if not classes:
                 raise DataError(
                     f"{root / part} has no class folders",
@@ -62,7 +73,16 @@ class ImageFolder:
                 )
             samples += found
             seen.update(classes)
-        return Dataset(name, samples, tuple(sorted(seen)))
+        return Dataset(name, samples, tuple(sorted(seen)), _lost(unread))
+
+
+def _held_out_folder(root: Path) -> str:
+    """Return the name of the folder of held-out images: val, or what there is in its place."""
+    *usual, last = HELD_OUT_FOLDERS
+    found = [part for part in usual if (root / part).is_dir()]
+    if (root / last).is_dir() and _entries(root / last)[0]:  # many a test/ has no labels
+        found.append(last)
+    return next(iter(found), usual[0])
 
 
 def class_identifier(folder: str) -> str:
@@ -76,9 +96,19 @@ def class_of_name(name: str) -> str | None:
     return match[1] if match else None
 
 
-def _labelled(folder: Path, root: Path) -> tuple[list[Sample], tuple[str, ...]]:
-    """List samples by class folder, in order of names; without class folders they have no class."""
-    folders, loose = _entries(folder)
+def _lost(unread: Iterable[Path]) -> tuple[DataError, ...]:
+    return tuple(
+        DataError(f"{path} is a picture of a kind that is not read", "Save it as JPEG or PNG")
+        for path in unread
+    )
+
+
+def _labelled(folder: Path, root: Path, unread: list[Path]) -> tuple[list[Sample], tuple[str, ...]]:
+    """List samples by class folder, in order of names; without class folders they have no class.
+
+    Pictures that are not read are added to ``unread``.
+    """
+    folders, loose = _entries(folder, unread)
     if folders and loose:
         raise DataError(
             f"{folder} has class folders and also loose images such as {loose[0]}",
@@ -102,10 +132,14 @@ def _labelled(folder: Path, root: Path) -> tuple[list[Sample], tuple[str, ...]]:
         by_class[label] = name
     samples: list[Sample] = []
     for label, name in by_class.items():
-        images = list(_images_below(folder / name))
+        before = len(unread)
+        images = list(_images_below(folder / name, unread))
         if not images:
+            count = len(unread) - before
+            but = f" but {count} of a kind that is not read, such as {unread[-1]}" if count else ""
             raise DataError(
-                f"class folder {folder / name} contains no images", "Add images, or remove it"
+                f"class folder {folder / name} contains no images{but}",
+                "Save them as JPEG or PNG" if count else "Add images, or remove it",
             )
         samples += _samples(folder / name, images, label, root)
     return samples, tuple(by_class)
@@ -123,8 +157,11 @@ def _flat(folder: Path, names: list[str], root: Path) -> tuple[list[Sample], tup
     return samples, synsets() if known else ()
 
 
-def _entries(folder: Path) -> tuple[list[str], list[str]]:
-    """List the subfolders and the images of a folder, sorted; hidden ones are left out."""
+def _entries(folder: Path, unread: list[Path] | None = None) -> tuple[list[str], list[str]]:
+    """List the subfolders and the images of a folder, sorted; hidden ones are left out.
+
+    Pictures that are not read are added to ``unread``.
+    """
     folders, images = [], []
     try:
         with os.scandir(folder) as entries:
@@ -135,6 +172,8 @@ def _entries(folder: Path) -> tuple[list[str], list[str]]:
                     folders.append(entry.name)
                 elif is_image(entry.name):
                     images.append(entry.name)
+                elif unread is not None and is_other_picture(entry.name):
+                    unread.append(folder / entry.name)
     except OSError as error:
         raise DataError(
             f"{folder} cannot be read ({error.strerror})", "Check the path and its permissions"
@@ -142,7 +181,7 @@ def _entries(folder: Path) -> tuple[list[str], list[str]]:
     return sorted(folders), sorted(images)
 
 
-def _images_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[str]:
+def _images_below(folder: Path, unread: list[Path], above: tuple[Path, ...] = ()) -> Iterator[str]:
     """Yield the images of a folder, then those of its subfolders, by their names within it.
 
     A link to a folder that the search has come through is not followed.
@@ -150,10 +189,10 @@ def _images_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[str]:
     here = folder.resolve()
     if here in above:
         return
-    folders, images = _entries(folder)
+    folders, images = _entries(folder, unread)
     yield from images
     for name in folders:
-        for image in _images_below(folder / name, (*above, here)):
+        for image in _images_below(folder / name, unread, (*above, here)):
             yield f"{name}/{image}"
 
 

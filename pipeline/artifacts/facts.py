@@ -3,7 +3,14 @@
 import contextlib
 import importlib.metadata
 
-from pydantic import BaseModel, ConfigDict, JsonValue, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    field_serializer,
+    model_validator,
+)
 
 from mobilenet_cli.calibration.grid import Grid
 from mobilenet_cli.data.preprocess import InputSpec
@@ -51,6 +58,14 @@ class Facts(BaseModel):
         if self.names and len(self.names) != len(self.classes):
             raise ValueError(f"{len(self.names)} names for {len(self.classes)} classes")
         return self
+
+    @field_serializer("input", mode="wrap")
+    def _input(self, spec: InputSpec, write: SerializerFunctionWrapHandler) -> dict[str, JsonValue]:
+        """Leave out what files before it did not say, so that the same model is the same file."""
+        written: dict[str, JsonValue] = write(spec)
+        if spec.convention == "keras":
+            written.pop("convention", None)
+        return written
 
 
 def versions(*distributions: str) -> dict[str, str]:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mobilenet_cli.calibration.kernels import TARGETS
-from mobilenet_cli.data.preprocess import decode, normalize, resize_and_crop
+from mobilenet_cli.data.decode import decode
+from mobilenet_cli.data.preprocess import normalize, square_of_bytes
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
 from mobilenet_cli.pipeline.artifacts.files import sha256_file, write_atomically
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
@@ -225,7 +226,7 @@ def _variant(
     kernels = _computes(target)
     running = SessionConfig(threads=1, integer_kernels=kernels)
     expected = _predict(source, model, images, running)
-    pixels = [resize_and_crop(Image.fromarray(image), spec)[None] for image in images]
+    pixels = [square_of_bytes(Image.fromarray(image), spec)[None] for image in images]
     found = {
         "pixels": _run(files["pixels"], "pixels", pixels, running),
         "image": _run(files["image"], "image", images, running),
@@ -309,7 +310,7 @@ def _predict(
     rows = []
     for image in images:
         values = normalize(
-            resize_and_crop(Image.fromarray(image), source.facts.input), source.facts.input
+            square_of_bytes(Image.fromarray(image), source.facts.input), source.facts.input
         )
         outputs = session.run(None, {model.graph.input[0].name: values[None]})[0].reshape(1, -1)
         rows.append(probabilities_of(logits_of(outputs, kind), kind == "sigmoid"))

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 from mobilenet_cli.calibration.graph.write_qdq import Writer
 from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.pipeline.deploying.pixels import PIXELS
+from mobilenet_cli.pipeline.errors import OptionError
 
 IMAGE = "image"
 FILTERS: dict[str, dict[str, Any]] = {
@@ -31,7 +32,15 @@ def take_image(model: onnx.ModelProto, spec: InputSpec) -> onnx.ModelProto:
     Args:
         model: as ``take_pixels`` makes it.
         spec: how an image is resized and cut.
+
+    Raises:
+        OptionError: that is TF-slim's way, which squashes the image.
     """
+    if spec.convention == "tf-slim":
+        raise OptionError(
+            "a model that prepares images as TF-slim does cannot be deployed yet",
+            "Import it again as an ONNX file with --normalization inception",
+        )
     taken, writer = onnx.ModelProto(), Writer()
     taken.CopyFrom(model)
     side = np.array([spec.resolution, spec.resolution])
@@ -39,9 +48,14 @@ def take_image(model: onnx.ModelProto, spec: InputSpec) -> onnx.ModelProto:
     writer.node("Shape", [IMAGE], "image_shape", start=0, end=2)
     writer.node("Cast", ["image_shape"], "image_size", to=TensorProto.DOUBLE)
     writer.node("ReduceMin", ["image_size"], "image_side", keepdims=0)
-    writer.node("Div", [resize, "image_side"], "image_scale")
-    writer.node("Mul", ["image_size", "image_scale"], "image_scaled")
-    writer.node("Round", ["image_scaled"], "image_rounded")
+    if spec.convention == "keras":
+        writer.node("Div", [resize, "image_side"], "image_scale")
+        writer.node("Mul", ["image_size", "image_scale"], "image_scaled")
+        writer.node("Round", ["image_scaled"], "image_rounded")
+    else:
+        writer.node("Mul", ["image_size", resize], "image_times")
+        writer.node("Div", ["image_times", "image_side"], "image_scaled")
+        writer.node("Floor", ["image_scaled"], "image_rounded")
     writer.node("Max", ["image_rounded", resize], "image_frame")
     writer.node("Cast", ["image_frame"], "frame", to=TensorProto.INT64)
     first = writer.constant("image_first", np.array([0]))
@@ -51,7 +65,15 @@ def take_image(model: onnx.ModelProto, spec: InputSpec) -> onnx.ModelProto:
     resized = FILTERS[spec.interpolation]
     writer.node("Resize", ["image_batch", "", "", "frame_shape"], "image_resized", **resized)
     writer.node("Sub", ["frame", writer.constant("crop_size", side)], "crop_spare")
-    writer.node("Div", ["crop_spare", writer.constant("crop_half", np.array([2]))], "crop_start")
+    if spec.convention == "torchvision":
+        half = writer.constant("crop_half", np.float64(0.5))
+        writer.node("Cast", ["crop_spare"], "crop_real", to=TensorProto.DOUBLE)
+        writer.node("Mul", ["crop_real", half], "crop_middle")
+        writer.node("Round", ["crop_middle"], "crop_whole")  # halves to even, as Python's
+        writer.node("Cast", ["crop_whole"], "crop_start", to=TensorProto.INT64)
+    else:
+        half = writer.constant("crop_half", np.array([2]))
+        writer.node("Div", ["crop_spare", half], "crop_start")
     writer.node("Add", ["crop_start", "crop_size"], "crop_end")
     axes = writer.constant("crop_axes", np.array([1, 2]))
     writer.node("Slice", ["image_resized", "crop_start", "crop_end", axes], PIXELS)

@@ -1,7 +1,7 @@
 """An ONNX classifier that another program exported is copied, with our facts inside."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -45,6 +45,8 @@ def read_onnx(path: Path, config: OnnxImportConfig) -> Imported:
     wanted = InputSpec.cropped(
         side, normalization=_normalization(path, normalized, config), gray=normalized.channels == 1
     )
+    if wanted.mean == NORMALIZATIONS["imagenet"].mean:  # as torchvision's models have it
+        wanted = replace(wanted, convention="torchvision")
     classes, names = listed_classes(path, outputs, config.classes)
     sha256 = sha256_file(path)
     facts = Facts(

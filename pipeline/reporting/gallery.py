@@ -4,8 +4,8 @@ import base64
 import io
 from collections.abc import Iterable
 
+from mobilenet_cli.data.decode import decode
 from mobilenet_cli.data.open_dataset import held_out
-from mobilenet_cli.data.preprocess import decode
 from mobilenet_cli.pipeline.errors import DataError
 
 SIDE = 128  # pixels

@@ -1,11 +1,14 @@
 """Data sets are opened by their form, and divided by class without overlap."""
 
+import os
 from collections import Counter
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from mobilenet_cli.data.decode import decode
 from mobilenet_cli.data.open_dataset import open_dataset
-from mobilenet_cli.data.preprocess import decode
 from mobilenet_cli.pipeline.errors import DataError
 
 
@@ -134,3 +137,59 @@ def test_file_that_vanishes_is_a_data_error(class_folders):
     (root / "cat" / "000.png").unlink()
     with pytest.raises(DataError, match=r"000\.png cannot be read"):
         sample.read()
+
+
+def image_tree(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(root / name, "PNG")
+    return root
+
+
+@pytest.mark.parametrize("held", ["val", "validation", "valid", "test"])
+def test_held_out_folders(tmp_path, held):
+    root = image_tree(tmp_path, "train/a/1.png", "train/b/2.png", f"{held}/a/3.png")
+    assert [s.key for s in open_dataset(str(root), "val").samples] == [f"{held}/a/3.png"]
+    assert [s.key for s in open_dataset(str(root), "train").samples] == [
+        "train/a/1.png",
+        "train/b/2.png",
+    ]
+
+
+def test_test_folder_without_labels_is_not_held_out(tmp_path):
+    root = image_tree(tmp_path, "train/a/1.png", "train/b/2.png", "test/3.png")
+    assert len(open_dataset(str(root), "all").samples) == 2
+
+
+def test_class_folders_win_over_archives_beside_them(tmp_path):
+    root = image_tree(tmp_path, "train/a/1.png", "train/b/2.png", "val/a/3.png")
+    (root / "ILSVRC2012_img_val.tar").write_bytes(bytes(1024))
+    assert [s.key for s in open_dataset(str(root), "val").samples] == ["val/a/3.png"]
+
+
+@pytest.mark.parametrize("end", ["pgm", "jfif", "jpe", "avif", "heic", "JPEG"])
+def test_names_of_images(tmp_path, end):
+    image_tree(tmp_path, f"a/1.{end}", "b/2.png")
+    assert len(open_dataset(str(tmp_path), "all").samples) == 2
+
+
+def test_pictures_of_other_kinds_are_named_and_counted(tmp_path):
+    root = image_tree(tmp_path, "a/1.png", "a/2.psd", "a/notes.txt", "b/3.png", "b/x/4.JP2")
+    lost = [error.what for error in open_dataset(str(root), "all").lost]
+    assert lost == [
+        f"{root / 'a/2.psd'} is a picture of a kind that is not read",
+        f"{root / 'b/x/4.JP2'} is a picture of a kind that is not read",
+    ]
+    (root / "b/3.png").unlink()
+    with pytest.raises(DataError, match=r"b contains no images but 1 of a kind .*x/4\.JP2"):
+        open_dataset(str(root), "all")
+
+
+def test_names_that_are_not_utf_8(tmp_path):
+    root = image_tree(tmp_path, os.fsdecode(b"a\xfc/\xe9.png"), "b/2.png")
+    found = open_dataset(str(root), "all")
+    assert found.classes == ("a\\xfc", "b")
+    assert found.samples[0].key == "a\\xfc/\\xe9.png"
+    assert found.samples[0].label == "a\\xfc"
+    assert found.samples[0].read()
+    assert len(found.fingerprint) == 64

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mobilenet_cli.data.decode import decode
 from mobilenet_cli.data.preprocess import (
     InputSpec,
-    decode,
+    frame,
     normalize,
+    offset,
     prepare,
     resize_and_crop,
 )
@@ -166,13 +168,13 @@ def test_one_pixel_is_enough(encoded):
 
 def test_huge_image_is_refused_before_it_is_decoded():
     header = b"P6 20000 20000 255\n"  # the pixels need not be there to be refused
-    with pytest.raises(DataError, match=r"huge\.ppm has 20000x20000 pixels, more than"):
+    with pytest.raises(DataError, match=r"huge\.ppm has 400,000,000 pixels, more than"):
         decode(header, "huge.ppm")
 
 
 def test_huge_png_is_refused(encoded):
     file = encoded(size=(20_000, 20_000), mode="1", color=0)
-    with pytest.raises(DataError, match="has 20000x20000 pixels"):
+    with pytest.raises(DataError, match="has 400,000,000 pixels"):
         decode(file, "huge.png")
 
 
@@ -223,3 +225,47 @@ def test_spec_refuses_nonsense():
     ):
         with pytest.raises(OptionError):
             InputSpec(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("convention", "size", "expected", "begin"),
+    [
+        ("keras", (500, 334), (383, 256), (79, 16)),
+        ("torchvision", (500, 334), (383, 256), (80, 16)),  # 79.5: halves to even
+        ("hugging-face", (500, 334), (383, 256), (79, 16)),
+        ("keras", (500, 333), (384, 256), (80, 16)),
+        ("torchvision", (500, 341), (375, 256), (76, 16)),  # 75.5
+        ("keras", (400, 267), (384, 256), (80, 16)),  # 383.52
+        ("torchvision", (400, 267), (383, 256), (80, 16)),
+        ("hugging-face", (267, 400), (256, 383), (16, 79)),
+    ],
+)
+def test_conventions_round_as_their_libraries(convention, size, expected, begin):
+    spec = InputSpec(convention=convention)
+    assert frame(size, spec, "x") == expected
+    assert offset(expected, spec) == begin
+
+
+def slim_reference(image: np.ndarray, side: int) -> np.ndarray:
+    """Compute tf.image.central_crop and tf.image.resize_bilinear pixel by pixel."""
+    height, width = image.shape[:2]
+    top, left = int((height - height * 0.875) / 2), int((width - width * 0.875) / 2)
+    cut = image[top : height - top, left : width - left].astype(float)
+    made = np.empty((side, side, 3))
+    for i in range(side):
+        for j in range(side):
+            y, x = i * (cut.shape[0] / side), j * (cut.shape[1] / side)
+            a, b = int(y), int(x)
+            c, d = min(a + 1, cut.shape[0] - 1), min(b + 1, cut.shape[1] - 1)
+            first = cut[a, b] + (cut[a, d] - cut[a, b]) * (x - b)
+            second = cut[c, b] + (cut[c, d] - cut[c, b]) * (x - b)
+            made[i, j] = first + (second - first) * (y - a)
+    return made
+
+
+@pytest.mark.parametrize("size", [(61, 47), (20, 90), (3, 5), (1, 1)])
+def test_tf_slim(encoded, size):
+    spec = InputSpec.cropped(32, convention="tf-slim")
+    file = encoded(size=size)
+    expected = slim_reference(np.asarray(decode(file, "x")), 32) / 127.5 - 1
+    np.testing.assert_allclose(prepare(file, "x", spec), expected.transpose(2, 0, 1), atol=1e-4)

@@ -15,9 +15,10 @@ from PIL import Image
 
 from mobilenet_cli.data import epoch_order as order
 from mobilenet_cli.data.dataset import Block, Dataset, Sample
+from mobilenet_cli.data.decode import decode
 from mobilenet_cli.data.epoch_order import epoch_order
 from mobilenet_cli.data.open_dataset import open_dataset
-from mobilenet_cli.data.preprocess import InputSpec, decode, resize_and_crop
+from mobilenet_cli.data.preprocess import InputSpec, resize_and_crop
 from mobilenet_cli.data.readers import parquet
 from mobilenet_cli.data.readers.files import read_file
 from mobilenet_cli.pipeline.artifacts.checkpoint import load_network
@@ -94,8 +95,8 @@ def test_each_row_group_is_read_once_an_epoch(tmp_path, encoded, monkeypatch):
     monkeypatch.setattr(order, "WINDOW_BYTES", 3 * block.bytes + 100)
     monkeypatch.setattr(parquet, "CACHE_BYTES", 6 * block.bytes + 200)
     opened: list[str] = []
-    real = parquet._open
-    monkeypatch.setattr(parquet, "_open", lambda path: opened.append(path) or real(path))
+    real = parquet.open_table
+    monkeypatch.setattr(parquet, "open_table", lambda path: opened.append(path) or real(path))
     labels = class_indices(dataset, dataset.classes)
     made = epoch_of(dataset.samples, labels, CentreCrop(SPEC), seed=0, epoch=0)
     seen = np.concatenate([batch.indices for batch in made])

@@ -68,4 +68,5 @@ def _input(config: dict[str, Any], prepare: dict[str, Any], resolution: int | No
         interpolation=RESAMPLE[prepare.get("resample", 2)],
         mean=(float(mean[0]), float(mean[1]), float(mean[2])),
         std=(float(std[0]), float(std[1]), float(std[2])),
+        convention="hugging-face",
     )

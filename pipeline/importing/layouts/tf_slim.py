@@ -57,7 +57,7 @@ def plan(file: WeightFile, resolution: int | None) -> TensorMapping:
         padding="same",
         bn_epsilon=1e-3,
         activation="relu6" if google else "relu",
-        input=InputSpec.cropped(side),
+        input=InputSpec.cropped(side, convention="tf-slim" if google else "keras"),
     )
 
 

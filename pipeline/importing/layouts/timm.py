@@ -87,4 +87,5 @@ def _input(file: WeightFile, resolution: int | None) -> InputSpec:
         interpolation=INTERPOLATIONS[config.get("interpolation", "bicubic")],
         mean=(float(mean[0]), float(mean[1]), float(mean[2])),
         std=(float(std[0]), float(std[1]), float(std[2])),
+        convention="torchvision",  # whose transforms timm puts together
     )

