@@ -21,6 +21,7 @@ from rich.console import Console
 from mobilenet_cli.pipeline.errors import MobilenetError, mendable
 from mobilenet_cli.pipeline.progress import bar, fetch_addresses
 from mobilenet_cli.pipeline.stopping import leave_quietly, stoppable
+from mobilenet_cli.reports.meant import Guided
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -100,7 +101,7 @@ def command(name: str) -> Callable[[Callable[P, Output]], Callable[P, Output]]:
         described = with_options(function)
         guarded.__signature__ = described  # type: ignore[attr-defined]  # functions do accept it
         guarded.__annotations__ = {n: p.annotation for n, p in described.parameters.items()}
-        app.command(name)(guarded)
+        app.command(name, cls=Guided)(guarded)
         return function
 
     return register

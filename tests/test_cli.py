@@ -96,6 +96,44 @@ def test_a_usage_error_exits_2():
         assert cli(*arguments).returncode == 2
 
 
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["train", "--lr", "0.1"], "--set learning_rate="),
+        (["train", "--batch-size", "8"], "--set batch="),
+        (["train", "--pretrained", "x"], "--init"),
+        (["train", "--imgsz", "96"], "--resolution"),
+        (["quantize", "--calibration-data", "x"], "--calib-dir"),
+        (["bench", "--device", "cuda"], "--provider"),
+        (["export", "--no-such-option"], ""),
+    ],
+)
+def test_what_options_are_called_elsewhere_leads_to_ours(arguments: list[str], meant: str):
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200", "NO_COLOR": "1"})
+    assert result.exit_code == 2
+    assert meant in result.stderr
+    assert ("Possible options" in result.stderr) == bool(meant)
+
+
+def test_flags_are_no_values_in_the_help():
+    text = CliRunner().invoke(app, ["bench", "--help"], env={"COLUMNS": "200"}).stdout
+    (line,) = (line for line in text.splitlines() if "--allow-fallback" in line)
+    assert "<bool>" not in line
+
+
+def test_a_run_that_fails_at_once_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["train", "--data", "gone", "--run", "new"])
+    assert result.exit_code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_package_is_the_program():
+    command = [sys.executable, "-m", "mobilenet_cli", "--version"]
+    made = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert made.stdout == cli("--version").stdout
+
+
 def test_debug_shows_the_traceback_of_what_can_be_mended_and_keeps_its_status():
     shown = cli("export", "--checkpoint", "gone.safetensors", "--debug")
     assert shown.returncode == 2

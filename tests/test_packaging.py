@@ -35,6 +35,7 @@ calibration/weights/reconstruct.py
 calibration/weights/reuse_dead_channels.py
 calibration/weights/rounding.py
 calibration/weights/trained_weights.py
+__main__.py
 cli.py
 data/__init__.py
 data/augment.py
@@ -205,6 +206,7 @@ reports/embed.py
 reports/html.py
 reports/latency_tables.py
 reports/markdown.py
+reports/meant.py
 reports/model_card.py
 reports/records/__init__.py
 reports/records/accuracy.py
@@ -237,7 +239,7 @@ def test_the_wheel_holds_exactly_these_files(tmp_path: Path):
     copy.mkdir()
     for folder in ("calibration", "data", "models", "pipeline", "reports", "tests"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("cli.py", "py.typed", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("__main__.py", "cli.py", "py.typed", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
     build = [
         sys.executable,

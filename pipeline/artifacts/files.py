@@ -116,14 +116,18 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def check_writable(path: Path) -> None:
-    """Find out before hours of work that their result cannot be written.
+    """Find out before hours of work that their result cannot be written, and leave nothing.
 
     Raises:
         StorageError: as ``write_atomically`` would.
     """
-    probe = path.with_name(f".{path.name}.probe")
+    missing = [folder for folder in path.parents if not folder.exists()]
+    probe = path.with_name(f".{path.name}.{secrets.token_hex(8)}.probe")
     write_atomically(probe, b"")
     probe.unlink(missing_ok=True)
+    for folder in missing:
+        with contextlib.suppress(OSError):  # somebody else uses it meanwhile
+            folder.rmdir()
 
 
 def _remove_abandoned(path: Path) -> None:

@@ -81,7 +81,8 @@ def parse_percent(text: str) -> float:
     """Read a percentage written as ``5%`` or ``5``, which is 0.05.
 
     Raises:
-        OptionError: not a number of at least zero.
+        OptionError: not a number of at least zero, or a fraction without a percent sign, which may
+            be meant as a fraction of one.
     """
     try:
         value = float(text.strip().removesuffix("%")) / 100
@@ -89,4 +90,9 @@ def parse_percent(text: str) -> float:
         value = -1.0
     if not 0 <= value < float("inf"):
         raise OptionError(f"'{text}' is not a percentage", "Write it like --max-slowdown 5%")
+    if 0 < value < 0.01 and not text.strip().endswith("%"):
+        raise OptionError(
+            f"'{text}' is less than one percent",
+            f"Write --max-slowdown {value * 10_000:g}% if that was meant, or {value * 100:g}%",
+        )
     return value

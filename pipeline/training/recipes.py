@@ -1,6 +1,7 @@
 """Networks are trained by recipes, one row each."""
 
 import dataclasses
+import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -216,6 +217,26 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
+# What other programs call the values of a recipe.
+ALIASES = {
+    "lr": "learning_rate",
+    "bs": "batch",
+    "batch_size": "batch",
+    "wd": "weight_decay",
+    "smoothing": "label_smoothing",
+    "warmup_epochs": "warmup",
+    "opt": "optimizer",
+}
+
+
+def _meant(name: str, text: str) -> str:
+    """Say which value of a recipe somebody meant, or list them all."""
+    known = (*CHOICES, *LIMITS)
+    plain = name.strip("-").replace("-", "_").lower()
+    near = ALIASES.get(plain) or next(iter(difflib.get_close_matches(plain, known, 1)), None)
+    return f"Write {near}={text}" if near else f"Write name=value with one of {', '.join(known)}"
+
+
 def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
     """Replace values of a recipe, each change written ``name=value``.
 
@@ -229,10 +250,7 @@ def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
             values[name] = text
             continue
         if name not in LIMITS:
-            raise OptionError(
-                f"'{change}' changes no value of a recipe",
-                f"Write name=value with one of {', '.join((*CHOICES, *LIMITS))}",
-            )
+            raise OptionError(f"'{change}' changes no value of a recipe", _meant(name, text))
         whole = Recipe.__dataclass_fields__[name].type is int
         try:
             value = int(text) if whole else float(text)

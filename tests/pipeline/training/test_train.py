@@ -278,6 +278,9 @@ def test_finetune_without_weights_is_refused() -> None:
         ("batch=2.5", "a whole number"),
         ("batch", "a whole number"),
         ("note=hello", "changes no value"),
+        ("lr=0.1", "Write learning_rate=0.1"),
+        ("batch_size=8", "Write batch=8"),
+        ("label_smothing=0.2", "Write label_smoothing=0.2"),
     ],
 )
 def test_changes_that_make_no_sense(change: str, problem: str) -> None:
