@@ -140,8 +140,11 @@ def build(
         )
         grids = choose_grids(network, ranges, target)
         reuse = reuse_dead_channels(network, statistics.low, statistics.high)
-        highest = {name: reuse.repeat_channels(name, v) for name, v in statistics.high.items()}
-        factors = channel_factors(network, highest, ranges)
+        lowest, highest = (
+            {name: reuse.repeat_channels(name, values) for name, values in ends.items()}
+            for ends in (statistics.low, statistics.high)
+        )
+        factors = channel_factors(network, lowest, highest, ranges)
 
     def as_coded(name: str, values: NDArray[Any]) -> NDArray[Any]:
         values = reuse.repeat(name, values)

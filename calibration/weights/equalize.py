@@ -20,6 +20,7 @@ from mobilenet_cli.calibration.graph.parse import GraphStep, Linear, Network
 
 MARGIN = 1.3  # how far beyond the largest value seen a scaled channel may still go
 LARGEST = 100.0
+SILENT = 1e12  # times as large could be a channel that is always 0
 # A depthwise reader has one scale per channel and absorbs any factor. A dense one shares a scale
 # between channels, and large factors would take precision from the others: the square root.
 DEPTHWISE_POWER, DENSE_POWER = 1.0, 0.5
@@ -27,6 +28,7 @@ DEPTHWISE_POWER, DENSE_POWER = 1.0, 0.5
 
 def channel_factors(
     network: Network,
+    smallest: dict[str, NDArray[np.float64]],
     largest: dict[str, NDArray[np.float64]],
     ranges: dict[str, tuple[float, float]],
 ) -> dict[str, NDArray[np.float64]]:
@@ -34,6 +36,7 @@ def channel_factors(
 
     Args:
         network: the parsed model.
+        smallest: per tensor, the smallest value of each channel on the calibration images.
         largest: per tensor, the largest value of each channel on the calibration images.
         ranges: per tensor, what its codes will cover; a channel that exceeds it is not scaled.
     """
@@ -43,26 +46,25 @@ def channel_factors(
         if reader is None:
             continue
         depthwise = network.linears[reader.output].depthwise
-        factors[step.output] = _factors(
-            largest[step.output],
-            ranges[step.output][1],
-            DEPTHWISE_POWER if depthwise else DENSE_POWER,
-        )
+        low, high = ranges[step.output]
+        room = _room(largest[step.output], high)
+        if step.low != 0.0:
+            room = np.minimum(room, _room(-smallest[step.output], -low))
+        factors[step.output] = _factors(room, DEPTHWISE_POWER if depthwise else DENSE_POWER)
     return factors
 
 
-def _factors(peak: NDArray[np.float64], ceiling: float, power: float) -> NDArray[np.float64]:
-    """Choose the factors of one tensor [channels].
+def _room(peak: NDArray[np.float64], ceiling: float) -> NDArray[np.float64]:
+    """Return by how much each channel could grow [channels]; without end where it is 0."""
+    if ceiling <= 0:
+        return np.full_like(peak, SILENT)
+    return ceiling / np.maximum(MARGIN * peak, ceiling / SILENT)
 
-    Args:
-        peak: the largest value of each channel [channels].
-        ceiling: the largest value that the tensor's codes cover.
-        power: how much of the room is used.
-    """
-    if ceiling <= 0 or not (peak > 0).any():
-        return np.ones_like(peak)
-    room = ceiling / np.maximum(MARGIN * peak, ceiling * 1e-12)
-    typical = float(np.median(room[peak > 0]))
+
+def _factors(room: NDArray[np.float64], power: float) -> NDArray[np.float64]:
+    """Choose the factors of one tensor [channels], given how much each could grow [channels]."""
+    live = room[room < SILENT]
+    typical = float(np.median(live)) if len(live) else 1.0
     base = np.minimum(room, typical) if typical > LARGEST else np.ones_like(room)
     base = np.maximum(base, 1.0)
     factors: NDArray[np.float64] = base * np.clip(room / base, 1.0, LARGEST) ** power
@@ -70,9 +72,9 @@ def _factors(peak: NDArray[np.float64], ceiling: float, power: float) -> NDArray
 
 
 def _scalable_reader(network: Network, step: GraphStep) -> GraphStep | None:
-    """Return the linear step that alone reads ``step``'s output, if ``step`` ends in a ReLU."""
+    """Return the linear step that alone reads what ``step``, a ReLU or no activation, makes."""
     readers = network.consumers(step.output)
-    if step.kind != "linear" or step.low != 0.0 or step.output == network.output:
+    if step.kind != "linear" or step.node.op_type != "Conv" or step.output == network.output:
         return None
     if len(readers) != 1 or readers[0].kind != "linear" or readers[0].node.op_type != "Conv":
         return None

@@ -38,6 +38,11 @@ def peaks(network):
     return found
 
 
+def nothing(peaks):
+    """The smallest values behind ReLUs."""
+    return {name: np.zeros_like(values) for name, values in peaks.items()}
+
+
 def whole(peaks):
     """Ranges that clip nothing."""
     return {name: (0.0, float(values.max())) for name, values in peaks.items()}
@@ -45,13 +50,13 @@ def whole(peaks):
 
 def test_no_channel_is_scaled_beyond_a_range_that_clips(network, peaks):
     ranges = {name: (0.0, 0.5 * high) for name, (_, high) in whole(peaks).items()}
-    for name, factor in channel_factors(network, peaks, ranges).items():
+    for name, factor in channel_factors(network, nothing(peaks), peaks, ranges).items():
         assert (factor[peaks[name] >= ranges[name][1]] == 1).all()
         assert (factor * peaks[name])[factor > 1].max() <= ranges[name][1] / MARGIN * (1 + 1e-9)
 
 
 def test_scaled_up_only_and_not_beyond_the_range(network, peaks):
-    factors = channel_factors(network, peaks, whole(peaks))
+    factors = channel_factors(network, nothing(peaks), peaks, whole(peaks))
     assert len(factors) == 26  # all but the last convolution, which pooling reads
     for name, factor in factors.items():
         assert (factor >= 1).all()
@@ -61,7 +66,9 @@ def test_scaled_up_only_and_not_beyond_the_range(network, peaks):
 
 def test_activation_without_a_bound_at_zero_is_left_alone(network, peaks):
     peaks = peaks | {"logits": np.ones(10)}
-    assert network.steps[-1].output not in channel_factors(network, peaks, whole(peaks))
+    assert network.steps[-1].output not in channel_factors(
+        network, nothing(peaks), peaks, whole(peaks)
+    )
 
 
 def convolve(x, linear, step):
@@ -83,7 +90,7 @@ def convolve(x, linear, step):
 
 def test_function_is_unchanged_below_the_bounds(network, peaks):
     """ReLU without its upper bound is homogeneous, so the scaled network is the same function."""
-    factors = channel_factors(network, peaks, whole(peaks))
+    factors = channel_factors(network, nothing(peaks), peaks, whole(peaks))
     inputs = {s.output: s.inputs[0] for s in network.steps if s.kind == "linear"}
     scaled = equalize_channels(network.linears, inputs, factors)
     x = np.random.default_rng(1).uniform(-1, 1, (3, 32, 32))
