@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.metadata
+from typing import Any
 
 from pydantic import (
     BaseModel,
@@ -60,9 +61,9 @@ class Facts(BaseModel):
         return self
 
     @field_serializer("input", mode="wrap")
-    def _input(self, spec: InputSpec, write: SerializerFunctionWrapHandler) -> dict[str, JsonValue]:
+    def _input(self, spec: InputSpec, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what files before it did not say, so that the same model is the same file."""
-        written: dict[str, JsonValue] = write(spec)
+        written: dict[str, Any] = write(spec)
         if spec.convention == "keras":
             written.pop("convention", None)
         return written

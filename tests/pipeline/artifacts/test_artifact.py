@@ -201,6 +201,14 @@ def test_unknown_facts_survive_and_missing_ones_take_defaults():
     assert facts.model == FACTS.model
 
 
+def test_convention_is_left_out_where_it_is_what_files_before_had():
+    assert "convention" not in json.loads(FACTS.model_dump_json())["input"]
+    spec = replace(FACTS.input, convention="torchvision")
+    facts = FACTS.model_copy(update={"input": spec})
+    assert Facts.model_validate_json(facts.model_dump_json()).input == spec
+    assert facts.model_dump()["input"]["mean"] == (0.1, 0.2, 0.3)
+
+
 def test_is_current(tmp_path):
     path = tmp_path / "fp32.onnx"
     assert not current(path)
