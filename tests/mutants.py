@@ -11,7 +11,6 @@ import faulthandler
 import io
 import json
 import random
-import resource
 import struct
 import sys
 import traceback
@@ -411,6 +410,13 @@ def damaged_safetensors(draw: Random, content: bytes) -> bytes:
     return struct.pack("<Q", len(text)) + text + content[8 + length :]
 
 
+def peak_mb() -> float:
+    """Read this process's peak; ``ru_maxrss`` would start from the parent's, which fork copies."""
+    status = Path("/proc/self/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
 def main(folder: Path, first: int, last: int) -> None:
     """Try the numbers from ``first`` to before ``last``."""
     attempts = Attempts(folder)
@@ -428,7 +434,7 @@ def main(folder: Path, first: int, last: int) -> None:
             except Exception:
                 print(json.dumps({"number": number, "traceback": traceback.format_exc()}))
             faulthandler.cancel_dump_traceback_later()
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            peak = peak_mb()
             if peak > PEAK_MB:
                 print(json.dumps({"number": number, "traceback": f"peak of {peak:.0f} MB"}))
                 break

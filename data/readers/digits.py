@@ -38,7 +38,7 @@ class Digits:
         """
         try:
             from sklearn.datasets import load_digits
-        except ImportError as error:
+        except ModuleNotFoundError as error:
             raise DataError(
                 "the digits come with scikit-learn, which is not installed",
                 'Install it with: pip install "mobilenet-cli[train]", or pass a folder of images',

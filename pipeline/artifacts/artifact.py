@@ -1,5 +1,6 @@
 """An artifact is a model file that knows where it came from; it is written and read here."""
 
+import contextlib
 import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,8 +18,13 @@ from mobilenet_cli.pipeline.artifacts.file_kinds import (
     not_a_model,
 )
 from mobilenet_cli.pipeline.artifacts.files import is_checkpoint, sha256_file, write_atomically
-from mobilenet_cli.pipeline.artifacts.sidecar import Sidecar, read_sidecar, write_sidecar
-from mobilenet_cli.pipeline.errors import MobilenetError, ModelError
+from mobilenet_cli.pipeline.artifacts.sidecar import (
+    Sidecar,
+    read_sidecar,
+    sidecar_path,
+    write_sidecar,
+)
+from mobilenet_cli.pipeline.errors import MobilenetError, ModelError, StorageError
 
 MAX_TENSORS = 20_000  # of a checkpoint; networks here have some hundred
 # What a stage measured. A function that takes any artifact asks for ``Artifact`` alone.
@@ -72,14 +78,25 @@ def save_artifact(path: Path, content: bytes, facts: Facts, record: M) -> Artifa
     """Write a model file whose facts are already embedded in ``content``, and its sidecar.
 
     The model comes last: where it is new everything is there, and a kill between the two leaves
-    the old model, which its sidecar no longer describes, so the stage runs again.
+    the old model, which its sidecar no longer describes, so the stage runs again. Where the model
+    cannot be written, both files are as they were.
 
     Raises:
         StorageError: one of the two cannot be written.
     """
     artifact = Artifact(path, hashlib.sha256(content).hexdigest(), facts, record)
+    beside = sidecar_path(path)
+    earlier = beside.read_bytes() if beside.is_file() else None
     write_sidecar(path, Sidecar(artifact.sha256, facts, record.model_dump(mode="json")))
-    write_atomically(path, content)
+    try:
+        write_atomically(path, content)
+    except BaseException:
+        with contextlib.suppress(OSError, StorageError):  # what is told is the first error
+            if earlier is None:
+                beside.unlink()
+            else:
+                write_atomically(beside, earlier)
+        raise
     return artifact
 
 

@@ -103,6 +103,10 @@ def with_facts(model: onnx.ModelProto, facts: Facts) -> bytes:
     copy.CopyFrom(model)
     kept = {p.key: p.value for p in copy.metadata_props}
     onnx.helper.set_model_props(copy, kept | {METADATA_KEY: facts.model_dump_json()})
+    if not all(value.type.tensor_type.HasField("shape") for value in copy.graph.output):
+        inferred = onnx.shape_inference.infer_shapes(copy).graph.output  # people leave it out
+        for value, known in zip(copy.graph.output, inferred, strict=True):
+            value.CopyFrom(known)
     serialized: bytes = copy.SerializeToString(deterministic=True)
     try:
         onnx.checker.check_model(serialized, full_check=True)

@@ -13,6 +13,7 @@ import pytest
 
 from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.models.spec import ModelSpec
+from mobilenet_cli.pipeline.artifacts import artifact as artifact_module
 from mobilenet_cli.pipeline.artifacts.artifact import (
     load_artifact,
     load_with_record,
@@ -312,3 +313,24 @@ def test_versions_leave_out_what_is_not_installed():
     found = versions("numpy", "no-such-distribution")
     assert found["numpy"][0].isdigit()
     assert "no-such-distribution" not in found
+
+
+def test_a_model_that_cannot_be_written_leaves_both_files(tmp_path, monkeypatch):
+    path = tmp_path / "model.onnx"
+    facts = Facts(stage="export", input=InputSpec(resolution=32, resize=32), classes=())
+    save_artifact(path, b"old", facts, Record())
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    real = artifact_module.write_atomically
+
+    def full(target, content):
+        if content == b"new":
+            raise StorageError("the disk is full", "Free some space")
+        real(target, content)
+
+    monkeypatch.setattr(artifact_module, "write_atomically", full)
+    with pytest.raises(StorageError, match="the disk is full"):
+        save_artifact(path, b"new", facts.model_copy(update={"data": "other"}), Record())
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    with pytest.raises(StorageError):
+        save_artifact(tmp_path / "first.onnx", b"new", facts, Record())
+    assert not (tmp_path / "first.onnx.json").exists()
