@@ -208,6 +208,7 @@ reports/latency_tables.py
 reports/markdown.py
 reports/meant.py
 reports/model_card.py
+reports/options.py
 reports/records/__init__.py
 reports/records/accuracy.py
 reports/records/base.py
