@@ -43,7 +43,7 @@ Channels = Literal["RGB", "BGR", "gray"]
 # Of red, green and blue in gray, ITU-R BT.601 as Pillow has it: in 65536ths.
 LUMA = (19595, 38470, 7471)
 MAX_RESOLUTION = 1024  # 12 MB an image, and ten times that behind the first layer
-Convention = Literal["keras", "torchvision", "hugging-face", "tf-slim"]
+Convention = Literal["keras", "torchvision", "hugging-face", "tf-slim", "stretch"]
 CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 SLIM_FRACTION = 0.875  # of each side, slim/preprocessing/inception_preprocessing.py
 MAX_FRAME = MAX_PIXELS // 4  # pixels of an image that is resized; 0.09 GB
@@ -66,6 +66,7 @@ class InputSpec:
     * ``tf-slim``: the centre of ``SLIM_FRACTION`` of both sides is squashed to the square by
       bilinear interpolation without antialiasing (models/research/slim/preprocessing/
       inception_preprocessing.py, ``preprocess_for_eval``).
+    * ``stretch``: nothing is cut; the whole image is resized to the square, as detectors do.
 
     Attributes:
         resolution: side of the network's input in pixels.
@@ -99,6 +100,12 @@ class InputSpec:
                 f"cannot cut {self.resolution} pixels from an image resized to {self.resize}",
                 "Choose a resolution of at least 1 and a resize of at least the resolution",
             )
+        if self.convention == "stretch" and self.resize != self.resolution:
+            raise OptionError(
+                f"an image that is stretched to {self.resolution} pixels has no frame of "
+                f"{self.resize} pixels",
+                "Give the same resize and resolution",
+            )
         if self.interpolation not in RESAMPLING:
             raise OptionError(
                 f"unknown interpolation '{self.interpolation}'",
@@ -119,6 +126,15 @@ class InputSpec:
     def shape(self) -> tuple[int, int, int]:
         """Return the shape of one image as the network takes it: [channels, rows, columns]."""
         return (1 if self.channels == "gray" else 3, self.resolution, self.resolution)
+
+    @classmethod
+    def stretched(cls, resolution: int, normalization: str = "inception") -> "InputSpec":
+        """Return the input of a network that sees whole images, resized to a square.
+
+        Raises:
+            OptionError: the normalization cannot be understood.
+        """
+        return cls.cropped(resolution, 1.0, normalization, convention="stretch")
 
     @classmethod
     def cropped(
@@ -256,6 +272,8 @@ def frame(size: tuple[int, int], spec: InputSpec, key: str) -> tuple[int, int]:
     Raises:
         DataError: more than ``MAX_FRAME`` pixels.
     """
+    if spec.convention == "stretch":
+        return spec.resolution, spec.resolution
     short = min(size)
     if spec.convention == "keras":
         scale = spec.resize / short

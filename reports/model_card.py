@@ -102,12 +102,17 @@ def preparation(model: ArtifactRecord) -> str:
         if 0 < len(model.classes) <= 20
         else "The class list, in this order, is inside the file: key `mobilenet_cli`, `classes`."
     )
+    scaled = (
+        f"to {side}×{side}"
+        if spec.convention == "stretch"
+        else f"so that its short side has {spec.resize} pixels, the central {side}×{side} are cut "
+        "out"
+    )
     return (
         f"Input `{code(model.input_name)}`: float32, [N, {depth}, {side}, {side}] (images, "
         f"channels {spec.channels}, rows, columns). An upright 8-bit image is scaled "
-        f"({spec.interpolation}) so that its short side has {spec.resize} pixels, the central "
-        f"{side}×{side} are cut out, and each value v becomes (v / 255 - mean) / std with mean "
-        f"{mean} and std {std}. Output: {gives.format(f'float32, [N, {count}]')}. {order}"
+        f"({spec.interpolation}) {scaled}, and each value v becomes (v / 255 - mean) / std with "
+        f"mean {mean} and std {std}. Output: {gives.format(f'float32, [N, {count}]')}. {order}"
     )
 
 
@@ -120,6 +125,14 @@ def python(model: ArtifactRecord) -> str:
     made = "logits" if model.output == "logits" else "outputs"
     shares = "np.exp(logits[0] - logits[0].max())" if made == "logits" else "outputs[0]"
     total = "" if model.output == "sigmoid" else " / shares.sum()"
+    cut = f"""ratio = {spec.resize} / min(image.size)
+size = [max({spec.resize}, round(side * ratio)) for side in image.size]
+image = image.resize(size, Image.Resampling.{spec.interpolation.upper()})
+left, top = ((side - {spec.resolution}) // 2 for side in size)
+image = image.crop((left, top, left + {spec.resolution}, top + {spec.resolution}))"""
+    if spec.convention == "stretch":
+        size = (spec.resolution, spec.resolution)
+        cut = f"image = image.resize({size}, Image.Resampling.{spec.interpolation.upper()})"
     return f"""import json
 import numpy as np
 import onnxruntime
@@ -128,11 +141,7 @@ from PIL import Image, ImageOps
 session = onnxruntime.InferenceSession("{code(model.file)}", providers=["CPUExecutionProvider"])
 facts = json.loads(session.get_modelmeta().custom_metadata_map["mobilenet_cli"])
 image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")
-ratio = {spec.resize} / min(image.size)
-size = [max({spec.resize}, round(side * ratio)) for side in image.size]
-image = image.resize(size, Image.Resampling.{spec.interpolation.upper()})
-left, top = ((side - {spec.resolution}) // 2 for side in size)
-image = image.crop((left, top, left + {spec.resolution}, top + {spec.resolution})){mode}
+{cut}{mode}
 pixels = np.asarray(image, np.float32){turned} / 255
 pixels = (pixels - np.float32({list(spec.mean[:depth])})) / np.float32({list(spec.std[:depth])})
 ({made},) = session.run(None, {{"{code(model.input_name)}": pixels.transpose(2, 0, 1)[None]}})

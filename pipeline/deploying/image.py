@@ -44,20 +44,7 @@ def take_image(model: onnx.ModelProto, spec: InputSpec) -> onnx.ModelProto:
     taken, writer = onnx.ModelProto(), Writer()
     taken.CopyFrom(model)
     side = np.array([spec.resolution, spec.resolution])
-    resize = writer.constant("image_short", np.float64(spec.resize))
-    writer.node("Shape", [IMAGE], "image_shape", start=0, end=2)
-    writer.node("Cast", ["image_shape"], "image_size", to=TensorProto.DOUBLE)
-    writer.node("ReduceMin", ["image_size"], "image_side", keepdims=0)
-    if spec.convention == "keras":
-        writer.node("Div", [resize, "image_side"], "image_scale")
-        writer.node("Mul", ["image_size", "image_scale"], "image_scaled")
-        writer.node("Round", ["image_scaled"], "image_rounded")
-    else:
-        writer.node("Mul", ["image_size", resize], "image_times")
-        writer.node("Div", ["image_times", "image_side"], "image_scaled")
-        writer.node("Floor", ["image_scaled"], "image_rounded")
-    writer.node("Max", ["image_rounded", resize], "image_frame")
-    writer.node("Cast", ["image_frame"], "frame", to=TensorProto.INT64)
+    _write_frame(writer, spec)
     first = writer.constant("image_first", np.array([0]))
     writer.node("Unsqueeze", [IMAGE, first], "image_batch")
     ends = [writer.constant(f"image_{n}", np.array([n])) for n in (1, 3)]
@@ -84,3 +71,24 @@ def take_image(model: onnx.ModelProto, spec: InputSpec) -> onnx.ModelProto:
     size = ("rows", "columns", 3)
     taken.graph.input.append(helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, size))
     return taken
+
+
+def _write_frame(writer: Writer, spec: InputSpec) -> None:
+    """Write what makes ``frame``: the rows and columns that the image is resized to."""
+    if spec.convention == "stretch":
+        writer.constant("frame", np.array([spec.resolution, spec.resolution]))
+        return
+    resize = writer.constant("image_short", np.float64(spec.resize))
+    writer.node("Shape", [IMAGE], "image_shape", start=0, end=2)
+    writer.node("Cast", ["image_shape"], "image_size", to=TensorProto.DOUBLE)
+    writer.node("ReduceMin", ["image_size"], "image_side", keepdims=0)
+    if spec.convention == "keras":
+        writer.node("Div", [resize, "image_side"], "image_scale")
+        writer.node("Mul", ["image_size", "image_scale"], "image_scaled")
+        writer.node("Round", ["image_scaled"], "image_rounded")
+    else:
+        writer.node("Mul", ["image_size", resize], "image_times")
+        writer.node("Div", ["image_times", "image_side"], "image_scaled")
+        writer.node("Floor", ["image_scaled"], "image_rounded")
+    writer.node("Max", ["image_rounded", resize], "image_frame")
+    writer.node("Cast", ["image_frame"], "frame", to=TensorProto.INT64)

@@ -54,6 +54,7 @@ class InputRecord(Record):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     channels: str
+    convention: str = "keras"
 
 
 class ArtifactRecord(Record):

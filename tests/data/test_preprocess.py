@@ -238,10 +238,12 @@ def test_spec_refuses_nonsense():
         ("keras", (400, 267), (384, 256), (80, 16)),  # 383.52
         ("torchvision", (400, 267), (383, 256), (80, 16)),
         ("hugging-face", (267, 400), (256, 383), (16, 79)),
+        ("stretch", (267, 400), (224, 224), (0, 0)),
+        ("stretch", (3, 90_000), (224, 224), (0, 0)),
     ],
 )
 def test_conventions_round_as_their_libraries(convention, size, expected, begin):
-    spec = InputSpec(convention=convention)
+    spec = InputSpec.cropped(224, 1.0 if convention == "stretch" else 0.875, convention=convention)
     assert frame(size, spec, "x") == expected
     assert offset(expected, spec) == begin
 

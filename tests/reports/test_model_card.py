@@ -34,15 +34,20 @@ def test_the_lines_of_python_give_the_programs_answer(
     assert run.stdout.splitlines() == [f"{g.probability:.1%} {g.name}" for g in found.guesses]
 
 
-@pytest.mark.parametrize("ending", ["Softmax", "Sigmoid"])
+@pytest.mark.parametrize(
+    ("ending", "spec"),
+    [
+        ("Softmax", InputSpec.cropped(32, normalization="gray 0.4/0.2", gray=True)),
+        ("Sigmoid", InputSpec.cropped(32, 1.0, "gray 0.4/0.2", gray=True, convention="stretch")),
+    ],
+)
 def test_the_lines_of_python_for_gray_images_and_probabilities(
-    ending: str, small_graph: Any, tmp_path: Path, encoded: Any
+    ending: str, spec: InputSpec, small_graph: Any, tmp_path: Path, encoded: Any
 ) -> None:
     g = small_graph(("N", 1, 32, 32))
     g.head(g.node("Relu", g.conv("x", 1, 8)), 8, output="logits")
     g.node(ending, "logits", output="y")
     names = ("cat", "cow", "dog")
-    spec = InputSpec.cropped(32, normalization="gray 0.4/0.2", gray=True)
     facts = Facts(stage="import", input=spec, classes=names)
     model = save_artifact(tmp_path / "m.onnx", with_facts(g.model(), facts), facts, Record())
     photo = tmp_path / "photo.jpg"

@@ -109,9 +109,12 @@ def test_any_preprocessing_is_the_same_from_pixels(normalization: str, side: int
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
 @pytest.mark.parametrize("size", [(40, 32), (32, 32), (333, 97), (61, 120), (7, 9)])
-@pytest.mark.parametrize("convention", ["keras", "torchvision", "hugging-face"])
+@pytest.mark.parametrize("convention", ["keras", "torchvision", "hugging-face", "stretch"])
 def test_an_image_is_resized_and_cut_as_pillow_does(encoded, size, interpolation, convention):
-    spec = InputSpec(resolution=32, resize=37, interpolation=interpolation, convention=convention)
+    resize = 32 if convention == "stretch" else 37
+    spec = InputSpec(
+        resolution=32, resize=resize, interpolation=interpolation, convention=convention
+    )
     image = decode(encoded(size=size), "image")
     expected = normalize(resize_and_crop(image, spec), spec)
     taking = take_image(take_pixels(identity(spec, codes=False), spec), spec)
@@ -119,7 +122,8 @@ def test_an_image_is_resized_and_cut_as_pillow_does(encoded, size, interpolation
     session = open_session(taking.SerializeToString())
     found = session.run(None, {"image": np.asarray(image)})[0][0]
     levels = np.abs(found - expected) * 127.5
-    assert levels.max() < 1.01  # one level, where a sum rounds the other way
+    # one level, where a sum rounds the other way; two where Pillow resamples columns first
+    assert levels.max() < (2.01 if convention == "stretch" else 1.01)
     assert (levels > 0.5).mean() < 0.06  # most at ratios such as 72:120, which have many ties
 
 
