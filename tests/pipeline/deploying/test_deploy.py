@@ -122,9 +122,11 @@ def test_an_image_is_resized_and_cut_as_pillow_does(encoded, size, interpolation
     session = open_session(taking.SerializeToString())
     found = session.run(None, {"image": np.asarray(image)})[0][0]
     levels = np.abs(found - expected) * 127.5
-    # one level, where a sum rounds the other way; two where Pillow resamples columns first
-    assert levels.max() < (2.01 if convention == "stretch" else 1.01)
-    assert (levels > 0.5).mean() < 0.06  # most at ratios such as 72:120, which have many ties
+    # Of tall images that are stretched, Pillow resamples columns first.
+    columns_first = convention == "stretch" and size[1] > size[0]
+    assert levels.max() < (2.01 if columns_first else 1.01)  # where sums round the other way
+    # most at ratios such as 72:120, which have many ties
+    assert (levels > 0.5).mean() < (0.2 if columns_first else 0.06)
 
 
 def test_a_package_has_what_its_manifest_says(package):
