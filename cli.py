@@ -134,6 +134,11 @@ def say(message: str, style: str = "") -> None:
     console.print(printable(message), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
+def told(text: Callable[[Any], str]) -> Callable[[Any], None]:
+    """Return what says a record's text to the user."""
+    return lambda record: say(text(record))
+
+
 def show(output: Output, as_json: bool) -> None:
     """Print a command's result, and leave with its status."""
     from mobilenet_cli.reports.terminal import printable
@@ -249,7 +254,8 @@ def train_command(
     target_run = run_named(new_run or resolve(config).run_name)
     fetch(data)
     with progress_bar("training", "images") as progress, interruption(target_run.name) as stop:
-        made = train(config, target_run.checkpoint, progress, stop)
+        tell = told(terminal.training_text)
+        made = train(config, target_run.checkpoint, progress, stop, tell)
     if int(os.environ.get("RANK", "0")):
         raise typer.Exit  # of several processes the first one speaks
     known = {"run": target_run.name, "checkpoint": str(made.path)}
@@ -573,7 +579,7 @@ def run_command(
     )
     target_run = run_named(new_run or resolve(training).run_name)
     fetch(data, calib_dir)
-    result = run_chain(target_run, config, progress_bar)
+    result = run_chain(target_run, config, progress_bar, told(terminal.training_text))
     for note in terminal.chain_notes(result.skipped, result.replaced):
         say(note)
     return reported(result.as_document(), terminal.report_text(result.report), result.report_paths)

@@ -39,10 +39,12 @@ from mobilenet_cli.reports.records.conversion import ExportRecord, SimplifyRecor
 from mobilenet_cli.reports.records.latency import BenchRecord
 from mobilenet_cli.reports.records.quantization import QuantizeRecord
 from mobilenet_cli.reports.records.run import ReportRecord
-from mobilenet_cli.reports.records.training import TrainRecord
+from mobilenet_cli.reports.records.training import EpochRecord, TrainingStart, TrainRecord
 
 # Given a stage's name and its unit of work, shows its progress while it runs.
 Watch = Callable[[str, str], AbstractContextManager[Progress]]
+# Is told what a training starts with, and each epoch's result.
+Tell = Callable[[TrainingStart | EpochRecord], None]
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,9 @@ class ChainStage:
     make: Callable[[Sequence[Artifact], Progress], Artifact[BaseModel]]
 
 
-def stages_of(run: Run, config: ChainConfig, training: ResolvedTraining) -> tuple[ChainStage, ...]:
+def stages_of(
+    run: Run, config: ChainConfig, training: ResolvedTraining, tell: Tell
+) -> tuple[ChainStage, ...]:
     """Return the stages from images to int8."""
     return (
         ChainStage(
@@ -129,7 +133,7 @@ def stages_of(run: Run, config: ChainConfig, training: ResolvedTraining) -> tupl
             run.checkpoint,
             TrainRecord,
             training.recorded,
-            lambda _, progress: _train(run, config.train, progress),
+            lambda _, progress: _train(run, config.train, progress, tell),
         ),
         ChainStage(
             "export",
@@ -155,13 +159,21 @@ def stages_of(run: Run, config: ChainConfig, training: ResolvedTraining) -> tupl
     )
 
 
-def _train(run: Run, config: TrainConfig, progress: Progress) -> Artifact[TrainRecord]:
+def _train(run: Run, config: TrainConfig, progress: Progress, tell: Tell) -> Artifact[TrainRecord]:
     with interruption(run.name) as stop:
-        return train(config, run.checkpoint, progress, stop)
+        return train(config, run.checkpoint, progress, stop, tell)
 
 
-def run_chain(run: Run, config: ChainConfig, watch: Watch) -> ChainResult:
+def run_chain(
+    run: Run, config: ChainConfig, watch: Watch, tell: Tell = lambda _: None
+) -> ChainResult:
     """Bring a run up to date.
+
+    Args:
+        run: the run.
+        config: the settings of every stage.
+        watch: shows the progress of a stage.
+        tell: is told what the training starts with, and each epoch's result.
 
     Raises:
         OptionError: training would replace imported or fine-tuned weights by others.
@@ -171,7 +183,7 @@ def run_chain(run: Run, config: ChainConfig, watch: Watch) -> ChainResult:
     _refuse_replacing(run, training.parent)
     skipped: list[str] = []
     models: list[Artifact[BaseModel]] = []
-    for stage in stages_of(run, config, training):
+    for stage in stages_of(run, config, training, tell):
         parent = models[-1].sha256 if models else training.parent
         if is_current(stage.out, stage.name, parent, stage.settings):
             skipped.append(stage.name)

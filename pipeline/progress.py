@@ -1,6 +1,7 @@
 """How far a stage is: what it tells, and the bar that shows it."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
@@ -26,16 +27,24 @@ def bar(console: "Console", title: str, unit: str) -> Iterator[Progress]:
     Yields:
         What a stage calls.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
+    from rich import progress as rich
+    from rich.table import Column
+    from rich.text import Text
 
-    with Bars(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+    class Note(rich.ProgressColumn):
+        """A note is cut where the terminal ends: it is the only column that may be narrowed."""
+
+        def render(self, task: rich.Task) -> Text:
+            return Text(task.fields["note"], no_wrap=True, overflow="ellipsis")
+
+    whole = functools.partial(Column, no_wrap=True)
+    with rich.Progress(
+        rich.TextColumn("{task.description}"),
+        rich.BarColumn(16, table_column=whole()),
+        rich.MofNCompleteColumn(table_column=whole()),
+        rich.TextColumn("{task.fields[rate]}"),
+        rich.TimeRemainingColumn(table_column=whole()),
+        Note(),
         console=console,
         transient=True,
         disable=not console.is_terminal,

@@ -122,9 +122,10 @@ def facts(run: RunRecord) -> tuple[str, ...]:
     return tuple(found)
 
 
-def counted(count: float, noun: str) -> str:
-    """Say ``1 epoch``, ``2 epochs``."""
-    return f"{count:,g} {noun}{'' if count == 1 else 's'}"
+def counted(count: float, noun: str, plural: str = "") -> str:
+    """Say ``1 epoch``, ``1,200 epochs``; the plural is that with an s unless it is given."""
+    number = f"{count:,}" if isinstance(count, int) else f"{count:g}"
+    return f"{number} {noun if count == 1 else plural or noun + 's'}"
 
 
 def headline(run: RunRecord, rows: Sequence[ReportRow]) -> str:

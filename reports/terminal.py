@@ -1,6 +1,7 @@
 """Sentences and tables for people at a terminal: pure functions, one for each record."""
 
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -25,9 +26,13 @@ from mobilenet_cli.reports.records.inspection import DoctorRecord, InspectRecord
 from mobilenet_cli.reports.records.latency import BenchRecord
 from mobilenet_cli.reports.records.quantization import QuantizeRecord
 from mobilenet_cli.reports.records.run import ComparisonRecord, HistoryRecord, ReportRecord
-from mobilenet_cli.reports.records.training import TrainRecord
+from mobilenet_cli.reports.records.training import EpochRecord, TrainingStart, TrainRecord
+from mobilenet_cli.reports.summary import counted
 from mobilenet_cli.reports.tables import Section, grid_text, sections_markdown, sections_text
 
+MANY_IMAGES = 100_000  # with fewer photos, weights that know photos are the better start
+# Weights of the Hugging Face hub by architecture, with the run that they are imported into.
+PRETRAINED = {"mobilenet_v1": ("google/mobilenet_v1_1.0_224", "mobilenet_v1_1_224")}
 MARKS = {"ok": "ok     ", "note": "note   ", "problem": "PROBLEM"}
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -55,6 +60,31 @@ def _recipe_text(name: str, values: Mapping[str, Any]) -> str:
     )
 
 
+def training_text(record: TrainingStart | EpochRecord) -> str:
+    """Say what a training starts with, or what an epoch reached."""
+    if isinstance(record, EpochRecord):
+        return (
+            f"epoch {record.epoch}: top-1 {record.top1:.2f} % of the held-out images; training: "
+            f"loss {record.loss:.3f}, top-1 {record.train_top1:.2f} %"
+        )
+    begin = f"the weights of {record.init}" if record.init else "random weights"
+    text = (
+        f"training {record.network}, from {begin} on {record.data}: "
+        f"{counted(record.classes, 'class', 'classes')}, {counted(record.images, 'image')}, "
+        f"{record.held_out:,} more held out, {counted(record.epochs, 'epoch')}"
+    )
+    if record.init or not record.photos or record.images >= MANY_IMAGES:
+        return text
+    weights, run = PRETRAINED.get(record.architecture, ("WEIGHTS", "NAME"))
+    data = shlex.quote(record.data)
+    return (
+        f"{text}\nSo few photos teach far more to a network that knows photos already. To start "
+        f"from such weights (docs/import.md lists more of them), interrupt this and give\n"
+        f"  mobilenet-cli import {weights}\n"
+        f"  mobilenet-cli train --data {data} --init runs/{run}/model.safetensors"
+    )
+
+
 def train_notes(record: TrainRecord) -> list[str]:
     """Say what a training left out, replaced, or found no better."""
     notes = [f"left out, cannot be read: {name}" for name in record.bad_images]
@@ -73,9 +103,13 @@ def _replaced(file: str | None) -> list[str]:
 
 
 def train_text(file: Path, record: TrainRecord) -> str:
-    """Say what a training reached."""
+    """Say what a training reached, and which epoch it was."""
+    after, kept = counted(record.epochs, "epoch"), record.kept_epoch
+    best = ""
+    if kept and record.last_top1 is not None and kept < record.epochs:
+        best = f" (epoch {kept}, the best, is kept; the last had {record.last_top1:.2f} %)"
     return (
-        f"{file}: top-1 {record.top1:.2f} % of held-out images after {record.epochs} epochs, "
+        f"{file}: top-1 {record.top1:.2f} % of the held-out images after {after}{best}, "
         f"{record.images_per_second:.0f} images/s; curves in {file.with_name('curves.png')}"
     )
 

@@ -29,6 +29,7 @@ from mobilenet_cli.pipeline.training.distillation import Teacher, open_teacher
 from mobilenet_cli.pipeline.training.distributed import ProcessGroup
 from mobilenet_cli.pipeline.training.qat import Grids, quantized_start
 from mobilenet_cli.pipeline.training.recipes import Recipe
+from mobilenet_cli.reports.records.training import TrainingStart
 
 if TYPE_CHECKING:
     import torch
@@ -200,6 +201,24 @@ class TrainingSetup:
     def spec(self) -> ModelSpec:
         """Return the network that is trained."""
         return replace(self.training.network, classes=len(self.classes))
+
+    @property
+    def start(self) -> TrainingStart:
+        """Return what is trained, and on what."""
+        spec, config = self.spec, self.config
+        title = find_architecture(spec.architecture).title
+        side = self.training.input.resolution
+        return TrainingStart(
+            network=f"{title}, width {spec.width:g}, {side}×{side} pixels",
+            architecture=spec.architecture,
+            data=printable(config.data),
+            classes=len(self.classes),
+            images=len(self.images.samples),
+            held_out=len(self.validation.samples),
+            epochs=self.recipe.epochs,
+            init=config.init,
+            photos=config.data not in UPRIGHT,
+        )
 
     @property
     def epochs(self) -> int:

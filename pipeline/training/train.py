@@ -31,7 +31,7 @@ from mobilenet_cli.pipeline.training.state import TrainingState, load_state, sav
 from mobilenet_cli.pipeline.training.step import take_step
 from mobilenet_cli.pipeline.training.tensorboard import Board, board
 from mobilenet_cli.pipeline.training.validation import count_correct
-from mobilenet_cli.reports.records.training import EpochRecord, TrainRecord
+from mobilenet_cli.reports.records.training import EpochRecord, TrainingStart, TrainRecord
 
 SAVE_SECONDS = 300.0  # between two states of a training that is under way
 
@@ -41,6 +41,7 @@ def train(
     out: Path,
     progress: Progress = silent,
     stop: Callable[[], bool] = lambda: False,
+    tell: Callable[[TrainingStart | EpochRecord], None] = lambda _: None,
 ) -> Artifact[TrainRecord]:
     """Train a network and write its checkpoint to ``out``, with a log and curves beside it.
 
@@ -50,10 +51,11 @@ def train(
 
     Args:
         config: the settings.
-        out: the checkpoint to write; ``best.safetensors`` beside it where an earlier epoch was
-            better.
+        out: the checkpoint to write, with the weights of the epoch that was best on the held-out
+            images.
         progress: is told how many images are done.
         stop: is asked after every step.
+        tell: is told what the training starts with, and then each epoch's result.
 
     Raises:
         DataError: the images cannot be used, or there are fewer than two classes.
@@ -74,9 +76,12 @@ def train(
         group.barrier()
         if begin is not None:
             state, history = begin
+            if group.is_main:
+                tell(setup.start)
             folder, wanted = out.with_name("tensorboard"), config.tensorboard and group.is_main
             with board(folder, state.epoch * setup.steps + state.step, wanted) as shown:
-                Trainer(setup, learner, state, history, Listener(progress, stop, shown)).run()
+                listener = Listener(progress, stop, shown, tell)
+                Trainer(setup, learner, state, history, listener).run()
         group.barrier()  # until the file is there
     return load_with_record(out, TrainRecord)
 
@@ -126,11 +131,13 @@ class Listener:
         progress: is told how many images are done.
         stop: is asked after every step.
         board: takes curves for TensorBoard.
+        tell: is told each epoch's result.
     """
 
     progress: Progress
     stop: Callable[[], bool]
     board: Board
+    tell: Callable[[EpochRecord], None]
 
 
 @dataclass
@@ -167,11 +174,13 @@ class Trainer:
             if main:
                 write_log(self.setup.out, self.history)
                 self.listener.board.add(self.steps_done, self.scalars())
+                self.listener.tell(self.history[-1])
                 self.keep_best()
             self.state = replace(self.state.without_sums(), epoch=epoch + 1, step=0)
         if main:
             self.finish()
-            self.setup.state_file.unlink(missing_ok=True)
+            for file in (self.setup.state_file, self.setup.best_file):
+                file.unlink(missing_ok=True)
 
     @property
     def steps_done(self) -> int:
@@ -251,8 +260,9 @@ class Trainer:
         """Return what a person watches."""
         state = self.state
         return (
-            f"loss {state.loss_sum / state.seen:.3f}, top-1 {100 * state.correct / state.seen:.1f} "
-            f"%, lr {self.learner.learning_rate:.1e}, {100 * state.waiting:.0f} % waiting for data"
+            f"loss {state.loss_sum / state.seen:.3f}, "
+            f"training top-1 {100 * state.correct / state.seen:.1f} %, "
+            f"lr {self.learner.learning_rate:.1e}, {100 * state.waiting:.0f} % waiting for data"
         )
 
     def validate(self) -> tuple[float, float]:
@@ -323,13 +333,8 @@ class Trainer:
         return max(range(len(tops)), key=lambda epoch: (tops[epoch], epoch))
 
     def keep_best(self) -> None:
-        """Keep the best epoch's weights beside those of the last one, unless that is the best."""
-        last = self.history[-1]
-        if last.epoch != self.best_epoch():
-            return
-        if last.epoch == self.setup.epochs:
-            self.setup.best_file.unlink(missing_ok=True)
-        else:
+        """Write the best epoch's weights where they are not those that training ends with."""
+        if self.history[-1].epoch == self.best_epoch() < self.setup.epochs:
             write_atomically(self.setup.best_file, self.content())
 
     def content(self) -> bytes:
@@ -337,15 +342,12 @@ class Trainer:
         return checkpoint_bytes(self.setup.written(self.learner.kept), self.setup.facts)
 
     def kept(self) -> tuple[int, bytes, Facts, tuple[float, float]]:
-        """Choose the weights to keep.
-
-        They are the last epoch's; with ``--qat``, whose promise is not to lose anything, the best
-        epoch's, or those that it started from.
+        """Choose the weights to keep: those of the best epoch, or with ``--qat`` of the start.
 
         Returns:
             The epoch, from 1, or 0 for the start; the checkpoint; its facts; its top-1 and top-5.
         """
-        best = self.best_epoch() if self.state.start is not None else len(self.history)
+        best = self.best_epoch()
         if best == len(self.history):
             last = self.history[-1]
             return best, self.content(), self.setup.facts, (last.top1, last.top5)
@@ -356,7 +358,6 @@ class Trainer:
         source, start = self.setup.training.source, self.state.start
         assert source is not None  # with --qat there are both
         assert start is not None
-        self.setup.best_file.unlink(missing_ok=True)  # an earlier training's
         # Its weights are on no grid yet, so that quantize makes of it what it made of it before.
         facts = self.setup.facts.model_copy(update={"grids": ()})
         return 0, checkpoint_bytes(load_network(source), facts), facts, start
@@ -376,6 +377,7 @@ class Trainer:
             top5=top5,
             start_top1=state.start[0] if state.start else None,
             kept_epoch=epoch,
+            last_top1=self.history[-1].top1,
             seconds=state.seconds,
             images_per_second=self.images_total / state.seconds,
             parameters=architecture.parameters(setup.spec),

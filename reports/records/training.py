@@ -23,6 +23,32 @@ class EpochRecord(Record):
     waiting: float | None = None
 
 
+class TrainingStart(Record):
+    """A training's start says what is trained, and on what.
+
+    Attributes:
+        network: the name of the architecture, with width and resolution.
+        architecture: its key in ``MODELS``.
+        data: the data set, as it was given.
+        classes: the number of classes.
+        images: the number of images to train on.
+        held_out: the number of images to evaluate on.
+        epochs: the number of passes over the images.
+        init: the checkpoint to start from; None starts from random weights.
+        photos: False where the images are unlike the photos of which published weights know.
+    """
+
+    network: str
+    architecture: str
+    data: str
+    classes: int
+    images: int
+    held_out: int
+    epochs: int | float
+    init: str | None
+    photos: bool
+
+
 class TrainRecord(Record):
     """A training's record says what was done and reached.
 
@@ -31,6 +57,7 @@ class TrainRecord(Record):
         top1: of what was kept, on the held-out images, in percent; likewise ``top5``.
         start_top1: likewise of what training started from, with ``--qat``.
         kept_epoch: whose weights were kept, from 1; 0 for those that it started from.
+        last_top1: top-1 after the last epoch, on the held-out images, in percent.
         seconds: of the steps, without evaluation; ``images_per_second`` over them.
         parameters: trainable parameters; ``multiply_adds`` of one image.
         device: ``cpu`` or ``cuda``; ``threads`` of the CPU, on whose number sums depend.
@@ -45,6 +72,7 @@ class TrainRecord(Record):
     top5: float
     start_top1: float | None = None
     kept_epoch: int | None = None
+    last_top1: float | None = None
     seconds: float
     images_per_second: float
     parameters: int

@@ -18,7 +18,7 @@ from mobilenet_cli.cli import app
 from mobilenet_cli.models.mobilenet_v1_torch import MobileNetV1
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
-from mobilenet_cli.pipeline.artifacts.files import sha256_file
+from mobilenet_cli.pipeline.artifacts.checkpoint import load_network
 from mobilenet_cli.pipeline.errors import (
     CheckError,
     DataError,
@@ -32,6 +32,7 @@ from mobilenet_cli.pipeline.training.optimizer import rate_factor
 from mobilenet_cli.pipeline.training.recipes import RECIPES
 from mobilenet_cli.pipeline.training.step import update_ema
 from mobilenet_cli.pipeline.training.train import train
+from mobilenet_cli.reports.terminal import train_text
 
 PROGRAM = "from mobilenet_cli.cli import main; main()"
 SMALL = {"width": 0.25, "resolution": 32}
@@ -226,13 +227,31 @@ def test_unreadable_images_are_named_and_replaced(config: TrainConfig, tmp_path:
     assert named
 
 
-def test_the_best_epoch_is_kept_beside_the_last(config: TrainConfig, tmp_path: Path, monkeypatch):
-    tops = iter([(5, 5, 8), (3, 5, 8)])
-    monkeypatch.setattr(stage, "count_correct", lambda *_: next(tops))
-    made = train(config, tmp_path / "model.safetensors")
-    best = load_artifact(tmp_path / "best.safetensors")
-    assert best.facts == made.facts
-    assert best.sha256 != sha256_file(made.path)
+@pytest.mark.parametrize("stopped_in_the_last_epoch", [False, True])
+def test_the_best_epoch_is_exported(
+    config: TrainConfig, tmp_path: Path, monkeypatch, stopped_in_the_last_epoch: bool
+):
+    tops, judged = iter([(5, 5, 8), (3, 5, 8)]), []
+
+    def count(network, *_):
+        judged.append({name: value.clone() for name, value in network.state_dict().items()})
+        return next(tops)
+
+    monkeypatch.setattr(stage, "count_correct", count)
+    out, told = tmp_path / "model.safetensors", []
+    if stopped_in_the_last_epoch:
+        with pytest.raises(KeyboardInterrupt):
+            train(config, out, stop=after(8))
+    made = train(config, out, tell=told.append)
+    written = load_network(load_artifact(out)).state_dict()
+    assert all(torch.equal(written[name], value) for name, value in judged[0].items())
+    assert not torch.equal(judged[0]["classifier.weight"], judged[1]["classifier.weight"])
+    record = made.record
+    assert (record.kept_epoch, record.top1, record.last_top1) == (1, 62.5, 37.5)
+    assert "(epoch 1, the best, is kept; the last had 37.50 %)" in train_text(out, record)
+    assert not list(tmp_path.glob("best*"))
+    epochs = [2] if stopped_in_the_last_epoch else [1, 2]
+    assert [said.epoch for said in told[1:]] == epochs
 
 
 def test_the_average_follows_the_weights_and_statistics():
