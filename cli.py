@@ -590,25 +590,41 @@ def predict_command(
     sources: list[str],
     top: int = 5,
     provider: str = CPU,
+    folder: File = None,
+    embeddings: bool = False,
+    logits: bool = False,
+    json_lines: bool = False,
     run: Text = None,
     width: Float = None,
     as_json: bool = False,
 ) -> Output:
-    """Name the most probable classes of images."""
-    from mobilenet_cli.pipeline.evaluating.predict import open_sources, predict
+    """Name the most probable classes of images; of very many, in files of a folder."""
+    from mobilenet_cli.pipeline.evaluating.predict import open_sources, predict, tell_model
+    from mobilenet_cli.pipeline.predicting.job import config_of, predict_into
     from mobilenet_cli.reports import terminal
 
-    model, samples = open_sources(sources, sys.stdin.buffer)
+    model, images = tell_model(sources)
+    config = config_of(top, provider, embeddings, logits, folder)
     artifact = source_of(model, run, width, "deployed")
-    documents: list[dict[str, Any]] = []
+    if folder is not None:
+        with progress_bar("predicting", "images") as progress:
+            record = predict_into(folder, artifact, images, config, progress)
+        text, status = terminal.job_text(folder, record), MENDABLE if record.errors else 0
+        return Output(record.model_dump(mode="json"), text, status, notes=record.failed)
+    documents, bad = [], 0
+    _, samples = open_sources(sources, sys.stdin.buffer)
     for prediction in predict(artifact, samples, top, provider):
-        documents.append(prediction.as_document())
         if prediction.error:
+            bad += 1
             say(f"predict: {prediction.error}")
-        elif not as_json:
+        if json_lines:
+            print(json.dumps(prediction.as_document()), flush=True)
+        elif as_json:
+            documents.append(prediction.as_document())
+        elif not prediction.error:
             guesses = [(guess.name, guess.probability) for guess in prediction.guesses]
             print(terminal.printable(terminal.prediction_text(prediction.image, guesses)))
-    return Output(documents, status=MENDABLE if any("error" in d for d in documents) else 0)
+    return Output(documents if not json_lines else None, status=MENDABLE if bad else 0)
 
 
 @command("inspect")

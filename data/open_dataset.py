@@ -1,17 +1,15 @@
 """A data set is opened by what the user wrote: a built-in name or a path."""
 
-from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from mobilenet_cli.data.dataset import Dataset, Sample, printable
+from mobilenet_cli.data.dataset import Dataset, printable
 from mobilenet_cli.data.readers.digits import Digits
-from mobilenet_cli.data.readers.files import read_file
 from mobilenet_cli.data.readers.folder import ImageFolder
 from mobilenet_cli.data.readers.parquet import PARQUET
 from mobilenet_cli.data.readers.remote import is_address, local_copy
+from mobilenet_cli.data.readers.shards import ShardFormat
 from mobilenet_cli.data.readers.tfrecord import TFRECORD
 from mobilenet_cli.data.readers.webdataset import WEBDATASET
 from mobilenet_cli.data.split import Split
@@ -39,6 +37,7 @@ DATASETS: dict[str, Reader] = {
     "TFRecord": TFRECORD,
     "image folder": ImageFolder(),
 }
+SHARDS = (PARQUET, WEBDATASET, TFRECORD)
 
 
 def open_dataset(source: str, split: Split, seed: int = 0) -> Dataset:
@@ -115,18 +114,13 @@ def _reader(source: str) -> Reader:
     )
 
 
-def open_images(sources: Sequence[str]) -> list[Sample]:
-    """Open single image files, and all the images of folders.
+def shard_format(name: str) -> ShardFormat | None:
+    """Return the format of a file that holds many images, by its name; None of any other file."""
+    found = (format_ for format_ in SHARDS if format_.pattern.fullmatch(name))
+    return next(found, None)
 
-    Raises:
-        DataError: a path does not exist, or a folder has no images.
-    """
-    samples: list[Sample] = []
-    for source in sources:
-        path = Path(source)
-        if path.is_dir():
-            found = open_dataset(source, "all").samples
-            samples += (Sample(f"{source}/{s.key}", s.label, s.read) for s in found)
-        else:
-            samples.append(Sample(source, None, partial(read_file, path)))
-    return samples
+
+def shards_of(folder: str) -> list[Path]:
+    """List the files in a folder that hold many images; none where it holds the images itself."""
+    reader = _reader(folder)
+    return reader.files(Path(folder)) if isinstance(reader, ShardFormat) else []

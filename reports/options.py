@@ -54,13 +54,17 @@ OPTIONS: dict[str, Any] = {
     "cross": option("--cross", "Quantize for another machine, and prove nothing on this one."),
     "data": option("--data", "Images to train on: digits, a folder, shards or an address."),
     "debug": option("--debug", "Show the traceback of an error."),
+    "embeddings": option("--embeddings", "With --out, write the features before the classifier."),
     "epochs": option("--epochs", "Passes over the images, as 10 or 0.1; by default the recipe's."),
     "file": typer.Argument(help="An ONNX file, a checkpoint, or a training.pt."),
+    "folder": option("--out", "Folder for parquet files, a part each; a second start goes on."),
     "fp16": option("--fp16", "Convert to half precision; input and output stay float32."),
     "init": option("--init", "Checkpoint to start from; new classes get a new classifier."),
     "into": option("--into", "Also bring the marked tables of a Markdown file up to date."),
+    "json_lines": option("--jsonl", "Print a JSON document on each line, as answers come."),
     "labelled": option("--data", "Labelled images; by default those held out from training."),
     "list_recipes": option("--list-recipes", "Show the recipes and their values, and leave."),
+    "logits": option("--logits", "With --out, write the logits of all classes."),
     "max_drop": option(
         "--max-drop",
         "Keep the fewest layers in float by which top-1 drops no more than so many points, such as "
@@ -99,7 +103,8 @@ OPTIONS: dict[str, Any] = {
     "seed": option("--seed", "Seed for all random numbers: weights, order, augmentation."),
     "server_qps": option("--server-qps", "With --scenario server, send so many queries a second."),
     "sources": typer.Argument(
-        help="A model file, unless the run has it; then images, folders of them, or -."
+        help="A model file, unless the run has it; then images, folders, shards, patterns of them, "
+        "@FILE with a list, or -."
     ),
     "strict": option("--strict", "Stop at an image that cannot be read."),
     "sync_norms": option("--sync-norms", "Take BatchNorm statistics over all processes, on GPUs."),

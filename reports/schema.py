@@ -13,6 +13,7 @@ from mobilenet_cli.reports.records.accuracy import EvaluationRecord, Predictions
 from mobilenet_cli.reports.records.conversion import ExportRecord, ImportRecord, SimplifyRecord
 from mobilenet_cli.reports.records.deployment import PackageRecord
 from mobilenet_cli.reports.records.latency import BenchRecord
+from mobilenet_cli.reports.records.prediction import JobRecord, PredictRecord
 from mobilenet_cli.reports.records.quantization import QuantizeRecord
 from mobilenet_cli.reports.records.run import ComparisonRecord, HistoryRecord, ReportRecord
 from mobilenet_cli.reports.records.training import EpochRecord, TrainRecord
@@ -27,6 +28,8 @@ SCHEMAS: dict[str, TypeAdapter[object]] = {
     "history": TypeAdapter(HistoryRecord),
     "import": TypeAdapter(ImportRecord),
     "package": TypeAdapter(PackageRecord),
+    "predict": TypeAdapter(PredictRecord),
+    "predict-job": TypeAdapter(JobRecord),
     "predictions": TypeAdapter(list[PredictionsRecord]),
     "quantize": TypeAdapter(QuantizeRecord),
     "report": TypeAdapter(ReportRecord),

@@ -24,6 +24,7 @@ from mobilenet_cli.reports.records.conversion import (
 from mobilenet_cli.reports.records.deployment import PackageRecord
 from mobilenet_cli.reports.records.inspection import DoctorRecord, InspectRecord
 from mobilenet_cli.reports.records.latency import BenchRecord
+from mobilenet_cli.reports.records.prediction import PredictRecord
 from mobilenet_cli.reports.records.quantization import QuantizeRecord
 from mobilenet_cli.reports.records.run import ComparisonRecord, HistoryRecord, ReportRecord
 from mobilenet_cli.reports.records.training import EpochRecord, TrainingStart, TrainRecord
@@ -213,6 +214,20 @@ def evaluation_text(record: EvaluationRecord) -> str:
 def prediction_text(image: str, guesses: Sequence[tuple[str, float]]) -> str:
     """Name an image's classes with their probabilities, one a line."""
     return "\n".join([image, *(f"  {value:7.2%}  {name}" for name, value in guesses)])
+
+
+def job_text(folder: Path, record: PredictRecord) -> str:
+    """Say what a job has written, and where its time went."""
+    text = (
+        f"{folder}: {record.rows:,} rows in {record.parts:,} parts, {record.errors:,} without an "
+        "answer"
+    )
+    if not record.images:
+        return f"{text}; nothing was left to do"
+    return (
+        f"{text}; {record.images:,} images at {record.images_per_second:.1f} images/s, "
+        f"{record.decoding_share:.0%} of the threads' time for decoding"
+    )
 
 
 def chain_notes(skipped: Sequence[str], replaced: str | None) -> list[str]:

@@ -46,6 +46,7 @@ data/epoch_order.py
 data/imagenet.py
 data/loader.py
 data/open_dataset.py
+data/parts.py
 data/preprocess.py
 data/readers/__init__.py
 data/readers/digits.py
@@ -147,6 +148,11 @@ pipeline/inspecting/inspect_file.py
 pipeline/inspecting/layer_sizes.py
 pipeline/inspecting/training_state.py
 pipeline/progress.py
+pipeline/predicting/__init__.py
+pipeline/predicting/answering.py
+pipeline/predicting/job.py
+pipeline/predicting/manifest.py
+pipeline/predicting/rows.py
 pipeline/quantizing/__init__.py
 pipeline/quantizing/calibration_images.py
 pipeline/quantizing/config.py
@@ -170,6 +176,7 @@ pipeline/runtime/parity.py
 pipeline/runtime/predictor.py
 pipeline/runtime/probe_images.py
 pipeline/runtime/session.py
+pipeline/runtime/stream.py
 pipeline/runtime/tensor_values.py
 pipeline/runtime/timing.py
 pipeline/runtime/torch_kernels.py
@@ -216,6 +223,7 @@ reports/records/conversion.py
 reports/records/deployment.py
 reports/records/inspection.py
 reports/records/latency.py
+reports/records/prediction.py
 reports/records/quantization.py
 reports/records/run.py
 reports/records/training.py

@@ -85,6 +85,19 @@ def _held_out_folder(root: Path) -> str:
     return next(iter(found), usual[0])
 
 
+def pictures_below(folder: Path) -> Iterator[str]:
+    """Yield the pictures in a folder and below it, by their names within it, in a fixed order.
+
+    Those of a kind that is not read come last, so that reading them says so.
+
+    Raises:
+        DataError: a folder cannot be read.
+    """
+    unread: list[Path] = []
+    yield from _images_below(folder, unread)
+    yield from (str(path.relative_to(folder)) for path in unread)
+
+
 def class_identifier(folder: str) -> str:
     """Return a folder's class: its name, or the synset it starts with (``n01440764_tench``)."""
     return class_of_name(folder) or folder

@@ -63,6 +63,11 @@ def _read_tables(files: Mapping[Path, str]) -> Iterator[Sample | DataError]:
             yield from _samples(table, name, rows)
 
 
+def _images(path: Path, name: str) -> Iterator[Sample | DataError]:
+    """Find the rows of one parquet file."""
+    yield from _read_tables({path: name})
+
+
 def _opened(path: Path) -> Table | DataError:
     try:
         return open_table(path)
@@ -280,4 +285,4 @@ def class_names(path: Path) -> tuple[str, ...]:
     return () if isinstance(table, DataError) else table.classes
 
 
-PARQUET = ShardFormat(re.compile(r".*\.parquet"), _read_tables, class_names)
+PARQUET = ShardFormat(re.compile(r".*\.parquet"), _read_tables, _images, class_names)

@@ -82,6 +82,26 @@ def local_copy(source: str, tick: Tick = lambda *_: None) -> Path:
     return folder
 
 
+def fetch_file(address: str) -> Path:
+    """Fetch one file into the cache, for the caller to delete when it has been read.
+
+    Raises:
+        DataError: it cannot be fetched, or the cache cannot be written.
+    """
+    folder = cache_folder() / "reading" / hashlib.sha256(address.encode()).hexdigest()[:16]
+    target = folder / file_names([address])[address]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not target.exists():
+            _fetch(address, target, lambda _: None)
+    except OSError as error:
+        raise DataError(
+            f"{folder} cannot hold {address} ({error.strerror})",
+            "Set MOBILENET_CLI_CACHE to a folder with enough space",
+        ) from error
+    return target
+
+
 def expand(source: str) -> Iterator[str]:
     """Return all addresses of ``a-{00..12}.tar`` and ``{train,val}.tar``, as in a shell.
 

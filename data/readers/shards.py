@@ -1,7 +1,7 @@
 """Formats that keep many images in one file have files and splits in common."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +22,14 @@ class ShardFormat:
         pattern: the pattern that the whole name of such a file matches.
         read: reads the samples of some files, which are given with names that tell them apart,
             with an error in place of samples that a file no longer has.
+        images: reads all images of one file in their order, whatever their labels, given a name for
+            the file; only as many at a time as the format keeps together.
         class_names: reads the names of the classes from a file that lists them.
     """
 
     pattern: re.Pattern[str]
     read: Callable[[Mapping[Path, str]], Iterable[Sample | DataError]]
+    images: Callable[[Path, str], Iterator[Sample | DataError]]
     class_names: Callable[[Path], tuple[str, ...]] = lambda _: ()
 
     def recognizes(self, source: str) -> bool:

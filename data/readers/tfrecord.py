@@ -98,11 +98,23 @@ def _read_records(files: Mapping[Path, str]) -> Iterator[Sample | DataError]:
     first = 0 if _count_from_0(crc, files, records) else 1
     for record in records:
         label = record.label
-        yield Sample(
-            record.name,
-            str(label - first) if isinstance(label, int) else label,
-            partial(_read, crc, record.path, record.number, record.offset, record.size),
-        )
+        yield _sample(crc, record, str(label - first) if isinstance(label, int) else label)
+
+
+def _images(path: Path, name: str) -> Iterator[Sample | DataError]:
+    """Find the images of one TFRecord file.
+
+    Raises:
+        DataError: google-crc32c is not installed.
+    """
+    crc = checksum()
+    for found in _records_of(crc, path, name):
+        yield found if isinstance(found, DataError) else _sample(crc, found, None)
+
+
+def _sample(crc: Callable[[bytes], int], record: Record, label: str | None) -> Sample:
+    read = partial(_read, crc, record.path, record.number, record.offset, record.size)
+    return Sample(record.name, label, read)
 
 
 def _count_from_0(
@@ -284,4 +296,4 @@ def _varint(message: memoryview, position: int) -> tuple[int, int]:
     raise ValueError("is no tf.train.Example")
 
 
-TFRECORD = ShardFormat(re.compile(r".*(\.tfrecords?|-\d{5}-of-\d{5})"), _read_records)
+TFRECORD = ShardFormat(re.compile(r".*(\.tfrecords?|-\d{5}-of-\d{5})"), _read_records, _images)

@@ -76,6 +76,17 @@ def _read_tars(files: Mapping[Path, str]) -> Iterator[Sample | DataError]:
         yield from _in_folders(groups)
 
 
+def _images(path: Path, name: str) -> Iterator[Sample | DataError]:
+    """Find the images of one tar file, whatever lies beside them; no name is remembered."""
+    for found in _groups(path, name):
+        if isinstance(found, DataError):
+            yield found
+        else:
+            for image in found.images:
+                read = partial(read_part, path, image.name, image.offset, image.size)
+                yield Sample(f"{name}/{image.name}", None, read)
+
+
 def _groups(path: Path, archive: str) -> Iterator[Group | DataError]:
     """Yield the samples of one archive, as webdataset's ``group_by_keys`` divides its members."""
     try:
@@ -183,4 +194,4 @@ class _Names:
         return Sample(name + again, label, read)
 
 
-WEBDATASET = ShardFormat(re.compile(r".*\.tar"), _read_tars)
+WEBDATASET = ShardFormat(re.compile(r".*\.tar"), _read_tars, _images)

@@ -54,13 +54,24 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         StorageError: the disk is full, or the folder cannot be written to.
     """
+    with writing_atomically(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def writing_atomically(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that becomes ``path`` at the end, unless an exception comes before.
+
+    Raises:
+        StorageError: the disk is full, or the folder cannot be written to.
+    """
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
         file, temporary = _open_temporary(path)
         with file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
             temporary.replace(path)

@@ -79,6 +79,30 @@ def output_kind(graph: "onnx.GraphProto") -> OutputKind:
     return kinds.get(node.op_type, "logits")
 
 
+def features_model(path: Path) -> bytes:
+    """Return a classifier that ends where it averages over the image, instead of at its classes.
+
+    Raises:
+        ModelError: it does not average.
+    """
+    import onnx
+
+    from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
+
+    model = load_onnx(path)
+    averages = ("GlobalAveragePool", "AveragePool", "ReduceMean")
+    pools = [node for node in model.graph.node if node.op_type in averages]
+    if not pools:
+        raise ModelError(
+            f"{path} does not average over the image, so it has no pooled features",
+            "Take a model that ends in a global average and a classifier, as MobileNets do",
+        )
+    del model.graph.output[:]
+    name, kind = pools[-1].output[0], onnx.TensorProto.FLOAT
+    model.graph.output.append(onnx.helper.make_tensor_value_info(name, kind, None))
+    return bytes(model.SerializeToString())
+
+
 def takes_pixels(path: Path) -> bool:
     """Tell whether the model's input is uint8, as in a package, instead of normalized floats."""
     import onnx

@@ -1,11 +1,7 @@
-"""Any artifact's top-1 and top-5 accuracy is measured here, on images as people have them.
-
-Each thread decodes an image and runs the model on it before it takes the next. With one thread a
-CPU, nothing waits: decoding and inference share the CPUs in the proportion of their costs.
-"""
+"""Any artifact's top-1 and top-5 accuracy is measured here, on images as people have them."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +9,6 @@ import PIL
 from numpy.typing import NDArray
 
 from mobilenet_cli.data.dataset import Sample
-from mobilenet_cli.data.loader import ordered_map
-from mobilenet_cli.data.preprocess import InputSpec, prepare
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.facts import Facts
 from mobilenet_cli.pipeline.artifacts.runs import Run, run_of
@@ -22,7 +16,7 @@ from mobilenet_cli.pipeline.errors import (
     CheckError,
     DataError,
 )
-from mobilenet_cli.pipeline.evaluating.labels import class_offset, evaluation_set, targets_of
+from mobilenet_cli.pipeline.evaluating.labels import class_offset, evaluation_set, label_indices
 from mobilenet_cli.pipeline.evaluating.records import (
     Answer,
     evaluations_of,
@@ -30,9 +24,9 @@ from mobilenet_cli.pipeline.evaluating.records import (
     predictions_of,
 )
 from mobilenet_cli.pipeline.progress import Progress, silent
-from mobilenet_cli.pipeline.runtime.machine import usable_cpus
-from mobilenet_cli.pipeline.runtime.predictor import Predictor, open_predictor, top_classes
+from mobilenet_cli.pipeline.runtime.predictor import open_predictor, top_classes
 from mobilenet_cli.pipeline.runtime.session import CPU
+from mobilenet_cli.pipeline.runtime.stream import Stream, batched
 from mobilenet_cli.reports.accuracy_statistics import wilson_interval
 from mobilenet_cli.reports.records.accuracy import EvaluationRecord
 
@@ -61,7 +55,7 @@ def evaluate(
     artifact: Artifact,
     config: EvaluateConfig,
     progress: Progress = silent,
-    answers: list[Answer] | None = None,
+    keep: Callable[[Answer], None] = lambda _: None,
 ) -> EvaluationRecord:
     """Count how often the right class is the model's first, and among its first five.
 
@@ -69,7 +63,7 @@ def evaluate(
         artifact: any model file.
         config: on which images, and how.
         progress: is told how many images are done.
-        answers: takes what the model says about each readable image, in the order of the set.
+        keep: takes what the model says about each readable image, in the order of the set.
 
     Raises:
         DataError: no data, labels that the model does not know, no readable image; or, if strict,
@@ -79,33 +73,31 @@ def evaluate(
         CheckError: the model's output is NaN.
     """
     facts, dataset = artifact.facts, evaluation_set(artifact, config.data)
-    targets = targets_of(dataset, facts.classes, artifact.path)
+    targets = label_indices(dataset, facts.classes, artifact.path)
     images = top1 = top5 = 0  # counted as they come, so that memory does not grow with the set
     bad = [error.what for error in dataset.lost]
     if config.strict and dataset.lost:
         raise dataset.lost[0]
     with open_predictor(artifact, config.provider) as predictor:
+
+        def finish(sample: Sample, logits: NDArray[np.float32]) -> Answer:
+            return answer_of(sample.key, targets[str(sample.label)], logits, predictor.independent)
+
         started = time.perf_counter()
-        pairs = list(zip(dataset.samples, targets, strict=True))
-        chunks = [pairs[i : i + predictor.batch] for i in range(0, len(pairs), predictor.batch)]
-        workers = config.workers or usable_cpus()
-        results = ordered_map(
-            lambda chunk: answer_chunk(chunk, predictor, facts.input), chunks, workers, 2 * workers
-        )
-        for chunk, outcomes in zip(chunks, results, strict=True):
-            for (sample, _), outcome in zip(chunk, outcomes, strict=True):
-                if not isinstance(outcome, DataError):
+        stream = Stream(predictor, facts.input, finish)
+        for found in stream.answers(batched(dataset.samples, predictor.batch), config.workers):
+            for outcome in found.outcomes:
+                if not isinstance(outcome.answer, DataError):
                     images += 1
-                    top1 += outcome.rank < 1
-                    top5 += outcome.rank < 5
-                    if answers is not None:
-                        answers.append(outcome)
+                    top1 += outcome.answer.rank < 1
+                    top5 += outcome.answer.rank < 5
+                    keep(outcome.answer)
                 elif config.strict:
-                    raise outcome
-                else:
-                    bad.append(sample.key)
+                    raise outcome.answer
+                elif outcome.sample is not None:
+                    bad.append(outcome.sample.key)
             done = images + len(bad) - len(dataset.lost)
-            progress(done, len(pairs), f"{len(bad)} unreadable" if bad else "")
+            progress(done, len(dataset.samples), f"{len(bad)} unreadable" if bad else "")
     seconds = time.perf_counter() - started
     if not images:
         raise DataError(
@@ -129,37 +121,6 @@ def evaluate(
         seconds=seconds,
         preprocessing=preprocessing(facts),
     )
-
-
-def answer_chunk(
-    chunk: Sequence[tuple[Sample, int]], predictor: Predictor, spec: InputSpec
-) -> list[Answer | DataError]:
-    """Return for each sample what the model says about it, or why it cannot be read."""
-    loaded = [_load(sample, spec) for sample, _ in chunk]
-    images = [image for image in loaded if not isinstance(image, DataError)]
-    if not images:
-        return [outcome for outcome in loaded if isinstance(outcome, DataError)]
-    logits = predictor.logits(pad_batch(np.stack(images), predictor.batch))
-    rows = iter(logits)
-    return [
-        image
-        if isinstance(image, DataError)
-        else answer_of(sample.key, target, next(rows), predictor.independent)
-        for image, (sample, target) in zip(loaded, chunk, strict=True)
-    ]
-
-
-def pad_batch(images: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """Repeat the last image up to ``size``: a model may accept no other batch."""
-    missing = size - len(images)
-    return np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
-
-
-def _load(sample: Sample, spec: InputSpec) -> NDArray[np.float32] | DataError:
-    try:
-        return prepare(sample.read(), sample.key, spec)
-    except DataError as error:
-        return error
 
 
 def answer_of(
@@ -216,7 +177,7 @@ def evaluate_and_keep(
     if run is None:
         return evaluate(artifact, config, progress)
     answers: list[Answer] = []
-    record = evaluate(artifact, config, progress, answers)
+    record = evaluate(artifact, config, progress, answers.append)
     source = config.data or artifact.facts.data
     assert source is not None  # evaluate would have raised
     predictions_in(run).merge(predictions_of(record, source, answers))

@@ -27,7 +27,18 @@ def evaluation_set(artifact: Artifact, data: str | None) -> Dataset:
 
 
 def targets_of(dataset: Dataset, classes: Sequence[str], model: Path) -> list[int]:
-    """Return the output index of each sample's class; the set may have a subset of the classes.
+    """Return the output index of each sample's class.
+
+    Raises:
+        DataError: as ``label_indices``.
+        ModelError: as ``label_indices``.
+    """
+    index = label_indices(dataset, classes, model)
+    return [index[str(sample.label)] for sample in dataset.samples]
+
+
+def label_indices(dataset: Dataset, classes: Sequence[str], model: Path) -> dict[str, int]:
+    """Return the output index of each label that occurs; the set may have a subset of the classes.
 
     Where no label is a class of the model but all are numbers, they are indices of its classes.
 
@@ -57,7 +68,7 @@ def targets_of(dataset: Dataset, classes: Sequence[str], model: Path) -> list[in
             f"{model}, such as '{unknown[0]}'",
             f"Name the folders like the model's classes: '{near[0] if near else classes[0]}'",
         )
-    return [index[label] for label in (s.label for s in dataset.samples) if label is not None]
+    return {label: index[label] for label in known}
 
 
 def _by_number(classes: Sequence[str]) -> dict[str, int]:

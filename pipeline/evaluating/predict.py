@@ -1,24 +1,25 @@
 """This module names the most probable classes of single images."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from mobilenet_cli.data.dataset import Sample
-from mobilenet_cli.data.loader import ordered_map
-from mobilenet_cli.data.open_dataset import open_images
-from mobilenet_cli.data.preprocess import prepare
+from mobilenet_cli.data.parts import cut
+from mobilenet_cli.data.readers.remote import fetch_file
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.file_kinds import kind_of
 from mobilenet_cli.pipeline.artifacts.package_folder import is_package
 from mobilenet_cli.pipeline.errors import DataError, OptionError
-from mobilenet_cli.pipeline.evaluating.evaluate import pad_batch
-from mobilenet_cli.pipeline.runtime.machine import usable_cpus
 from mobilenet_cli.pipeline.runtime.predictor import open_predictor, top_classes
 from mobilenet_cli.pipeline.runtime.session import CPU
+from mobilenet_cli.pipeline.runtime.stream import Outcome, Stream, batched
 
 MODEL_SUFFIXES = (".onnx", ".safetensors")
 
@@ -63,19 +64,17 @@ class Prediction:
         return {"image": self.image, "predictions": guesses}
 
 
-def open_sources(sources: Sequence[str], stdin: BinaryIO) -> tuple[Path | None, list[Sample]]:
+def tell_model(sources: Sequence[str]) -> tuple[Path | None, list[str]]:
     """Tell a model file from images.
 
     Args:
-        sources: a model file or package, if one is named, and then images, folders, or ``-``.
-        stdin: standard input, which ``-`` stands for.
+        sources: a model file or package, if one is named, and then images, or ``-``.
 
     Returns:
-        The model file, if one is named, and the images.
+        The model file, if one is named, and the other sources.
 
     Raises:
         OptionError: there is no image, a second model file, or another program's weights.
-        DataError: a path does not exist, or a folder has no images.
     """
     models = [s for s in sources if Path(s).suffix in MODEL_SUFFIXES or is_package(Path(s))]
     if models and (len(models) > 1 or sources[0] != models[0]):
@@ -90,42 +89,84 @@ def open_sources(sources: Sequence[str], stdin: BinaryIO) -> tuple[Path | None, 
             raise OptionError(f"{path} is {kind.name}, not an image", kind.fix.format(path=path))
     if not images:
         raise OptionError("no image was named", "Pass image files or folders of them")
-    samples: list[Sample] = []
-    for source in images:
-        if source == "-":
-            samples.append(Sample("standard input", None, stdin.read))
-        else:
-            samples += open_images([source])
-    return (Path(models[0]) if models else None), samples
+    return (Path(models[0]) if models else None), images
+
+
+def open_sources(
+    sources: Sequence[str], stdin: BinaryIO
+) -> tuple[Path | None, Iterator[Sample | DataError]]:
+    """Tell a model file from images, which are looked for as they are needed.
+
+    Args:
+        sources: a model file or package, if one is named, and then what ``data.parts.cut`` takes.
+        stdin: standard input, an image that ``-`` stands for.
+
+    Returns:
+        The model file, if one is named, and the images, each by its whole name; a DataError comes
+        in place of what is lost, or is raised where a list or a pattern cannot be used.
+
+    Raises:
+        OptionError: as ``tell_model``.
+    """
+    model, images = tell_model(sources)
+    return model, _open_images(images, stdin)
+
+
+def _open_images(sources: Sequence[str], stdin: BinaryIO) -> Iterator[Sample | DataError]:
+    with ExitStack() as at_last:
+        for source in sources:
+            if source == "-":
+                yield Sample("standard input", None, stdin.read)
+                continue
+            for part in cut([source]):
+                try:
+                    shard = fetch_file(part.address) if part.address else None
+                except DataError as error:
+                    yield error
+                    continue
+                if shard is not None:  # threads read it yet
+                    at_last.callback(shard.unlink)
+                for image in part.images(shard):
+                    if isinstance(image, DataError):
+                        yield image
+                    else:
+                        yield replace(image, key=part.whole_name(image.key))
 
 
 def predict(
-    artifact: Artifact, samples: Sequence[Sample], top: int = 5, provider: str = CPU
+    artifact: Artifact,
+    samples: Iterable[Sample | DataError],
+    top: int = 5,
+    provider: str = CPU,
 ) -> Iterator[Prediction]:
     """Classify images in their order; an unreadable one gets its error and stops nothing.
+
+    Images are looked for as they are needed, and answers are yielded as they come.
 
     Raises:
         ModelError: the model cannot be used.
         ProviderError: the provider cannot run it.
     """
-    facts = artifact.facts
     with open_predictor(artifact, provider) as predictor:
 
-        def classify(sample: Sample) -> Prediction:
-            try:
-                image = prepare(sample.read(), sample.key, facts.input)
-            except DataError as error:
-                return Prediction(sample.key, error=error)
-            logits = predictor.logits(pad_batch(image[None], predictor.batch))[0]
+        def guesses(_: Sample, logits: NDArray[np.float32]) -> tuple[Guess, ...]:
             ranked = top_classes(logits, top, predictor.independent)
-            guesses = tuple(
+            return tuple(
                 Guess(*_describe(artifact, index), probability)
                 for index, probability in zip(*ranked, strict=True)
             )
-            return Prediction(sample.key, guesses)
 
-        workers = usable_cpus()
-        yield from ordered_map(classify, samples, workers, 2 * workers)
+        stream = Stream(predictor, artifact.facts.input, guesses)
+        for answers in stream.answers(batched(samples, predictor.batch)):
+            for outcome in answers.outcomes:
+                yield _prediction(outcome)
+
+
+def _prediction(outcome: Outcome[tuple[Guess, ...]]) -> Prediction:
+    name = outcome.sample.key if outcome.sample else ""
+    if isinstance(outcome.answer, DataError):
+        return Prediction(name, error=outcome.answer)
+    return Prediction(name, outcome.answer)
 
 
 def _describe(artifact: Artifact, index: int) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mobilenet_cli.data.preprocess import denormalize
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
-from mobilenet_cli.pipeline.artifacts.onnx_graph import OutputKind, output_kind
+from mobilenet_cli.pipeline.artifacts.onnx_graph import OutputKind, features_model, output_kind
 from mobilenet_cli.pipeline.errors import ModelError, ProviderError
 from mobilenet_cli.pipeline.runtime.session import CPU, CUDA, SessionConfig, open_session
 
@@ -28,12 +28,14 @@ class Predictor:
         logits: maps [n, C, R, R] to [n, classes]; one call occupies one CPU. Where a model gives
             probabilities, these are the logits that they come from, up to a constant.
         independent: each class has a probability of its own, by a sigmoid, instead of a share.
+        whole_batches: the model takes ``batch`` images and no fewer, or would prepare itself again.
     """
 
     provider: str
     batch: int
     logits: Callable[[NDArray[np.float32]], NDArray[np.float32]]
     independent: bool = False
+    whole_batches: bool = False
 
 
 def top_classes(
@@ -71,19 +73,33 @@ def logits_of(outputs: NDArray[np.float32], kind: OutputKind) -> NDArray[np.floa
 
 
 @contextlib.contextmanager
-def open_predictor(artifact: Artifact, provider: str = CPU) -> Iterator[Predictor]:
+def open_predictor(
+    artifact: Artifact, provider: str = CPU, features: bool = False
+) -> Iterator[Predictor]:
     """Load a checkpoint into torch, or an ONNX file into ONNX Runtime, on one thread a call.
 
+    Args:
+        artifact: any model file.
+        provider: an execution provider's full name.
+        features: in place of logits, return the averaged features that they are made of,
+            [n, features]; only of ONNX files.
+
     Raises:
-        ModelError: the file cannot be used, or its input is not a batch of images.
+        ModelError: the file cannot be used, its input is not a batch of images, or it has no
+            features to return.
         ProviderError: the provider cannot run it here.
     """
     if artifact.is_checkpoint:
+        if features:
+            raise ModelError(
+                f"{artifact.path} is a checkpoint", "Export it, and name the .onnx file"
+            )
         with _torch_predictor(artifact, provider) as predictor:
             yield predictor
         return
-    session = open_session(artifact.path, SessionConfig(provider=provider, threads=1))
-    classes = len(artifact.facts.classes)
+    model = features_model(artifact.path) if features else artifact.path
+    session = open_session(model, SessionConfig(provider=provider, threads=1))
+    classes = 0 if features else len(artifact.facts.classes)
     image = session.get_inputs()[0]
     spec = artifact.facts.input
     takes_pixels = image.type == "tensor(uint8)"
@@ -97,12 +113,14 @@ def open_predictor(artifact: Artifact, provider: str = CPU) -> Iterator[Predicto
             f"not [batch, {', '.join(map(str, shape))}]",
             "Export the model again",
         )
-    kind = output_kind(load_onnx(artifact.path).graph)
+    kind = "logits" if features else output_kind(load_onnx(artifact.path).graph)
     fixed = image.shape[0] if isinstance(image.shape[0], int) else None
 
     def logits(images: NDArray[np.float32]) -> NDArray[np.float32]:
         given = denormalize(images, spec) if takes_pixels else images
         outputs: NDArray[np.float32] = session.run(None, {image.name: given})[0]
+        if features:
+            outputs = outputs.reshape(len(outputs), -1)
         found = np.shape(outputs)
         fits = len(found) == 2 and found[0] == len(images) and classes in (0, found[1])
         if not fits or outputs.dtype.kind != "f":
@@ -114,7 +132,8 @@ def open_predictor(artifact: Artifact, provider: str = CPU) -> Iterator[Predicto
         return logits_of(outputs, kind)
 
     batch = fixed or (1 if provider == CPU else GPU_BATCH)
-    yield Predictor(provider, batch, logits, kind == "sigmoid")
+    whole = fixed is not None or provider != CPU
+    yield Predictor(provider, batch, logits, kind == "sigmoid", whole)
 
 
 @contextlib.contextmanager
@@ -143,6 +162,6 @@ def _torch_predictor(artifact: Artifact, provider: str) -> Iterator[Predictor]:
         if device == "cpu":
             yield Predictor(TORCH, 1, logits)
         else:
-            yield Predictor(f"{TORCH} {device}", GPU_BATCH, logits)
+            yield Predictor(f"{TORCH} {device}", GPU_BATCH, logits, whole_batches=True)
     finally:
         torch.set_num_threads(threads)

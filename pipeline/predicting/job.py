@@ -1,0 +1,154 @@
+"""A job predicts all images of some sources into a folder, and goes on where it was stopped.
+
+The folder holds ``_job.json``, which says what is predicted, and ``part-000000.parquet`` and so on.
+A part is there whole or not at all, so what is there is finished.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from mobilenet_cli.data.loader import ordered_map
+from mobilenet_cli.data.parts import cut
+from mobilenet_cli.pipeline.artifacts.artifact import Artifact
+from mobilenet_cli.pipeline.errors import DataError, OptionError
+from mobilenet_cli.pipeline.predicting.answering import (
+    LocatedPart,
+    PredictConfig,
+    locate,
+    open_answering,
+)
+from mobilenet_cli.pipeline.predicting.manifest import check_folder, claim, job_of
+from mobilenet_cli.pipeline.predicting.rows import Kind, counts_of, schema, write_part
+from mobilenet_cli.pipeline.progress import Progress, silent
+from mobilenet_cli.reports.records.prediction import PredictRecord
+
+DOWNLOADS = 2  # shards that are fetched at once, ahead of those that are read
+
+
+def config_of(
+    top: int, provider: str, embeddings: bool, logits: bool, folder: Path | None
+) -> PredictConfig:
+    """Understand the options of ``predict``.
+
+    Raises:
+        OptionError: they contradict each other.
+    """
+    if embeddings and logits:
+        raise OptionError("a job writes either embeddings or logits", "Pass one of the two")
+    if (embeddings or logits) and folder is None:
+        raise OptionError("embeddings and logits are written as files", "Pass --out with a folder")
+    output: Kind = "embedding" if embeddings else "logits" if logits else "classes"
+    return PredictConfig(output, top, provider)
+
+
+def predict_into(
+    folder: Path,
+    artifact: Artifact,
+    sources: Sequence[str],
+    config: PredictConfig,
+    progress: Progress = silent,
+) -> PredictRecord:
+    """Predict all images of some sources into the parts of a folder; finished parts are kept.
+
+    Args:
+        folder: where the parts are, or will be.
+        artifact: any model file.
+        sources: as ``data.parts.cut`` takes them.
+        config: what to write.
+        progress: is told how many images are done.
+
+    Raises:
+        DataError: a source cannot be used, or none has any image.
+        OptionError: the folder is of a job with another model, other sources or other options.
+        StorageError: the folder holds something else, or cannot be written to.
+        ModelError: the model cannot be used.
+        ProviderError: the provider cannot run it.
+    """
+    columns = schema(config.output, artifact.facts)  # first of all: pyarrow may be missing
+    parts = list(cut(sources, config.files))
+    if all(part.problem for part in parts):
+        raise next((part.problem for part in parts if part.problem), _no_images(sources))
+    job = job_of(artifact, sources, parts, config)
+    check_folder(folder, job)
+    todo = [number for number in range(len(parts)) if not path_of(folder, number).exists()]
+    meter = Meter(len(parts), len(todo), progress)
+    with open_answering(artifact, config) as answering:
+        claim(folder, job)
+
+        def located(number: int) -> LocatedPart:
+            return locate(number, parts[number])
+
+        ahead = ordered_map(located, todo, DOWNLOADS, 2 * DOWNLOADS)
+        for found, tables in answering.tables(ahead, meter.count):
+            if found.problem is None:
+                write_part(path_of(folder, found.number), tables, columns)
+            meter.finish(found.problem)
+    return record_of(folder, artifact, len(parts), meter)
+
+
+def _no_images(sources: Sequence[str]) -> DataError:
+    return DataError(f"{', '.join(sources)} contain no images", "Give folders of images or shards")
+
+
+def path_of(folder: Path, number: int) -> Path:
+    """Return the file of a part."""
+    return folder / f"part-{number:06}.parquet"
+
+
+class Meter:
+    """A meter knows how far a job is, and where its time goes.
+
+    Args:
+        parts: the number of parts.
+        todo: those that this start has to do.
+        progress: is told.
+    """
+
+    def __init__(self, parts: int, todo: int, progress: Progress) -> None:
+        self.parts, self.todo, self.progress = parts, todo, progress
+        self.done = self.images = 0
+        self.decoding = self.inference = 0.0
+        self.failed: list[str] = []
+        self.started = time.perf_counter()
+
+    def count(self, images: int, decoding: float, inference: float) -> None:
+        """Count what is done, and tell how many images there may be in all."""
+        self.images += images
+        self.decoding += decoding
+        self.inference += inference
+        expected = self.images * self.todo // max(1, self.done)
+        part = self.parts - self.todo + self.done + 1
+        note = f"part {part} of {self.parts}, {self.decoding_share:.0%} decoding"
+        self.progress(self.images, max(self.images, expected), note)
+
+    def finish(self, problem: DataError | None) -> None:
+        """Count a part that is done, or why it cannot be."""
+        self.done += 1
+        if problem is not None:
+            self.failed.append(problem.what)
+
+    @property
+    def decoding_share(self) -> float:
+        """Return the share of the threads' time that decoding takes."""
+        return self.decoding / max(self.decoding + self.inference, 1e-9)
+
+
+def record_of(folder: Path, artifact: Artifact, parts: int, meter: Meter) -> PredictRecord:
+    """Count what the folder holds, and say what this start has done."""
+    seconds = time.perf_counter() - meter.started
+    paths = (path_of(folder, number) for number in range(parts))
+    counts = [counts_of(path) for path in paths if path.exists()]
+    return PredictRecord(
+        out=str(folder),
+        model=str(artifact.path),
+        sha256=artifact.sha256,
+        parts=len(counts),
+        rows=sum(rows for rows, _ in counts),
+        errors=sum(errors for _, errors in counts) + len(meter.failed),
+        failed=tuple(meter.failed),
+        images=meter.images,
+        images_per_second=meter.images / seconds,
+        seconds=seconds,
+        decoding_share=meter.decoding_share,
+    )

@@ -1,0 +1,119 @@
+"""Answers become rows of parquet files: one for each image, also where there is only a reason."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobilenet_cli.data.dataset import Sample
+from mobilenet_cli.data.parts import Part
+from mobilenet_cli.pipeline.artifacts.facts import Facts
+from mobilenet_cli.pipeline.artifacts.files import writing_atomically
+from mobilenet_cli.pipeline.errors import DataError
+from mobilenet_cli.pipeline.runtime.predictor import top_classes
+from mobilenet_cli.pipeline.runtime.stream import Outcome
+
+Kind = Literal["classes", "embedding", "logits"]
+ROW_GROUP = 4096  # rows that are in memory until they are written
+ERRORS = b"errors"  # in the metadata of a part: how many of its rows are reasons
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row is what is kept of one image.
+
+    Attributes:
+        values: probabilities of the classes in ``classes``, or features, or logits; float32.
+        classes: indices of the most probable classes, most probable first; empty of other kinds.
+    """
+
+    values: NDArray[np.float32]
+    classes: tuple[int, ...] = ()
+
+
+def row_of(
+    sample: Sample, output: NDArray[np.float32], kind: Kind, top: int, independent: bool
+) -> Row:
+    """Keep what is asked for of a model's output for one image.
+
+    Raises:
+        DataError: the output is NaN or infinite.
+    """
+    if not np.isfinite(output).all():
+        raise DataError(f"the model's output for {sample.key} is not finite", "Check the model")
+    if kind != "classes":
+        return Row(output)
+    classes, probabilities = top_classes(output, top, independent)
+    return Row(np.array(probabilities, np.float32), tuple(classes))
+
+
+def schema(kind: Kind, facts: Facts) -> Any:
+    """Return the columns of a part, with the names of the classes in the order of the logits."""
+    import pyarrow as pa
+
+    text, floats = pa.string(), pa.list_(pa.float32())
+    answers = {
+        "classes": [("classes", pa.list_(text)), ("probabilities", floats)],
+        "embedding": [("embedding", floats)],
+        "logits": [("logits", floats)],
+    }
+    columns = [("source", text), ("key", text), ("sha256", text), *answers[kind], ("error", text)]
+    return pa.schema(columns, {"classes": json.dumps(facts.classes)})
+
+
+def table_of(part: Part, outcomes: Sequence[Outcome[Row]], kind: Kind, facts: Facts) -> Any:
+    """Put outcomes of one part into columns."""
+    import pyarrow as pa
+
+    rows = [o.answer if isinstance(o.answer, Row) else None for o in outcomes]
+    places = [part.place(o.sample.key) if o.sample else (part.source, None) for o in outcomes]
+    columns: dict[str, list[Any]] = {
+        "source": [source for source, _ in places],
+        "key": [key for _, key in places],
+        "sha256": [outcome.sha256 or None for outcome in outcomes],
+        "error": [o.answer.what if isinstance(o.answer, DataError) else None for o in outcomes],
+        ("probabilities" if kind == "classes" else kind): [row and row.values for row in rows],
+    }
+    if kind == "classes":
+        columns[kind] = [row and [name_of(index, facts) for index in row.classes] for row in rows]
+    return pa.table(columns, schema(kind, facts))
+
+
+def name_of(index: int, facts: Facts) -> str:
+    """Return a class's identifier, or its index where the model names none."""
+    return facts.classes[index] if facts.classes else str(index)
+
+
+def write_part(path: Path, tables: Iterable[Any], columns: Any) -> None:
+    """Write a part, whole or not at all; each table goes to the disk as it comes.
+
+    Raises:
+        StorageError: the disk is full, or the folder cannot be written to.
+    """
+    import pyarrow.parquet as pq
+
+    errors = 0
+    with (
+        writing_atomically(path) as file,
+        pq.ParquetWriter(file, columns, compression="zstd") as writer,
+    ):
+        for table in tables:
+            errors += len(table) - table["error"].null_count
+            writer.write_table(table)
+        writer.add_key_value_metadata({ERRORS: str(errors)})
+
+
+def counts_of(path: Path) -> tuple[int, int]:
+    """Return how many rows a part has, and how many of them are reasons.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    import pyarrow.parquet as pq
+
+    metadata = pq.read_metadata(path)
+    return metadata.num_rows, int(metadata.metadata[ERRORS])

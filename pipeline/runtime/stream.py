@@ -1,0 +1,133 @@
+"""Images stream through a model: each thread decodes a batch, runs it, and takes the next.
+
+With one thread a CPU, and one CPU a call of the model, nothing waits: decoding and inference share
+the CPUs in the proportion of their costs. At most a few batches a thread are in memory.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobilenet_cli.data.dataset import Sample
+from mobilenet_cli.data.loader import ordered_map
+from mobilenet_cli.data.preprocess import InputSpec, prepare
+from mobilenet_cli.pipeline.errors import DataError
+from mobilenet_cli.pipeline.runtime.machine import usable_cpus
+from mobilenet_cli.pipeline.runtime.predictor import Predictor
+
+T = TypeVar("T")
+R = TypeVar("R")
+Prepare = Callable[[bytes, str, InputSpec], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[R]):
+    """An outcome is what became of one image.
+
+    Attributes:
+        sample: the image; None of what a damaged file no longer gives.
+        sha256: hexadecimal SHA-256 of the encoded bytes; empty where they cannot be read.
+        answer: what was made of the model's output, or why there is none.
+    """
+
+    sample: Sample | None
+    sha256: str
+    answer: R | DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Answers(Generic[R]):
+    """These are the outcomes of one batch, and what it took.
+
+    Attributes:
+        outcomes: one for each image, in their order.
+        decoding: seconds of reading, decoding and scaling.
+        inference: seconds in the model.
+    """
+
+    outcomes: list[Outcome[R]]
+    decoding: float
+    inference: float
+
+
+@dataclass(frozen=True)
+class Stream(Generic[R]):
+    """A stream answers images.
+
+    Attributes:
+        predictor: what runs the model.
+        spec: how images are prepared.
+        finish: makes an answer of one image's output, in the thread that ran the model; an image
+            whose output it refuses with a DataError gets that for an answer.
+        prepare: prepares the bytes of an image; ``data.preprocess.prepare`` unless it is another.
+    """
+
+    predictor: Predictor
+    spec: InputSpec
+    finish: Callable[[Sample, NDArray[np.float32]], R]
+    prepare: Prepare = prepare
+
+    def answers(
+        self, batches: Iterable[Sequence[Sample | DataError]], workers: int | None = None
+    ) -> Iterator[Answers[R]]:
+        """Answer batches in their order, in threads; None is one for each CPU there is to use."""
+        workers = workers or usable_cpus()
+        return ordered_map(self.answer, batches, workers, 2 * workers)
+
+    def answer(self, batch: Sequence[Sample | DataError]) -> Answers[R]:
+        """Answer one batch, on one CPU."""
+        started = time.perf_counter()
+        loaded = [self._load(found) for found in batch]
+        images = [image for _, image in loaded if not isinstance(image, DataError)]
+        decoded = time.perf_counter()
+        rows: Iterator[NDArray[np.float32]] = iter(())
+        if images:
+            rows = iter(self.predictor.logits(self._padded(np.stack(images))))
+        finished = time.perf_counter()
+        outcomes = [
+            self._outcome(found, sha256, image if isinstance(image, DataError) else next(rows))
+            for found, (sha256, image) in zip(batch, loaded, strict=True)
+        ]
+        return Answers(outcomes, decoded - started, finished - decoded)
+
+    def _load(self, found: Sample | DataError) -> tuple[str, NDArray[np.float32] | DataError]:
+        sha256 = ""
+        try:
+            if isinstance(found, DataError):
+                raise found
+            encoded = found.read()
+            sha256 = hashlib.sha256(encoded).hexdigest()
+            return sha256, self.prepare(encoded, found.key, self.spec)
+        except DataError as error:
+            return sha256, error
+
+    def _padded(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Repeat the last image where the model takes whole batches only."""
+        missing = self.predictor.batch - len(images) if self.predictor.whole_batches else 0
+        if not missing:
+            return images
+        return np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
+
+    def _outcome(
+        self, found: Sample | DataError, sha256: str, row: NDArray[np.float32] | DataError
+    ) -> Outcome[R]:
+        if isinstance(found, DataError):
+            return Outcome(None, sha256, found)
+        try:
+            answer = row if isinstance(row, DataError) else self.finish(found, row)
+        except DataError as error:
+            return Outcome(found, sha256, error)
+        return Outcome(found, sha256, answer)
+
+
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield lists of ``size`` items, the last of which may be shorter; lazily."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
