@@ -18,7 +18,7 @@ def coded_tensors(network: Network) -> list[str]:
     for step in network.steps:
         if step.kind in ("linear", "pool"):
             coded |= dict.fromkeys(step.inputs)
-            if step.output != network.output or step.node.op_type == "Conv":
+            if step.output not in network.outputs or step.node.op_type == "Conv":
                 coded[step.output] = None
     for step in network.steps:  # renaming codes keeps them codes
         if step.kind == "shape" and step.inputs[0] in coded:

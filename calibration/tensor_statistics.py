@@ -42,7 +42,7 @@ def exposing(network: Network, tensors: Sequence[str], open_session: Opener) -> 
     """Open a session of the float network that also returns inner tensors."""
     model = onnx.ModelProto()
     model.CopyFrom(network.model)
-    inner = [name for name in tensors if name not in (network.input, network.output)]
+    inner = [name for name in tensors if name not in (network.input, *network.outputs)]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
     return open_session(model.SerializeToString())
 

@@ -6,13 +6,14 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mobilenet_cli.models import mobilenet_v1, mobilenet_v2
+from mobilenet_cli.models import mobilenet_v1, mobilenet_v2, ssd
 from mobilenet_cli.models.architecture import Architecture
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.errors import ModelError
 
 if TYPE_CHECKING:
     from mobilenet_cli.models.classifier_torch import Classifier
+    from mobilenet_cli.models.detector_torch import Detector
 
 
 def _mobilenet_v1(spec: ModelSpec) -> "Classifier":
@@ -27,7 +28,13 @@ def _mobilenet_v2(spec: ModelSpec) -> "Classifier":
     return MobileNetV2(spec)
 
 
-# Of both, five layers of stride 2 leave one pixel of 32.
+def _ssd(spec: ModelSpec) -> "Detector":
+    from mobilenet_cli.models.ssd_torch import SSD
+
+    return SSD(spec)
+
+
+# Of the classifiers, five layers of stride 2 leave one pixel of 32.
 MODELS: dict[str, Architecture] = {
     "mobilenet_v1": Architecture(
         title="MobileNet v1",
@@ -42,6 +49,24 @@ MODELS: dict[str, Architecture] = {
         build=_mobilenet_v2,
         width_layer="layers.17.project",
         smallest_side=32,
+    ),
+    "ssd_mobilenet_v1": Architecture(
+        title="MobileNet v1 SSD",
+        layers=ssd.layers,
+        build=_ssd,
+        width_layer="layers.26",
+        smallest_side=32,
+        heads=ssd.heads,
+        anchors=ssd.anchors,
+    ),
+    ssd.LITE: Architecture(
+        title="MobileNet v1 SSDLite",
+        layers=ssd.layers,
+        build=_ssd,
+        width_layer="layers.26",
+        smallest_side=32,
+        heads=ssd.heads,
+        anchors=ssd.anchors,
     ),
 }
 

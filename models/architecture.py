@@ -3,15 +3,18 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from mobilenet_cli.models.conv_layers import ConvLayer, feature_sizes
+from mobilenet_cli.models.boxes import AnchorMap
+from mobilenet_cli.models.conv_layers import ConvLayer, Head, feature_sizes
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.errors import OptionError
 
 if TYPE_CHECKING:
     from mobilenet_cli.models.classifier_torch import Classifier
+    from mobilenet_cli.models.detector_torch import Detector
 
+Task = Literal["classification", "detection"]
 STATISTICS = ("running_mean", "running_var")  # of BatchNorm, which are stored but not trained
 
 
@@ -21,8 +24,10 @@ class Architecture:
 
     Attributes:
         title: what people call it.
-        layers: the convolutional layers of a spec, in the order of computation. Global average
-            pooling and a fully connected layer follow.
+        layers: the convolutional layers of a spec, in the order of computation. In a classifier,
+            global average pooling and a fully connected layer follow.
+        heads: what makes the outputs of a detector, in pairs: boxes, scores; None of a classifier.
+        anchors: of a detector, for images of so many pixels a side; none of a classifier.
         build: makes the torch module of a spec, with random weights; imports torch.
         width_layer: the layer whose number of channels tells the width multiplier best.
         smallest_side: the smallest side in pixels of an image whose last map is not empty.
@@ -30,9 +35,24 @@ class Architecture:
 
     title: str
     layers: Callable[[ModelSpec], tuple[ConvLayer, ...]]
-    build: Callable[[ModelSpec], "Classifier"]
+    build: Callable[[ModelSpec], "Classifier | Detector"]
     width_layer: str
     smallest_side: int
+    heads: Callable[[ModelSpec], tuple[Head, ...]] | None = None
+    anchors: Callable[[int], tuple[AnchorMap, ...]] = lambda _: ()
+
+    @property
+    def task(self) -> Task:
+        """Return what its networks are for."""
+        return "detection" if self.heads else "classification"
+
+    @property
+    def class_layer(self) -> tuple[str, int]:
+        """Return the name of a layer that scores every class, and how often it scores each."""
+        if self.heads is None:
+            return "classifier", 1
+        scores = self.heads(ModelSpec(classes=1))[1]
+        return scores.name, scores.out_channels
 
     def features(self, spec: ModelSpec) -> int:
         """Return the number of channels that reach the classifier."""
@@ -47,6 +67,8 @@ class Architecture:
         shapes: dict[str, tuple[int, ...]] = {}
         for layer in self.layers(spec):
             shapes |= layer.tensor_shapes()
+        if self.heads:
+            return shapes | {k: v for h in self.heads(spec) for k, v in h.tensor_shapes().items()}
         shapes["classifier.weight"] = (spec.classes, self.features(spec))
         shapes["classifier.bias"] = (spec.classes,)
         return shapes
@@ -54,8 +76,15 @@ class Architecture:
     def layer_multiply_adds(self, spec: ModelSpec, resolution: int) -> dict[str, int]:
         """Count the multiply-adds of one image by layer, as the module names its layers."""
         layers = self.layers(spec)
-        pairs = zip(layers, feature_sizes(layers, resolution), strict=True)
-        found = {layer.name: layer.weights * side**2 for layer, side in pairs}
+        sides = dict(
+            zip((at.name for at in layers), feature_sizes(layers, resolution), strict=True)
+        )
+        found = {layer.name: layer.weights * sides[layer.name] ** 2 for layer in layers}
+        if self.heads:
+            return found | {
+                h.name: h.in_channels * h.out_channels * sides[h.source] ** 2
+                for h in self.heads(spec)
+            }
         return found | {"classifier": self.features(spec) * spec.classes}
 
     def parameters(self, spec: ModelSpec) -> int:

@@ -1,6 +1,5 @@
 """The convolutional layers of a network are data, from which its sizes and arithmetic follow."""
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ class ConvLayer:
         out_channels: the number of channels that it makes.
         stride: in pixels, of both axes.
         linear: True if no activation follows (arXiv:1801.04381, section 3.2).
+        source: name of the layer whose map it reads; empty for the one before it.
     """
 
     name: str
@@ -29,6 +29,7 @@ class ConvLayer:
     out_channels: int
     stride: int
     linear: bool = False
+    source: str = ""
 
     @property
     def kernel(self) -> int:
@@ -52,8 +53,32 @@ class ConvLayer:
         return {f"{self.name}.conv.weight": kernel, **norm}
 
 
+@dataclass(frozen=True)
+class Head:
+    """This is a convolution of 1x1 with a bias, which makes outputs of the network.
+
+    Attributes:
+        name: what the torch module calls it.
+        in_channels: the number of channels that it reads.
+        out_channels: the number of outputs at each position of its map.
+        source: name of the layer whose map it reads.
+    """
+
+    name: str
+    in_channels: int
+    out_channels: int
+    source: str
+
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each of its tensors in a checkpoint, by its name."""
+        kernel = (self.out_channels, self.in_channels, 1, 1)
+        return {f"{self.name}.weight": kernel, f"{self.name}.bias": (self.out_channels,)}
+
+
 def feature_sizes(layers: Sequence[ConvLayer], resolution: int) -> tuple[int, ...]:
     """Return the side in pixels of each layer's output; both paddings give ceil(side / stride)."""
-    strides = (layer.stride for layer in layers)
-    sizes = itertools.accumulate(strides, lambda side, s: math.ceil(side / s), initial=resolution)
-    return tuple(sizes)[1:]
+    sides: dict[str, int] = {}
+    before = resolution
+    for layer in layers:
+        before = sides[layer.name] = math.ceil(sides.get(layer.source, before) / layer.stride)
+    return tuple(sides.values())

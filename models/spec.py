@@ -29,7 +29,7 @@ class ModelSpec:
     Attributes:
         architecture: a key of ``models.MODELS``.
         width: the width multiplier (alpha in arXiv:1704.04861, section 3.3); any positive number.
-        classes: number of outputs of the classifier.
+        classes: number of outputs of the classifier; of a detector, at each anchor.
         padding: ``symmetric`` pads one pixel on every side of a 3x3 window; ``same`` is
             TensorFlow's rule, which pads bottom and right first and depends on the input size.
         bn_epsilon: added to the variance in every batch normalization.

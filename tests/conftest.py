@@ -296,3 +296,52 @@ class SmallGraph:
 def small_graph() -> type[SmallGraph]:
     """The builder of small ONNX graphs: ``g = small_graph(); g.head(g.conv("x", 3, 8), 8)``."""
     return SmallGraph
+
+
+@pytest.fixture(scope="session")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    """The same of an untrained SSD of two classes, width 0.25, 64 pixels, with statistics."""
+    import torch
+
+    from mobilenet_cli.data.loader import batches
+    from mobilenet_cli.data.open_dataset import open_dataset
+    from mobilenet_cli.data.preprocess import InputSpec
+    from mobilenet_cli.models import MODELS
+    from mobilenet_cli.models.boxes import BoxSpec
+    from mobilenet_cli.models.spec import ModelSpec
+    from mobilenet_cli.pipeline.artifacts.artifact import save_artifact
+    from mobilenet_cli.pipeline.artifacts.checkpoint import checkpoint_bytes
+    from mobilenet_cli.pipeline.artifacts.facts import Facts
+    from mobilenet_cli.pipeline.exporting.export import ExportConfig, export
+    from mobilenet_cli.pipeline.exporting.simplify import SimplifyConfig, simplify
+    from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
+    from mobilenet_cli.pipeline.quantizing.quantize import quantize
+    from mobilenet_cli.reports.records.base import Record
+
+    folder = tmp_path_factory.mktemp("detector")
+    torch.manual_seed(0)
+    spec = ModelSpec(architecture="ssd_mobilenet_v1", width=0.25, classes=3, padding="same")
+    network = MODELS[spec.architecture].build(spec)
+    with torch.no_grad():
+        for norm in network.modules():
+            if isinstance(norm, torch.nn.BatchNorm2d):
+                norm.momentum = None  # exactly the statistics of these images
+                norm.bias.fill_(1.0)
+        samples = open_dataset("digits", "train").samples[:64]
+        (batch,) = batches(samples, InputSpec.stretched(64), 64)
+        network.train()(torch.from_numpy(batch.images))
+        for head in network.heads:
+            torch.nn.init.normal_(head["scores"].weight, 0.0, 0.3)  # to be sure of some classes
+    facts = Facts(
+        stage="train",
+        model=spec,
+        input=InputSpec.stretched(64),
+        classes=("disc", "square"),
+        boxes=BoxSpec(anchors=MODELS[spec.architecture].anchors(64), columns=(1, 2)),
+    )
+    content = checkpoint_bytes(network.eval(), facts)
+    checkpoint = save_artifact(folder / "model.safetensors", content, facts, Record())
+    fp32 = export(checkpoint, ExportConfig(), folder / "fp32.onnx")
+    folded = simplify(fp32, SimplifyConfig("digits"), folder / "folded.onnx")
+    config = QuantizeConfig("digits", calib_count=24)
+    return Chain(checkpoint, fp32, folded, quantize(folded, config, folder / "int8.onnx"))

@@ -89,9 +89,9 @@ class Network:
         return str(self.model.graph.input[0].name)
 
     @property
-    def output(self) -> str:
-        """Name of the logits."""
-        return str(self.model.graph.output[0].name)
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the logits, or of a detector's boxes and scores."""
+        return tuple(value.name for value in self.model.graph.output)
 
     def consumers(self, tensor: str) -> list[GraphStep]:
         """Return steps that read a tensor."""
@@ -102,7 +102,7 @@ def parse(model: onnx.ModelProto, keep_float: frozenset[str] = frozenset()) -> N
     """Take a model apart.
 
     Args:
-        model: a float model with one input and one output.
+        model: a float model with one input.
         keep_float: outputs of steps that are to stay float.
 
     Raises:
@@ -123,10 +123,10 @@ def parse(model: onnx.ModelProto, keep_float: frozenset[str] = frozenset()) -> N
         )
     constants = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     inputs = [i.name for i in graph.input if i.name not in constants]
-    if len(inputs) != 1 or len(graph.output) != 1:
+    if len(inputs) != 1 or not graph.output:
         raise ModelError(
             f"the model has {len(inputs)} inputs and {len(graph.output)} outputs",
-            "Only classifiers with one input and one output can be quantized",
+            "Only networks with one input can be quantized",
         )
     batch = next(i for i in graph.input if i.name in inputs).type.tensor_type.shape.dim[:1]
     if batch and batch[0].HasField("dim_value"):
@@ -243,7 +243,7 @@ def separable_chain(network: Network, step: GraphStep) -> list[GraphStep] | None
     chain = [step]
     while len(chain) == 1 or network.linears[chain[-1].output].depthwise:
         readers = network.consumers(chain[-1].output)
-        ends_in_relu = chain[-1].low == 0.0 and chain[-1].output != network.output
+        ends_in_relu = chain[-1].low == 0.0 and chain[-1].output not in network.outputs
         if len(chain) > 2 or not ends_in_relu or len(readers) != 1 or not _is_conv(readers[0]):
             return None
         chain.append(readers[0])

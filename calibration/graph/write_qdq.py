@@ -112,7 +112,7 @@ def write_qdq(
         _write_step(writer, network, step, grids, linears.get(step.output), made)
         for name, source in zip(step.outputs, made, strict=True):
             if name in grids:
-                real = name if name == network.output else f"{name}_real"
+                real = name if name in network.outputs else f"{name}_real"
                 writer.quantize(name, source, grids[name], real)
     return _as_model(network, writer)
 

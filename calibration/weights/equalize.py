@@ -74,7 +74,7 @@ def _factors(room: NDArray[np.float64], power: float) -> NDArray[np.float64]:
 def _scalable_reader(network: Network, step: GraphStep) -> GraphStep | None:
     """Return the linear step that alone reads what ``step``, a ReLU or no activation, makes."""
     readers = network.consumers(step.output)
-    if step.kind != "linear" or step.node.op_type != "Conv" or step.output == network.output:
+    if step.kind != "linear" or step.node.op_type != "Conv" or step.output in network.outputs:
         return None
     if len(readers) != 1 or readers[0].kind != "linear" or readers[0].node.op_type != "Conv":
         return None

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     import torch
 
     from mobilenet_cli.models.classifier_torch import Classifier
+    from mobilenet_cli.models.detector_torch import Detector
 
 
-def checkpoint_bytes(network: "Classifier", facts: Facts) -> bytes:
+def checkpoint_bytes(network: "torch.nn.Module", facts: Facts) -> bytes:
     """Serialize a network's parameters and buffers, on the CPU, with the facts in the header."""
     from safetensors.torch import save
 
@@ -27,7 +28,7 @@ def checkpoint_bytes(network: "Classifier", facts: Facts) -> bytes:
     return save(state, metadata={METADATA_KEY: facts.model_dump_json()})
 
 
-def load_network(artifact: Artifact) -> "Classifier":
+def load_network(artifact: Artifact) -> "Classifier | Detector":
     """Build the network of a checkpoint, in evaluation mode on the CPU.
 
     Raises:

@@ -10,11 +10,14 @@ from pydantic import (
     JsonValue,
     SerializerFunctionWrapHandler,
     field_serializer,
+    model_serializer,
     model_validator,
 )
 
 from mobilenet_cli.calibration.grid import Grid
 from mobilenet_cli.data.preprocess import InputSpec
+from mobilenet_cli.models.architecture import Task
+from mobilenet_cli.models.boxes import BoxSpec
 from mobilenet_cli.models.spec import ModelSpec
 
 METADATA_KEY = "mobilenet_cli"
@@ -36,6 +39,7 @@ class Facts(BaseModel):
             unknown.
         grids: that the weights were trained on (``train --qat``), of each tensor that becomes
             codes, in the order of computation; empty otherwise.
+        boxes: how the raw outputs of a detector become boxes; None of a classifier.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -51,6 +55,12 @@ class Facts(BaseModel):
     names: tuple[str, ...] = ()
     data: str | None = None
     grids: tuple[Grid, ...] = ()
+    boxes: BoxSpec | None = None
+
+    @property
+    def task(self) -> Task:
+        """Return what the model is for."""
+        return "detection" if self.boxes else "classification"
 
     @model_validator(mode="after")
     def _check(self) -> "Facts":
@@ -58,6 +68,8 @@ class Facts(BaseModel):
             raise ValueError("no data set has a name with NUL")
         if self.names and len(self.names) != len(self.classes):
             raise ValueError(f"{len(self.names)} names for {len(self.classes)} classes")
+        if self.boxes and len(self.boxes.columns) != len(self.classes):
+            raise ValueError(f"{len(self.boxes.columns)} scores for {len(self.classes)} classes")
         return self
 
     @field_serializer("input", mode="wrap")
@@ -66,6 +78,14 @@ class Facts(BaseModel):
         written: dict[str, Any] = write(spec)
         if spec.convention == "keras":
             written.pop("convention", None)
+        return written
+
+    @model_serializer(mode="wrap")
+    def _whole(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out of a classifier what files before detectors did not have, likewise."""
+        written: dict[str, Any] = write(self)
+        if self.boxes is None:
+            written.pop("boxes", None)
         return written
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mobilenet_cli.models.architecture import Task
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, save_artifact
 from mobilenet_cli.pipeline.artifacts.checkpoint import load_network
 from mobilenet_cli.pipeline.artifacts.onnx_file import with_facts
@@ -28,11 +29,16 @@ if TYPE_CHECKING:
     import onnx_ir
 
     from mobilenet_cli.models.classifier_torch import Classifier
+    from mobilenet_cli.models.detector_torch import Detector
+
+    Network = Classifier | Detector
 
 BATCHES = (1, 2, 7)
 CLEAN_OPERATORS = frozenset(
     {"Pad", "Conv", "BatchNormalization", "Clip", "Relu", "Add", "AveragePool", "Reshape", "Gemm"}
 )
+OUTPUTS: dict[Task, list[str]] = {"classification": ["logits"], "detection": ["boxes", "scores"]}
+OF_DETECTORS = frozenset({"Transpose", "Concat", "Resize"})
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,8 @@ class ExportConfig:
 def export(checkpoint: Artifact, config: ExportConfig, out: Path) -> Artifact[ExportRecord]:
     """Write ``out``, an ONNX file with input ``input`` [batch, 3, R, R] and output ``logits``.
 
+    A detector has the raw outputs ``boxes`` [batch, A, 4] and ``scores`` [batch, A, C].
+
     Raises:
         ModelError: the checkpoint cannot be used.
         CheckError: the graph is not clean, not equal to torch, or lost a tensor on the way.
@@ -56,9 +64,11 @@ def export(checkpoint: Artifact, config: ExportConfig, out: Path) -> Artifact[Ex
     """
     refuse_overwrite(out, [checkpoint.path])
     network = load_network(checkpoint)
-    model = _convert(network, checkpoint.facts.input.resolution, config.opset)
+    task, resolution = checkpoint.facts.task, checkpoint.facts.input.resolution
+    model = _convert(network, resolution, config.opset, OUTPUTS[task])
+    clean = CLEAN_OPERATORS | (OF_DETECTORS if task == "detection" else frozenset())
     operators = Counter(node.op_type for node in model.graph.node)
-    if unexpected := sorted(operators.keys() - CLEAN_OPERATORS):
+    if unexpected := sorted(operators.keys() - clean):
         raise CheckError(
             f"the exported graph contains {', '.join(unexpected)}",
             "Install the torch and onnxscript versions of constraints.txt",
@@ -70,13 +80,15 @@ def export(checkpoint: Artifact, config: ExportConfig, out: Path) -> Artifact[Ex
         opset=config.opset,
         operators=dict(operators),
         batch_norms=operators["BatchNormalization"],
-        max_abs_error=_largest_error(network, content, checkpoint.facts.input.resolution),
+        max_abs_error=_largest_error(network, content, resolution),
         batches_checked=BATCHES,
     )
     return save_artifact(out, content, facts, record)
 
 
-def _convert(network: "Classifier", resolution: int, opset: int) -> "onnx.ModelProto":
+def _convert(
+    network: "Network", resolution: int, opset: int, outputs: list[str]
+) -> "onnx.ModelProto":
     import onnx_ir
     import onnxscript.optimizer
     import torch
@@ -97,7 +109,7 @@ def _convert(network: "Classifier", resolution: int, opset: int) -> "onnx.ModelP
             optimize=False,
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             input_names=["input"],
-            output_names=["logits"],
+            output_names=outputs,
             opset_version=opset,
             verbose=False,
         )
@@ -125,7 +137,7 @@ def _strip_trace(graph: "onnx_ir.Model") -> None:
         value.metadata_props.clear()
 
 
-def _check_weights(network: "Classifier", model: "onnx.ModelProto") -> None:
+def _check_weights(network: "Network", model: "onnx.ModelProto") -> None:
     """Check that every tensor of the network is in the graph under its own name, bit for bit."""
     import onnx
 
@@ -140,7 +152,7 @@ def _check_weights(network: "Classifier", model: "onnx.ModelProto") -> None:
             )
 
 
-def _largest_error(network: "Classifier", content: bytes, resolution: int) -> float:
+def _largest_error(network: "Network", content: bytes, resolution: int) -> float:
     """Run both at every batch size on seeded noise; refuse a difference beyond rounding."""
     import torch
 
@@ -150,13 +162,16 @@ def _largest_error(network: "Classifier", content: bytes, resolution: int) -> fl
     for batch in BATCHES:
         images = generator.uniform(-1, 1, (batch, 3, resolution, resolution)).astype(np.float32)
         with torch.inference_mode():
-            expected = network(torch.from_numpy(images)).numpy()
-        error = compare(expected, session.run(None, {"input": images})[0]).max_abs_error
-        if not within_float32_rounding(error, expected):
-            raise CheckError(
-                f"at batch {batch} the exported model's logits are up to {error:.2g} away from "
-                "torch's",
-                "Install the torch and onnxruntime versions of constraints.txt",
-            )
-        worst = max(worst, error)
+            made = network(torch.from_numpy(images))
+        expected = [made] if isinstance(made, torch.Tensor) else made
+        found = session.run(None, {"input": images})
+        for of_torch, output, ours in zip(expected, session.get_outputs(), found, strict=True):
+            error = compare(of_torch.numpy(), ours).max_abs_error
+            if not within_float32_rounding(error, of_torch.numpy()):
+                raise CheckError(
+                    f"at batch {batch} the exported model's {output.name} are up to {error:.2g} "
+                    "away from torch's",
+                    "Install the torch and onnxruntime versions of constraints.txt",
+                )
+            worst = max(worst, error)
     return worst

@@ -20,6 +20,7 @@ from mobilenet_cli.pipeline.importing.layouts import (
     keras,
     keras_automatic,
     keras_v2,
+    ssd_tfjs,
     tf_slim,
     timm,
     torch_programs,
@@ -48,6 +49,7 @@ class Layout:
 
 # In the order in which they are tried: the last one matches by shape alone.
 LAYOUTS = (
+    Layout(ssd_tfjs.recognizes, ssd_tfjs.plan, ssd_tfjs.EXPECTED, ssd_tfjs.prepare),
     Layout(keras.recognizes, keras.plan, keras.EXPECTED),
     Layout(keras_v2.recognizes, keras_v2.plan, keras_v2.EXPECTED),
     Layout(
@@ -123,11 +125,14 @@ def read_source(source: str, config: ImportConfig) -> Imported:
     activation, notes = _activation(file, plan, config.activation)
     spec, tensors = convert(file, plan, activation)
     _check_width(file.path, spec, config.width)
-    if "classifier.weight" not in plan.names:
+    if plan.boxes is None and "classifier.weight" not in plan.names:
         notes += ("the file has no classifier; it is zero until the network is trained",)
-    elif file.last:
+    elif file.last and plan.boxes is None:
         notes += (f"the classifier is '{plan.names['classifier.weight']}', the graph's output",)
-    classes, names = listed_classes(file.path, spec.classes, config.classes)
+    outputs = len(plan.boxes.columns) if plan.boxes else spec.classes
+    classes, names = plan.classes, tuple[str, ...]()
+    if config.classes or not classes:
+        classes, names = listed_classes(file.path, outputs, config.classes)
     facts = Facts(
         stage="import",
         parent=(sha256 := sha256_file(file.path)),
@@ -139,6 +144,7 @@ def read_source(source: str, config: ImportConfig) -> Imported:
         input=plan.input,
         classes=classes,
         names=names,
+        boxes=plan.boxes,
     )
     record = ImportRecord(
         source=source,

@@ -22,6 +22,7 @@ from mobilenet_cli.pipeline.importing.tensorflow_files import (
     read_checkpoint,
     read_graph,
 )
+from mobilenet_cli.pipeline.importing.tensorflow_js import Group, groups_in, read_group
 
 Tensors = dict[str, NDArray[np.float32]]
 MAX_VALUES = 1 << 27  # of all tensors together, 512 MiB as float32: 30 times a MobileNet v1
@@ -88,7 +89,8 @@ class Budget:
 def read_weights(path: Path) -> WeightFile:
     """Read a weights file, or the one in a folder as the Hugging Face hub has them.
 
-    Of a TensorFlow checkpoint, any of its files or their common name.
+    Of a TensorFlow checkpoint, any of its files or their common name; of TensorFlow.js, the JSON
+    document that lists the weights.
 
     Raises:
         ModelError: no such file, an unknown format, truncated, too large, or a pickle with code in
@@ -124,6 +126,8 @@ def read_weights(path: Path) -> WeightFile:
         tensors = _read_tensorflow(path, read_graph)
         with foreign(path, "a TensorFlow file", DAMAGED):
             return WeightFile(path, False, tensors, last=last_weights(path))
+    if head.lstrip()[:1] in (b"{", b"[") and (groups := groups_in(path)) is not None:
+        return WeightFile(path, False, _read_tensorflow_js(path, groups))
     raise not_a_model(
         path,
         f"{path} is no HDF5, safetensors, torch or TensorFlow file; it begins with {head!r}",
@@ -286,6 +290,20 @@ def _read_tensorflow(path: Path, read: Callable[[Path], Iterator[Variable]]) -> 
             tensor = variable.read()
             if _is_real(tensor.dtype):
                 tensors[variable.name] = tensor.astype(np.float32)
+    return tensors
+
+
+def _read_tensorflow_js(path: Path, groups: tuple[Group, ...]) -> Tensors:
+    tensors: Tensors = {}
+    budget = Budget(path)
+    for group in groups:
+        for weight in group.weights:
+            budget.spend(weight.name, weight.shape)
+        for weight, content in read_group(path, group):
+            if len(content) != weight.size:
+                raise ModelError(f"the shards of {path} end within '{weight.name}'", DAMAGED)
+            if weight.dtype == "float32":
+                tensors[weight.name] = weight.read(content)
     return tensors
 
 

@@ -117,8 +117,8 @@ def within_drop(quantizer: Quantizer) -> FloatChoice:
     few = replace(calibration, samples=calibration.samples[:RANKING_IMAGES])
 
     def sqnr_alone(layer: str) -> float:
-        expected, _, found = quantizer.logits(quantizer.make((layer,), few), few)
-        return sqnr_db(expected, found)
+        expected, _, found = quantizer.outputs(quantizer.make((layer,), few), few)
+        return min(map(sqnr_db, expected, found))
 
     def ranked() -> list[str]:
         layers = parse(load_onnx(quantizer.source.path)).linears

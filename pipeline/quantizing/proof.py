@@ -50,6 +50,11 @@ def running_operators(content: bytes) -> Counter[str]:
         return Counter(node.op_type for node in onnx.load(path).graph.node)
 
 
+def joins_outputs(step: GraphStep, network: Network) -> bool:
+    """Tell whether a step only puts a detector's heads together, each from codes of its own."""
+    return step.node.op_type == "Concat" and step.output in network.outputs
+
+
 def check_integer(network: Network, operators: Counter[str]) -> None:
     """Refuse a graph in which something that should be integer runs in float.
 
@@ -66,7 +71,9 @@ def check_integer(network: Network, operators: Counter[str]) -> None:
                 f"{found} {operator} of the quantized model run in float",
                 "Install the onnxruntime version of constraints.txt; nothing was written",
             )
-    if not kept and max(operators["QuantizeLinear"], operators["DequantizeLinear"]) > 1:
+    back = max(1, sum(len(step.inputs) for step in kept))
+    forth = 1 + sum(len(step.outputs) for step in kept)
+    if operators["QuantizeLinear"] > forth or operators["DequantizeLinear"] > back:
         raise CheckError(
             "the quantized model goes back to float between layers: "
             f"{operators['QuantizeLinear']} QuantizeLinear and "

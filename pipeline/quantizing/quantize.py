@@ -16,10 +16,10 @@ from mobilenet_cli.pipeline.progress import Progress, silent
 from mobilenet_cli.pipeline.quantizing.calibration_images import leakage
 from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
 from mobilenet_cli.pipeline.quantizing.float_layers import FloatChoice, within_drop
-from mobilenet_cli.pipeline.quantizing.proof import check_integer, running_operators
+from mobilenet_cli.pipeline.quantizing.proof import check_integer, joins_outputs, running_operators
 from mobilenet_cli.pipeline.quantizing.quantizer import Quantizer
 from mobilenet_cli.pipeline.runtime.machine import peak_rss_mb
-from mobilenet_cli.pipeline.runtime.parity import compare, sqnr_db
+from mobilenet_cli.pipeline.runtime.parity import compare_outputs
 from mobilenet_cli.reports.records.quantization import QuantizeRecord
 
 MIN_SQNR_DB = 6.0  # of the logits: below, the error has more than a quarter of the signal's power
@@ -60,8 +60,9 @@ def prove(quantizer: Quantizer, chosen: FloatChoice, started: float) -> Quantize
     network, operators = chosen.model.network, running_operators(chosen.model.content)
     if config.kernels.cpu:
         check_integer(network, operators)
-    expected, simulated, found = quantizer.logits(chosen.model)
-    parity = compare(expected, simulated if config.cross else found)
+    expected, simulated, found = quantizer.outputs(chosen.model)
+    boxes = source.facts.boxes
+    parity = compare_outputs(expected, simulated if config.cross else found, boxes)
     if not parity.sqnr_db >= MIN_SQNR_DB:
         raise CheckError(
             f"the int8 model is not the float model's function: {parity.sqnr_db:.1f} dB SQNR and "
@@ -83,10 +84,14 @@ def prove(quantizer: Quantizer, chosen: FloatChoice, started: float) -> Quantize
         sqnr_db=parity.sqnr_db,
         agreement=parity.agreement,
         max_abs_error=parity.max_abs_error,
-        kernel_sqnr_db=None if config.cross else sqnr_db(simulated, found),
+        kernel_sqnr_db=None if config.cross else compare_outputs(simulated, found, boxes).sqnr_db,
         operators=dict(operators),
         layers=chosen.model.layers,
-        float_layers=tuple(step.output for step in network.steps if step.kind == "float"),
+        float_layers=tuple(
+            step.output
+            for step in network.steps
+            if step.kind == "float" and not joins_outputs(step, network)
+        ),
         max_drop=config.max_drop,
         drop=chosen.drop,
         drop_data=chosen.data,

@@ -15,7 +15,7 @@ from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.facts import Facts
 from mobilenet_cli.pipeline.artifacts.files import foreign
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
-from mobilenet_cli.pipeline.errors import CheckError, OptionError
+from mobilenet_cli.pipeline.errors import CheckError, ModelError, OptionError
 from mobilenet_cli.pipeline.progress import Progress
 from mobilenet_cli.pipeline.quantizing.calibration_images import Calibration, choose_images
 from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
@@ -28,6 +28,8 @@ from mobilenet_cli.pipeline.quantizing.proof import (
 from mobilenet_cli.pipeline.runtime.integer_kernels import detect_target
 from mobilenet_cli.pipeline.runtime.session import open_session
 from mobilenet_cli.reports.records.quantization import LayerRecord
+
+Outputs = list[NDArray[np.float32]]  # of all images, output by output
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,12 @@ class Quantizer:
         model = load_onnx(source.path)
         with foreign(source.path, "a network to quantize"):
             network = parse(model)  # refuses what cannot be quantized before any image is read
+        if source.facts.task == "classification" and len(network.outputs) != 1:
+            raise ModelError(
+                f"{source.path} has {len(network.outputs)} outputs",
+                "Only classifiers with one output, and detectors made by this tool, can be "
+                "quantized",
+            )
         config = config.resolved()
         if source.facts.grids and (config.calibrator != "minmax" or config.max_drop is not None):
             raise OptionError(
@@ -119,10 +127,10 @@ class Quantizer:
         content = with_facts(quantized.write(kernels), self.facts)
         return QuantizedModel(network, tuple(layers), content)
 
-    def logits(
+    def outputs(
         self, made: QuantizedModel, calibration: Calibration | None = None
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """Compute logits [images, classes] on calibration images.
+    ) -> tuple[Outputs, Outputs, Outputs]:
+        """Compute the outputs on calibration images: logits [images, classes], or boxes and scores.
 
         Returns:
             Those of the float model, of the quantized one in simulation, and of the quantized one
@@ -134,11 +142,15 @@ class Quantizer:
             open_session(made.content),
         )
         name = sessions[0].get_inputs()[0].name
-        rows: list[list[NDArray[np.float32]]] = [[], [], []]
+        rows: list[list[Outputs]] = [[], [], []]
+        detects = self.source.facts.task == "detection"
         for batch in (calibration or self.calibration).first_batches(RECONSTRUCTION_IMAGES):
             for row, session in zip(rows, sessions, strict=True):
-                row.append(session.run(None, {name: batch})[0].reshape(len(batch), -1))
-        expected, simulated, found = (np.concatenate(row) for row in rows)
+                made_here = session.run(None, {name: batch})
+                row.append(made_here if detects else [made_here[0].reshape(len(batch), -1)])
+        expected, simulated, found = (
+            [np.concatenate(output) for output in zip(*row, strict=True)] for row in rows
+        )
         return expected, simulated, found
 
 

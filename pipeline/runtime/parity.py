@@ -1,9 +1,13 @@
 """This module tells whether two models are the same function, and else how far apart they are."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mobilenet_cli.models.boxes import BoxSpec
+from mobilenet_cli.models.detections import NmsConfig, common, detect
 
 # Of the largest logit, at least 1: what float32 sums in another order may differ by, and no more.
 FLOAT_TOLERANCE = 1e-4
@@ -17,7 +21,8 @@ class Parity:
         images: how many were compared.
         max_abs_error: largest absolute difference of a logit.
         sqnr_db: signal-to-quantization-noise ratio in decibels, larger is closer; inf if equal.
-        agreement: fraction of images with the same top-1 class, 0..1.
+        agreement: fraction of images with the same top-1 class, 0..1; of detectors, of the boxes
+            that either finds with a probability above 0.5, those that both find.
     """
 
     images: int
@@ -50,3 +55,36 @@ def compare(reference: NDArray[np.floating], other: NDArray[np.floating]) -> Par
         sqnr_db=sqnr_db(reference, other),
         agreement=float((reference.argmax(1) == other.argmax(1)).mean()),
     )
+
+
+SURE = NmsConfig(min_score=0.5)
+
+
+def compare_outputs(
+    reference: Sequence[NDArray[np.floating]],
+    other: Sequence[NDArray[np.floating]],
+    boxes: BoxSpec | None,
+) -> Parity:
+    """Compare all outputs of two models; of several outputs, the worst figures count.
+
+    Args:
+        reference: what a model makes of images, output by output.
+        other: what another model makes of the same images.
+        boxes: how the outputs of detectors become boxes; None of classifiers.
+    """
+    each = [compare(a, b) for a, b in zip(reference, other, strict=True)]
+    worst = Parity(
+        images=each[0].images,
+        max_abs_error=max(parity.max_abs_error for parity in each),
+        sqnr_db=min(parity.sqnr_db for parity in each),
+        agreement=min(parity.agreement for parity in each),
+    )
+    if boxes is None or not np.isfinite(worst.max_abs_error):
+        return worst
+    both = either = 0
+    for row in zip(*reference, *other, strict=True):
+        first = detect(row[0], row[1], boxes, (1, 1), SURE)
+        second = detect(row[2], row[3], boxes, (1, 1), SURE)
+        same = common(first, second)
+        both, either = both + same, either + len(first) + len(second) - same
+    return replace(worst, agreement=both / either if either else 1.0)

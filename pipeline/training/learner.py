@@ -82,9 +82,12 @@ def starting_network(
     """
     from torch import nn
 
+    from mobilenet_cli.models.classifier_torch import Classifier
+
     if source is not None:
         load_state(source)  # checks it before memory is taken for what its facts claim
     network = find_architecture(spec.architecture).build(spec)
+    assert isinstance(network, Classifier)  # as ``resolve`` has seen
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             fan_out = module.kernel_size[0] ** 2 * module.out_channels // module.groups
@@ -93,6 +96,7 @@ def starting_network(
     nn.init.zeros_(network.classifier.bias)
     if source is not None:
         known = load_network(source)
+        assert isinstance(known, Classifier)
         network.layers.load_state_dict(known.layers.state_dict())
         if source.facts.classes == classes:
             network.classifier.load_state_dict(known.classifier.state_dict())

@@ -119,7 +119,13 @@ def resolve(config: TrainConfig) -> ResolvedTraining:
         width=1.0 if config.width is None else config.width,
     )
     spec = _input(config, source)
-    find_architecture(network.architecture).check_resolution(spec.resolution)
+    architecture = find_architecture(network.architecture)
+    architecture.check_resolution(spec.resolution)
+    if architecture.task != "classification":
+        raise OptionError(
+            f"{architecture.title} is a detector, and only classifiers can be trained",
+            "Use --model mobilenet_v1 or mobilenet_v2",
+        )
     return ResolvedTraining(
         config=config,
         recipe=config.chosen_recipe,

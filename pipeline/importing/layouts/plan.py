@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.models import find_architecture
+from mobilenet_cli.models.boxes import BoxSpec
 from mobilenet_cli.models.conv_layers import NORM_PARTS
 from mobilenet_cli.models.mobilenet_v1 import TABLE_1
 from mobilenet_cli.models.spec import Activation, ModelSpec, Padding
@@ -36,6 +37,9 @@ class TensorMapping:
         assumed: a note of what neither the file nor its layout says. One with ``{activation}`` in
             it lets the user name another activation.
         input: how an image becomes the input.
+        unused: tensors of the file that are no weights of the network.
+        boxes: how the outputs of a detector become boxes; None of a classifier.
+        classes: what a detector finds, if its layout tells.
     """
 
     layout: str
@@ -47,6 +51,9 @@ class TensorMapping:
     activation: Activation | None = "relu6"
     assumed: str = ""
     input: InputSpec
+    unused: tuple[str, ...] = ()
+    boxes: BoxSpec | None = None
+    classes: tuple[str, ...] = ()
 
 
 def layer_names(layer: str, kernel: str, norm: Mapping[str, str]) -> dict[str, str]:
@@ -104,11 +111,12 @@ def convert(
     }
     norm = ".bn.weight"
     channels = {n.removesuffix(norm): t.size for n, t in tensors.items() if n.endswith(norm)}
-    bias = tensors.get("classifier.bias")
+    layer, times = architecture.class_layer
+    bias = tensors.get(f"{layer}.bias")
     spec = ModelSpec(
         architecture=plan.architecture,
         width=width_of(plan.architecture, channels),
-        classes=1000 if bias is None else max(1, bias.size),
+        classes=1000 if bias is None else max(1, bias.size // times),
         padding=plan.padding,
         bn_epsilon=plan.bn_epsilon,
         activation=activation,
@@ -150,13 +158,13 @@ def _check_names(path: Path, plan: TensorMapping, tensors: Tensors) -> None:
     expected, title = set(plan.names.values()), find_architecture(plan.architecture).title
     for problem, names in (
         ("lacks", expected - tensors.keys()),
-        (f"has, beyond a {title},", tensors.keys() - expected),
+        (f"has, beyond a {title},", tensors.keys() - expected - set(plan.unused)),
     ):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise ModelError(
                 f"{path} looks like a {plan.layout} file but {problem} '{min(names)}'{more}",
-                f"Only plain {title} classifiers can be imported; check that the file is whole",
+                f"Only a plain {title} can be imported; check that the file is whole",
             )
 
 

@@ -25,7 +25,7 @@ W = np.arange(2 * 3 * 3 * 3).reshape(2, 3, 3, 3)
 
 def test_our_own_network(chain):
     network = parse(onnx.load(chain.folded.path))
-    assert (network.input, network.output) == ("input", "logits")
+    assert (network.input, network.outputs) == ("input", ("logits",))
     kinds = [step.kind for step in network.steps]
     assert kinds == ["linear"] * 27 + ["pool", "shape", "linear"]
     assert [step.high for step in network.steps[:27]] == [6.0] * 27
@@ -153,11 +153,17 @@ def test_nothing_to_quantize():
         parse(model([("Relu", ["x"], "y", {})], {}))
 
 
-@pytest.mark.parametrize(("inputs", "outputs"), [(("x", "z"), ("y",)), (("x",), ("y", "a"))])
-def test_one_input_and_one_output(inputs, outputs):
+def test_one_input():
     nodes = [("Conv", ["x", "w"], "a", {}), ("Relu", ["a"], "y", {})]
-    with pytest.raises(ModelError, match=f"{len(inputs)} inputs and {len(outputs)} outputs"):
-        parse(model(nodes, {"w": W}, outputs, inputs))
+    with pytest.raises(ModelError, match="2 inputs and 1 outputs"):
+        parse(model(nodes, {"w": W}, ("y",), ("x", "z")))
+
+
+def test_an_output_within_keeps_its_activation_apart():
+    nodes = [("Conv", ["x", "w"], "a", {}), ("Relu", ["a"], "y", {})]
+    network = parse(model(nodes, {"w": W}, ("y", "a")))
+    assert network.outputs == ("y", "a")
+    assert [(step.output, step.low) for step in network.steps] == [("a", -np.inf), ("y", -np.inf)]
 
 
 def test_initializers_listed_as_inputs_are_not_inputs():
