@@ -39,6 +39,12 @@ __main__.py
 cli.py
 data/__init__.py
 data/augment.py
+data/boxes/__init__.py
+data/boxes/box_dataset.py
+data/boxes/coco.py
+data/boxes/open_boxes.py
+data/boxes/voc.py
+data/boxes/yolo.py
 data/crop.py
 data/dataset.py
 data/decode.py

@@ -1,0 +1,188 @@
+"""A set of images with boxes, and what is wrong with them, said once and counted."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobilenet_cli.data.dataset import Sample, printable
+from mobilenet_cli.pipeline.errors import DataError
+
+# What becomes of a box that is not as it should be, as the end of a sentence.
+CLIPPED = "boxes reach outside their image and were clipped"
+OUTSIDE = "boxes lie outside their image or have no area, and were left out"
+REVERSED = "boxes have their corners swapped and were turned"
+NOT_FINITE = "boxes have no finite corners and were left out"
+UNKNOWN_CLASS = "boxes are of a class that is not listed, and were left out"
+IGNORED = "boxes are crowds or marked as difficult, and count neither way"
+FROM_POLYGONS = "boxes were drawn around a segmentation, since none was given"
+WITHOUT_BOX = "annotations have no box and no polygon, and were left out"
+NO_IMAGE = "labels are of images that are not there, and were left out"
+NO_LABEL = "images have no label and count as empty"
+SKIPPED = "images have no label and were left out"
+Corners = tuple[float, float, float, float]
+
+
+class Remarks:
+    """Remarks are counted by what they say; the first place of each is remembered."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.first: dict[str, str] = {}
+
+    def add(self, what: str, where: str) -> None:
+        """Count a remark.
+
+        Args:
+            what: the end of a sentence that begins with a number.
+            where: the image or file.
+        """
+        self.counts[what] += 1
+        self.first.setdefault(what, printable(where))
+
+    def sentences(self) -> tuple[str, ...]:
+        """Return each remark with its number."""
+        return tuple(
+            f"{count} {what}, such as in {self.first[what]}" for what, count in self.counts.items()
+        )
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """These are the objects in one image.
+
+    Attributes:
+        corners: float32 [n, 4], left, top, right, bottom in pixels; within the image, with area.
+        classes: int64 [n], indices of the set's classes.
+        ignored: bool [n], boxes that count neither as found nor as missed.
+        areas: float32 [n] in square pixels, by which objects are small or large.
+    """
+
+    corners: NDArray[np.float32]
+    classes: NDArray[np.int64]
+    ignored: NDArray[np.bool_]
+    areas: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        """Return the number of objects."""
+        return len(self.classes)
+
+
+@dataclass(frozen=True, slots=True)
+class BoxImage:
+    """This is one image, not yet read, with its objects.
+
+    Attributes:
+        sample: the image.
+        size: width and height in pixels that the boxes are for.
+        boxes: its objects.
+    """
+
+    sample: Sample
+    size: tuple[int, int]
+    boxes: Boxes
+
+
+@dataclass(frozen=True)
+class BoxDataset:
+    """This is a set of images with boxes, in a fixed order.
+
+    Attributes:
+        name: where they come from, as the user wrote it, with the split.
+        images: the images.
+        classes: names of the classes, in the order of their indices.
+        remarks: what was wrong with labels and was mended, a sentence each.
+        lost: what cannot be read.
+    """
+
+    name: str
+    images: Sequence[BoxImage]
+    classes: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
+    lost: tuple[DataError, ...] = ()
+
+    @property
+    def objects(self) -> int:
+        """Return the number of objects in all images."""
+        return sum(len(image.boxes) for image in self.images)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """This is what a format says about one image, before it is checked.
+
+    Attributes:
+        sample: the image.
+        size: width and height in pixels.
+        boxes: the class's index, the corners in pixels, whether it is ignored, and its area if
+            the format has one.
+    """
+
+    sample: Sample
+    size: tuple[int, int]
+    boxes: Sequence[tuple[int, Corners, bool, float | None]] = field(default_factory=tuple)
+
+
+def checked(labelled: Labelled, remarks: Remarks) -> BoxImage:
+    """Make boxes that lie in their image and have an area; all others are remarked on."""
+    width, height = labelled.size
+    kept: list[tuple[int, Corners, bool, float]] = []
+    key = labelled.sample.key
+    for label, corners, ignored, area in labelled.boxes:
+        if not all(map(math.isfinite, corners)):
+            remarks.add(NOT_FINITE, key)
+            continue
+        left, right = sorted(corners[::2])
+        top, bottom = sorted(corners[1::2])
+        if (left, top, right, bottom) != tuple(corners):
+            remarks.add(REVERSED, key)
+        inside = (
+            max(left, 0.0),
+            max(top, 0.0),
+            min(right, float(width)),
+            min(bottom, float(height)),
+        )
+        if inside[0] >= inside[2] or inside[1] >= inside[3]:
+            remarks.add(OUTSIDE, key)
+            continue
+        if inside != (left, top, right, bottom):
+            remarks.add(CLIPPED, key)
+            area = None
+        if ignored:
+            remarks.add(IGNORED, key)
+        own = (inside[2] - inside[0]) * (inside[3] - inside[1])
+        usable = area is not None and math.isfinite(area) and area > 0
+        kept.append((label, inside, ignored, float(area) if usable and area else own))
+    boxes = Boxes(
+        np.array([corners for _, corners, _, _ in kept], np.float32).reshape(-1, 4),
+        np.array([label for label, *_ in kept], np.int64),
+        np.array([ignored for *_, ignored, _ in kept], bool),
+        np.array([area for *_, area in kept], np.float32),
+    )
+    return BoxImage(labelled.sample, labelled.size, boxes)
+
+
+def make_dataset(
+    name: str,
+    labelled: Iterable[Labelled],
+    classes: Sequence[str],
+    remarks: Remarks,
+    lost: Sequence[DataError] = (),
+) -> BoxDataset:
+    """Check all boxes and make the set.
+
+    Raises:
+        DataError: there are no images.
+    """
+    images = [checked(one, remarks) for one in labelled]
+    if not images:
+        first = f"; {lost[0].what}" if lost else ""
+        raise DataError(
+            f"{name} has no images with labels{first}", "Check that images and labels lie together"
+        )
+    return BoxDataset(
+        printable(name), images, tuple(map(printable, classes)), remarks.sentences(), tuple(lost)
+    )

@@ -1,0 +1,154 @@
+"""COCO's JSON: images, annotations with boxes, and categories (cocodataset.org, "Data format")."""
+
+import json
+from collections import defaultdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mobilenet_cli.data.boxes import box_dataset as remark
+from mobilenet_cli.data.boxes.box_dataset import (
+    BoxDataset,
+    Corners,
+    Labelled,
+    Remarks,
+    make_dataset,
+)
+from mobilenet_cli.data.dataset import Sample
+from mobilenet_cli.data.readers.files import read_file
+from mobilenet_cli.data.split import Split
+from mobilenet_cli.pipeline.errors import DataError
+
+# Where the file of a split is: of COCO itself, of Roboflow, and of everybody else.
+PATTERNS = {
+    "train": ("annotations/*train*.json", "train/*.json", "*train*.json"),
+    "val": ("annotations/*val*.json", "val*/*.json", "*val*.json", "test/*.json"),
+}
+
+
+def files(folder: Path) -> dict[Split, Path]:
+    """Find the JSON file of each split; of one file alone, that of ``all``."""
+    found: dict[Split, Path] = {}
+    for split in ("train", "val"):
+        paths = (p for pattern in PATTERNS[split] for p in sorted(folder.glob(pattern)))
+        path = next(filter(is_coco, paths), None)
+        if path is not None:
+            found[split] = path
+    if found:
+        return found
+    for path in sorted([*folder.glob("*.json"), *folder.glob("annotations/*.json")]):
+        if is_coco(path):
+            return {"all": path}
+    return {}
+
+
+def is_coco(path: Path) -> bool:
+    """Tell whether a JSON file may be of this format, by its beginning and its end."""
+    with path.open("rb") as file:
+        head = file.read(1 << 16)
+        file.seek(max(0, path.stat().st_size - (1 << 16)))
+        text = head + file.read()
+    return head.lstrip()[:1] == b"{" and any(
+        key in text for key in (b'"annotations"', b'"categories"', b'"images"')
+    )
+
+
+def read(path: Path, name: str) -> BoxDataset:
+    """Read a JSON file and find its images.
+
+    Raises:
+        DataError: it is broken, or has no images, or they are not there.
+    """
+    remarks = Remarks()
+    document = _document(path)
+    try:
+        categories = sorted((int(c["id"]), str(c["name"])) for c in document["categories"])
+        index = {identifier: place for place, (identifier, _) in enumerate(categories)}
+        listed = {int(i["id"]): i for i in document["images"]}
+        boxes: dict[int, list[tuple[int, Corners, bool, float | None]]] = defaultdict(list)
+        for annotation in document.get("annotations", ()):
+            _take(annotation, listed, index, boxes, remarks)
+        root = _image_folder(path, [str(i["file_name"]) for i in listed.values()])
+        labelled = []
+        for identifier, image in listed.items():
+            file = root / str(image["file_name"])
+            if not file.is_file():
+                remarks.add(remark.NO_IMAGE, str(file))
+                continue
+            sample = Sample(str(image["file_name"]), None, partial(read_file, file))
+            size = (int(image["width"]), int(image["height"]))
+            labelled.append(Labelled(sample, size, boxes[identifier]))
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise DataError(
+            f"{path} is not as COCO has it ({type(error).__name__}: {error})",
+            "It needs images, annotations and categories, as instances_val2017.json has",
+        ) from error
+    return make_dataset(name, labelled, [label for _, label in categories], remarks)
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not JSON ({error})", "Download or export it again") from error
+    if not isinstance(document, dict):
+        raise DataError(f"{path} is not a JSON object", "Give a file in COCO's format")
+    return document
+
+
+def _take(
+    annotation: dict[str, Any],
+    listed: dict[int, Any],
+    index: dict[int, int],
+    boxes: dict[int, list[tuple[int, Corners, bool, float | None]]],
+    remarks: Remarks,
+) -> None:
+    """Add an annotation to the boxes of its image, or remark on why not."""
+    image = int(annotation["image_id"])
+    if image not in listed:
+        remarks.add(remark.NO_IMAGE, f"image {image}")
+        return
+    where = str(listed[image]["file_name"])
+    label = index.get(int(annotation["category_id"]))
+    if label is None:
+        remarks.add(remark.UNKNOWN_CLASS, where)
+        return
+    box = annotation.get("bbox")
+    if box:
+        x, y, width, height = map(float, box)
+        corners = (x, y, x + width, y + height)
+    elif drawn := _around(annotation.get("segmentation")):
+        remarks.add(remark.FROM_POLYGONS, where)
+        corners = drawn
+    else:
+        remarks.add(remark.WITHOUT_BOX, where)
+        return
+    area = annotation.get("area")
+    crowd = bool(annotation.get("iscrowd", 0))
+    boxes[image].append((label, corners, crowd, None if area is None else float(area)))
+
+
+def _around(polygons: Any) -> Corners | None:
+    """Return the box around polygons [[x, y, x, y, ...], ...]; None of run lengths."""
+    if not isinstance(polygons, list) or not any(polygons):
+        return None
+    xs = [float(x) for polygon in polygons for x in polygon[::2]]
+    ys = [float(y) for polygon in polygons for y in polygon[1::2]]
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def _image_folder(path: Path, names: list[str]) -> Path:
+    """Find the folder that the names of the images are in.
+
+    Raises:
+        DataError: none of the usual ones has any.
+    """
+    near = [path.parent, path.parent.parent]
+    below = [f for folder in near for f in sorted(folder.iterdir()) if f.is_dir()]
+    for folder in (*near, *below, *(f / "images" for f in below)):
+        if any((folder / name).is_file() for name in names[:100]):
+            return folder
+    raise DataError(
+        f"none of the images that {path} lists is there, such as {names[0] if names else 'none'}",
+        "Put the images beside the file, or into a folder beside it",
+    )
