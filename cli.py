@@ -20,7 +20,7 @@ from rich.console import Console
 
 from mobilenet_cli.pipeline.errors import MobilenetError, mendable
 from mobilenet_cli.pipeline.progress import bar, fetch_addresses
-from mobilenet_cli.pipeline.stopping import leave_quietly, stoppable
+from mobilenet_cli.pipeline.runtime.stopping import leave_quietly, stoppable
 from mobilenet_cli.reports.meant import Guided
 from mobilenet_cli.reports.options import OPTIONS
 

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from mobilenet_cli.calibration.kernels import TARGETS
+from mobilenet_cli.calibration.ranges.calibrators import CALIBRATORS
 from mobilenet_cli.cli import app
+from mobilenet_cli.models import MODELS
 
 COMMANDS = [  # in the order of the chain
     "train",
@@ -70,6 +73,20 @@ def test_every_command_explains_itself_and_speaks_json(command: str):
         assert f"{option} " in text
     # An option without a text ends with its type.
     assert re.findall(r"^│ +\*? *(--\S+)[^│]*> +│$", text, re.MULTILINE) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "table"),
+    [
+        ("quantize", "--calibrator", CALIBRATORS),
+        ("quantize", "--target", TARGETS),
+        ("train", "--model", MODELS),
+    ],
+)
+def test_help_names_every_choice(command: str, option: str, table: dict[str, object]):
+    text = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "300"}).stdout
+    described = next(line for line in text.splitlines() if f"│ {option} " in line.replace("*", ""))
+    assert set(table) <= set(re.findall(r"\w+", described))
 
 
 def test_version():

@@ -189,11 +189,11 @@ pipeline/runtime/parity.py
 pipeline/runtime/predictor.py
 pipeline/runtime/probe_images.py
 pipeline/runtime/session.py
+pipeline/runtime/stopping.py
 pipeline/runtime/stream.py
 pipeline/runtime/tensor_values.py
 pipeline/runtime/timing.py
 pipeline/runtime/torch_kernels.py
-pipeline/stopping.py
 pipeline/training/__init__.py
 pipeline/training/augmentation.py
 pipeline/training/config.py

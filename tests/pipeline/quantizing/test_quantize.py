@@ -12,6 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from mobilenet_cli.calibration.ranges.calibrators import CALIBRATORS
 from mobilenet_cli.data.loader import batches
 from mobilenet_cli.data.open_dataset import open_dataset
 from mobilenet_cli.data.preprocess import InputSpec
@@ -254,7 +255,7 @@ def test_same_bytes_twice(chain, tmp_path):
     assert other.sha256 != made[0].sha256
 
 
-@pytest.mark.parametrize("calibrator", ["minmax", "percentile", "entropy", "mse"])
+@pytest.mark.parametrize("calibrator", CALIBRATORS)
 def test_batch_size_does_not_matter(tmp_path, monkeypatch, calibrator):
     """13 images: 5 + 5 + 3, 13 at once, or one by one."""
     source = slim(tmp_path / "float.onnx")
@@ -279,7 +280,7 @@ def test_batch_size_does_not_matter_to_deep_networks(chain, tmp_path, monkeypatc
     assert made[0] == made[1]
 
 
-@pytest.mark.parametrize("calibrator", ["percentile", "entropy", "mse"])
+@pytest.mark.parametrize("calibrator", sorted(CALIBRATORS.keys() - {"minmax"}))
 def test_range_methods_keep_a_deep_narrow_network(chain, tmp_path, calibrator):
     """Each layer's clipping adds to that of all before it: 28 of them in a row."""
     config = QuantizeConfig(calib_count=40, calibrator=calibrator)
@@ -291,11 +292,11 @@ def test_range_methods_keep_a_deep_narrow_network(chain, tmp_path, calibrator):
 def test_range_methods_differ(tmp_path):
     source = slim(tmp_path / "float.onnx")
     scales = set()
-    for calibrator in ("minmax", "percentile", "entropy", "mse"):
+    for calibrator in CALIBRATORS:
         config = QuantizeConfig(calib_count=12, calibrator=calibrator)
         made = quantize(source, config, tmp_path / f"{calibrator}.onnx")
         scales.add(tuple(layer.scale for layer in made.record.layers))
-    assert len(scales) == 4
+    assert len(scales) == len(CALIBRATORS)
 
 
 @pytest.mark.parametrize("build", [vgg, slim, convolutional])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mobilenet_cli.pipeline.errors import Interrupted
-from mobilenet_cli.pipeline.stopping import CLOSED_PIPE, stoppable
+from mobilenet_cli.pipeline.runtime.stopping import CLOSED_PIPE, stoppable
 
 PROGRAM = "from mobilenet_cli.cli import main; main()"
 COMMANDS = {
