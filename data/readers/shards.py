@@ -11,6 +11,7 @@ from mobilenet_cli.pipeline.errors import DataError
 
 SPLIT_WORDS = ("train", "training", "val", "valid", "validation", "test")
 WORD = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_WORDS)})(?![a-z])", re.IGNORECASE)
+LABEL_LENGTH = 1000  # characters; folders, which name classes elsewhere, have at most 255
 HELD_OUT_WORDS = (("val", "valid", "validation"), ("test",))  # the first that is there
 
 
@@ -77,6 +78,14 @@ class ShardFormat:
         for found in self.read(_names(files)):
             if isinstance(found, DataError):
                 lost.append(found)
+            elif found.label is not None and len(found.label) > LABEL_LENGTH:
+                lost.append(
+                    DataError(
+                        f"{found.key} has a label of {len(found.label):,} characters, more than "
+                        f"{LABEL_LENGTH:,}",
+                        "Give the name of a class",
+                    )
+                )
             else:
                 samples.append(found)
         if not samples:
