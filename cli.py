@@ -124,7 +124,14 @@ def complain(name: str, error: MobilenetError, as_json: bool) -> None:
     """Tell the user what is wrong and what to do; with ``--json`` as a document as well."""
     say(f"{name}: {error}", "bold red")
     if as_json:
-        print(json.dumps({"command": name, "error": error.what, "fix": error.fix}, indent=2))
+        print(as_json_text({"command": name, "error": error.what, "fix": error.fix}))
+
+
+def as_json_text(document: Any) -> str:
+    """Write a document as JSON, with nothing in it that is no Unicode."""
+    from mobilenet_cli.reports.records.base import printable_values
+
+    return json.dumps(printable_values(document), indent=2)
 
 
 def say(message: str, style: str = "") -> None:
@@ -146,7 +153,7 @@ def show(output: Output, as_json: bool) -> None:
     for note in output.notes:
         say(note)
     if as_json:
-        print(json.dumps(output.document, indent=2), flush=True)  # a closed pipe is noticed here
+        print(as_json_text(output.document), flush=True)  # a closed pipe is noticed here
     elif output.text:
         print(printable(output.text), flush=True)
     if output.wrote:

@@ -1,6 +1,8 @@
 """A data set is named samples of encoded images, which are read one at a time."""
 
 import hashlib
+import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,6 +12,13 @@ from mobilenet_cli.pipeline.errors import DataError
 def printable(name: str) -> str:
     r"""Return a name with ``\xfc`` in place of a byte that is not UTF-8, as records hold it."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def as_path(name: str) -> str:
+    """Return the path that ``printable`` has made a name of, unless there is one of that name."""
+    if "\\x" not in name or os.path.lexists(name):
+        return name
+    return re.sub(r"\\x([89a-f][0-9a-f])", lambda found: chr(0xDC00 + int(found[1], 16)), name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from mobilenet_cli.data.dataset import Dataset, printable
+from mobilenet_cli.data.dataset import Dataset, as_path
 from mobilenet_cli.data.readers.digits import Digits
 from mobilenet_cli.data.readers.folder import ImageFolder
 from mobilenet_cli.data.readers.parquet import PARQUET
@@ -87,14 +87,14 @@ def _part(source: str, trained_on: str | None, split: Split) -> Dataset:
     path = _path(source)
     if _reader(path).has_splits(path):
         return open_dataset(source, split)
-    same = trained_on is not None and trained_on in (source, printable(source))
+    same = trained_on is not None and trained_on == source
     if trained_on is not None and not same:
-        same = Path(source).resolve() == Path(trained_on).resolve()
+        same = Path(path).resolve() == Path(as_path(trained_on)).resolve()
     return open_dataset(source, split if same else "all")
 
 
 def _path(source: str) -> str:
-    return str(local_copy(source)) if is_address(source) else source
+    return str(local_copy(source)) if is_address(source) else as_path(source)
 
 
 def _reader(source: str) -> Reader:

@@ -42,9 +42,9 @@ def printable(text: str) -> str:
     """Show characters that would steer a terminal, or that no encoding has, as their codes.
 
     File, class and tensor names are other people's: an escape sequence in one could rename the
-    window, or hide what stands before it.
+    window, or hide what stands before it. A byte that is not UTF-8 is shown as in records.
     """
-    return CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+    return CONTROL.sub(lambda found: ascii(found[0])[1:-1].replace("\\udc", "\\x"), text)
 
 
 def recipes_text(recipes: Mapping[str, Mapping[str, Any]]) -> str:

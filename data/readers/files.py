@@ -1,7 +1,9 @@
 """This module tells image files from others, and reads files, or parts of them."""
 
+import contextlib
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -48,6 +50,16 @@ def open_file(path: str | Path) -> BinaryIO:
         file.close()
         raise DataError(f"{path} is no file but a pipe, a folder or a device", "Give a file")
     return file
+
+
+@contextlib.contextmanager
+def utf8_path(path: Path) -> Iterator[Path]:
+    """Yield a path for libraries that take no other bytes than UTF-8: this one, or one to it."""
+    if os.fsencode(path) == str(path).encode(errors="replace"):
+        yield path
+    else:
+        with path.open("rb") as file:
+            yield Path(f"/proc/self/fd/{file.fileno()}")
 
 
 def read_file(path: str | Path) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any
 from mobilenet_cli.data import imagenet
 from mobilenet_cli.data.dataset import Block, Sample
 from mobilenet_cli.data.epoch_order import WINDOW_BYTES
-from mobilenet_cli.data.readers.files import MAX_BYTES, open_file
+from mobilenet_cli.data.readers.files import MAX_BYTES, open_file, utf8_path
 from mobilenet_cli.data.readers.shards import ShardFormat
 from mobilenet_cli.pipeline.errors import DataError
 
@@ -153,12 +153,13 @@ def open_table(path: Path) -> Table:
         ) from error
     try:
         open_file(path).close()
-        schema = pq.read_schema(path)
-        image, label, classes = _columns(path, schema)
-        nested = [field.name for field in getattr(schema.field(image).type, "fields", [])]
-        encoded = f"{image}.bytes" if "bytes" in nested else image
-        # Values that a dictionary holds once stay once in memory.
-        file = pq.ParquetFile(path, read_dictionary=[encoded, *filter(None, [label])])
+        with utf8_path(path) as name:
+            schema = pq.read_schema(name)
+            image, label, classes = _columns(path, schema)
+            nested = [field.name for field in getattr(schema.field(image).type, "fields", [])]
+            encoded = f"{image}.bytes" if "bytes" in nested else image
+            # Values that a dictionary holds once stay once in memory.
+            file = pq.ParquetFile(name, read_dictionary=[encoded, *filter(None, [label])])
         return Table(path, file, image, encoded, label, classes)
     except DataError:
         raise

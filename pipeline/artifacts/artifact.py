@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from typing_extensions import TypeVar
 
 from mobilenet_cli.data.preprocess import InputSpec
+from mobilenet_cli.data.readers.files import utf8_path
 from mobilenet_cli.pipeline.artifacts.facts import METADATA_KEY, Facts, versions
 from mobilenet_cli.pipeline.artifacts.file_kinds import (
     CHECKPOINT,
@@ -163,7 +164,7 @@ def _checkpoint_metadata(path: Path) -> dict[str, str]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="numpy") as file:
+        with utf8_path(path) as name, safe_open(name, framework="numpy") as file:
             if len(file.keys()) > MAX_TENSORS:
                 raise ModelError(f"{path} has {len(file.keys())} tensors", "Check what it is")
             return dict(file.metadata() or {})

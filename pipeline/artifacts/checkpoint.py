@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from mobilenet_cli.data.readers.files import utf8_path
 from mobilenet_cli.models import find_architecture
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
@@ -63,7 +64,8 @@ def load_state(artifact: Artifact) -> tuple[dict[str, "torch.Tensor"], ModelSpec
             "Pass a model.safetensors made by 'mobilenet-cli train' or 'mobilenet-cli import'",
         )
     try:
-        state = load_file(path)
+        with utf8_path(path) as readable:
+            state = load_file(readable)
     except (SafetensorError, OSError) as error:
         raise ModelError(
             f"{path} is not a readable safetensors file ({error})",

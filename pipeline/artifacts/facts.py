@@ -19,6 +19,7 @@ from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.models.architecture import Task
 from mobilenet_cli.models.boxes import BoxSpec
 from mobilenet_cli.models.spec import ModelSpec
+from mobilenet_cli.reports.records.base import printable_values
 
 METADATA_KEY = "mobilenet_cli"
 
@@ -61,6 +62,11 @@ class Facts(BaseModel):
     def task(self) -> Task:
         """Return what the model is for."""
         return "detection" if self.boxes else "classification"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _printable(cls, values: Any) -> Any:
+        return printable_values(values)
 
     @model_validator(mode="after")
     def _check(self) -> "Facts":

@@ -11,6 +11,7 @@ from pydantic import JsonValue
 from mobilenet_cli.pipeline.artifacts.facts import Facts
 from mobilenet_cli.pipeline.artifacts.files import sha256_file, write_atomically
 from mobilenet_cli.pipeline.errors import MobilenetError, StorageError
+from mobilenet_cli.reports.records.base import printable_values
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def is_current(path: Path, stage: str, parent: str | None, config: Mapping[str, 
     if sidecar is None or not path.is_file():
         return False
     made = (sidecar.facts.stage, sidecar.facts.parent, sidecar.facts.config)
-    same = made == (stage, parent, json.loads(json.dumps(dict(config))))
+    same = made == (stage, parent, json.loads(json.dumps(printable_values(dict(config)))))
     return same and sidecar.sha256 == sha256_file(path)
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mobilenet_cli.calibration.kernels import TARGETS
+from mobilenet_cli.data.dataset import printable
 from mobilenet_cli.data.decode import decode
 from mobilenet_cli.data.preprocess import normalize, square_of_bytes
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
@@ -133,7 +134,7 @@ def deploy(
     files[LABELS] = ("\n".join(names) + "\n").encode()
     files[PROBE] = probe.tobytes()
     files |= programs() | triton(variants, files, facts.input.resolution, len(facts.classes))
-    name = source.path.resolve().parent.name
+    name = printable(source.path.resolve().parent.name)
     files["README.md"] = card(name, facts, variants, len(images), images_from).encode()
     manifest = PackageRecord(
         name=name,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mobilenet_cli.data.readers.files import utf8_path
 from mobilenet_cli.pipeline.artifacts.file_kinds import not_a_model
 from mobilenet_cli.pipeline.artifacts.files import foreign
 from mobilenet_cli.pipeline.errors import ModelError
@@ -213,13 +214,14 @@ def _read_safetensors(path: Path) -> Tensors:
     budget = Budget(path)
     with (
         foreign(path, "a safetensors file", DAMAGED),
-        safe_open(path, framework="numpy") as file,
+        utf8_path(path) as name,
+        safe_open(name, framework="numpy") as file,
     ):
-        for name in file.keys():  # noqa: SIM118 - not a dict
-            budget.spend(name, file.get_slice(name).get_shape())
-            tensor = file.get_tensor(name)
+        for key in file.keys():  # noqa: SIM118 - not a dict
+            budget.spend(key, file.get_slice(key).get_shape())
+            tensor = file.get_tensor(key)
             if _is_real(tensor.dtype):
-                tensors[name] = tensor.astype(np.float32)
+                tensors[key] = tensor.astype(np.float32)
     return tensors
 
 
@@ -233,11 +235,11 @@ def _read_torch(path: Path) -> Tensors:
         ) from error
     from pickle import UnpicklingError
 
-    with foreign(path, "a torch file", DAMAGED):
+    with foreign(path, "a torch file", DAMAGED), utf8_path(path) as name:
         try:
             # Mapped, a storage cannot be larger than the file, whatever the pickle says.
             content = torch.load(
-                path, map_location="cpu", weights_only=True, mmap=_is_zip_of_torch(path)
+                name, map_location="cpu", weights_only=True, mmap=_is_zip_of_torch(path)
             )
         except UnpicklingError as error:
             raise ModelError(

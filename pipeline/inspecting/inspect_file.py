@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mobilenet_cli.data.preprocess import InputSpec
+from mobilenet_cli.data.readers.files import utf8_path
 from mobilenet_cli.models import find_architecture
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
 from mobilenet_cli.pipeline.artifacts.file_kinds import (
@@ -58,7 +59,7 @@ def inspect_file(path: Path) -> InspectRecord:
 def _inspect_checkpoint(artifact: Artifact) -> InspectRecord:
     from safetensors import safe_open
 
-    with safe_open(artifact.path, framework="numpy") as file:
+    with utf8_path(artifact.path) as path, safe_open(path, framework="numpy") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
         types, counts, sizes = Counter[str](), {}, {}
         for name, part in slices.items():

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from mobilenet_cli.data.readers.files import utf8_path
 from mobilenet_cli.pipeline.errors import (
     ModelError,
     OptionError,
@@ -153,10 +154,11 @@ def open_session(model: Path | bytes, config: SessionConfig = SessionConfig()) -
     if config.provider != CPU and not config.allow_fallback:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
+        readable = contextlib.nullcontext(model) if isinstance(model, bytes) else utf8_path(model)
         # Standard output is for results, and ONNX Runtime prints its retries there.
-        with contextlib.redirect_stdout(io.StringIO()):
+        with readable as source, contextlib.redirect_stdout(io.StringIO()):
             session = _session_type()(
-                model if isinstance(model, bytes) else str(model),
+                source if isinstance(source, bytes) else str(source),
                 options,
                 providers=[(config.provider, dict(config.provider_options))],
                 disabled_optimizers=list(config.disabled_optimizers) or None,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobilenet_cli.data import imagenet
-from mobilenet_cli.data.dataset import Dataset, printable
+from mobilenet_cli.data.dataset import Dataset
 from mobilenet_cli.data.open_dataset import open_dataset
 from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.data.training_batches import (
@@ -254,7 +254,7 @@ class TrainingSetup:
             input=training.input,
             classes=self.classes,
             names=names_of(self.classes, training.source),
-            data=printable(self.config.data),
+            data=self.config.data,
             grids=self.grids.coded if self.grids else (),
         )
 
