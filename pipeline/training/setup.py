@@ -217,7 +217,7 @@ class TrainingSetup:
         return TrainingStart(
             network=f"{title}, width {spec.width:g}, {side}×{side} pixels",
             architecture=spec.architecture,
-            data=printable(config.data),
+            data=config.data,
             classes=len(self.classes),
             images=len(self.images.samples),
             held_out=len(self.validation.samples),
