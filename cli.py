@@ -411,6 +411,7 @@ def evaluate_command(
     labelled: Text = None,
     provider: str = CPU,
     strict: bool = False,
+    class_map: File = None,
     run: Text = None,
     width: Float = None,
     as_json: bool = False,
@@ -423,7 +424,7 @@ def evaluate_command(
     from mobilenet_cli.reports import terminal
 
     home = run_named(run) if run else None
-    config = EvaluateConfig(data=labelled, provider=provider, strict=strict)
+    config = EvaluateConfig(labelled, provider, strict, class_map=class_map)
     fetch(labelled)
     documents = []
     for path in runnable_models(models, run, width, say):

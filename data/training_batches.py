@@ -16,7 +16,7 @@ from mobilenet_cli.data.crop import DRAWS, Crop, mirrored
 from mobilenet_cli.data.dataset import Dataset, Sample
 from mobilenet_cli.data.epoch_order import epoch_order
 from mobilenet_cli.data.loader import OnBad, collect_readable, ordered_map, usable_threads
-from mobilenet_cli.pipeline.errors import DataError, OptionError
+from mobilenet_cli.pipeline.errors import DataError, OptionError, counted
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def class_indices(dataset: Dataset, classes: Sequence[str]) -> NDArray[np.int64]
     """
     if len(classes) < 2:
         raise DataError(
-            f"{dataset.name} has only {len(classes)} class",
+            f"{dataset.name} has only {counted(len(classes), 'class', 'classes')}",
             "A classifier needs at least two; put each class's images in a folder of its own",
         )
     position = {name: index for index, name in enumerate(classes)}
@@ -184,9 +184,10 @@ def class_indices(dataset: Dataset, classes: Sequence[str]) -> NDArray[np.int64]
     if unknown:
         label = unknown[0].label
         what = "no label" if label is None else f"the label '{label}', which is none of the classes"
+        share = f"{len(unknown)} of {counted(len(dataset.samples), 'image')}"
         raise DataError(
-            f"{len(unknown)} of the {len(dataset.samples)} images of {dataset.name} have {what} "
-            f"({classes[0]}, ..., {classes[-1]}), such as {unknown[0].key}",
+            f"{unknown[0].key} of {dataset.name} has {what} ({classes[0]}, ..., {classes[-1]}); "
+            f"this concerns {share}",
             "Correct the labels, or leave these images out",
         )
     labels = (position[sample.label] for sample in dataset.samples if sample.label is not None)

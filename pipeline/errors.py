@@ -11,10 +11,25 @@
     └── StorageError        the disk is full, a folder is read-only, a file is in the way
 
 Any other exception is a bug of ours and may show a traceback.
-This module imports nothing, so that every package of the project may raise these.
+This module imports no other of the project, so that every package may raise these, and count in
+sentences.
 """
 
+from collections.abc import Sequence
+
 LONGEST = 2000  # characters of a sentence: a name in somebody's file may have millions
+
+
+def counted(count: float, noun: str, plural: str = "") -> str:
+    """Say ``1 epoch``, ``1,200 epochs``; the plural is that with an s unless it is given."""
+    number = f"{count:,}" if isinstance(count, int) else f"{count:g}"
+    return f"{number} {noun if count == 1 else plural or noun + 's'}"
+
+
+def examples(names: Sequence[str], most: int = 3) -> str:
+    """Name all in ``: a, b``, or where they are more than ``most``, some in ``, such as a, b``."""
+    shown = ", ".join(names[:most])
+    return f": {shown}" if len(names) <= most else f", such as {shown}"
 
 
 class MobilenetError(Exception):
@@ -91,6 +106,8 @@ def mendable(error: Exception) -> MobilenetError | None:
         return error
     if isinstance(error, ModuleNotFoundError):
         return missing_extra(error.name)
+    if isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError)):
+        return MobilenetError(str(error), "Check the path")
     return MobilenetError(str(error), "Check the disk's free space and the permissions")
 
 

@@ -193,7 +193,16 @@ def runs_grid(runs: Sequence[ComparedRun]) -> Grid:
     """Lay out the artifacts of every run, with those settings that are not the same in all."""
     lines = [(run, row) for run in runs for row in run.rows]
     telling = [name for name, values in values_by_setting(runs).items() if len(values) > 1]
-    titles = "run", "artifact", "size MiB", "top-1 %", "p50 ms", "speed-up", *telling, "made, UTC"
+    titles = (
+        "run",
+        "artifact",
+        "size MiB",
+        "top-1 %",
+        "p50 ms",
+        "speed-up",
+        *telling,
+        "newest file, UTC",
+    )
     return Grid(
         titles,
         [

@@ -1,5 +1,6 @@
 """Runs side by side, and over time, become HTML pages: pure functions from records to text."""
 
+from mobilenet_cli.pipeline.errors import counted
 from mobilenet_cli.reports.charts.comparison_charts import (
     accuracy_chart,
     difference_chart,
@@ -44,7 +45,7 @@ def history_html(record: HistoryRecord) -> str:
         "compare.html.j2",
         "History of runs",
         "History",
-        f"{len(record.runs)} runs, the last of {when(record.runs[-1])}",
+        f"{counted(len(record.runs), 'run')}, the last of {when(record.runs[-1])}",
         [chart for chart in history_charts(record.runs) if chart is not None],
         lede=common(record.runs),
         warnings=broken(record.runs),

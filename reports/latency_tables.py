@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from mobilenet_cli.pipeline.errors import counted
 from mobilenet_cli.reports.records.latency import (
     BenchRecord,
     BenchResult,
@@ -102,7 +103,7 @@ def pinning_notes(record: BenchRecord) -> list[str]:
 
 def threads_on(threads: int, cpus: tuple[int, ...]) -> str:
     """Say ``1 thread, pinned to CPU 0``, or ``4 threads`` where they were not pinned."""
-    count = "1 thread" if threads == 1 else f"{threads} threads"
+    count = counted(threads, "thread")
     names = f"pinned to CPU{'s' if len(cpus) > 1 else ''} {', '.join(map(str, cpus))}"
     return f"{count}, {names}" if cpus else count
 
@@ -248,7 +249,7 @@ def remark_of(result: BenchResult, here: MachineRecord, backward: BenchResult | 
     names = ("torch",) if result.provider == "torch" else ("onnxruntime", "onnxruntime-gpu")
     runtime = next((f"{name} {here.versions[name]}" for name in names if name in here.versions), "")
     parts = [runtime, Path(result.model).name, result.variant]
-    parts += [f"{result.threads} threads" if result.threads > 1 else "1 thread"]
+    parts += [counted(result.threads, "thread")]
     parts += [f"batch {result.batch}"] if result.batch > 1 else []
     parts += [backward.variant] if backward and backward.frozen_statistics else []
     return ", ".join(part for part in parts if part)
@@ -264,7 +265,9 @@ def loadgen_markdown(report: LoadgenReport) -> str:
             f"{r.threads}",
             f"{r.batch}",
             "" if r.valid is None else "VALID" if r.valid else "INVALID",
-            f"top-1 {r.top1:.2f} % of {r.images} images" if r.top1 is not None else _metric(r),
+            f"top-1 {r.top1:.2f} % of {counted(r.images, 'image')}"
+            if r.top1 is not None
+            else _metric(r),
         ]
         for r in report.results
     ]

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
 
+from mobilenet_cli.pipeline.errors import counted
 from mobilenet_cli.reports.latency_tables import classic_markdown, latency_markdown, threads_on
 from mobilenet_cli.reports.records.accuracy import Interval, Metric
 from mobilenet_cli.reports.records.run import ArtifactRecord, Missing, ReportRecord, ReportRow
@@ -71,7 +72,9 @@ def setting(row: ReportRow) -> list[str]:
     """Say what the accuracy and the latency of a row were measured with."""
     notes = []
     if row.data is not None:
-        notes.append(f"Accuracy on {row.images} images of {row.data}, 95 % Wilson intervals.")
+        notes.append(
+            f"Accuracy on {counted(row.images or 0, 'image')} of {row.data}, 95 % Wilson intervals."
+        )
     if row.threads is not None:
         over = f" Speed-up over {row.speedup_over}." if row.speedup_over else ""
         notes.append(f"Latency of batch {row.batch} on {threads_on(row.threads, row.cpus)}.{over}")

@@ -3,6 +3,7 @@
 Only what the records say is stated; what they cannot know is said to be unknown.
 """
 
+from mobilenet_cli.pipeline.errors import counted
 from mobilenet_cli.reports.latency_tables import noise_note
 from mobilenet_cli.reports.markdown import metric_cell, rows_markdown
 from mobilenet_cli.reports.records.conversion import ImportRecord
@@ -30,8 +31,9 @@ def model_card(report: ReportRecord) -> str:
         ),
         (
             "Intended use",
-            f"To tell apart {len(model.classes)} classes: {escape(classes)}{more}. An image of "
-            "anything else is given one of these classes all the same.",
+            f"To tell apart {counted(len(model.classes), 'class', 'classes')}: "
+            f"{escape(classes)}{more}. An image of anything else is given one of these classes all "
+            "the same.",
         ),
         ("How to use it", usage(model)),
         (
@@ -40,7 +42,7 @@ def model_card(report: ReportRecord) -> str:
         ),
         (
             "Calibration data",
-            f"{quantized.images} images, listed with their hashes in `report.json`."
+            f"{counted(quantized.images, 'image')}, listed with their hashes in `report.json`."
             if quantized
             else "None: the model is not quantized.",
         ),
@@ -71,7 +73,8 @@ def accuracy(row: ReportRow) -> str:
         return "Accuracy has not been measured."
     top5 = f" and top-5 {metric_cell(row.top5)} %" if row.top5 else ""
     return (
-        f"Top-1 {metric_cell(row.top1)} %{top5} on {row.images} images of {row.data} "
+        f"Top-1 {metric_cell(row.top1)} %{top5} on {counted(row.images or 0, 'image')} of "
+        f"{row.data} "
         "(95 % Wilson intervals)."
     )
 

@@ -47,6 +47,9 @@ OPTIONS: dict[str, Any] = {
     ),
     "changes": option("--set", "Change a value of the recipe, as in batch=32; repeatable."),
     "checkpoint": option("--checkpoint", "A checkpoint outside the runs."),
+    "class_map": option(
+        "--map", "File with lines 'class of the images,class of the model', where they differ."
+    ),
     "classes": option("--classes", "File with a class identifier a line; ImageNet's by default."),
     "compare": option("--compare", "Put runs side by side, the first against the rest."),
     "compile_rows": option("--compiled", "Also run checkpoints through torch.compile."),

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from mobilenet_cli.pipeline.errors import counted
 from mobilenet_cli.reports.records.accuracy import EvaluationRecord, Interval
 from mobilenet_cli.reports.records.conversion import ImportRecord
 from mobilenet_cli.reports.records.latency import BenchRecord
@@ -118,14 +119,9 @@ def facts(run: RunRecord) -> tuple[str, ...]:
         found.append(f"Weights imported from {file_name(imported.source)}, {imported.layout} names")
     quantized = last.measured(QuantizeRecord)
     if quantized:
-        found.append(f"Quantized with {counted(quantized.images, 'calibration image')}")
+        own = "training" if trained and last.config.get("calib_dir") is None else "calibration"
+        found.append(f"Quantized with {counted(quantized.images, f'{own} image')}")
     return tuple(found)
-
-
-def counted(count: float, noun: str, plural: str = "") -> str:
-    """Say ``1 epoch``, ``1,200 epochs``; the plural is that with an s unless it is given."""
-    number = f"{count:,}" if isinstance(count, int) else f"{count:g}"
-    return f"{number} {noun if count == 1 else plural or noun + 's'}"
 
 
 def headline(run: RunRecord, rows: Sequence[ReportRow]) -> str:
@@ -143,14 +139,18 @@ def headline(run: RunRecord, rows: Sequence[ReportRow]) -> str:
         return f"{first}Run {run.run} has {names}; int8 cannot be compared with fp32 yet."
     pair = next((p for p in run.paired if (p.base, p.other) == (base.file, int8.file)), None)
     accuracy = points(pair.difference) if pair else _accuracy(int8, base)
-    better: list[str] = []
-    other = [accuracy]
+    said = f"{base.size_mb / int8.size_mb:.1f}× smaller than fp32"
     if int8.speedup is not None and int8.speedup_over == base.file:
         sure, text = speed(int8.speedup)
-        better, other = ([text], other) if sure else ([], [text, accuracy])
-    if int8.size_mb:
-        better.append(f"{base.size_mb / int8.size_mb:.1f}× smaller than fp32")
-    return f"{first}int8 is {' and '.join(better)}; {'; '.join(other)}."
+        slower = int8.speedup.value < 1
+        said = (
+            f"{said}; {text}"
+            if not sure
+            else f"{said} but {text}"
+            if slower
+            else f"{text} and {said}"
+        )
+    return f"{first}int8 is {said}; {accuracy}."
 
 
 def guessing(run: RunRecord, rows: Sequence[ReportRow]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from mobilenet_cli.pipeline.errors import counted, examples
 from mobilenet_cli.reports.compare import comparison_tables, history_tables
 from mobilenet_cli.reports.latency_tables import bench_tables
 from mobilenet_cli.reports.markdown import artifact_grid, settings
@@ -28,12 +29,12 @@ from mobilenet_cli.reports.records.prediction import PredictRecord
 from mobilenet_cli.reports.records.quantization import QuantizeRecord
 from mobilenet_cli.reports.records.run import ComparisonRecord, HistoryRecord, ReportRecord
 from mobilenet_cli.reports.records.training import EpochRecord, TrainingStart, TrainRecord
-from mobilenet_cli.reports.summary import counted
 from mobilenet_cli.reports.tables import Section, grid_text, sections_markdown, sections_text
 
 MANY_IMAGES = 100_000  # with fewer photos, weights that know photos are the better start
 # Weights of the Hugging Face hub by architecture, with the run that they are imported into.
 PRETRAINED = {"mobilenet_v1": ("google/mobilenet_v1_1.0_224", "mobilenet_v1_1_224")}
+CALIBRATE = " --calib-dir FOLDER"  # of a model that does not say on which images it was trained
 MARKS = {"ok": "ok     ", "note": "note   ", "problem": "PROBLEM"}
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -117,17 +118,18 @@ def train_text(file: Path, record: TrainRecord) -> str:
 
 def import_text(file: Path, record: ImportRecord, side: int, width: float | None) -> str:
     """Say what was imported; the width is None for an ONNX classifier, whose next stage is told."""
-    known = f"resolution {side}, {record.parameters:,} parameters, {record.outputs} classes"
+    known = f"resolution {side}, {counted(record.parameters, 'parameter')}, "
+    known += counted(record.outputs, "class", "classes")
     if width is not None:
         return f"{file}: {record.layout} weights, width {width:g}, {known}"
-    step = "simplify" if file.name == "fp32.onnx" else "quantize"
-    return f"{file}: {known}; next: mobilenet-cli {step} --run {file.parent.name}"
+    step, rest = ("simplify", "") if file.name == "fp32.onnx" else ("quantize", CALIBRATE)
+    return f"{file}: {known}; next: mobilenet-cli {step} --run {file.parent.name}{rest}"
 
 
 def export_text(file: Path, record: ExportRecord) -> str:
     """Say what an export proved."""
     return (
-        f"{file}: {record.batch_norms} BatchNorms kept, largest difference to torch "
+        f"{file}: {counted(record.batch_norms, 'BatchNorm')} kept, largest difference to torch "
         f"{record.max_abs_error:.1e}"
     )
 
@@ -136,15 +138,15 @@ def simplify_text(file: Path, record: SimplifyRecord) -> str:
     """Say what folding did and proved."""
     return (
         f"{file}: BatchNorms {record.batch_norms_before} -> {record.batch_norms_after}, "
-        f"{record.channels_checked} channels checked, largest logit difference "
-        f"{record.max_abs_error:.1e} on {record.images} images ({record.images_from})"
+        f"{counted(record.channels_checked, 'channel')} checked, largest logit difference "
+        f"{record.max_abs_error:.1e} on {counted(record.images, 'image')} ({record.images_from})"
     )
 
 
 def convert_text(file: Path, record: ConvertRecord) -> str:
     """Say how close half precision is."""
     return (
-        f"{file}: {record.sqnr_db:.1f} dB from float32 on {record.images} images "
+        f"{file}: {record.sqnr_db:.1f} dB from float32 on {counted(record.images, 'image')} "
         f"({record.images_from}, {record.provider}), same top-1 on {100 * record.agreement:.1f} %"
     )
 
@@ -156,14 +158,15 @@ def quantize_notes(record: QuantizeRecord) -> list[str]:
     notes += [f"warning: {name} {against}" for name in record.leakage]
     notes += [f"kept in float: {name}" for name in record.float_layers]
     notes += [
-        f"with {layer.name} in float: top-1 drops by {layer.drop:.2f} points, {layer.p50_ms:.2f} "
-        f"ms, {layer.slowdown:.2f} of the integer model's time"
+        f"with {layer.name} in float: top-1 changes by {0 - layer.drop:+.2f} points, "
+        f"{layer.p50_ms:.2f} ms, {layer.slowdown:.2f} of the integer model's time"
         for layer in record.kept_float
     ]
     if record.drop is not None:
         notes.append(
-            f"top-1 drops by {record.drop:.2f} points on {record.drop_images} images of "
-            f"{record.drop_data}; up to {record.max_drop:g} were allowed"
+            f"top-1 changes by {0 - record.drop:+.2f} points on "
+            f"{counted(record.drop_images or 0, 'image')} of {record.drop_data}; a loss of "
+            f"{record.max_drop:g} was allowed"
         )
     return notes
 
@@ -173,7 +176,7 @@ def quantize_text(file: Path, record: QuantizeRecord) -> str:
     proven = record.kernel_sqnr_db is not None
     where = "on the integer kernels" if proven else "in simulation, not proven on this machine"
     return (
-        f"{file}: int8 for {record.target}, {record.images} calibration images, "
+        f"{file}: int8 for {record.target}, {counted(record.images, 'calibration image')}, "
         f"{100 * record.agreement:.1f} % agreement and {record.sqnr_db:.1f} dB SQNR with float "
         f"{where}"
     )
@@ -183,8 +186,8 @@ def deploy_text(folder: Path, package: PackageRecord) -> str:
     """Say what is in a package and what was proved of it."""
     lines = [
         f"{folder / variant.image.model}: same class as predict on "
-        f"{100 * variant.image.agreement:.1f} % of {package.images} images, probabilities up to "
-        f"{variant.image.max_difference:.2g} apart; given predict's pixels, "
+        f"{100 * variant.image.agreement:.1f} % of {counted(package.images, 'image')}, "
+        f"probabilities up to {variant.image.max_difference:.2g} apart; given predict's pixels, "
         f"{100 * variant.pixels.agreement:.1f} % and {variant.pixels.max_difference:.1g}"
         + ("" if variant.kernels else "; in simulation, not proven on this machine")
         for variant in package.variants
@@ -196,8 +199,8 @@ def evaluation_notes(record: EvaluationRecord) -> list[str]:
     """Name images that an evaluation left out."""
     if not record.bad_images:
         return []
-    shown = ", ".join(record.bad_images[:10])
-    return [f"{len(record.bad_images)} images cannot be read and were left out: {shown}"]
+    unread = counted(len(record.bad_images), "image")
+    return [f"left out, cannot be read: {unread}{examples(record.bad_images, 10)}"]
 
 
 def evaluation_text(record: EvaluationRecord) -> str:
@@ -206,8 +209,8 @@ def evaluation_text(record: EvaluationRecord) -> str:
         f"{m.value:.2f} % [{m.low:.2f}, {m.high:.2f}]" for m in (record.top1, record.top5)
     )
     return (
-        f"{record.model}: top-1 {top1}, top-5 {top5} on {record.images} images of {record.data}, "
-        f"{record.images_per_second:.0f} images/s"
+        f"{record.model}: top-1 {top1}, top-5 {top5} on {counted(record.images, 'image')} of "
+        f"{record.data}, {record.images_per_second:.0f} images/s"
     )
 
 

@@ -8,7 +8,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from mobilenet_cli.pipeline.errors import ModelError
+from mobilenet_cli.pipeline.errors import ModelError, counted
 
 Kind = Literal["linear", "pool", "shape", "float"]
 POOLS = {"AveragePool", "GlobalAveragePool", "MaxPool"}
@@ -125,7 +125,8 @@ def parse(model: onnx.ModelProto, keep_float: frozenset[str] = frozenset()) -> N
     inputs = [i.name for i in graph.input if i.name not in constants]
     if len(inputs) != 1 or not graph.output:
         raise ModelError(
-            f"the model has {len(inputs)} inputs and {len(graph.output)} outputs",
+            f"the model has {counted(len(inputs), 'input')} and "
+            f"{counted(len(graph.output), 'output')}",
             "Only networks with one input can be quantized",
         )
     batch = next(i for i in graph.input if i.name in inputs).type.tensor_type.shape.dim[:1]

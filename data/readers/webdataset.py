@@ -20,7 +20,7 @@ from mobilenet_cli.data.readers.files import SUFFIXES, is_image, open_file, read
 from mobilenet_cli.data.readers.folder import class_identifier, class_of_name
 from mobilenet_cli.data.readers.shards import SPLIT_WORDS, ShardFormat
 from mobilenet_cli.data.readers.tar import Member, members
-from mobilenet_cli.pipeline.errors import DataError
+from mobilenet_cli.pipeline.errors import DataError, counted
 
 KEY = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
 DESCRIPTION = re.compile(r"__[^/]*__($|/)")  # of the archive, not of a sample
@@ -123,7 +123,8 @@ def _divided(path: Path, archive: str, file: BinaryIO) -> Iterator[Group | DataE
         yield current
     if archives:
         yield DataError(
-            f"{path} holds {archives} tar files", "Unpack it, and give the folder that holds them"
+            f"{path} holds {counted(archives, 'tar file')}",
+            "Unpack it, and give the folder that holds them",
         )
 
 

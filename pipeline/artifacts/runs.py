@@ -93,13 +93,9 @@ def find_run(name: str | None, needs: str, width: float | None = None) -> Run:
         run = run_named(name)
         path = run.path(needs)
         if not run.folder.is_dir():
-            known = ", ".join(sorted(r.name for r in RUNS.glob("*") if r.is_dir()))
-            raise ModelError(
-                f"there is no run '{name}' under {RUNS}/",
-                f"Choose one of {known}" if known else "Make one with train or import",
-            )
+            raise no_such_run(name)
         if not path.is_file():
-            raise ModelError(f"run '{name}' has no {path.name}", _stage_hint(needs))
+            raise ModelError(f"run '{name}' has no {path.name}", _stage_hint(needs, name))
         found = recorded_width(path)
         if width is not None and found is not None and found != width:
             raise ModelError(
@@ -115,6 +111,15 @@ def find_run(name: str | None, needs: str, width: float | None = None) -> Run:
         file = Run(Path()).path(needs).name
         raise ModelError(f"{which} under {RUNS}/ has a {file}", _stage_hint(needs))
     return max(runs, key=lambda run: run.path(needs).stat().st_mtime)
+
+
+def no_such_run(name: str) -> ModelError:
+    """Return the error that names the runs there are."""
+    known = ", ".join(sorted(r.name for r in RUNS.glob("*") if r.is_dir()))
+    return ModelError(
+        f"there is no run '{name}' under {RUNS}/",
+        f"Choose one of {known}" if known else "Make one with train or import",
+    )
 
 
 def runnable_models(
@@ -154,7 +159,7 @@ def recorded_width(path: Path) -> float | None:
     return sidecar.facts.model.width if sidecar and sidecar.facts.model else None
 
 
-def _stage_hint(needs: str) -> str:
+def _stage_hint(needs: str, run: str | None = None) -> str:
     stages = {
         "checkpoint": "train' or 'mobilenet-cli import",
         "start": "train' or 'mobilenet-cli import",
@@ -166,4 +171,4 @@ def _stage_hint(needs: str) -> str:
         "evaluation": "evaluate",
         "bench": "bench",
     }
-    return f"Make it first with 'mobilenet-cli {stages[needs]}'"
+    return f"Make it first with 'mobilenet-cli {stages[needs]}{f' --run {run}' if run else ''}'"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from mobilenet_cli.pipeline.errors import OptionError
+from mobilenet_cli.pipeline.errors import OptionError, counted
 from mobilenet_cli.reports.latency_tables import row_name
 from mobilenet_cli.reports.records.latency import BenchRecord, BenchResult
 
@@ -65,7 +65,9 @@ def slowdowns(now: BenchRecord, before: BenchRecord, allowed: float) -> list[Slo
             "Use the same files, provider, threads and batch as the baseline",
         )
     return [
-        Slowdown(f"{row_name(new)}, batch {new.batch}, {new.threads} threads", old, new.p50_ms)
+        Slowdown(
+            f"{row_name(new)}, batch {new.batch}, {counted(new.threads, 'thread')}", old, new.p50_ms
+        )
         for new, old in pairs
         if new.p50_ms > old * (1 + allowed)
     ]

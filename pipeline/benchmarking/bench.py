@@ -49,7 +49,7 @@ from mobilenet_cli.pipeline.benchmarking.remarks import remarks_on
 from mobilenet_cli.pipeline.benchmarking.roofline import measure_roofline
 from mobilenet_cli.pipeline.benchmarking.rows import Row, rows_of
 from mobilenet_cli.pipeline.benchmarking.worker import Worker
-from mobilenet_cli.pipeline.errors import OptionError
+from mobilenet_cli.pipeline.errors import OptionError, counted
 from mobilenet_cli.pipeline.progress import Progress, silent
 from mobilenet_cli.pipeline.runtime.machine import (
     available_memory,
@@ -213,7 +213,7 @@ def measure(
             path = folder / f"{index}.npy"
             np.save(path, images)
             workers.append(stack.enter_context(contextlib.closing(Worker(job_of(row, path)))))
-        note = f"{len(rows)} rows, batch {rows[0].batch}"
+        note = f"{counted(len(rows), 'row')}, batch {rows[0].batch}"
         timings = interleave(
             workers,
             limit_ns=int(config.seconds * len(rows) * 1e9),

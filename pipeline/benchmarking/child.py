@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from mobilenet_cli.pipeline.benchmarking.job import BenchJob, does_not_fit, lacks_memory
 from mobilenet_cli.pipeline.benchmarking.operator_profile import Inside, look_inside
-from mobilenet_cli.pipeline.errors import CheckError, MobilenetError
+from mobilenet_cli.pipeline.errors import CheckError, MobilenetError, counted
 from mobilenet_cli.pipeline.runtime.machine import peak_rss_mb, usable_cpus
 from mobilenet_cli.pipeline.runtime.session import CPU, PROVIDERS, open_session
 from mobilenet_cli.pipeline.runtime.timing import time_block
@@ -96,7 +96,7 @@ def start(job: BenchJob) -> tuple[Callable[[], Any], float]:
         raise
     if not np.isfinite(output).all():
         raise CheckError(
-            f"{job.model} gives NaN or infinity for a batch of {len(images)} images",
+            f"{job.model} gives NaN or infinity for a batch of {counted(len(images), 'image')}",
             "A model that diverged or was damaged cannot be benchmarked; make it again",
         )
     return run, cold_start_ms

@@ -11,7 +11,7 @@ from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
 from mobilenet_cli.pipeline.artifacts.files import is_checkpoint
 from mobilenet_cli.pipeline.artifacts.onnx_graph import input_shape, takes_pixels
 from mobilenet_cli.pipeline.benchmarking.rows import Row
-from mobilenet_cli.pipeline.errors import ModelError, OptionError
+from mobilenet_cli.pipeline.errors import ModelError, OptionError, counted
 from mobilenet_cli.pipeline.runtime.machine import available_memory
 from mobilenet_cli.pipeline.runtime.probe_images import probe_images
 
@@ -32,7 +32,8 @@ def input_images(row: Row, data: str | None) -> tuple[NDArray[np.generic], str]:
     needed = batch * prod(facts.input.shape) * np.dtype(np.float32).itemsize
     if needed > available_memory():
         raise OptionError(
-            f"a batch of {batch} images does not fit in memory ({needed / 2**30:.0f} GiB of input)",
+            f"a batch of {counted(batch, 'image')} does not fit in memory "
+            f"({needed / 2**30:.0f} GiB of input)",
             "Pass a smaller --batch",
         )
     if data == "noise":

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from mobilenet_cli.pipeline.benchmarking.operator_profile import Inside
+from mobilenet_cli.pipeline.errors import counted
 from mobilenet_cli.pipeline.runtime.machine import usable_cpus
 from mobilenet_cli.pipeline.runtime.session import SessionConfig
 from mobilenet_cli.reports.records.latency import is_integer
@@ -20,7 +21,8 @@ def remarks_on(
     remarks = []
     if (session.threads or 1) > usable_cpus():
         remarks.append(
-            f"oversubscribed: {session.threads} threads take turns on {usable_cpus()} CPUs, "
+            f"oversubscribed: {session.threads} threads take turns on "
+            f"{counted(usable_cpus(), 'CPU')}, "
             f"so they are not pinned. Give --threads {usable_cpus()} or fewer."
         )
     provider = session.provider

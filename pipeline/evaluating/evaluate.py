@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import PIL
@@ -15,8 +16,14 @@ from mobilenet_cli.pipeline.artifacts.runs import Run, run_of
 from mobilenet_cli.pipeline.errors import (
     CheckError,
     DataError,
+    counted,
 )
-from mobilenet_cli.pipeline.evaluating.labels import class_offset, evaluation_set, label_indices
+from mobilenet_cli.pipeline.evaluating.labels import (
+    class_offset,
+    evaluation_set,
+    label_indices,
+    relabelled,
+)
 from mobilenet_cli.pipeline.evaluating.records import (
     Answer,
     evaluations_of,
@@ -43,12 +50,14 @@ class EvaluateConfig:
         provider: an execution provider's full name; a checkpoint runs in torch on that device.
         strict: an unreadable image is an error, not a line in the record.
         workers: threads that decode and infer; None takes every CPU this process may use.
+        class_map: a file that says which classes of the model the images' classes are.
     """
 
     data: str | None = None
     provider: str = CPU
     strict: bool = False
     workers: int | None = None
+    class_map: Path | None = None
 
 
 def evaluate(
@@ -72,7 +81,8 @@ def evaluate(
         ProviderError: the provider cannot run it.
         CheckError: the model's output is NaN.
     """
-    facts, dataset = artifact.facts, evaluation_set(artifact, config.data)
+    facts, given = artifact.facts, evaluation_set(artifact, config.data)
+    dataset = relabelled(given, config.class_map, facts)
     targets = label_indices(dataset, facts.classes, artifact.path)
     images = top1 = top5 = 0  # counted as they come, so that memory does not grow with the set
     bad = [error.what for error in dataset.lost]
@@ -101,7 +111,8 @@ def evaluate(
     seconds = time.perf_counter() - started
     if not images:
         raise DataError(
-            f"none of the {len(bad)} images of {dataset.name} can be read, such as {bad[0]}",
+            f"no image of {dataset.name} can be read: {counted(len(bad), 'file')} tried, such as "
+            f"{bad[0]}",
             "Check that the files are images",
         )
     return EvaluationRecord(
@@ -109,7 +120,7 @@ def evaluate(
         sha256=artifact.sha256,
         stage=facts.stage,
         data=dataset.name,
-        data_fingerprint=dataset.fingerprint,
+        data_fingerprint=given.fingerprint,
         provider=predictor.provider,
         images=images,
         bad_images=tuple(bad),

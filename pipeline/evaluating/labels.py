@@ -1,17 +1,21 @@
 """This module finds the images to evaluate on, and the right output for each of them."""
 
+import csv
 import difflib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mobilenet_cli.data.dataset import Dataset
 from mobilenet_cli.data.imagenet import BACKGROUND
 from mobilenet_cli.data.open_dataset import held_out
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
+from mobilenet_cli.pipeline.artifacts.facts import Facts
 from mobilenet_cli.pipeline.errors import (
     DataError,
     ModelError,
     OptionError,
+    counted,
 )
 
 
@@ -43,7 +47,8 @@ def label_indices(dataset: Dataset, classes: Sequence[str], model: Path) -> dict
     Where no label is a class of the model but all are numbers, they are indices of its classes.
 
     Raises:
-        DataError: a sample has no label, or one that is no class of the model.
+        DataError: a sample has no label, or one that is no class of the model; or the labels are
+            numbers that count the classes of another set.
         ModelError: the model does not name its classes.
     """
     if not classes:
@@ -61,12 +66,16 @@ def label_indices(dataset: Dataset, classes: Sequence[str], model: Path) -> dict
     index = {identifier: position for position, identifier in enumerate(classes)}
     if not index.keys() & labels.keys():
         index = _by_number(classes)
+        _check_numbers([index[label] for label in known if label in index], dataset, classes, model)
     if unknown := [label for label in known if label not in index]:
         near = difflib.get_close_matches(unknown[0], classes, n=1)
+        meant = near[0] if near else classes[class_offset(classes)]
         raise DataError(
-            f"{len(unknown)} of the {len(known)} classes of {dataset.name} are no classes of "
-            f"{model}, such as '{unknown[0]}'",
-            f"Name the folders like the model's classes: '{near[0] if near else classes[0]}'",
+            f"{len(unknown)} of the {counted(len(known), 'class', 'classes')} of {dataset.name} "
+            f"{'is no class' if len(unknown) == 1 else 'are no classes'} of {model}, such as "
+            f"'{unknown[0]}'",
+            f"Name the folders like the model's classes, such as '{meant}', or pass --map FILE "
+            f"with lines such as '{unknown[0]},{meant}'",
         )
     return {label: index[label] for label in known}
 
@@ -75,6 +84,67 @@ def _by_number(classes: Sequence[str]) -> dict[str, int]:
     """Return targets for labels that count the classes from 0, without a background class."""
     first = class_offset(classes)
     return {str(position - first): position for position in range(first, len(classes))}
+
+
+def _check_numbers(
+    targets: Sequence[int], dataset: Dataset, classes: Sequence[str], model: Path
+) -> None:
+    """Refuse numbers that count the classes of another set.
+
+    Of a part of the model's own set some number is in the upper half of its classes; ten digits
+    are not, for a model of a thousand classes.
+
+    Raises:
+        DataError: they are all in the lower half.
+    """
+    first = class_offset(classes)
+    if targets and 2 * (max(targets) - first + 1) <= len(classes) - first:
+        highest, named = max(targets) - first, classes[first]
+        raise DataError(
+            f"the classes of {dataset.name} are numbers up to {highest}, which do not count the "
+            f"{len(classes) - first} classes of {model}",
+            f"Evaluate it on images of its own classes, or pass --map FILE with lines such as "
+            f"'{highest},{named}'",
+        )
+
+
+def relabelled(dataset: Dataset, file: Path | None, facts: Facts) -> Dataset:
+    """Return the set with its classes called as a file says.
+
+    Args:
+        dataset: the images.
+        file: lines of a class of the set, a comma, and a class of the model by identifier or name;
+            classes without a line keep their names. None changes nothing.
+        facts: those of the model.
+
+    Raises:
+        OptionError: the file cannot be read, or a line is something else.
+    """
+    if file is None:
+        return dataset
+    identifiers = dict(zip(facts.names, facts.classes, strict=False))
+    identifiers |= {identifier: identifier for identifier in facts.classes}
+    given: dict[str, str] = {}
+    try:
+        rows = list(csv.reader(file.read_text("utf-8-sig").splitlines(), skipinitialspace=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise OptionError(
+            f"{file} cannot be read ({error})", "Pass --map a text file with lines 'class,class'"
+        ) from error
+    for number, row in enumerate(rows, 1):
+        if len(row) == 2 and row[1].strip() in identifiers:
+            given[row[0].strip()] = identifiers[row[1].strip()]
+        elif row:
+            example = facts.classes[-1] if facts.classes else "class"
+            raise OptionError(
+                f"line {number} of {file}, '{','.join(row)}', does not end in a class of the model",
+                f"Write a class of the images, a comma and one of the model's, as in "
+                f"'{row[0]},{example}'",
+            )
+    samples = [
+        replace(s, label=given.get(s.label, s.label) if s.label else None) for s in dataset.samples
+    ]
+    return replace(dataset, samples=samples, name=f"{dataset.name} by {file.name}")
 
 
 def class_offset(classes: Sequence[str]) -> int:

@@ -29,6 +29,13 @@ from mobilenet_cli.reports.records.conversion import SimplifyRecord
 WEIGHT_TOLERANCE = 1e-6  # relative: a few units in the last place of float32
 
 
+# What to do with a model that has no BatchNormalization, by the stage that made it.
+SIMPLIFIED = {
+    "quantize": "It is the int8 model, whose BatchNormalizations are folded already",
+    "convert": "Its BatchNormalizations are folded already; 'mobilenet-cli bench' measures it",
+}
+
+
 @dataclass(frozen=True)
 class SimplifyConfig:
     """These are the settings of ``simplify``.
@@ -74,7 +81,9 @@ def simplify(exported: Artifact, config: SimplifyConfig, out: Path) -> Artifact[
     if not count(before, "BatchNormalization"):
         raise ModelError(
             f"{exported.path} has no BatchNormalization to fold",
-            "It is simplified already; go on with 'mobilenet-cli quantize'",
+            SIMPLIFIED.get(
+                exported.facts.stage, f"Go on with 'mobilenet-cli quantize {exported.path}'"
+            ),
         )
     with foreign(exported.path, "a graph to simplify"):
         prepared = affine_norms_as_layers(before)

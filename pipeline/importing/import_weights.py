@@ -13,7 +13,7 @@ from mobilenet_cli.pipeline.artifacts.artifact import Artifact, save_artifact
 from mobilenet_cli.pipeline.artifacts.facts import METADATA_KEY, Facts, versions
 from mobilenet_cli.pipeline.artifacts.files import sha256_file
 from mobilenet_cli.pipeline.artifacts.sidecar import is_current, refuse_overwrite
-from mobilenet_cli.pipeline.errors import ModelError, OptionError, StorageError
+from mobilenet_cli.pipeline.errors import ModelError, OptionError, StorageError, counted
 from mobilenet_cli.pipeline.importing.hub import download, is_repository
 from mobilenet_cli.pipeline.importing.layouts import (
     hugging_face,
@@ -252,9 +252,10 @@ def listed_classes(
             background = (imagenet.BACKGROUND,)
             return background + imagenet.synsets(), background + imagenet.names()
         raise ModelError(
-            f"{path} has {outputs} outputs, which are not ImageNet's 1000 classes, with or "
-            "without background",
-            f"Pass --classes with a text file of {outputs} lines, one class identifier each",
+            f"{path} has {counted(outputs, 'output')}, not one for each of ImageNet's 1000 "
+            "classes, with or without background",
+            f"Pass --classes with a text file of {counted(outputs, 'line')}, one class identifier "
+            "each",
         )
     try:
         lines = tuple(line.strip() for line in listed.read_text("utf-8").splitlines())
@@ -262,7 +263,8 @@ def listed_classes(
         raise OptionError(f"{listed} cannot be read ({error})", "Check the path") from error
     if len(lines) != outputs:
         raise OptionError(
-            f"{listed} lists {len(lines)} classes, but {path} has {outputs} outputs",
+            f"{listed} lists {counted(len(lines), 'class', 'classes')}, but {path} has "
+            f"{counted(outputs, 'output')}",
             "Give one identifier a line, in the order of the outputs",
         )
     if twice := sorted({line for line in lines if lines.count(line) > 1 or not line}):

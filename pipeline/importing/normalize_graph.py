@@ -50,7 +50,7 @@ from onnxscript.rewriter.rules.common import (
     normalize_pad_format_conv_rule,
 )
 
-from mobilenet_cli.pipeline.errors import ModelError
+from mobilenet_cli.pipeline.errors import ModelError, counted
 from mobilenet_cli.pipeline.importing.foreign_graph import (
     FUSED,
     STANDARD,
@@ -678,12 +678,17 @@ def _prove(
         try:
             found = session.run(None, {image.name: images[:size]})[0]
         except Exception as error:  # as above
-            raise refused(path, f"it does not run on {size} images at once", error) from error
+            raise refused(
+                path, f"it does not run on {counted(size, 'image')} at once", error
+            ) from error
         if len(found) != size:
-            raise refused(path, f"it gives {len(found)} answers for {size} images")
+            raise refused(
+                path, f"it gives {counted(len(found), 'answer')} for {counted(size, 'image')}"
+            )
         off = compare(expected[:size], found).max_abs_error
         if not within_float32_rounding(off, expected):
             raise refused(
                 path,
-                f"on {size} images at once its logits are up to {off:.2g} away from the file's",
+                f"on {counted(size, 'image')} at once its logits are up to {off:.2g} away "
+                "from the file's",
             )

@@ -14,7 +14,7 @@ from mobilenet_cli.data.loader import batches
 from mobilenet_cli.data.open_dataset import held_out, not_held_out
 from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
-from mobilenet_cli.pipeline.errors import DataError
+from mobilenet_cli.pipeline.errors import DataError, counted
 from mobilenet_cli.reports.records.quantization import CalibrationImage
 
 BATCH = 8
@@ -86,7 +86,7 @@ def choose_images(source: Artifact, folder: str | None, count: int, seed: int) -
     ]
     if not readable:
         raise DataError(
-            f"none of the {len(chosen)} calibration images in {where} can be read",
+            f"no calibration image of {where} can be read: {counted(len(chosen), 'file')} tried",
             "Pass --calib-dir a folder with images",
         )
     listed = tuple(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mobilenet_cli.calibration.graph.parse import parse
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
-from mobilenet_cli.pipeline.errors import CheckError
+from mobilenet_cli.pipeline.errors import CheckError, counted
 from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, evaluate
 from mobilenet_cli.pipeline.quantizing.quantizer import QuantizedModel, Quantizer
 from mobilenet_cli.pipeline.runtime.parity import sqnr_db
@@ -162,8 +162,8 @@ def smallest_float_set(
         order = order or ranked()
         if len(kept) == len(order):
             raise CheckError(
-                f"top-1 drops by {candidates[-1].drop:.2f} points even with all {len(order)} "
-                "layers in float",
+                f"top-1 drops by {candidates[-1].drop:.2f} points even with "
+                f"{counted(len(order), 'layer')} in float, all that there are",
                 "Raise --max-drop, or use more images to measure it on",
             )
 

@@ -15,7 +15,7 @@ from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.facts import Facts
 from mobilenet_cli.pipeline.artifacts.files import foreign
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
-from mobilenet_cli.pipeline.errors import CheckError, ModelError, OptionError
+from mobilenet_cli.pipeline.errors import CheckError, ModelError, OptionError, counted
 from mobilenet_cli.pipeline.progress import Progress
 from mobilenet_cli.pipeline.quantizing.calibration_images import Calibration, choose_images
 from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
@@ -171,8 +171,8 @@ def check_kernels(layers: Sequence[LayerRecord], config: QuantizeConfig) -> None
         named = ", ".join(f"{layer.name} ({layer.kernel_error:g} codes)" for layer in wrong[:5])
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise CheckError(
-            f"the integer kernels of this machine saturate in {len(wrong)} layers of a model "
-            f"for {config.target}: {named}{more}",
+            f"the integer kernels of this machine saturate in {counted(len(wrong), 'layer')} of "
+            f"a model for {config.target}: {named}{more}",
             f"Use --target {detect_target()} for this machine, or --cross if the model is for "
             "another one, and evaluate it there",
         )

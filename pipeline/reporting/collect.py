@@ -15,13 +15,13 @@ from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
 from mobilenet_cli.pipeline.artifacts.files import is_checkpoint, sha256_file
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
 from mobilenet_cli.pipeline.artifacts.onnx_graph import multiply_adds, output_kind
-from mobilenet_cli.pipeline.artifacts.runs import Run
+from mobilenet_cli.pipeline.artifacts.runs import Run, no_such_run
 from mobilenet_cli.pipeline.artifacts.sidecar import read_sidecar
 from mobilenet_cli.pipeline.errors import (
     MobilenetError,
     ModelError,
 )
-from mobilenet_cli.pipeline.reporting.report_warnings import warnings_of
+from mobilenet_cli.pipeline.reporting.report_warnings import NEEDS, command, warnings_of
 from mobilenet_cli.pipeline.reporting.weight_ranges import weight_ranges
 from mobilenet_cli.reports.accuracy_statistics import compare_paired
 from mobilenet_cli.reports.answers import confusion, disagreements, mistakes
@@ -57,7 +57,7 @@ def collect(run: Run, layers: bool = True) -> tuple[RunRecord, list[PredictionsR
         ModelError: there is no such run, or it has no model.
     """
     if not run.folder.is_dir():
-        raise ModelError(f"{run.folder} does not exist", "Choose another --run, or train one")
+        raise no_such_run(run.name)
     missing: list[Missing] = []
     artifacts = [
         found
@@ -80,7 +80,7 @@ def collect(run: Run, layers: bool = True) -> tuple[RunRecord, list[PredictionsR
         evaluations=tuple(evaluations),
         bench=bench,
         weights=weights or (),
-        missing=tuple(dict.fromkeys(missing)),
+        missing=tuple(dict.fromkeys(with_images(part, artifacts[0]) for part in missing)),
         network=title_of(artifacts[-1]),
     )
     record = with_answers(without_outdated(record), predictions)
@@ -166,7 +166,16 @@ def read_part(run: Run, path: Path, missing: list[Missing], read: Callable[[Path
 
 def missing_part(run: Run, file: str, why: str) -> Missing:
     """Name a part that the report does without, and the command that makes it."""
-    return Missing(file=file, why=why, command=f"mobilenet-cli {COMMANDS[file]} --run {run.name}")
+    return Missing(file=file, why=why, command=command(COMMANDS[file], run.name, ""))
+
+
+def with_images(part: Missing, first: ArtifactRecord) -> Missing:
+    """Name images in the command that makes a part, where the models do not name any."""
+    if first.data is not None:
+        return part
+    return part.model_copy(
+        update={"command": f"{part.command}{NEEDS.get(COMMANDS[part.file], '')}"}
+    )
 
 
 def reason(error: Exception) -> str:
@@ -242,7 +251,7 @@ def without_outdated(run: RunRecord) -> RunRecord:
                 Missing(
                     file=file,
                     why=why,
-                    command=f"mobilenet-cli {COMMANDS[file]} --run {run.run}",
+                    command=command(COMMANDS[file], run.run, run.artifacts[0].data),
                 )
             )
     return run.model_copy(update={"evaluations": kept, "missing": tuple(missing)})

@@ -8,6 +8,7 @@ from mobilenet_cli.pipeline.artifacts.files import write_atomically
 from mobilenet_cli.pipeline.artifacts.runs import Run
 from mobilenet_cli.pipeline.errors import MobilenetError, ModelError, OptionError
 from mobilenet_cli.pipeline.reporting.collect import collect, newest
+from mobilenet_cli.pipeline.reporting.report_warnings import command
 from mobilenet_cli.reports.accuracy_statistics import compare_paired
 from mobilenet_cli.reports.compare import compare_latency, comparison_markdown, history_markdown
 from mobilenet_cli.reports.compare_html import comparison_html, history_html
@@ -115,7 +116,7 @@ def compare_accuracy(base: Read, other: Read, kind: str) -> tuple[PairedRecord |
         if record is None:
             return None, (
                 f"{run.run}/{artifact.file} has no predictions: run "
-                f"'mobilenet-cli evaluate --run {run.run}'"
+                f"'{command('evaluate', run.run, artifact.data)}'"
             )
         found.append(record)
     pair = compare_paired(*found)

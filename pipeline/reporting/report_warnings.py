@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from mobilenet_cli.pipeline.errors import counted, examples
 from mobilenet_cli.reports.latency_tables import noise_note, row_name
 from mobilenet_cli.reports.records.conversion import ImportRecord
 from mobilenet_cli.reports.records.quantization import QuantizeRecord
@@ -10,19 +11,21 @@ from mobilenet_cli.reports.records.training import TrainRecord
 from mobilenet_cli.reports.summary import evaluation_of, file_name
 
 SCHEMA_VERSION = 1
+# What a command must be told of models that do not say on which images they were trained.
+NEEDS = {"quantize": " --calib-dir FOLDER", "evaluate": " --data FOLDER"}
 
 
 def warnings_of(run: RunRecord) -> tuple[str, ...]:
     """Return what a reader must know first: broken descent, leakage, fallback, lost images."""
-    found = [*descent_warnings(run.artifacts), *version_warnings(run)]
+    found = [*descent_warnings(run), *version_warnings(run)]
     for artifact in run.artifacts:
         found += record_warnings(artifact)
     for record in run.evaluations:
         if record.bad_images:
-            shown = ", ".join(record.bad_images[:3])
+            unread = counted(len(record.bad_images), "unreadable image")
             found.append(
-                f"{len(record.bad_images)} images of {record.data} cannot be read and were left "
-                f"out of the evaluation of {file_name(record.model)}, such as {shown}"
+                f"The evaluation of {file_name(record.model)} on {record.data} left out {unread}"
+                f"{examples(record.bad_images)}"
             )
     used = {e.data for a in run.artifacts if (e := evaluation_of(run, a)) is not None}
     if len(used) > 1:
@@ -40,13 +43,13 @@ def warnings_of(run: RunRecord) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def descent_warnings(artifacts: Sequence[ArtifactRecord]) -> list[str]:
+def descent_warnings(run: RunRecord) -> list[str]:
     """Name the files whose parent is not the file that now lies beside them."""
-    hashes = {artifact.sha256 for artifact in artifacts}
+    hashes = {artifact.sha256 for artifact in run.artifacts}
     return [
         f"{artifact.file} was not made from the file before it as it is now; "
-        f"'mobilenet-cli {artifact.stage}' makes it again"
-        for artifact in artifacts[1:]
+        f"'{command(artifact.stage, run.run, artifact.data)}' makes it again"
+        for artifact in run.artifacts[1:]
         if artifact.parent is not None and artifact.parent not in hashes
     ]
 
@@ -72,19 +75,32 @@ def record_warnings(artifact: ArtifactRecord) -> list[str]:
         ]
     trained, imported = artifact.measured(TrainRecord), artifact.measured(ImportRecord)
     quantized = artifact.measured(QuantizeRecord)
-    noted: list[tuple[Sequence[str], str]] = []
+    noted: list[tuple[Sequence[str], str, str]] = []
     if trained:
-        noted += [(trained.bad_images, "training images cannot be read; others took their place")]
+        noted += [(trained.bad_images, "unreadable image", " left out of training")]
     if imported:
-        noted += [(imported.notes, "assumptions that the weights' file does not confirm")]
+        noted += [(imported.notes, "assumption", " that the weights' file does not confirm")]
     if quantized:
+        against = f" also in the evaluation set {quantized.leakage_checked}"
         noted += [
-            (quantized.bad_images, "calibration images cannot be read and were left out"),
-            (quantized.leakage, "calibration images are also in the evaluation set"),
-            (quantized.float_layers, "layers stayed in float"),
+            (quantized.bad_images, "unreadable calibration image", " left out"),
+            (quantized.leakage, "calibration image", against),
+            (quantized.float_layers, "layer", " in float"),
         ]
     return [
-        f"{artifact.file}: {len(names)} {what}, such as {', '.join(names[:3])}"
-        for names, what in noted
+        f"{artifact.file}: {counted(len(names), noun)}{rest}{examples(names)}"
+        for names, noun, rest in noted
         if names
     ]
+
+
+def command(stage: str, run: str, data: str | None) -> str:
+    """Return the command that takes a stage of a run.
+
+    Args:
+        stage: the command's name.
+        run: the run's name.
+        data: the images that the run's models were trained on; where that is not known, images
+            must be named.
+    """
+    return f"mobilenet-cli {stage} --run {run}{NEEDS.get(stage, '') if data is None else ''}"

@@ -11,7 +11,7 @@ from mobilenet_cli.data.preprocess import denormalize
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
 from mobilenet_cli.pipeline.artifacts.onnx_graph import OutputKind, features_model, output_kind
-from mobilenet_cli.pipeline.errors import ModelError, ProviderError
+from mobilenet_cli.pipeline.errors import ModelError, ProviderError, counted
 from mobilenet_cli.pipeline.runtime.session import CPU, CUDA, SessionConfig, open_session
 
 TORCH = "torch"
@@ -126,7 +126,7 @@ def open_predictor(
         if not fits or outputs.dtype.kind != "f":
             raise ModelError(
                 f"{artifact.path} answers with an output of shape {found} where "
-                f"{classes or 'its'} classes of {len(images)} images are expected",
+                f"{classes or 'its'} classes of {counted(len(images), 'image')} are expected",
                 "Export the model again",
             )
         return logits_of(outputs, kind)

@@ -19,7 +19,7 @@ from mobilenet_cli.models import find_architecture
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
 from mobilenet_cli.pipeline.artifacts.facts import Facts, versions
-from mobilenet_cli.pipeline.errors import DataError, ModelError, OptionError
+from mobilenet_cli.pipeline.errors import DataError, ModelError, OptionError, counted
 from mobilenet_cli.pipeline.progress import Progress
 from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
 from mobilenet_cli.pipeline.runtime.machine import available_memory
@@ -292,7 +292,10 @@ def set_up(
     on_gpu = torch.cuda.is_available()
     if not on_gpu and (config.precision == "fp16" or config.sync_norms):
         what = "--sync-norms" if config.sync_norms else "--precision fp16"
-        raise OptionError(f"{what} needs a GPU, and torch finds none", "Leave it out, or use bf16")
+        raise OptionError(
+            f"{what} needs a GPU, and torch finds none",
+            "Leave it out" + ("" if config.sync_norms else ", or use bf16"),
+        )
     images, validation = (open_dataset(config.data, split).labelled() for split in ("train", "val"))
     classes = training_classes(config.data, images, validation)
     device = torch.device("cuda", group.local) if on_gpu else torch.device("cpu")
@@ -352,7 +355,7 @@ def training_classes(data: str, training: Dataset, validation: Dataset) -> tuple
     """
     if len(training.classes) < 2:
         raise DataError(
-            f"'{data}' has only {len(training.classes)} class",
+            f"'{data}' has only {counted(len(training.classes), 'class', 'classes')}",
             "A classifier needs at least two; put each class's images in a folder of its own",
         )
     unknown = set(validation.classes) - set(training.classes)
@@ -361,8 +364,8 @@ def training_classes(data: str, training: Dataset, validation: Dataset) -> tuple
     if unknown | set(training.classes) <= set(imagenet.synsets()):
         return imagenet.synsets()
     raise DataError(
-        f"{len(unknown)} classes of the held-out images of '{data}' have no training images, such "
-        f"as '{min(unknown)}'",
+        f"the held-out images of '{data}' have {counted(len(unknown), 'class', 'classes')} without "
+        f"training images, such as '{min(unknown)}'",
         "Give each folder under val/ one of the same name under train/",
     )
 

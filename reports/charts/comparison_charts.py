@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from mobilenet_cli.pipeline.errors import counted
 from mobilenet_cli.reports.charts.chart import (
     Chart,
     Json,
@@ -92,7 +93,8 @@ def accuracy_chart(runs: Sequence[ComparedRun]) -> Chart | None:
     return Chart(
         "accuracy",
         "Accuracy against latency",
-        f"Top-1 accuracy against median latency of the artifacts of {len(data)} runs.{apart}",
+        f"Top-1 accuracy against median latency of the artifacts of "
+        f"{counted(len(data), 'run')}.{apart}",
         data,
         axes("", "top-1, %", hovermode="closest")
         | {"xaxis": log_axis("median latency, ms", [ms for d in data for ms in d["x"]])},
@@ -151,7 +153,7 @@ def over_time(
     return Chart(
         name,
         title,
-        f"{title}: {len(runs)} runs, oldest first.",
+        f"{title}: {counted(len(runs), 'run')}, oldest first.",
         data,
         axes("", unit)
         | {

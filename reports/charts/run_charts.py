@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from pydantic import JsonValue
 
+from mobilenet_cli.pipeline.errors import counted
 from mobilenet_cli.reports.charts.chart import (
     COLORS,
     Chart,
@@ -93,8 +94,7 @@ def accuracy_chart(report: ReportRecord) -> Chart | None:
 
 def bench_label(result: BenchResult) -> str:
     """Name a row's artifact, threads and batch."""
-    threads = "1 thread" if result.threads == 1 else f"{result.threads} threads"
-    return f"{row_name(result)}, {threads}, batch {result.batch}"
+    return f"{row_name(result)}, {counted(result.threads, 'thread')}, batch {result.batch}"
 
 
 def latency_chart(run: RunRecord) -> Chart | None:
@@ -320,8 +320,8 @@ def sqnr_chart(run: RunRecord) -> Chart | None:
     return Chart(
         "sqnr",
         "Signal to quantization noise by layer",
-        f"{len(layers)} layers between {worst[1]:.1f} and {max(v for _, v in layers):.1f} dB; "
-        f"the worst is {worst[0]}.",
+        f"{counted(len(layers), 'layer')} between {worst[1]:.1f} and "
+        f"{max(v for _, v in layers):.1f} dB; the worst is {worst[0]}.",
         [
             {
                 "type": "bar",
@@ -394,9 +394,9 @@ def weights_chart(run: RunRecord) -> Chart | None:
     return Chart(
         "weights",
         "Weights before and after quantization",
-        f"Largest magnitude among the weights of {len(layers)} layers, in float and as the int8 "
-        f"codes stand for them; the widest in float is {widest.layer}. Equalization moves scale "
-        "between neighbouring layers, so ranges may differ where the function does not.",
+        f"Largest magnitude among the weights of {counted(len(layers), 'layer')}, in float and as "
+        f"the int8 codes stand for them; the widest in float is {widest.layer}. Equalization moves "
+        "scale between neighbouring layers, so ranges may differ where the function does not.",
         data,
         {"xaxis": layer_axis(), "yaxis": log_axis("largest weight", values)},
         ("layer", "float from", "to", "int8 from", "to"),
@@ -423,7 +423,10 @@ def confusion_chart(run: RunRecord) -> Chart | None:
     if worst is not None:
         _, name, images, counts = worst
         right = right_of(name, found.taken_for, counts)
-        summary = f"Of the worst class, {name}, {right} of {images} images were recognized."
+        summary = (
+            f"Of the worst class, {name}, {right} of {counted(images, 'image')} "
+            f"{'was' if right == 1 else 'were'} recognized."
+        )
     return Chart(
         "confusion",
         f"Confusion of classes by {found.model}",

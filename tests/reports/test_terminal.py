@@ -8,6 +8,17 @@ from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.artifacts.facts import Facts
 from mobilenet_cli.pipeline.importing.import_weights import run_name
+from mobilenet_cli.reports import terminal
+from mobilenet_cli.reports.records.accuracy import EvaluationRecord, Metric
+from mobilenet_cli.reports.records.base import Record
+from mobilenet_cli.reports.records.conversion import (
+    ConvertRecord,
+    ExportRecord,
+    ImportRecord,
+    SimplifyRecord,
+)
+from mobilenet_cli.reports.records.deployment import InputProof, PackageRecord, VariantRecord
+from mobilenet_cli.reports.records.quantization import FloatLayer, QuantizeRecord
 from mobilenet_cli.reports.records.training import EpochRecord, TrainingStart, TrainRecord
 from mobilenet_cli.reports.terminal import train_notes, train_text, training_text
 
@@ -88,3 +99,163 @@ def test_a_training_says_which_epoch_is_kept():
     assert "after 1.5 epochs, " in train_text(file, part)
     kept = TRAINED.model_copy(update={"start_top1": 25.0, "kept_epoch": 0})
     assert "nothing better" in train_notes(kept)[0]
+
+
+FILE = Path("runs/a/x.onnx")
+METRIC = Metric(value=50.0, low=9.45, high=90.55)
+
+
+def made(kind: type[Record], **values: object) -> Record:
+    """Return a record that has no other fields than these: a sentence that needs more fails."""
+    return kind.model_construct(**values)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            terminal.export_text(FILE, made(ExportRecord, batch_norms=1, max_abs_error=2e-5)),
+            "1 BatchNorm kept, largest difference to torch 2.0e-05",
+        ),
+        (
+            terminal.simplify_text(
+                FILE,
+                made(
+                    SimplifyRecord,
+                    batch_norms_before=27,
+                    batch_norms_after=0,
+                    channels_checked=2736,
+                    max_abs_error=2e-5,
+                    images=1,
+                    images_from="digits",
+                ),
+            ),
+            "BatchNorms 27 -> 0, 2,736 channels checked, largest logit difference 2.0e-05 on "
+            "1 image (digits)",
+        ),
+        (
+            terminal.convert_text(
+                FILE,
+                made(
+                    ConvertRecord,
+                    sqnr_db=60.0,
+                    images=16,
+                    images_from="digits",
+                    provider="P",
+                    agreement=1.0,
+                ),
+            ),
+            "60.0 dB from float32 on 16 images (digits, P), same top-1 on 100.0 %",
+        ),
+        (
+            terminal.quantize_text(
+                FILE,
+                made(
+                    QuantizeRecord,
+                    kernel_sqnr_db=None,
+                    target="avx2",
+                    images=1,
+                    agreement=1.0,
+                    sqnr_db=20.0,
+                ),
+            ),
+            "int8 for avx2, 1 calibration image, 100.0 % agreement and 20.0 dB SQNR with float in "
+            "simulation, not proven on this machine",
+        ),
+        (
+            terminal.import_text(
+                Path("runs/r/folded.onnx"), made(ImportRecord, parameters=1, outputs=1), 32, None
+            ),
+            "resolution 32, 1 parameter, 1 class; next: mobilenet-cli quantize --run r "
+            "--calib-dir FOLDER",
+        ),
+        (
+            terminal.import_text(
+                Path("runs/r/fp32.onnx"), made(ImportRecord, parameters=5, outputs=2), 32, None
+            ),
+            "resolution 32, 5 parameters, 2 classes; next: mobilenet-cli simplify --run r",
+        ),
+        (
+            terminal.evaluation_text(
+                made(
+                    EvaluationRecord,
+                    model="m",
+                    top1=METRIC,
+                    top5=METRIC,
+                    images=1,
+                    data="d (all)",
+                    images_per_second=9.0,
+                )
+            ),
+            "top-1 50.00 % [9.45, 90.55], top-5 50.00 % [9.45, 90.55] on 1 image of d (all), "
+            "9 images/s",
+        ),
+        (
+            terminal.deploy_text(
+                Path("p"),
+                made(
+                    PackageRecord,
+                    images=1,
+                    variants=[
+                        made(
+                            VariantRecord,
+                            kernels=True,
+                            image=made(
+                                InputProof, model="i.onnx", agreement=1.0, max_difference=0.01
+                            ),
+                            pixels=made(InputProof, agreement=1.0, max_difference=0.0),
+                        )
+                    ],
+                ),
+            ),
+            "same class as predict on 100.0 % of 1 image, probabilities up to 0.01 apart; given "
+            "predict's pixels, 100.0 % and 0",
+        ),
+    ],
+)
+def test_stages_say_what_they_proved(text: str, expected: str):
+    assert text.partition(": ")[2] == expected
+
+
+def test_what_float_layers_cost_has_the_sign_of_a_change():
+    record = made(
+        QuantizeRecord,
+        bad_images=("a.png",),
+        leakage=("b.png",),
+        leakage_checked="digits (val)",
+        float_layers=("conv",),
+        kept_float=(FloatLayer(name="conv", drop=-0.25, p50_ms=1.0, slowdown=1.1),),
+        drop=0.5,
+        drop_images=1,
+        drop_data="d",
+        max_drop=0.5,
+    )
+    assert terminal.quantize_notes(record) == [
+        "left out, cannot be read: a.png",
+        "warning: b.png is also in the evaluation set digits (val)",
+        "kept in float: conv",
+        "with conv in float: top-1 changes by +0.25 points, 1.00 ms, 1.10 of the integer model's "
+        "time",
+        "top-1 changes by -0.50 points on 1 image of d; a loss of 0.5 was allowed",
+    ]
+
+
+def test_left_out_images_are_all_named_or_said_to_be_examples():
+    one, many = (
+        terminal.evaluation_notes(made(EvaluationRecord, bad_images=tuple("abcdefghijkl"[:count])))
+        for count in (1, 12)
+    )
+    assert one == ["left out, cannot be read: 1 image: a"]
+    assert many == ["left out, cannot be read: 12 images, such as a, b, c, d, e, f, g, h, i, j"]
+    assert terminal.evaluation_notes(made(EvaluationRecord, bad_images=())) == []
+
+
+def test_what_was_done_already_is_said():
+    assert terminal.chain_notes([], None) == []
+    current, kept = terminal.chain_notes(["train", "export"], "previous.safetensors")
+    assert current == "up to date: train, export"
+    assert "kept as previous.safetensors" in kept
+
+
+def test_names_of_others_do_not_steer_the_terminal():
+    assert terminal.printable("a\x1b[2Jb\u202e\ud800") == r"a\x1b[2Jb\u202e\ud800"

@@ -155,7 +155,7 @@ def test_nothing_to_quantize():
 
 def test_one_input():
     nodes = [("Conv", ["x", "w"], "a", {}), ("Relu", ["a"], "y", {})]
-    with pytest.raises(ModelError, match="2 inputs and 1 outputs"):
+    with pytest.raises(ModelError, match="2 inputs and 1 output"):
         parse(model(nodes, {"w": W}, ("y",), ("x", "z")))
 
 

@@ -34,7 +34,7 @@ def test_only_rows_beyond_the_limit_count():
     before = record(a=10.0, b=10.0, c=10.0, gone=1.0)
     now = record(a=10.4, b=10.6, c=5.0, new=99.0)
     (slow,) = slowdowns(now, before, 0.05)
-    assert str(slow) == "b, batch 1, 1 threads: 10 ms -> 10.6 ms (+6.0 %)"
+    assert str(slow) == "b, batch 1, 1 thread: 10 ms -> 10.6 ms (+6.0 %)"
     assert slowdowns(now, before, 0.07) == []
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -152,7 +153,9 @@ def test_what_a_cut_archive_lost_is_named(tiny, tmp_path, encoded):
 def test_no_readable_image_at_all(tiny, class_folders):
     root = class_folders({"4": 1})
     (root / "4" / "000.png").write_text("no image")
-    with pytest.raises(DataError, match="none of the 1 images"):
+    with pytest.raises(
+        DataError, match=r"no image of .* can be read: 1 file tried, such as 4/000\.png"
+    ):
         evaluate(load_artifact(tiny / "fp32.onnx"), EvaluateConfig(data=str(root)))
 
 
@@ -160,6 +163,43 @@ def test_unknown_class_is_named(tiny, class_folders):
     root = class_folders({"4": 1, "fuor": 1})
     with pytest.raises(DataError, match=r"1 of the 2 classes .* such as 'fuor'"):
         evaluate(load_artifact(tiny / "fp32.onnx"), EvaluateConfig(data=str(root)))
+
+
+def test_numbers_of_another_set_are_refused():
+    digits = Dataset("d", [Sample("x", "9", bytes), Sample("y", "3", bytes)], ("3", "9"))
+    thousand = tuple(f"n{index:08}" for index in range(1000))
+    with pytest.raises(DataError, match=r"numbers up to 9, .* the 1000 classes .* --map FILE"):
+        targets_of(digits, thousand, Path("m"))
+    with pytest.raises(DataError, match="do not count the 1000 classes"):
+        targets_of(digits, ("background", *thousand), Path("m"))
+    assert targets_of(digits, thousand[:12], Path("m")) == [9, 3]
+
+
+def test_a_file_says_which_classes_are_meant(tiny, class_folders, tmp_path):
+    root, named = class_folders({"four": 2, "7": 1, "Vier, auch": 1}), tmp_path / "map.csv"
+    artifact = load_artifact(tiny / "fp32.onnx")
+    facts = artifact.facts.model_copy(update={"names": tuple(f"digit {n}" for n in range(10))})
+    artifact = replace(artifact, facts=facts)
+    config = EvaluateConfig(str(root), class_map=named)
+    named.write_text('\ufefffour,4\n\n"Vier, auch", digit 4\n', "utf-8")
+    answers = []
+    record = evaluate(artifact, config, keep=answers.append)
+    expected = {"four": 4, "Vier, auch": 4, "7": 7}
+    assert {answer.key.partition("/")[0]: answer.target for answer in answers} == expected
+    assert record.data == f"{root} (all) by map.csv"
+    assert record.data_fingerprint == open_dataset(str(root), "all").fingerprint
+    for text, problem in (
+        ("four,4\nfour,11", r"line 2 of .*map\.csv, 'four,11', does not end in a class"),
+        ("four", "does not end in a class of the model"),
+    ):
+        named.write_text(text)
+        with pytest.raises(OptionError, match=problem):
+            evaluate(artifact, config)
+    named.unlink()
+    with pytest.raises(OptionError, match=r"map\.csv cannot be read"):
+        evaluate(artifact, config)
+    with pytest.raises(DataError, match=r"--map FILE with lines such as '.*,."):
+        evaluate(artifact, EvaluateConfig(str(root)))
 
 
 def test_images_without_labels_cannot_be_evaluated(tiny, class_folders):
@@ -277,7 +317,7 @@ def test_command_reports_bad_images_but_succeeds(ten):
     (ten / "4" / "001.png").write_text("no image")
     result = CliRunner().invoke(app, ["evaluate", "--data", str(ten)])
     assert result.exit_code == 0
-    assert "1 images cannot be read and were left out: 4/001.png" in result.stderr
+    assert "left out, cannot be read: 1 image: 4/001.png" in result.stderr
     assert "4/001.png is not an image" in invoke("evaluate", "--data", ten, "--strict", code=2)
 
 

@@ -103,6 +103,15 @@ def test_same_bytes_twice(chain, tmp_path):
     assert again.path.read_bytes() == chain.folded.path.read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("part", "cure"),
+    [("folded", r"Go on with 'mobilenet-cli quantize .*'"), ("int8", "int8 model")],
+)
+def test_what_is_folded_already_is_led_on(chain, tmp_path, part: str, cure: str):
+    with pytest.raises(ModelError, match=rf"no BatchNormalization to fold\. .*{cure}"):
+        simplify(getattr(chain, part), SimplifyConfig(), tmp_path / "x.onnx")
+
+
 def test_images_of_another_folder(chain, class_folders, tmp_path):
     folder = str(class_folders({"a": 3, "b": 2}))
     made = simplify(chain.fp32, SimplifyConfig(data=folder, images=4), tmp_path / "x.onnx")

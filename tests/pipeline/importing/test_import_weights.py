@@ -507,7 +507,7 @@ def test_class_count_without_a_known_list(tmp_path):
     save_file(
         timm_state(random_state(ModelSpec(width=0.25, classes=7))), tmp_path / "x.safetensors"
     )
-    with pytest.raises(ModelError, match="has 7 outputs, which are not ImageNet's 1000"):
+    with pytest.raises(ModelError, match="has 7 outputs, not one for each of ImageNet's 1000"):
         read_source(str(tmp_path / "x.safetensors"), AS_IS)
 
 

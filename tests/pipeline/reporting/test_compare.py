@@ -114,7 +114,7 @@ def test_two_runs_are_needed(runs: tuple[Run, Run]) -> None:
     for few in ((), runs[:1], (runs[0], runs[0])):
         with pytest.raises(OptionError, match="nothing to compare"):
             compare_runs(few)
-    with pytest.raises(ModelError, match="does not exist"):
+    with pytest.raises(ModelError, match="there is no run"):
         compare_runs((runs[0], Run(Path("runs/three"))))
 
 

@@ -69,7 +69,7 @@ def test_a_flag_that_is_written_is_believed(old_run: Run) -> None:
 def test_old_records_of_stages_are_typed(old_run: Run) -> None:
     record, _ = collect(old_run)
     assert [artifact.of_another_version for artifact in record.artifacts] == [False] * 4
-    assert any("1 calibration images cannot be read" in text for text in record.warnings)
+    assert any("1 unreadable calibration image left out: " in text for text in record.warnings)
     assert [part.file for part in record.missing] == ["evaluate.json"]  # has two of four
 
 

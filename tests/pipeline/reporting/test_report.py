@@ -17,6 +17,7 @@ from mobilenet_cli.cli import app
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
 from mobilenet_cli.pipeline.artifacts.files import sha256_file, write_atomically
 from mobilenet_cli.pipeline.artifacts.runs import Run
+from mobilenet_cli.pipeline.artifacts.sidecar import sidecar_path
 from mobilenet_cli.pipeline.errors import ModelError, OptionError, StorageError
 from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, evaluate, evaluate_and_keep
 from mobilenet_cli.pipeline.evaluating.records import evaluations_of
@@ -272,12 +273,12 @@ def test_warnings_of_the_stages_come_first(run: Run) -> None:
     run.evaluation.write_text(json.dumps(document))
     record, paths = report(run)
     text = paths["markdown"].read_text()
-    assert any("cannot be read" in warning for warning in record.run.warnings)
+    assert any("1 unreadable image: a|b.png" in warning for warning in record.run.warnings)
     assert text.index(r"a\|b.png") < text.index("## Artifacts")
 
 
 def test_no_run_and_no_model_are_sentences(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="does not exist"):
+    with pytest.raises(ModelError, match="there is no run"):
         collect(Run(tmp_path / "absent"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match="has no model"):
@@ -308,7 +309,7 @@ def test_command_names_a_run_that_is_not_there(run: Run) -> None:
     write_atomically(run.folder / "note", b"")
     result = CliRunner().invoke(app, ["report", "--run", "nowhere"])
     assert result.exit_code == 2
-    assert "runs/nowhere does not exist" in result.stderr
+    assert "there is no run 'nowhere' under runs/" in result.stderr
 
 
 def test_commands_make_the_run_again(golden_run: RunRecord) -> None:
@@ -458,3 +459,18 @@ def test_the_method_line_names_the_cpus():
     assert setting(row) == ["Latency of batch 1 on 2 threads."]
     pinned = row.model_copy(update={"cpus": (0, 2)})
     assert setting(pinned) == ["Latency of batch 1 on 2 threads, pinned to CPUs 0, 2."]
+
+
+def test_commands_that_are_given_as_cures_run(run: Run) -> None:
+    """Models that do not say on which images they were trained need them named."""
+    for path in run.artifacts():
+        sidecar = json.loads(sidecar_path(path).read_text())
+        sidecar["facts"]["data"] = None
+        sidecar_path(path).write_text(json.dumps(sidecar))
+    run.evaluation.unlink()
+    run.int8.unlink(missing_ok=True)
+    lacking = {part.file: part.command for part in collect(run)[0].missing}
+    assert lacking["evaluate.json"] == "mobilenet-cli evaluate --run tiny --data FOLDER"
+    assert lacking["int8.onnx"] == "mobilenet-cli quantize --run tiny --calib-dir FOLDER"
+    folded = lacking.get("folded.onnx", "mobilenet-cli simplify --run tiny")
+    assert folded == "mobilenet-cli simplify --run tiny"
