@@ -189,18 +189,18 @@ def test_damaged_images(form, edits, keep):
     assert made.shape == (3, 32, 32)
 
 
-MUTANTS = Path(__file__).with_name("mutants.py")
 MUTANTS_PER_PROCESS = 5000
 
 
-def test_mutants_of_models_and_records(tmp_path):
-    """No file ends a process, lets it hang or grow, or shows a traceback, in any command."""
-    count = int(os.environ.get("MOBILENET_CLI_FUZZ", "15")) * 14  # kinds of damage in mutants.py
+@pytest.mark.parametrize(("script", "kinds"), [("mutants.py", 14), ("data_mutants.py", 40)])
+def test_mutants(tmp_path, script, kinds):
+    """No file ends a process, lets it hang or grow, or shows a traceback, wherever it is given."""
+    count = int(os.environ.get("MOBILENET_CLI_FUZZ", "15")) * kinds
     findings, number = [], 0
     while number < count:
         last = min(count, number + MUTANTS_PER_PROCESS)
-        command = [sys.executable, MUTANTS, tmp_path, str(number), str(last)]
-        child = subprocess.run(command, capture_output=True, text=True)
+        command = [sys.executable, Path(__file__).with_name(script), tmp_path, str(number)]
+        child = subprocess.run([*command, str(last)], capture_output=True, text=True)
         lines = [json.loads(line) for line in child.stdout.splitlines()]
         findings += [line for line in lines if "number" in line]
         number = lines[-1].get("done", 0) if lines else 0

@@ -206,7 +206,10 @@ def _read(crc: Callable[[bytes], int], path: Path, number: int, offset: int, siz
         raise DataError(
             f"record {number} of {path} does not match its checksum", "Download the file again"
         )
-    encoded = _value(_features(memoryview(record)), IMAGE)
+    try:
+        encoded = _value(_features(memoryview(record)), IMAGE)
+    except ValueError as error:
+        raise DataError(f"record {number} of {path} {error}", "Download the file again") from error
     if not isinstance(encoded, memoryview):
         raise DataError(f"record {number} of {path} has no image/encoded", "Write the file again")
     return bytes(encoded)

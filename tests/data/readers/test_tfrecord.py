@@ -88,6 +88,16 @@ def test_labels_start_at_1(tmp_path, encoded, packed):
     assert dataset.samples[1].key == "x.tfrecord:1"
 
 
+def test_an_image_feature_that_is_none_is_one_bad_image(tmp_path, encoded):
+    group = b"\x0b"  # field 1 begins a group, which no Feature has
+    entry = part(1, part(1, b"image/encoded") + part(2, group))
+    path = write(tmp_path / "x.tfrecord", part(1, entry), example(encoded(), 2))
+    bad, good = open_dataset(str(path), "all").samples
+    assert good.read() == encoded()
+    with pytest.raises(DataError, match=r"record 0 of .* is no tf.train.Example"):
+        bad.read()
+
+
 def labels_in(source: Path, split: str = "all") -> list[str | None]:
     return [sample.label for sample in open_dataset(str(source), split).samples]
 
