@@ -26,7 +26,7 @@ RUN = $(subst $(space),-,$(strip $(notdir $(DATA:/=)) $(MODEL) $(WIDTH) $(RESOLU
 # Of `make install`: further extras of pyproject.toml, as in `make install EXTRAS=tensorflow`.
 EXTRAS =
 # Of `make fuzz`: damaged files to try, per test.
-FUZZ = 6000
+FUZZ = 7200
 # Of `make test`: what to give pytest, as in `make test TESTS=tests/pipeline/benchmarking`.
 TESTS =
 
