@@ -178,3 +178,17 @@ def test_memory_is_given_back_whatever_happens(encoded):
 def test_heic_is_said_to_be_heic():
     with pytest.raises(DataError, match="x is a HEIF image that cannot be read"):
         decode(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(30), "x")
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_heic_is_turned_by_its_own_property_alone(orientation):
+    """EXIF, which phones write too, has no say in it (ISO/IEC 23008-12)."""
+    pytest.importorskip("pillow_heif", reason="the extra heif is not installed")
+    picture = Image.linear_gradient("L").resize((64, 48))
+    colours = Image.merge("RGB", [picture.rotate(angle) for angle in (0, 90, 180)])
+    exif = Image.Exif()
+    exif[274] = orientation
+    content = io.BytesIO()
+    colours.save(content, "HEIF", exif=exif, quality=100, chroma=444)
+    made = np.asarray(decode(content.getvalue(), "x")).astype(int)
+    assert np.abs(made - np.asarray(colours)).max() <= 4
