@@ -21,7 +21,7 @@ from rich.console import Console
 from mobilenet_cli.pipeline.errors import MobilenetError, mendable
 from mobilenet_cli.pipeline.progress import bar, fetch_addresses
 from mobilenet_cli.pipeline.runtime.stopping import leave_quietly, stoppable
-from mobilenet_cli.reports.meant import Guided
+from mobilenet_cli.reports.meant import Guided, GuidedGroup, UsageError
 from mobilenet_cli.reports.options import OPTIONS
 
 if TYPE_CHECKING:
@@ -32,8 +32,26 @@ if TYPE_CHECKING:
 CPU = "CPUExecutionProvider"  # as in runtime/session.py, which takes longer to import than --help
 STOPPED, MENDABLE, GATE, BUG = 130, 2, 1, 70  # exit statuses; 70 is EX_SOFTWARE of sysexits.h
 
+
+class Command(Guided):
+    """A command answers with ``--json`` in JSON even where it does not understand its options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments."""
+        given = tuple(args)
+        try:
+            return super().parse_args(ctx, args)
+        except UsageError as error:
+            if "--json" in given:
+                cure = f"See mobilenet-cli {self.name} --help"
+                found = {"command": self.name, "error": error.format_message(), "fix": cure}
+                print(as_json_text(found))
+            raise
+
+
 app = typer.Typer(
     name="mobilenet-cli",
+    cls=GuidedGroup,
     help="Take MobileNets from images to a deployed int8 model, and prove every step.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -41,6 +59,8 @@ app = typer.Typer(
 )
 console = Console(stderr=True)
 console.on_broken_pipe = leave_quietly  # type: ignore[method-assign]  # rich would exit with 1
+# Help that is not read to its end, as by head, is no failure either.
+Console.on_broken_pipe = lambda _: leave_quietly(0)  # type: ignore[method-assign,assignment]
 # Shows a bar with rate and time left on a terminal; a stage calls what this yields.
 progress_bar = functools.partial(bar, console)
 fetch = functools.partial(fetch_addresses, progress_bar)  # before a stage opens what lies there
@@ -102,7 +122,7 @@ def command(name: str) -> Callable[[Callable[P, Output]], Callable[P, Output]]:
         described = with_options(function)
         guarded.__signature__ = described  # type: ignore[attr-defined]  # functions do accept it
         guarded.__annotations__ = {n: p.annotation for n, p in described.parameters.items()}
-        app.command(name, cls=Guided)(guarded)
+        app.command(name, cls=Command)(guarded)
         return function
 
     return register
@@ -348,10 +368,10 @@ def quantize_command(
     from mobilenet_cli.pipeline.quantizing.quantize import quantize
     from mobilenet_cli.reports import terminal
 
-    source = source_of(model, run, width, "folded")
     config = QuantizeConfig(
         calib_dir, calib_count, calibrator, target, cross, max_drop, labelled, seed
     )
+    source = source_of(model, run, width, "folded")
     fetch(calib_dir, labelled)
     with progress_bar("quantizing", "images") as progress:
         made = quantize(source, config, out or source.path.with_name("int8.onnx"), progress)

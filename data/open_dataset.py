@@ -1,5 +1,7 @@
 """A data set is opened by what the user wrote: a built-in name or a path."""
 
+import difflib
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +16,8 @@ from mobilenet_cli.data.readers.tfrecord import TFRECORD
 from mobilenet_cli.data.readers.webdataset import WEBDATASET
 from mobilenet_cli.data.split import Split
 from mobilenet_cli.pipeline.errors import DataError
+
+SCHEMES = ("https", "http")
 
 
 class Reader(Protocol):
@@ -108,6 +112,12 @@ def _reader(source: str) -> Reader:
         raise DataError(
             f"data '{source}' is not a folder, nor a .parquet, .tar or .tfrecord file",
             "Give the folder that holds the images",
+        )
+    if (address := re.fullmatch(r"(\w{2,}):/+(.+)", source)) is not None:
+        near = difflib.get_close_matches(address[1], SCHEMES, n=1)
+        raise DataError(
+            f"data '{address[1]}://{address[2]}' is no address that can be fetched",
+            f"Perhaps {(near or SCHEMES)[0]}://{address[2]} is meant",
         )
     raise DataError(
         f"data '{source}' does not exist", "Give the path of a folder of images, or 'digits'"

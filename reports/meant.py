@@ -1,9 +1,12 @@
-"""Options that people know from other programs lead to the ones of this program."""
+"""Options and commands that people know from other programs lead to the ones of this program."""
 
+import re
 from typing import Any
 
-from typer._click.exceptions import NoSuchOption  # typer does not export its errors
-from typer.core import TyperCommand
+# typer does not export its errors
+from typer._click.exceptions import BadParameter, NoSuchOption
+from typer._click.exceptions import UsageError as UsageError
+from typer.core import TyperCommand, TyperGroup
 
 SET = "--set {}="
 MEANT = {
@@ -36,26 +39,101 @@ MEANT = {
     "-o": "--out",
     "--name": "--run",
 }
+MEANT_COMMANDS = {
+    "fit": "train",
+    "finetune": "train --init",
+    "fine-tune": "train --init",
+    "load": "import",
+    "onnx": "export",
+    "fold": "simplify",
+    "fuse": "simplify",
+    "calibrate": "quantize",
+    "ptq": "quantize",
+    "qat": "train --qat",
+    "fp16": "convert --fp16",
+    "eval": "evaluate",
+    "val": "evaluate",
+    "validate": "evaluate",
+    "test": "evaluate",
+    "infer": "predict",
+    "inference": "predict",
+    "classify": "predict",
+    "speed": "bench",
+    "profile": "bench",
+    "compare": "report --compare",
+    "history": "report --history",
+    "package": "deploy",
+    "info": "inspect",
+    "show": "inspect",
+    "check": "doctor",
+    "all": "run",
+    "chain": "run",
+    "pipeline": "run",
+}
+# The option that a word without one is probably the value of, by command.
+LOOSE = {"train": "--data", "run": "--data", "export": "--checkpoint", "report": "--run"}
+
+
+def without_type(parameters: list[Any]) -> list[Any]:
+    """Let the help call a flag ``--json``, not ``--json <bool>``."""
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    return parameters
+
+
+def guide(error: UsageError, command: str, known: set[str]) -> None:
+    """Add to a usage error what was probably meant, or what the parameter is.
+
+    Args:
+        error: the error, which is changed.
+        command: the command's name.
+        known: the options of the command.
+    """
+    if isinstance(error, NoSuchOption):
+        meant = MEANT.get(error.option_name)
+        if meant and meant.split()[0] in known:
+            error.possibilities = [meant]
+    elif isinstance(error, BadParameter):
+        described = getattr(error.param, "help", None)
+        parts = [error.message.rstrip("."), described.rstrip(".") if described else ""]
+        error.message = "".join(f"{part}. " for part in parts if part).strip()
+    elif (
+        extra := re.search(r"unexpected extra argument[^ ]* \((.*)\)", error.message)
+    ) is not None:
+        option = LOOSE.get(command)
+        cure = f"Perhaps {option} {extra[1]} is meant" if option else "Leave it out"
+        error.message = f"{error.message}. {cure}."
 
 
 class Guided(TyperCommand):
-    """A guided command answers an unknown option with the one that was probably meant.
+    """A guided command answers what it does not understand with what was probably meant."""
 
-    Its help does not call flags values: ``--json``, not ``--json <bool>``.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        for parameter in self.params:
-            if getattr(parameter, "is_flag", False):
-                parameter.metavar = ""
+    def get_params(self, ctx: Any) -> Any:
+        """Return the parameters, of which flags have no type."""
+        return without_type(super().get_params(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments; an option that means one of this command's leads there."""
+        """Parse the arguments; an error says what was probably meant."""
         try:
             return super().parse_args(ctx, args)
-        except NoSuchOption as error:
-            meant = MEANT.get(error.option_name)
-            if meant and any(meant.split()[0] in parameter.opts for parameter in self.params):
-                error.possibilities = [meant]
+        except UsageError as error:
+            guide(error, str(self.name), {name for p in self.params for name in p.opts})
+            raise
+
+
+class GuidedGroup(TyperGroup):
+    """A guided group knows what its commands are called elsewhere."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """Return the parameters, of which flags have no type."""
+        return without_type(super().get_params(ctx))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command; an error says which was probably meant."""
+        try:
+            return super().resolve_command(ctx, args)
+        except UsageError as error:
+            if meant := MEANT_COMMANDS.get(args[0].lower()):
+                error.message = f"No such command '{args[0]}'. Did you mean '{meant}'?"
             raise

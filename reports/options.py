@@ -10,7 +10,7 @@ import typer
 
 def run_names() -> list[str]:
     """List the runs, for shells that complete."""
-    return [folder.name for folder in Path("runs").glob("*") if folder.is_dir()]
+    return sorted(folder.name for folder in Path("runs").glob("*") if folder.is_dir())
 
 
 def names_in(module: str, table: str) -> Callable[[], list[str]]:

@@ -95,17 +95,37 @@ def test_version():
     assert re.fullmatch(r"mobilenet-cli \d+\.\d+\.\d+\n", result.stdout)
 
 
-def test_shells_can_complete():
-    program = (
-        "import sys; sys.argv[0] = 'mobilenet-cli'\nfrom mobilenet_cli.cli import main; main()"
-    )
-    typed = {
-        "_MOBILENET_CLI_COMPLETE": "complete_zsh",
-        "_TYPER_COMPLETE_ARGS": "mobilenet-cli qu",
-    }
-    command = [sys.executable, "-c", program]
-    result = subprocess.run(command, env=os.environ | typed, capture_output=True, text=True)
-    assert '"quantize"' in result.stdout
+COMPLETED = {
+    "train --recipe fi": ["finetune"],
+    "train --model mobilenet_v2": ["mobilenet_v2"],
+    "bench --provider CU": ["CUDAExecutionProvider"],
+    "quantize --target vn": ["vnni"],
+    "quantize --calibrator ent": ["entropy"],
+    "deploy --target tens": ["tensorrt"],
+    "evaluate --run ": ["alpha", "beta"],
+    "report --compare al": ["alpha"],
+    "qu": ["quantize"],
+}
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_names(shell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("beta", "alpha"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    for typed, names in COMPLETED.items():
+        line = f"mobilenet-cli {typed}"
+        environment = {
+            "_MOBILENET_CLI_COMPLETE": f"complete_{shell}",
+            "_TYPER_COMPLETE_ARGS": line,
+            "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+            "COMP_WORDS": line,
+            "COMP_CWORD": str(len(line.split(" ")) - 1),
+        }
+        result = CliRunner().invoke(app, [], prog_name="mobilenet-cli", env=environment)
+        quoted = re.findall(r'"([^"]+?)(?:":|")', result.stdout)  # zsh puts help behind a colon
+        listed = [text.partition("\t")[0] for text in result.stdout.splitlines()]
+        assert (quoted[: len(names)] if shell == "zsh" else listed) == names
 
 
 def test_a_usage_error_exits_2():
@@ -133,9 +153,21 @@ def test_what_options_are_called_elsewhere_leads_to_ours(arguments: list[str], m
 
 
 def test_flags_are_no_values_in_the_help():
-    text = CliRunner().invoke(app, ["bench", "--help"], env={"COLUMNS": "200"}).stdout
-    (line,) = (line for line in text.splitlines() if "--allow-fallback" in line)
-    assert "<bool>" not in line
+    for arguments in (["--help"], *([command, "--help"] for command in COMMANDS)):
+        text = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"}).stdout
+        assert "--help" in text
+        assert "<bool>" not in text
+
+
+def test_help_that_nobody_reads_to_its_end_is_no_failure():
+    reader, writer = os.pipe()
+    os.close(reader)
+    for arguments in (["--help"], ["train", "--help"]):
+        program = "from mobilenet_cli.cli import main; main()"
+        command = [sys.executable, "-c", program, *arguments]
+        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+    os.close(writer)
 
 
 def test_a_run_that_fails_at_once_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

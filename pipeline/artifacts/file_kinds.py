@@ -170,6 +170,11 @@ def no_such_file(path: Path, fix: str) -> ModelError:
         path: the path, of a folder or of nothing.
         fix: what to do where no file is near.
     """
+    if (address := re.fullmatch(r"(\w{2,}):/+(.+)", str(path))) is not None:
+        return ModelError(
+            f"{address[1]}://{address[2]} is an address, and models are read from files",
+            "Download it, and give the path of the file",
+        )
     if path.is_dir():
         models = sorted(f for ending in ("onnx", "safetensors") for f in path.glob(f"*.{ending}"))
         cure = f"Name a model file in it, such as {models[-1]}" if models else NO_MODEL

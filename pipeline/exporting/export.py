@@ -62,8 +62,8 @@ def export(checkpoint: Artifact, config: ExportConfig, out: Path) -> Artifact[Ex
         CheckError: the graph is not clean, not equal to torch, or lost a tensor on the way.
         StorageError: ``out`` cannot be written.
     """
-    refuse_overwrite(out, [checkpoint.path])
     network = load_network(checkpoint)
+    refuse_overwrite(out, [checkpoint.path])
     task, resolution = checkpoint.facts.task, checkpoint.facts.input.resolution
     model = _convert(network, resolution, config.opset, OUTPUTS[task])
     clean = CLEAN_OPERATORS | (OF_DETECTORS if task == "detection" else frozenset())

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenet_cli.data.readers.files import utf8_path
-from mobilenet_cli.pipeline.artifacts.file_kinds import not_a_model
+from mobilenet_cli.pipeline.artifacts.file_kinds import no_such_file, not_a_model
 from mobilenet_cli.pipeline.artifacts.files import foreign
 from mobilenet_cli.pipeline.errors import ModelError
 from mobilenet_cli.pipeline.importing.tensorflow_files import (
@@ -104,6 +104,8 @@ def read_weights(path: Path) -> WeightFile:
     try:
         with path.open("rb") as file:
             head = file.read(16)
+    except FileNotFoundError as error:
+        raise no_such_file(path, "Check the path") from error
     except OSError as error:
         raise ModelError(
             f"{path} cannot be read ({error.strerror})", "Check the path and its permissions"

@@ -40,9 +40,9 @@ def stoppable() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
-def leave_quietly() -> NoReturn:
+def leave_quietly(status: int = CLOSED_PIPE) -> NoReturn:
     """End the program whose output nobody reads any more, as other tools end: without a word."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):  # what they still hold is written at the very end
         os.dup2(nowhere, stream.fileno())
-    raise SystemExit(CLOSED_PIPE)
+    raise SystemExit(status)
