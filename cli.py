@@ -436,11 +436,12 @@ def evaluate_command(
     width: Float = None,
     as_json: bool = False,
 ) -> Output:
-    """Measure top-1 and top-5 accuracy, with 95 % confidence intervals."""
+    """Measure top-1 and top-5, or a detector's average precision, with 95 % intervals."""
     from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
     from mobilenet_cli.pipeline.artifacts.runs import run_named, runnable_models
     from mobilenet_cli.pipeline.deploying.package import model_in
-    from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, evaluate_and_keep
+    from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig
+    from mobilenet_cli.pipeline.evaluating.evaluate_model import evaluate_model
     from mobilenet_cli.reports import terminal
 
     home = run_named(run) if run else None
@@ -449,7 +450,7 @@ def evaluate_command(
     documents = []
     for path in runnable_models(models, run, width, say):
         with progress_bar(f"evaluating {path.name}", "images") as progress:
-            record = evaluate_and_keep(load_artifact(model_in(path)), config, home, progress)
+            record = evaluate_model(load_artifact(model_in(path)), config, home, progress)
         documents.append(record.as_document())
         for note in terminal.evaluation_notes(record):
             say(note)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mobilenet_cli.pipeline.errors import OptionError
 
+CORNERS = 4  # numbers of a box
 Scores = Literal["softmax", "sigmoid"]
 # Of the logarithm of a size beside its anchor's: larger is a box of a thousand images' width, and
 # exp would overflow float32 (torchvision's BoxCoder has the same bound, log(1000 / 16)).
@@ -57,6 +58,8 @@ class BoxSpec:
         size_variance: a factor of the outputs for the size.
         scores: what makes probabilities of an anchor's logits.
         columns: the logit of each class; the others, such as of background, are no class's.
+        max_overlap: of two boxes of one class whose intersection over union is above this, the less
+            probable one is dropped, unless somebody says otherwise.
     """
 
     anchors: tuple[AnchorMap, ...]
@@ -64,6 +67,7 @@ class BoxSpec:
     size_variance: float = 0.2
     scores: Scores = "softmax"
     columns: tuple[int, ...]
+    max_overlap: float = 0.5
 
     @property
     def count(self) -> int:

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from mobilenet_cli.reports.records.accuracy import EvaluationRecord, PredictionsRecord
 from mobilenet_cli.reports.records.conversion import ExportRecord, ImportRecord, SimplifyRecord
 from mobilenet_cli.reports.records.deployment import PackageRecord
+from mobilenet_cli.reports.records.detection import DetectionRecord
 from mobilenet_cli.reports.records.latency import BenchRecord
 from mobilenet_cli.reports.records.prediction import JobRecord, PredictRecord
 from mobilenet_cli.reports.records.quantization import QuantizeRecord
@@ -23,6 +24,7 @@ from mobilenet_cli.reports.records.training import EpochRecord, TrainRecord
 SCHEMAS: dict[str, TypeAdapter[object]] = {
     "bench": TypeAdapter(BenchRecord),
     "comparison": TypeAdapter(ComparisonRecord),
+    "detection": TypeAdapter(list[DetectionRecord]),
     "evaluate": TypeAdapter(list[EvaluationRecord]),
     "export": TypeAdapter(ExportRecord),
     "history": TypeAdapter(HistoryRecord),

@@ -23,6 +23,7 @@ from mobilenet_cli.reports.records.conversion import (
     SimplifyRecord,
 )
 from mobilenet_cli.reports.records.deployment import PackageRecord
+from mobilenet_cli.reports.records.detection import DetectionRecord
 from mobilenet_cli.reports.records.inspection import DoctorRecord, InspectRecord
 from mobilenet_cli.reports.records.latency import BenchRecord
 from mobilenet_cli.reports.records.prediction import PredictRecord
@@ -195,16 +196,19 @@ def deploy_text(folder: Path, package: PackageRecord) -> str:
     return "\n".join(lines)
 
 
-def evaluation_notes(record: EvaluationRecord) -> list[str]:
-    """Name images that an evaluation left out."""
-    if not record.bad_images:
-        return []
-    unread = counted(len(record.bad_images), "image")
-    return [f"left out, cannot be read: {unread}{examples(record.bad_images, 10)}"]
+def evaluation_notes(record: EvaluationRecord | DetectionRecord) -> list[str]:
+    """Name images that an evaluation left out, and what was wrong with labels."""
+    notes = list(record.remarks) if isinstance(record, DetectionRecord) else []
+    if record.bad_images:
+        unread = counted(len(record.bad_images), "image")
+        notes.append(f"left out, cannot be read: {unread}{examples(record.bad_images, 10)}")
+    return notes
 
 
-def evaluation_text(record: EvaluationRecord) -> str:
+def evaluation_text(record: EvaluationRecord | DetectionRecord) -> str:
     """Say how accurate a model is, with intervals."""
+    if isinstance(record, DetectionRecord):
+        return _detection_text(record)
     top1, top5 = (
         f"{m.value:.2f} % [{m.low:.2f}, {m.high:.2f}]" for m in (record.top1, record.top5)
     )
@@ -212,6 +216,33 @@ def evaluation_text(record: EvaluationRecord) -> str:
         f"{record.model}: top-1 {top1}, top-5 {top5} on {counted(record.images, 'image')} of "
         f"{record.data}, {record.images_per_second:.0f} images/s"
     )
+
+
+def _detection_text(record: DetectionRecord) -> str:
+    """Say how precise a detector is; of several classes each by itself, too."""
+    ap, ap50, ap75 = (
+        f"{m.value:.2f}" + ("" if m.low is None else f" [{m.low:.2f}, {m.high:.2f}]")
+        for m in (record.ap, record.ap50, record.ap75)
+    )
+    sizes = ", ".join(
+        f"{size} {'-' if value is None else f'{value:.2f}'}"
+        for size, value in (
+            ("small", record.ap_small),
+            ("medium", record.ap_medium),
+            ("large", record.ap_large),
+        )
+    )
+    lines = [
+        f"{record.model}: AP {ap}, AP50 {ap50}, AP75 {ap75}; {sizes} (percent), "
+        f"{counted(record.objects, 'object')} on {counted(record.images, 'image')} of "
+        f"{record.data}, {record.images_per_second:.0f} images/s"
+    ]
+    for row in record.classes if len(record.classes) > 1 else ():
+        figures = (
+            "no objects" if row.ap is None or row.ap50 is None else f"{row.ap:6.2f} {row.ap50:6.2f}"
+        )
+        lines.append(f"  {figures}  {row.name} ({row.objects})")
+    return "\n".join(lines)
 
 
 def prediction_text(image: str, guesses: Sequence[tuple[str, float]]) -> str:

@@ -126,7 +126,11 @@ pipeline/deploying/programs/package.json
 pipeline/deploying/programs/package.mjs
 pipeline/errors.py
 pipeline/evaluating/__init__.py
+pipeline/evaluating/average_precision.py
+pipeline/evaluating/detecting.py
 pipeline/evaluating/evaluate.py
+pipeline/evaluating/evaluate_detector.py
+pipeline/evaluating/evaluate_model.py
 pipeline/evaluating/labels.py
 pipeline/evaluating/predict.py
 pipeline/evaluating/records.py
@@ -234,6 +238,7 @@ reports/records/accuracy.py
 reports/records/base.py
 reports/records/conversion.py
 reports/records/deployment.py
+reports/records/detection.py
 reports/records/inspection.py
 reports/records/latency.py
 reports/records/prediction.py

@@ -74,6 +74,8 @@ class Facts(BaseModel):
             raise ValueError("no data set has a name with NUL")
         if self.names and len(self.names) != len(self.classes):
             raise ValueError(f"{len(self.names)} names for {len(self.classes)} classes")
+        if self.boxes and self.input.convention != "stretch":
+            raise ValueError("a detector sees whole images, stretched")
         if self.boxes and len(self.boxes.columns) != len(self.classes):
             raise ValueError(f"{len(self.boxes.columns)} scores for {len(self.classes)} classes")
         return self

@@ -40,6 +40,7 @@ class Run:
     fp16 = RunFile("fp16.onnx")
     evaluation = RunFile("evaluate.json")
     predictions = RunFile("predictions.json")
+    detection = RunFile("detection.json")
     bench = RunFile("bench.json")
     training = RunFile("train.jsonl")
 

@@ -13,8 +13,9 @@ from mobilenet_cli.pipeline.errors import (
     StorageError,
 )
 from mobilenet_cli.reports.records.accuracy import EvaluationRecord, PredictionsRecord
+from mobilenet_cli.reports.records.detection import DetectionRecord
 
-T = TypeVar("T", bound=EvaluationRecord | PredictionsRecord)
+T = TypeVar("T", bound=EvaluationRecord | PredictionsRecord | DetectionRecord)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,11 @@ class RecordFile(Generic[T]):
 def evaluations_of(run: Run) -> RecordFile[EvaluationRecord]:
     """Return the file with the accuracies of a run's models."""
     return RecordFile(run.evaluation, EvaluationRecord, indent=2)
+
+
+def detections_of(run: Run) -> RecordFile[DetectionRecord]:
+    """Return the file with the average precisions of a run's detectors."""
+    return RecordFile(run.detection, DetectionRecord, indent=2)
 
 
 def predictions_in(run: Run) -> RecordFile[PredictionsRecord]:

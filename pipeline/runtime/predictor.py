@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenet_cli.data.preprocess import denormalize
+from mobilenet_cli.models.boxes import CORNERS, BoxSpec
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
 from mobilenet_cli.pipeline.artifacts.onnx_graph import OutputKind, features_model, output_kind
@@ -26,7 +27,8 @@ class Predictor:
         provider: the execution provider, or ``torch`` (``torch cuda``) for a checkpoint.
         batch: images to give it at a time.
         logits: maps [n, C, R, R] to [n, classes]; one call occupies one CPU. Where a model gives
-            probabilities, these are the logits that they come from, up to a constant.
+            probabilities, these are the logits that they come from, up to a constant. Of a detector
+            [n, A, 4 + classes]: raw boxes and scores, joined.
         independent: each class has a probability of its own, by a sigmoid, instead of a share.
         whole_batches: the model takes ``batch`` images and no fewer, or would prepare itself again.
     """
@@ -113,11 +115,14 @@ def open_predictor(
             f"not [batch, {', '.join(map(str, shape))}]",
             "Export the model again",
         )
-    kind = "logits" if features else output_kind(load_onnx(artifact.path).graph)
+    boxes = artifact.facts.boxes
+    kind = "logits" if features or boxes else output_kind(load_onnx(artifact.path).graph)
     fixed = image.shape[0] if isinstance(image.shape[0], int) else None
 
     def logits(images: NDArray[np.float32]) -> NDArray[np.float32]:
         given = denormalize(images, spec) if takes_pixels else images
+        if boxes is not None:
+            return _joined(artifact, session.run(None, {image.name: given}), len(images), boxes)
         outputs: NDArray[np.float32] = session.run(None, {image.name: given})[0]
         if features:
             outputs = outputs.reshape(len(outputs), -1)
@@ -134,6 +139,25 @@ def open_predictor(
     batch = fixed or (1 if provider == CPU else GPU_BATCH)
     whole = fixed is not None or provider != CPU
     yield Predictor(provider, batch, logits, kind == "sigmoid", whole)
+
+
+def _joined(
+    artifact: Artifact, outputs: list[NDArray[np.float32]], images: int, spec: BoxSpec
+) -> NDArray[np.float32]:
+    """Join a detector's raw outputs [n, A, 4] and [n, A, C].
+
+    Raises:
+        ModelError: they are something else.
+    """
+    shapes = [np.shape(output) for output in outputs]
+    wanted = (images, spec.count)
+    if len(shapes) != 2 or shapes[0] != (*wanted, CORNERS) or shapes[1][:-1] != wanted:
+        raise ModelError(
+            f"{artifact.path} answers with outputs of shapes {', '.join(map(str, shapes))} where "
+            f"raw boxes and scores of {spec.count} anchors are expected",
+            "Name the model as export, simplify or quantize has made it",
+        )
+    return np.concatenate(outputs, axis=-1)
 
 
 @contextlib.contextmanager
@@ -153,7 +177,9 @@ def _torch_predictor(artifact: Artifact, provider: str) -> Iterator[Predictor]:
 
     def logits(images: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.inference_mode():  # holds for the calling thread only
-            result: NDArray[np.float32] = network(torch.from_numpy(images).to(device)).cpu().numpy()
+            made = network(torch.from_numpy(images).to(device))
+            joined = made if isinstance(made, torch.Tensor) else torch.cat(made, -1)
+            result: NDArray[np.float32] = joined.cpu().numpy()
         return result
 
     threads = torch.get_num_threads()

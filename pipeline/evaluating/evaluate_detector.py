@@ -1,0 +1,166 @@
+"""A detector's average precision is measured on images with boxes."""
+
+import difflib
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobilenet_cli.data.boxes.box_dataset import BoxDataset, Boxes
+from mobilenet_cli.data.boxes.open_boxes import held_out_boxes
+from mobilenet_cli.models.detections import Detections, NmsConfig
+from mobilenet_cli.pipeline.artifacts.artifact import Artifact
+from mobilenet_cli.pipeline.errors import DataError, OptionError
+from mobilenet_cli.pipeline.evaluating.average_precision import Coco, measure
+from mobilenet_cli.pipeline.evaluating.detecting import open_detector
+from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, preprocessing
+from mobilenet_cli.pipeline.progress import Progress, silent
+from mobilenet_cli.reports.records.accuracy import Interval
+from mobilenet_cli.reports.records.detection import ClassPrecision, DetectionRecord
+
+MIN_SCORE = 0.02  # far below what anybody shows, so that all of the curve is there
+
+
+def evaluate_detector(
+    artifact: Artifact, config: EvaluateConfig, progress: Progress = silent
+) -> DetectionRecord:
+    """Measure average precision, as COCO has it.
+
+    Args:
+        artifact: a detector, in any file.
+        config: on which images, and how.
+        progress: is told how many images are done.
+
+    Raises:
+        DataError: no data, labels that the model does not know, no readable image; or, if strict,
+            the first unreadable one.
+        ModelError: the model cannot be used.
+        OptionError: no images are known, or pycocotools is not installed.
+        ProviderError: the provider cannot run it.
+        CheckError: the model's output is NaN.
+    """
+    facts = artifact.facts
+    source = config.data or facts.data
+    if source is None:
+        raise OptionError(
+            f"{artifact.path} does not say on which images to evaluate it",
+            "Pass --data with images and boxes: a COCO file, or a folder of Pascal VOC or YOLO",
+        )
+    dataset = held_out_boxes(source, facts.data)
+    index = class_indices(dataset, facts.classes, artifact.path)
+    if config.strict and dataset.lost:
+        raise dataset.lost[0]
+    assert facts.boxes is not None
+    nms = NmsConfig(min_score=MIN_SCORE, max_overlap=facts.boxes.max_overlap)
+    bad = [error.what for error in dataset.lost]
+    truth: list[Boxes] = []
+    found: list[Detections] = []
+    with open_detector(artifact, nms, config.provider, config.workers) as detector:
+        started = time.perf_counter()
+        samples = [image.sample for image in dataset.images]
+        for image, outcome in zip(dataset.images, detector.find(samples), strict=True):
+            answer = outcome.answer
+            if not isinstance(answer, DataError) and answer[1] != image.size:
+                answer = DataError(
+                    f"{image.sample.key} has {answer[1][0]}x{answer[1][1]} pixels, and its labels "
+                    f"are for {image.size[0]}x{image.size[1]}",
+                    "Export the labels again",
+                )
+            if isinstance(answer, DataError):
+                if config.strict:
+                    raise answer
+                bad.append(answer.what)
+            else:
+                found.append(answer[0])
+                truth.append(replace(image.boxes, classes=index[image.boxes.classes]))
+            progress(len(found) + len(bad) - len(dataset.lost), len(samples), "")
+    seconds = time.perf_counter() - started
+    if not found:
+        raise DataError(
+            f"none of the {len(bad)} images of {dataset.name} can be used: {bad[0]}",
+            "Check that the files are images",
+        )
+    coco = measure(truth, found, len(facts.classes))
+    ap, ap50, ap75 = intervals(coco)
+    small, medium, large = (None if v < 0 else 100 * float(v) for v in coco.stats[3:6])
+    return DetectionRecord(
+        model=str(artifact.path),
+        sha256=artifact.sha256,
+        stage=facts.stage,
+        data=dataset.name,
+        provider=detector.provider,
+        images=len(found),
+        bad_images=tuple(bad),
+        objects=sum(int((~boxes.ignored).sum()) for boxes in truth),
+        detections=sum(map(len, found)),
+        ap=ap,
+        ap50=ap50,
+        ap75=ap75,
+        ap_small=small,
+        ap_medium=medium,
+        ap_large=large,
+        classes=tuple(by_class(coco, facts.names or facts.classes)),
+        remarks=dataset.remarks,
+        min_score=MIN_SCORE,
+        max_overlap=nms.max_overlap,
+        images_per_second=len(samples) / seconds,
+        seconds=seconds,
+        preprocessing=preprocessing(facts),
+    )
+
+
+def class_indices(dataset: BoxDataset, classes: Sequence[str], model: Path) -> NDArray[np.int64]:
+    """Return the detector's class of each class of a set, which may have a subset of them.
+
+    Raises:
+        DataError: a class with objects is none of the detector's.
+    """
+    known = {name: place for place, name in enumerate(classes)}
+    used = {int(label) for image in dataset.images for label in image.boxes.classes}
+    unknown = [
+        dataset.classes[label] for label in sorted(used) if dataset.classes[label] not in known
+    ]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], classes, n=1)
+        raise DataError(
+            f"{len(unknown)} of the {len(used)} classes of {dataset.name} are no classes of "
+            f"{model}, such as '{unknown[0]}'",
+            f"Name the classes like the model's: '{near[0] if near else classes[0]}'",
+        )
+    return np.array([known.get(name, 0) for name in dataset.classes], np.int64)
+
+
+def intervals(coco: Coco) -> list[Interval]:
+    """Return AP, AP50 and AP75 in percent, with their intervals over resampled images."""
+    rows = coco.bootstrap()
+    ends = np.full((2, 3), np.nan)
+    if np.isfinite(rows).any():
+        ends = np.nanpercentile(rows, (2.5, 97.5), axis=0)
+    return [
+        Interval(
+            value=100 * max(0.0, float(value)),
+            low=None if np.isnan(low) else 100 * float(low),
+            high=None if np.isnan(high) else 100 * float(high),
+        )
+        for value, low, high in zip(coco.stats[:3], *ends, strict=True)
+    ]
+
+
+def by_class(coco: Coco, names: Sequence[str]) -> list[ClassPrecision]:
+    """Return the average precision of each class, in percent."""
+    rows = []
+    for index, name in enumerate(names):
+        own = coco.of_class(index)
+        rows.append(
+            ClassPrecision(
+                name=name,
+                objects=int(coco.matches[index].objects.sum()),
+                ap=None if own.ap is None else 100 * own.ap,
+                ap50=None if own.ap50 is None else 100 * own.ap50,
+                precision=tuple(round(float(v), 4) for v in coco.precision[index]),
+            )
+        )
+    return rows

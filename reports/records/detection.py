@@ -1,0 +1,77 @@
+"""These are the records of a detector's accuracy."""
+
+from pydantic import JsonValue
+
+from mobilenet_cli.reports.records.accuracy import Interval
+from mobilenet_cli.reports.records.base import Record
+
+
+class ClassPrecision(Record):
+    """A class's average precision, in percent.
+
+    Attributes:
+        name: of the class.
+        objects: how many the images have, without those that count neither way.
+        ap: mean over overlaps from 0.5 to 0.95; None where there are no objects.
+        ap50: at an overlap of 0.5.
+        precision: at an overlap of 0.5, at 101 recalls from 0 to 1; 0 where none reaches one.
+    """
+
+    name: str
+    objects: int
+    ap: float | None
+    ap50: float | None
+    precision: tuple[float, ...]
+
+
+class DetectionRecord(Record):
+    """A detection's record is the average precision of one detector on one set, as COCO has it.
+
+    Attributes:
+        model: path of the artifact; ``sha256`` its hash, ``stage`` what made it.
+        data: the data set's name.
+        provider: what ran the model: an execution provider, or ``torch`` for a checkpoint.
+        images: images evaluated; ``bad_images`` names those that could not be read.
+        objects: in the images; ``detections`` how many boxes were found.
+        ap: mean over classes and overlaps from 0.5 to 0.95, in percent, with a 95 % interval by
+            bootstrap over images; ``ap50`` and ``ap75`` at one overlap.
+        ap_small: likewise ``ap_medium`` and ``ap_large``, of objects up to 32x32 and 96x96 pixels,
+            and of larger ones; None where there are none.
+        classes: each class alone.
+        remarks: what was wrong with the labels and was mended.
+        min_score: boxes below this probability were left out.
+        max_overlap: of two boxes that overlapped by more the less probable one was left out.
+        images_per_second: decoding included, loading the model not.
+        seconds: wall time of the same.
+        preprocessing: decoder, resize and normalization used.
+    """
+
+    model: str
+    sha256: str
+    stage: str
+    data: str
+    provider: str
+    images: int
+    bad_images: tuple[str, ...]
+    objects: int
+    detections: int
+    ap: Interval
+    ap50: Interval
+    ap75: Interval
+    ap_small: float | None
+    ap_medium: float | None
+    ap_large: float | None
+    classes: tuple[ClassPrecision, ...]
+    remarks: tuple[str, ...]
+    min_score: float
+    max_overlap: float
+    images_per_second: float
+    seconds: float
+    preprocessing: dict[str, str | int | float | tuple[float, ...]]
+
+    def as_document(self) -> dict[str, JsonValue]:
+        """Return the record as JSON with AP as plain numbers, their intervals apart."""
+        document: dict[str, JsonValue] = self.model_dump(mode="json")
+        for name, metric in (("ap", self.ap), ("ap50", self.ap50), ("ap75", self.ap75)):
+            document |= {name: metric.value, f"{name}_interval": [metric.low, metric.high]}
+        return document
