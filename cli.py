@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
@@ -319,14 +319,21 @@ def import_command(
 def export_command(
     checkpoint: File = None,
     opset: int = 18,
+    nms: bool = False,
+    min_score: Float = None,
     run: Text = None,
     width: Float = None,
     out: File = None,
 ) -> Output:
     """Write the checkpoint as ONNX with its BatchNorms, proven equal to torch at batch 1, 2, 7."""
     from mobilenet_cli.pipeline.exporting.export import ExportConfig, export
-    from mobilenet_cli.reports.terminal import export_text
+    from mobilenet_cli.pipeline.exporting.nms import export_nms, settings
+    from mobilenet_cli.reports.terminal import export_text, nms_text
 
+    if nms:
+        source = source_of(checkpoint, run, width, "deployed")
+        final = export_nms(source, settings(min_score), out or source.path.with_name("boxes.onnx"))
+        return Output(document(final), nms_text(final.path, final.record))
     source = source_of(checkpoint, run, width, "checkpoint")
     with console.status("exporting"):
         made = export(source, ExportConfig(opset=opset), out or source.path.with_name("fp32.onnx"))
@@ -622,19 +629,28 @@ def predict_command(
     folder: File = None,
     embeddings: bool = False,
     logits: bool = False,
+    draw: File = None,
+    min_score: Float = None,
     json_lines: bool = False,
     run: Text = None,
     width: Float = None,
     as_json: bool = False,
 ) -> Output:
-    """Name the most probable classes of images; of very many, in files of a folder."""
-    from mobilenet_cli.pipeline.evaluating.predict import open_sources, predict, tell_model
+    """Name the classes of images, or find boxes; of very many images, in files of a folder."""
+    from mobilenet_cli.pipeline.evaluating import predict_boxes as boxes
+    from mobilenet_cli.pipeline.evaluating.predict import (
+        Prediction,
+        open_sources,
+        predict,
+        tell_model,
+    )
     from mobilenet_cli.pipeline.predicting.job import config_of, predict_into
     from mobilenet_cli.reports import terminal
 
     model, images = tell_model(sources)
     config = config_of(top, provider, embeddings, logits, folder)
     artifact = source_of(model, run, width, "deployed")
+    boxes.refuse_for_classifiers(artifact, draw, min_score)
     if folder is not None:
         with progress_bar("predicting", "images") as progress:
             record = predict_into(folder, artifact, images, config, progress)
@@ -642,7 +658,12 @@ def predict_command(
         return Output(record.model_dump(mode="json"), text, status, notes=record.failed)
     documents, bad = [], 0
     _, samples = open_sources(sources, sys.stdin.buffer)
-    for prediction in predict(artifact, samples, top, provider):
+    answers: Iterable[Prediction | boxes.BoxPrediction] = (
+        predict(artifact, samples, top, provider)
+        if artifact.facts.task == "classification"
+        else boxes.predict_boxes(artifact, samples, min_score, provider, draw)
+    )
+    for prediction in answers:
         if prediction.error:
             bad += 1
             say(f"predict: {prediction.error}")
@@ -651,8 +672,7 @@ def predict_command(
         elif as_json:
             documents.append(prediction.as_document())
         elif not prediction.error:
-            guesses = [(guess.name, guess.probability) for guess in prediction.guesses]
-            print(terminal.printable(terminal.prediction_text(prediction.image, guesses)))
+            print(terminal.printable(terminal.prediction_text(prediction.image, prediction.rows)))
     return Output(documents if not json_lines else None, status=MENDABLE if bad else 0)
 
 

@@ -82,8 +82,16 @@ OPTIONS: dict[str, Any] = {
         "--normalization",
         "How an .onnx file wants pixels: inception (-1..1), imagenet, 0..1, 0..255, or mean/std.",
     ),
-    "architecture": option("--model", "Architecture: mobilenet_v1 or mobilenet_v2.", MODEL_NAMES),
+    "architecture": option(
+        "--model",
+        "Architecture: mobilenet_v1, mobilenet_v2, or a detector, ssd_mobilenet_v1 or "
+        "ssdlite_mobilenet_v1.",
+        MODEL_NAMES,
+    ),
     "markdown": option("--markdown", "Print tables as Markdown, as it is where they are piped."),
+    "nms": option("--nms", "Give a detector's .onnx file final boxes instead of raw outputs."),
+    "draw": option("--draw", "Folder for pictures in which a detector's boxes are drawn."),
+    "min_score": option("--min-score", "Least probability of a box, 0 to 1; 0.5 by default."),
     "opset": option("--opset", "ONNX operator set to write."),
     "out": option("--out", "File or folder to write; by default it goes into the run."),
     "precision": option("--precision", "Precision of training: fp32, bf16 or, on a GPU, fp16."),

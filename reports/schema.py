@@ -10,7 +10,12 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from mobilenet_cli.reports.records.accuracy import EvaluationRecord, PredictionsRecord
-from mobilenet_cli.reports.records.conversion import ExportRecord, ImportRecord, SimplifyRecord
+from mobilenet_cli.reports.records.conversion import (
+    ExportRecord,
+    ImportRecord,
+    NmsRecord,
+    SimplifyRecord,
+)
 from mobilenet_cli.reports.records.deployment import PackageRecord
 from mobilenet_cli.reports.records.detection import DetectionRecord
 from mobilenet_cli.reports.records.latency import BenchRecord
@@ -29,6 +34,7 @@ SCHEMAS: dict[str, TypeAdapter[object]] = {
     "export": TypeAdapter(ExportRecord),
     "history": TypeAdapter(HistoryRecord),
     "import": TypeAdapter(ImportRecord),
+    "nms": TypeAdapter(NmsRecord),
     "package": TypeAdapter(PackageRecord),
     "predict": TypeAdapter(PredictRecord),
     "predict-job": TypeAdapter(JobRecord),

@@ -20,6 +20,7 @@ from mobilenet_cli.reports.records.conversion import (
     ConvertRecord,
     ExportRecord,
     ImportRecord,
+    NmsRecord,
     SimplifyRecord,
 )
 from mobilenet_cli.reports.records.deployment import PackageRecord
@@ -132,6 +133,15 @@ def export_text(file: Path, record: ExportRecord) -> str:
     return (
         f"{file}: {counted(record.batch_norms, 'BatchNorm')} kept, largest difference to torch "
         f"{record.max_abs_error:.1e}"
+    )
+
+
+def nms_text(path: Path, record: NmsRecord) -> str:
+    """Say what the boxes of a detector were compared with."""
+    return (
+        f"{path}: boxes above {record.min_score:g}, overlapping up to {record.max_overlap:g}, "
+        f"at most {record.max_detections}; {counted(record.boxes_checked, 'box', 'boxes')} on "
+        f"{counted(record.images, 'image')} ({record.images_from}) are the reference's"
     )
 
 

@@ -133,11 +133,13 @@ pipeline/evaluating/evaluate_detector.py
 pipeline/evaluating/evaluate_model.py
 pipeline/evaluating/labels.py
 pipeline/evaluating/predict.py
+pipeline/evaluating/predict_boxes.py
 pipeline/evaluating/records.py
 pipeline/exporting/__init__.py
 pipeline/exporting/affine_norms.py
 pipeline/exporting/convert.py
 pipeline/exporting/export.py
+pipeline/exporting/nms.py
 pipeline/exporting/simplify.py
 pipeline/importing/__init__.py
 pipeline/importing/foreign_graph.py

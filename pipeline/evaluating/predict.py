@@ -53,6 +53,11 @@ class Prediction:
     guesses: tuple[Guess, ...] = ()
     error: DataError | None = None
 
+    @property
+    def rows(self) -> list[tuple[str, float]]:
+        """Return what to print of each class, and its probability."""
+        return [(guess.name, guess.probability) for guess in self.guesses]
+
     def as_document(self) -> dict[str, JsonValue]:
         """Return the prediction as JSON."""
         if self.error:

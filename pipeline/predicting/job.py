@@ -60,11 +60,17 @@ def predict_into(
 
     Raises:
         DataError: a source cannot be used, or none has any image.
-        OptionError: the folder is of a job with another model, other sources or other options.
+        OptionError: the model is a detector, or the folder is of a job with another model, other
+            sources or other options.
         StorageError: the folder holds something else, or cannot be written to.
         ModelError: the model cannot be used.
         ProviderError: the provider cannot run it.
     """
+    if artifact.facts.task != "classification":
+        raise OptionError(
+            f"{artifact.path} is a detector, whose boxes are not written as parts",
+            "Leave --out out, and pass --jsonl for many images",
+        )
     columns = schema(config.output, artifact.facts)  # first of all: pyarrow may be missing
     parts = list(cut(sources, config.files))
     if all(part.problem for part in parts):

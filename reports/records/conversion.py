@@ -68,6 +68,24 @@ class SimplifyRecord(Record):
     images_from: str
 
 
+class NmsRecord(Record):
+    """A record of final boxes says what was proved.
+
+    Attributes:
+        min_score: the probability above which a box is kept; ``max_overlap`` the intersection over
+            union above which one of two is dropped; ``max_detections`` boxes of an image.
+        boxes_checked: boxes that were compared with the reference's.
+        images: how many images they were in, and ``images_from`` where these came from.
+    """
+
+    min_score: float
+    max_overlap: float
+    max_detections: int
+    boxes_checked: int
+    images: int
+    images_from: str
+
+
 class ConvertRecord(Record):
     """A conversion's record says what was proved.
 
