@@ -80,9 +80,10 @@ class Dataset:
 
         They are counted as lost. A set without any labels stays as it is.
         """
-        kept = [sample for sample in self.samples if sample.label is not None]
-        if not kept or len(kept) == len(self.samples):
+        missing = sum(sample.label is None for sample in self.samples)
+        if missing in (0, len(self.samples)):
             return self
+        kept = [sample for sample in self.samples if sample.label is not None]
         lost = tuple(
             DataError(f"{sample.key} has no label", "Label it, or leave it out")
             for sample in self.samples

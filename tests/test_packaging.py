@@ -126,6 +126,7 @@ pipeline/deploying/programs/package.json
 pipeline/deploying/programs/package.mjs
 pipeline/errors.py
 pipeline/evaluating/__init__.py
+pipeline/evaluating/answers.py
 pipeline/evaluating/average_precision.py
 pipeline/evaluating/detecting.py
 pipeline/evaluating/evaluate.py

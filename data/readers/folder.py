@@ -2,9 +2,15 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mobilenet_cli.data.dataset import Dataset, Sample
 from mobilenet_cli.data.imagenet import synsets, validation_synset
@@ -59,7 +65,7 @@ class ImageFolder:
             return Dataset(name, stratified(samples, split, seed), classes, _lost(unread))
         held_out = _held_out_folder(root)
         parts = {"train": ["train"], "val": [held_out], "all": ["train", held_out]}[split]
-        samples, seen = [], set[str]()
+        samples, seen = FileSamples(), set[str]()
         for part in parts:
             if not (root / part).is_dir():
                 if split == "all":
@@ -71,7 +77,7 @@ class ImageFolder:
                     f"{root / part} has no class folders",
                     "Put the images of each class into a folder named after it",
                 )
-            samples += found
+            samples.extend(found)
             seen.update(classes)
         return Dataset(name, samples, tuple(sorted(seen)), _lost(unread))
 
@@ -116,7 +122,9 @@ def _lost(unread: Iterable[Path]) -> tuple[DataError, ...]:
     )
 
 
-def _labelled(folder: Path, root: Path, unread: list[Path]) -> tuple[list[Sample], tuple[str, ...]]:
+def _labelled(
+    folder: Path, root: Path, unread: list[Path]
+) -> tuple["FileSamples", tuple[str, ...]]:
     """List samples by class folder, in order of names; without class folders they have no class.
 
     Pictures that are not read are added to ``unread``.
@@ -143,7 +151,7 @@ def _labelled(folder: Path, root: Path, unread: list[Path]) -> tuple[list[Sample
                 "Put their images into one folder",
             )
         by_class[label] = name
-    samples: list[Sample] = []
+    samples = FileSamples()
     for label, name in by_class.items():
         before = len(unread)
         images = list(_images_below(folder / name, unread))
@@ -154,19 +162,16 @@ def _labelled(folder: Path, root: Path, unread: list[Path]) -> tuple[list[Sample
                 f"class folder {folder / name} contains no images{but}",
                 "Save them as JPEG or PNG" if count else "Add images, or remove it",
             )
-        samples += _samples(folder / name, images, label, root)
+        samples.add(FileRun(str(folder / name), _prefix(folder / name, root), label), images)
     return samples, tuple(by_class)
 
 
-def _flat(folder: Path, names: list[str], root: Path) -> tuple[list[Sample], tuple[str, ...]]:
+def _flat(folder: Path, names: list[str], root: Path) -> tuple["FileSamples", tuple[str, ...]]:
     """Return images without class folders: labelled if all are ImageNet validation images."""
-    labels = [validation_synset(name) for name in names]
-    known = None not in labels
-    samples = [
-        sample
-        for name, label in zip(names, labels, strict=True)
-        for sample in _samples(folder, [name], label if known else None, root)
-    ]
+    known = all(validation_synset(name) is not None for name in names)
+    samples = FileSamples()
+    label = validation_synset if known else None
+    samples.add(FileRun(str(folder), _prefix(folder, root), label), names)
     return samples, synsets() if known else ()
 
 
@@ -209,8 +214,64 @@ def _images_below(folder: Path, unread: list[Path], above: tuple[Path, ...] = ()
             yield f"{name}/{image}"
 
 
-def _samples(folder: Path, names: list[str], label: str | None, root: Path) -> Iterator[Sample]:
+def _prefix(folder: Path, root: Path) -> str:
     prefix = str(folder.relative_to(root))
-    for name in names:
-        key = name if prefix == "." else f"{prefix}/{name}"
-        yield Sample(key, label, partial(read_file, f"{folder}/{name}"))
+    return "" if prefix == "." else f"{prefix}/"
+
+
+@dataclass(frozen=True)
+class FileRun:
+    """A run is the images of one folder.
+
+    Attributes:
+        folder: where they are.
+        prefix: what comes before their names in the samples' keys.
+        label: their class, or what tells it by a name.
+    """
+
+    folder: str
+    prefix: str
+    label: str | Callable[[str], str | None] | None
+
+    def sample(self, name: str) -> Sample:
+        """Return one image."""
+        label = self.label(name) if callable(self.label) else self.label
+        return Sample(self.prefix + name, label, partial(read_file, f"{self.folder}/{name}"))
+
+
+class FileSamples(Sequence[Sample]):
+    """These samples are made when they are asked for: a million of names take 40 MB."""
+
+    def __init__(self) -> None:
+        self._runs: list[tuple[FileRun, bytes, NDArray[np.uint32]]] = []
+        self._ends: list[int] = []
+
+    def add(self, run: FileRun, names: Iterable[str]) -> None:
+        """Append the images of a folder."""
+        encoded = [os.fsencode(name) for name in names]
+        ends = np.cumsum([len(name) for name in encoded], dtype=np.uint32)
+        self._runs.append((run, b"".join(encoded), ends))
+        self._ends.append(len(self) + len(ends))
+
+    def extend(self, others: "FileSamples") -> None:
+        """Append other samples."""
+        before = len(self)
+        self._runs += others._runs
+        self._ends += (before + end for end in others._ends)
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        index = range(len(self))[index]  # of negative ones, and with an IndexError
+        place = bisect_right(self._ends, index)
+        run, names, ends = self._runs[place]
+        at = index - (self._ends[place] - len(ends))
+        name = names[int(ends[at - 1]) if at else 0 : int(ends[at])]
+        return run.sample(os.fsdecode(name))

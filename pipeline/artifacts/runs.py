@@ -41,6 +41,7 @@ class Run:
     evaluation = RunFile("evaluate.json")
     predictions = RunFile("predictions.json")
     detection = RunFile("detection.json")
+    many_predictions = RunFile("predictions")  # a folder
     bench = RunFile("bench.json")
     training = RunFile("train.jsonl")
 

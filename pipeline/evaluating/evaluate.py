@@ -18,18 +18,14 @@ from mobilenet_cli.pipeline.errors import (
     DataError,
     counted,
 )
+from mobilenet_cli.pipeline.evaluating.answers import Answer, keeping_answers
 from mobilenet_cli.pipeline.evaluating.labels import (
     class_offset,
     evaluation_set,
     label_indices,
     relabelled,
 )
-from mobilenet_cli.pipeline.evaluating.records import (
-    Answer,
-    evaluations_of,
-    predictions_in,
-    predictions_of,
-)
+from mobilenet_cli.pipeline.evaluating.records import evaluations_of
 from mobilenet_cli.pipeline.progress import Progress, silent
 from mobilenet_cli.pipeline.runtime.predictor import open_predictor, top_classes
 from mobilenet_cli.pipeline.runtime.session import CPU
@@ -187,10 +183,10 @@ def evaluate_and_keep(
     run = run or run_of(artifact.path)
     if run is None:
         return evaluate(artifact, config, progress)
-    answers: list[Answer] = []
-    record = evaluate(artifact, config, progress, answers.append)
-    source = config.data or artifact.facts.data
-    assert source is not None  # evaluate would have raised
-    predictions_in(run).merge(predictions_of(record, source, answers))
+    with keeping_answers(run, artifact.path) as keeper:
+        record = evaluate(artifact, config, progress, keeper.add)
+        source = config.data or artifact.facts.data
+        assert source is not None  # evaluate would have raised
+        keeper.finish(run, record, source)
     evaluations_of(run).merge(record)
     return record

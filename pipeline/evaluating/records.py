@@ -1,7 +1,6 @@
 """Evaluations leave accuracy records and single predictions in a run's folder."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -15,45 +14,13 @@ from mobilenet_cli.pipeline.errors import (
 from mobilenet_cli.reports.records.accuracy import EvaluationRecord, PredictionsRecord
 from mobilenet_cli.reports.records.detection import DetectionRecord
 
+Key = tuple[str, str, str]
 T = TypeVar("T", bound=EvaluationRecord | PredictionsRecord | DetectionRecord)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An answer is what a model says about one image.
-
-    Attributes:
-        key: the image's name.
-        target: index of the right class.
-        rank: how many classes come before it, 0 for the first.
-        top: indices of the most probable classes, at most ``TOP``.
-        probabilities: theirs, 0..1.
-    """
-
-    key: str
-    target: int
-    rank: int
-    top: tuple[int, ...]
-    probabilities: tuple[float, ...]
-
-
-def predictions_of(
-    record: EvaluationRecord, source: str, answers: Sequence[Answer]
-) -> PredictionsRecord:
-    """Put the answers into columns."""
-    return PredictionsRecord(
-        model=record.model,
-        sha256=record.sha256,
-        data=record.data,
-        source=source,
-        data_fingerprint=record.data_fingerprint,
-        provider=record.provider,
-        keys=tuple(a.key for a in answers),
-        targets=tuple(a.target for a in answers),
-        ranks=tuple(a.rank for a in answers),
-        top=tuple(a.top for a in answers),
-        probabilities=tuple(tuple(round(p, 4) for p in a.probabilities) for a in answers),
-    )
+def key_of(record: EvaluationRecord | PredictionsRecord | DetectionRecord) -> Key:
+    """Return what a run has one record of: the model's file name, the data and the provider."""
+    return Path(record.model).name, record.data, record.provider
 
 
 class RecordFile(Generic[T]):
@@ -96,11 +63,21 @@ class RecordFile(Generic[T]):
         Raises:
             StorageError: the file is something else, or cannot be written.
         """
+        self._change(lambda merged: merged.update({key_of(r): r for r in records}))
+
+    def remove(self, record: EvaluationRecord) -> None:
+        """Remove what there is of a record's model, data and provider.
+
+        Raises:
+            StorageError: as ``merge``.
+        """
+        if self.path.exists():
+            self._change(lambda merged: merged.pop(key_of(record), None))
+
+    def _change(self, change: Callable[[dict[Key, T]], object]) -> None:
         with locked(self.path):
-            merged = {
-                (Path(record.model).name, record.data, record.provider): record
-                for record in (*self.read(), *records)
-            }
+            merged = {key_of(record): record for record in self.read()}
+            change(merged)
             content = self._records.dump_json(list(merged.values()), indent=self.indent)
             write_atomically(self.path, content + b"\n")
 

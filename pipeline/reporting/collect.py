@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -21,6 +21,7 @@ from mobilenet_cli.pipeline.errors import (
     MobilenetError,
     ModelError,
 )
+from mobilenet_cli.pipeline.evaluating.answers import read_many
 from mobilenet_cli.pipeline.reporting.report_warnings import NEEDS, command, warnings_of
 from mobilenet_cli.pipeline.reporting.weight_ranges import weight_ranges
 from mobilenet_cli.reports.accuracy_statistics import compare_paired
@@ -70,7 +71,10 @@ def collect(run: Run, layers: bool = True) -> tuple[RunRecord, list[PredictionsR
     evaluations = read_part(run, run.evaluation, missing, reader(EVALUATIONS)) or []
     bench = read_part(run, run.bench, missing, reader(BENCH))
     training = None if imported else read_part(run, run.training, missing, read_epochs)
-    predictions = read_part(run, run.predictions, missing, reader(PREDICTIONS)) or []
+    predictions = list(many_predictions(run, missing))
+    if run.predictions.is_file() or not predictions:
+        few = read_part(run, run.predictions, missing, reader(PREDICTIONS))
+        predictions = [*(few or []), *predictions]
     both = layers and run.folded.is_file() and run.int8.is_file()
     weights = read_part(run, run.int8, missing, partial(weight_ranges, run.folded)) if both else ()
     record = RunRecord(
@@ -86,6 +90,16 @@ def collect(run: Run, layers: bool = True) -> tuple[RunRecord, list[PredictionsR
     record = with_answers(without_outdated(record), predictions)
     record = record.model_copy(update={"multiply_adds": products(run.artifacts())})
     return record.model_copy(update={"warnings": warnings_of(record)}), predictions
+
+
+def many_predictions(run: Run, missing: list[Missing]) -> Iterator[PredictionsRecord]:
+    """Read the predictions of evaluations of very many images, which have files of their own."""
+    for path in sorted(run.many_predictions.glob("*.parquet")):
+        try:
+            yield read_many(path)
+        except (ImportError, OSError, ValueError, KeyError) as error:
+            why = f"of {path.name} cannot be read ({reason(error)})"
+            missing.append(missing_part(run, run.predictions.name, why))
 
 
 def title_of(artifact: ArtifactRecord) -> str:

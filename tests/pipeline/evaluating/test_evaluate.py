@@ -26,6 +26,7 @@ from mobilenet_cli.pipeline.errors import (
     ProviderError,
     StorageError,
 )
+from mobilenet_cli.pipeline.evaluating import answers
 from mobilenet_cli.pipeline.evaluating.evaluate import (
     EvaluateConfig,
     evaluate,
@@ -39,6 +40,7 @@ from mobilenet_cli.pipeline.evaluating.records import (
     evaluations_of,
     predictions_in,
 )
+from mobilenet_cli.pipeline.reporting.collect import collect
 from mobilenet_cli.pipeline.runtime.session import open_session
 from mobilenet_cli.reports.records.accuracy import EvaluationRecord
 
@@ -408,3 +410,38 @@ def test_answers_replace_their_predecessors(tiny, ten, tmp_path):
     run.predictions.write_text("{}")
     with pytest.raises(StorageError, match="not a list of PredictionsRecords"):
         predictions_in(run).read()
+
+
+def test_answers_of_very_many_images_have_a_file_of_their_own(tiny, ten, tmp_path, monkeypatch):
+    artifact, config = load_artifact(tiny / "fp32.onnx"), EvaluateConfig(data=str(ten))
+    few, many = Run(tmp_path / "runs" / "few"), Run(tmp_path / "runs" / "many")
+    for run in (few, many):
+        shutil.copytree(tiny, run.folder)
+        evaluate_and_keep(artifact, config, run)
+    with monkeypatch.context() as patch:
+        patch.setattr(answers, "FEW", 4)
+        patch.setattr(answers, "GROUP", 2)
+        evaluate_and_keep(artifact, config, many)
+    assert predictions_in(many).read() == []  # replaced, as it would be in one file
+    (file,) = many.many_predictions.iterdir()
+    (expected,), found = predictions_in(few).read(), answers.read_many(file)
+    assert found == expected
+    reports = [collect(run, layers=False) for run in (few, many)]
+    assert reports[0][0].mistakes == reports[1][0].mistakes
+    assert reports[0][1] == reports[1][1] == [expected]
+    assert not [m for m in reports[1][0].missing if "predictions" in m.file]
+    evaluate_and_keep(artifact, config, many)
+    assert predictions_in(many).read() == [expected]
+    assert list(many.many_predictions.iterdir()) == []
+
+
+def test_an_evaluation_that_fails_leaves_the_answers_of_the_last(tiny, ten, tmp_path, monkeypatch):
+    run = Run(tmp_path / "runs" / "mine")
+    monkeypatch.setattr(answers, "FEW", 1)
+    artifact = load_artifact(tiny / "fp32.onnx")
+    evaluate_and_keep(artifact, EvaluateConfig(data=str(ten)), run)
+    before = {path: path.read_bytes() for path in run.many_predictions.iterdir()}
+    (ten / "7" / "002.png").write_text("no image")
+    with pytest.raises(DataError):
+        evaluate_and_keep(artifact, EvaluateConfig(data=str(ten), strict=True), run)
+    assert {path: path.read_bytes() for path in run.many_predictions.iterdir()} == before
