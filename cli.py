@@ -439,6 +439,7 @@ def evaluate_command(
     provider: str = CPU,
     strict: bool = False,
     class_map: File = None,
+    cluster: Text = None,
     run: Text = None,
     width: Float = None,
     as_json: bool = False,
@@ -452,7 +453,7 @@ def evaluate_command(
     from mobilenet_cli.reports import terminal
 
     home = run_named(run) if run else None
-    config = EvaluateConfig(labelled, provider, strict, class_map=class_map)
+    config = EvaluateConfig(labelled, provider, strict, class_map=class_map, cluster=cluster)
     fetch(labelled)
     documents = []
     for path in runnable_models(models, run, width, say):
@@ -632,6 +633,7 @@ def predict_command(
     draw: File = None,
     min_score: Float = None,
     json_lines: bool = False,
+    cluster: Text = None,
     run: Text = None,
     width: Float = None,
     as_json: bool = False,
@@ -653,7 +655,7 @@ def predict_command(
     boxes.refuse_for_classifiers(artifact, draw, min_score)
     if folder is not None:
         with progress_bar("predicting", "images") as progress:
-            record = predict_into(folder, artifact, images, config, progress)
+            record = predict_into(folder, artifact, images, config, progress, cluster)
         text, status = terminal.job_text(folder, record), MENDABLE if record.errors else 0
         return Output(record.model_dump(mode="json"), text, status, notes=record.failed)
     documents, bad = [], 0

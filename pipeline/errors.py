@@ -80,6 +80,7 @@ EXTRAS = {
     "h5py": "import",
     "huggingface_hub": "import",
     "pyarrow": "parquet",
+    "ray": "ray",
     "google_crc32c": "tfrecord",
     "tensorboardX": "tensorboard",
     "tensorflow": "tensorflow",

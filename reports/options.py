@@ -51,6 +51,7 @@ OPTIONS: dict[str, Any] = {
         "--map", "File with lines 'class of the images,class of the model', where they differ."
     ),
     "classes": option("--classes", "File with a class identifier a line; ImageNet's by default."),
+    "cluster": option("--ray", "Use a Ray cluster: its address, or auto for this machine's."),
     "compare": option("--compare", "Put runs side by side, the first against the rest."),
     "compile_rows": option("--compiled", "Also run checkpoints through torch.compile."),
     "compiled": option("--compile", "Train through torch.compile, which takes a minute."),

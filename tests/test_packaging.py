@@ -170,6 +170,7 @@ pipeline/inspecting/training_state.py
 pipeline/progress.py
 pipeline/predicting/__init__.py
 pipeline/predicting/answering.py
+pipeline/predicting/cluster.py
 pipeline/predicting/job.py
 pipeline/predicting/manifest.py
 pipeline/predicting/rows.py
@@ -188,6 +189,7 @@ pipeline/reporting/report.py
 pipeline/reporting/report_warnings.py
 pipeline/reporting/weight_ranges.py
 pipeline/runtime/__init__.py
+pipeline/runtime/cluster.py
 pipeline/runtime/cuda.py
 pipeline/runtime/doctor.py
 pipeline/runtime/integer_kernels.py

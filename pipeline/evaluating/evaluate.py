@@ -1,15 +1,18 @@
 """Any artifact's top-1 and top-5 accuracy is measured here, on images as people have them."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from mobilenet_cli.data.dataset import Sample
+from mobilenet_cli.data.dataset import Dataset, Sample
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.facts import Facts
 from mobilenet_cli.pipeline.artifacts.runs import Run, run_of
@@ -27,12 +30,15 @@ from mobilenet_cli.pipeline.evaluating.labels import (
 )
 from mobilenet_cli.pipeline.evaluating.records import evaluations_of
 from mobilenet_cli.pipeline.progress import Progress, silent
-from mobilenet_cli.pipeline.runtime.predictor import open_predictor, top_classes
+from mobilenet_cli.pipeline.runtime.cluster import SentModel, on_cluster
+from mobilenet_cli.pipeline.runtime.predictor import Predictor, open_predictor, top_classes
 from mobilenet_cli.pipeline.runtime.session import CPU
 from mobilenet_cli.pipeline.runtime.stream import Stream, batched
 from mobilenet_cli.reports.accuracy_statistics import wilson_interval
 from mobilenet_cli.reports.records.accuracy import EvaluationRecord
 
+Answered = tuple[str, Answer | DataError]  # an image's name, and what the model says
+RUN = 1000  # images that an actor of a cluster evaluates at a time
 TOP = 3  # classes of each image that are kept for the report
 
 
@@ -47,6 +53,7 @@ class EvaluateConfig:
         strict: an unreadable image is an error, not a line in the record.
         workers: threads that decode and infer; None takes every CPU this process may use.
         class_map: a file that says which classes of the model the images' classes are.
+        cluster: the address of a Ray cluster that does it, or ``auto``.
     """
 
     data: str | None = None
@@ -54,6 +61,7 @@ class EvaluateConfig:
     strict: bool = False
     workers: int | None = None
     class_map: Path | None = None
+    cluster: str | None = None
 
 
 def evaluate(
@@ -79,29 +87,23 @@ def evaluate(
     """
     facts, given = artifact.facts, evaluation_set(artifact, config.data)
     dataset = relabelled(given, config.class_map, facts)
-    targets = label_indices(dataset, facts.classes, artifact.path)
+    targets = targets_by_label(given, dataset, artifact)
     images = top1 = top5 = 0  # counted as they come, so that memory does not grow with the set
     bad = [error.what for error in dataset.lost]
     if config.strict and dataset.lost:
         raise dataset.lost[0]
-    with open_predictor(artifact, config.provider) as predictor:
-
-        def finish(sample: Sample, logits: NDArray[np.float32]) -> Answer:
-            return answer_of(sample.key, targets[str(sample.label)], logits, predictor.independent)
-
+    with answering(artifact, config, given, targets) as (provider, answered):
         started = time.perf_counter()
-        stream = Stream(predictor, facts.input, finish)
-        for found in stream.answers(batched(dataset.samples, predictor.batch), config.workers):
-            for outcome in found.outcomes:
-                if not isinstance(outcome.answer, DataError):
-                    images += 1
-                    top1 += outcome.answer.rank < 1
-                    top5 += outcome.answer.rank < 5
-                    keep(outcome.answer)
-                elif config.strict:
-                    raise outcome.answer
-                elif outcome.sample is not None:
-                    bad.append(outcome.sample.key)
+        for key, answer in answered:
+            if not isinstance(answer, DataError):
+                images += 1
+                top1 += answer.rank < 1
+                top5 += answer.rank < 5
+                keep(answer)
+            elif config.strict:
+                raise answer
+            else:
+                bad.append(key)
             done = images + len(bad) - len(dataset.lost)
             progress(done, len(dataset.samples), f"{len(bad)} unreadable" if bad else "")
     seconds = time.perf_counter() - started
@@ -117,7 +119,7 @@ def evaluate(
         stage=facts.stage,
         data=dataset.name,
         data_fingerprint=given.fingerprint,
-        provider=predictor.provider,
+        provider=provider,
         images=images,
         bad_images=tuple(bad),
         top1=wilson_interval(top1, images),
@@ -128,6 +130,105 @@ def evaluate(
         seconds=seconds,
         preprocessing=preprocessing(facts),
     )
+
+
+def targets_by_label(given: Dataset, dataset: Dataset, artifact: Artifact) -> dict[str, int]:
+    """Return the output index of each label as it was given, before classes got other names."""
+    targets = label_indices(dataset, artifact.facts.classes, artifact.path)
+    if given is dataset:
+        return targets
+    pairs = zip(given.samples, dataset.samples, strict=True)
+    return {str(before.label): targets[str(after.label)] for before, after in pairs}
+
+
+@contextmanager
+def answering(
+    artifact: Artifact, config: EvaluateConfig, dataset: Dataset, targets: Mapping[str, int]
+) -> Iterator[tuple[str, Iterator[Answered]]]:
+    """Load the model, here or on a cluster, to answer all images in their order.
+
+    Yields:
+        What runs the model, and each image's name with its answer, or why it cannot be read.
+    """
+    if config.cluster is not None:
+        yield config.provider, answer_on_cluster(artifact, config, dataset, targets)
+        return
+    with open_predictor(artifact, config.provider) as predictor:
+        answered = answers(predictor, artifact, targets, dataset.samples, config.workers)
+        yield predictor.provider, answered
+
+
+def answers(
+    predictor: Predictor,
+    artifact: Artifact,
+    targets: Mapping[str, int],
+    samples: Iterable[Sample],
+    workers: int | None,
+) -> Iterator[Answered]:
+    """Yield what the model says about each image, or why it cannot be read."""
+
+    def finish(sample: Sample, logits: NDArray[np.float32]) -> Answer:
+        return answer_of(sample.key, targets[str(sample.label)], logits, predictor.independent)
+
+    stream = Stream(predictor, artifact.facts.input, finish)
+    for found in stream.answers(batched(samples, predictor.batch), workers):
+        for outcome in found.outcomes:
+            assert outcome.sample is not None  # these are samples
+            yield outcome.sample.key, outcome.answer
+
+
+def answer_on_cluster(
+    artifact: Artifact, config: EvaluateConfig, dataset: Dataset, targets: Mapping[str, int]
+) -> Iterator[Answered]:
+    """Yield the same from a Ray cluster, whose machines open the data set themselves.
+
+    Raises:
+        MobilenetError: whatever ``on_cluster`` raises, or a machine finds other images.
+    """
+    data, total = config.data or artifact.facts.data, len(dataset.samples)
+    known = replace(config, data=data), dataset.fingerprint, dict(targets)
+    make = partial(EvaluateWorker, SentModel.of(artifact), *known)
+    ranges = [(first, min(first + RUN, total)) for first in range(0, total, RUN)]
+    found = on_cluster(str(config.cluster), make, ranges, config.provider, ordered=True)
+    return chain.from_iterable(found)
+
+
+class EvaluateWorker:
+    """A worker evaluates runs of a data set, in an actor of a cluster.
+
+    Args:
+        model: the model file.
+        config: on which images, and how.
+        fingerprint: the data set that the driver has found.
+        targets: the output index of each label.
+        cpus: threads.
+
+    Raises:
+        DataError: this machine finds another data set.
+    """
+
+    def __init__(
+        self,
+        model: SentModel,
+        config: EvaluateConfig,
+        fingerprint: str,
+        targets: Mapping[str, int],
+        cpus: int,
+    ) -> None:
+        self.artifact, self.targets, self.cpus = model.artifact(), targets, cpus
+        self.dataset = evaluation_set(self.artifact, config.data)
+        if self.dataset.fingerprint != fingerprint:
+            raise DataError(
+                f"a machine of the cluster finds other images in {self.dataset.name}",
+                "Put the same images on every machine, under the same path",
+            )
+        opened = ExitStack()  # until the process ends
+        self.predictor = opened.enter_context(open_predictor(self.artifact, config.provider))
+
+    def __call__(self, run: tuple[int, int]) -> list[Answered]:
+        """Evaluate a run of samples."""
+        samples = self.dataset.samples[slice(*run)]
+        return list(answers(self.predictor, self.artifact, self.targets, samples, self.cpus))
 
 
 def answer_of(

@@ -2,6 +2,7 @@
 
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.runs import Run, run_of
+from mobilenet_cli.pipeline.errors import OptionError
 from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, evaluate_and_keep
 from mobilenet_cli.pipeline.evaluating.evaluate_detector import evaluate_detector
 from mobilenet_cli.pipeline.evaluating.records import detections_of
@@ -22,10 +23,13 @@ def evaluate_model(
         progress: is told how many images are done.
 
     Raises:
+        OptionError: a detector is to be evaluated on a cluster.
         MobilenetError: whatever the two raise, or the folder cannot be written to.
     """
     if artifact.facts.task == "classification":
         return evaluate_and_keep(artifact, config, run, progress)
+    if config.cluster is not None:
+        raise OptionError("detectors are not evaluated on a cluster", "Leave --ray out")
     record = evaluate_detector(artifact, config, progress)
     if home := run or run_of(artifact.path):
         detections_of(home).merge(record)

@@ -6,6 +6,7 @@ A part is there whole or not at all, so what is there is finished.
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from mobilenet_cli.data.loader import ordered_map
@@ -13,11 +14,11 @@ from mobilenet_cli.data.parts import cut
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.errors import DataError, OptionError
 from mobilenet_cli.pipeline.predicting.answering import (
-    LocatedPart,
     PredictConfig,
     locate,
     open_answering,
 )
+from mobilenet_cli.pipeline.predicting.cluster import answer_on_cluster
 from mobilenet_cli.pipeline.predicting.manifest import check_folder, claim, job_of
 from mobilenet_cli.pipeline.predicting.rows import Kind, counts_of, schema, write_part
 from mobilenet_cli.pipeline.progress import Progress, silent
@@ -48,6 +49,7 @@ def predict_into(
     sources: Sequence[str],
     config: PredictConfig,
     progress: Progress = silent,
+    cluster: str | None = None,
 ) -> PredictRecord:
     """Predict all images of some sources into the parts of a folder; finished parts are kept.
 
@@ -57,6 +59,7 @@ def predict_into(
         sources: as ``data.parts.cut`` takes them.
         config: what to write.
         progress: is told how many images are done.
+        cluster: the address of a Ray cluster that does it, or ``auto``.
 
     Raises:
         DataError: a source cannot be used, or none has any image.
@@ -71,6 +74,11 @@ def predict_into(
             f"{artifact.path} is a detector, whose boxes are not written as parts",
             "Leave --out out, and pass --jsonl for many images",
         )
+    if artifact.facts.task != "classification":
+        raise OptionError(
+            f"{artifact.path} finds boxes, which are not written as parquet files",
+            "Leave --out out, and pass --jsonl for many images",
+        )
     columns = schema(config.output, artifact.facts)  # first of all: pyarrow may be missing
     parts = list(cut(sources, config.files))
     if all(part.problem for part in parts):
@@ -79,14 +87,16 @@ def predict_into(
     check_folder(folder, job)
     todo = [number for number in range(len(parts)) if not path_of(folder, number).exists()]
     meter = Meter(len(parts), len(todo), progress)
-    with open_answering(artifact, config) as answering:
+    items = [(number, parts[number]) for number in todo]
+    with ExitStack() as stack:
+        if cluster is None:
+            answering = stack.enter_context(open_answering(artifact, config))
+            ahead = ordered_map(lambda item: locate(*item), items, DOWNLOADS, 2 * DOWNLOADS)
+            answered = answering.tables(ahead, meter.count)
+        else:
+            answered = answer_on_cluster(cluster, artifact, config, items, meter.count)
         claim(folder, job)
-
-        def located(number: int) -> LocatedPart:
-            return locate(number, parts[number])
-
-        ahead = ordered_map(located, todo, DOWNLOADS, 2 * DOWNLOADS)
-        for found, tables in answering.tables(ahead, meter.count):
+        for found, tables in answered:
             if found.problem is None:
                 write_part(path_of(folder, found.number), tables, columns)
             meter.finish(found.problem)
