@@ -6,7 +6,8 @@ graph is a GraphDef whose variables became constants; it is parsed, never execut
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from mobilenet_cli.pipeline.artifacts.onnx_checks import MAX_NODES
 from mobilenet_cli.pipeline.errors import ModelError
 
 GRAPH_HEAD = b"\n"  # the key of a GraphDef's first field, `node`
@@ -77,13 +79,11 @@ def read_graph(path: Path) -> Iterator[Variable]:
     """Yield the variables of a frozen graph by name.
 
     Raises:
-        ModelError: TensorFlow is not installed.
+        ModelError: TensorFlow is not installed, or the graph is far larger than a classifier.
         Exception: whatever TensorFlow says about a damaged file.
     """
     tensorflow = _tensorflow(path)
-    graph = tensorflow.compat.v1.GraphDef()
-    graph.ParseFromString(path.read_bytes())
-    for node in graph.node:
+    for node in _nodes(path):
         if node.op == "Const" and _is_variable(node.name):
             tensor = node.attr["value"].tensor
             shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
@@ -98,27 +98,40 @@ def last_weights(path: Path) -> dict[str, str]:
         convolution or matrix product before it; none for what depends on no such product.
 
     Raises:
-        ModelError: TensorFlow is not installed.
+        ModelError: TensorFlow is not installed, or the graph is far larger than a classifier.
         Exception: whatever TensorFlow says about a damaged file.
     """
-    graph = _tensorflow(path).compat.v1.GraphDef()
-    graph.ParseFromString(path.read_bytes())
-    nodes = {node.name: node for node in graph.node}
-    sources = {node.name: [_source(name) for name in node.input] for node in graph.node}
+    nodes = {node.name: node for node in _nodes(path)}
+    sources = {name: [_source(read) for read in node.input] for name, node in nodes.items()}
     read = {name for names in sources.values() for name in names}
     found = {}
     for output in nodes.keys() - read:
-        seen, queue = {output}, [output]
+        seen, queue = {output}, deque([output])
         while queue:
-            name = queue.pop(0)
+            name = queue.popleft()
             if name not in nodes:
                 continue
             if nodes[name].op in PRODUCTS:
                 found[output] = _constant(nodes, sources, name)
                 break
-            queue += [source for source in sources[name] if source not in seen]
-            seen.update(queue)
+            new = [source for source in dict.fromkeys(sources[name]) if source not in seen]
+            queue.extend(new)
+            seen.update(new)
     return found
+
+
+def _nodes(path: Path) -> Sequence[Any]:
+    """Return the nodes of a frozen graph.
+
+    Raises:
+        ModelError: TensorFlow is not installed, or the graph is far larger than a classifier.
+        Exception: whatever TensorFlow says about a damaged file.
+    """
+    graph = _tensorflow(path).compat.v1.GraphDef()
+    graph.ParseFromString(path.read_bytes())
+    if len(graph.node) > MAX_NODES:
+        raise ModelError(f"{path} has more than {MAX_NODES} nodes", "Freeze an image classifier")
+    return list(graph.node)
 
 
 def _source(name: str) -> str:

@@ -224,6 +224,15 @@ def test_a_graph_of_something_else(tmp_path: Path):
         read_source(str(tmp_path / "other.pb"), ImportConfig())
 
 
+def test_a_graph_of_a_hundred_thousand_nodes(tmp_path: Path):
+    graph = tf.compat.v1.GraphDef()
+    for number in range(100_000):
+        graph.node.add(name=str(number), op="Add", input=[str(max(0, number - 1))])
+    (tmp_path / "long.pb").write_bytes(graph.SerializeToString())
+    with pytest.raises(ModelError, match="has more than 10000 nodes"):
+        read_source(str(tmp_path / "long.pb"), ImportConfig())
+
+
 def test_nothing_but_sentences_on_standard_error(written: Written, tmp_path: Path):
     program = "from mobilenet_cli.cli import main; main()"
     done = subprocess.run(
