@@ -4,8 +4,10 @@ They are the test part of E. Alpaydin and C. Kaynak, Optical Recognition of Hand
 https://archive.ics.uci.edu/dataset/80: 8x8 pixels, 17 levels of gray.
 """
 
+import importlib.util
 import io
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,7 @@ from mobilenet_cli.data.split import Split, stratified
 from mobilenet_cli.pipeline.errors import DataError
 
 NAME = "digits"
+CLASSES = tuple("0123456789")
 LEVELS = 16
 
 
@@ -36,23 +39,30 @@ class Digits:
         Raises:
             DataError: scikit-learn is not installed.
         """
-        try:
-            from sklearn.datasets import load_digits
-        except ModuleNotFoundError as error:
-            raise DataError(
-                "the digits come with scikit-learn, which is not installed",
-                'Install it with: pip install "mobilenet-cli[train]", or pass a folder of images',
-            ) from error
-        bunch = load_digits()
+        rows = np.loadtxt(_file(), delimiter=",", dtype=np.uint8)
         samples = [
-            Sample(f"digits/{index:04}.png", str(label), partial(_png, pixels))
-            for index, (pixels, label) in enumerate(zip(bunch.images, bunch.target, strict=True))
+            Sample(f"digits/{index:04}.png", str(row[-1]), partial(_png, row[:-1].reshape(8, 8)))
+            for index, row in enumerate(rows)
         ]
-        classes = tuple(str(name) for name in bunch.target_names)
-        return Dataset(f"digits ({split})", stratified(samples, split, seed), classes)
+        return Dataset(f"digits ({split})", stratified(samples, split, seed), CLASSES)
 
 
-def _png(pixels: NDArray[np.float64]) -> bytes:
+def _file() -> Path:
+    """Return where scikit-learn keeps them; importing it takes longer than most commands.
+
+    Raises:
+        DataError: scikit-learn is not installed.
+    """
+    library = importlib.util.find_spec("sklearn")
+    if library is None or library.origin is None:
+        raise DataError(
+            "the digits come with scikit-learn, which is not installed",
+            'Install it with: pip install "mobilenet-cli[train]", or pass a folder of images',
+        )
+    return Path(library.origin).with_name("datasets") / "data" / "digits.csv.gz"
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
     encoded = io.BytesIO()
     Image.fromarray(np.round(pixels * (255 / LEVELS)).astype(np.uint8)).save(encoded, "PNG")
     return encoded.getvalue()

@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -29,12 +30,13 @@ def test_division_depends_on_the_seed_alone():
     assert first.fingerprint != other.fingerprint
 
 
-def test_digit_is_the_picture_scikit_learn_has():
+def test_digits_are_the_pictures_scikit_learn_has():
     from sklearn.datasets import load_digits
 
-    image = decode(open_dataset("digits", "all").samples[7].read(), "7")
-    levels = [round(p[0] / 255 * 16) for p in image.get_flattened_data()]
-    assert levels == load_digits().images[7].ravel().tolist()
+    samples, bunch = open_dataset("digits", "all").samples, load_digits()
+    assert [sample.label for sample in samples] == [str(label) for label in bunch.target]
+    pictures = [np.asarray(decode(sample.read(), sample.key))[..., 0] for sample in samples]
+    assert np.array_equal(np.round(np.stack(pictures) / 255 * 16), bunch.images)
 
 
 def test_class_folders_are_divided_by_class(class_folders):
