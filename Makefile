@@ -76,10 +76,11 @@ install: $(INSTALLED) ## set up .venv with everything, tests and checks included
 		{ echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 
-# PyPI's torch for Linux brings gigabytes of CUDA. Without a GPU its CPU build is taken, if pip is
-# set up to find one; PyTorch's site says how.
+# PyPI's torch for Linux brings gigabytes of CUDA. Without a GPU its CPU build is taken, from where
+# pip is set up to look, or else from PyTorch's own index.
 torch = $(shell sed -n 's/^torch==//p' constraints.txt)
 cpu-torch = $(PIP) install -qq --no-deps 'torch==$(torch)+cpu'
+pytorch-index = --retries 1 --index-url https://download.pytorch.org/whl/cpu
 
 $(DEPENDENCIES): pyproject.toml constraints.txt | .venv/bin/python
 	@rm -f .venv/dependencies-* $(INSTALLED)
@@ -87,7 +88,8 @@ $(DEPENDENCIES): pyproject.toml constraints.txt | .venv/bin/python
 	@$(PIP) install -qq --constraint constraints.txt setuptools
 ifeq ($(EXTRA) $(shell uname -s),cpu Linux)
 	@echo "installing torch $(torch) for CPUs"
-	@$(cpu-torch) 2>/dev/null || echo "pip finds no build for CPUs alone: taking the large one with CUDA"
+	@$(cpu-torch) 2>/dev/null || $(cpu-torch) $(pytorch-index) 2>/dev/null || \
+		echo "pip finds no build for CPUs alone: taking the large one with CUDA"
 endif
 	@echo "installing everything else"
 	@$(PIP) install -qq --constraint constraints.txt --no-build-isolation \

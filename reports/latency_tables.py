@@ -63,8 +63,9 @@ def bench_notes(record: BenchRecord) -> list[str]:
     ]
     rooflines = [
         f"{threads_on(r.threads, ())}: {r.fp32_gmacs:.0f} G multiply-adds/s in fp32, "
-        f'{r.int8_gmacs:.0f} in int8, {r.gb_per_s:.0f} GB/s of memory; "of limit" is the share '
-        "of p50 that a row would take at these rates"
+        f'{r.int8_gmacs:.0f} in int8, {r.gb_per_s:.0f} GB/s of memory. "of limit": the time '
+        "that a row's arithmetic and memory traffic take at these rates, as a share of its p50; "
+        "100 % is as fast as the machine can be"
         for r in record.rooflines
     ]
     options = [f"provider option {k}={v}" for k, v in record.provider_options.items()]
