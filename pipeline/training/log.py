@@ -21,13 +21,14 @@ def write_curves(out: Path, history: list[EpochRecord]) -> None:
     epochs = [epoch.epoch for epoch in history]
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
-    loss.plot(epochs, [e.loss for e in history], marker=".")
-    loss.set(title="Training loss", xlabel="epoch", ylabel="cross-entropy", ylim=(0, None))
+    loss.plot(epochs, [e.loss for e in history], marker=".", label="training, augmented")
+    loss.plot(epochs, [e.validation_loss for e in history], marker=".", label="held out")
+    loss.set(title="Loss", xlabel="epoch", ylabel="cross-entropy", ylim=(0, None))
     accuracy.plot(epochs, [e.train_top1 for e in history], marker=".", label="training, augmented")
     accuracy.plot(epochs, [e.top1 for e in history], marker=".", label="held out")
     accuracy.set(title="Top-1 accuracy", xlabel="epoch", ylabel="%", ylim=(None, 100.5))
-    accuracy.legend()
     for axes in (loss, accuracy):
+        axes.legend()
         axes.grid(alpha=0.3)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120, metadata={"Software": None})

@@ -1,7 +1,8 @@
 """Images become a checkpoint by a seeded, reproducible loop that can be interrupted."""
 
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -167,7 +168,8 @@ class Trainer:
         """
         main = self.setup.group.is_main
         if self.setup.grids is not None and self.state.start is None:
-            self.state.start = self.validate()
+            top1, top5, _ = self.validate()
+            self.state.start = top1, top5
         for epoch in range(self.state.epoch, self.setup.epochs):
             self.run_epoch()
             self.history.append(self.epoch_record())
@@ -265,8 +267,11 @@ class Trainer:
             f"lr {self.learner.learning_rate:.1e}, {100 * state.waiting:.0f} % waiting for data"
         )
 
-    def validate(self) -> tuple[float, float]:
-        """Return top-1 and top-5 of the held-out images that can be read, in percent.
+    def validate(self) -> tuple[float, float, float | None]:
+        """Evaluate on the held-out images that can be read.
+
+        Returns:
+            Top-1 and top-5 in percent, and the mean loss, None where it is not finite.
 
         Raises:
             DataError: none of them can be read.
@@ -288,17 +293,18 @@ class Trainer:
             tick,
             self.on_bad,
         )
-        top1, top5, total = setup.group.all_reduce_sum(*counts)
+        top1, top5, loss, total = setup.group.all_reduce_sum(*counts)
         if not total:
             raise DataError(
                 f"none of the held-out images of {setup.validation.name} can be read",
                 "Check that the files are images",
             )
-        return 100 * top1 / total, 100 * top5 / total
+        mean = loss / total
+        return 100 * top1 / total, 100 * top5 / total, mean if math.isfinite(mean) else None
 
     def epoch_record(self) -> EpochRecord:
         """Evaluate the epoch that has just ended."""
-        top1, top5 = self.validate()
+        top1, top5, loss = self.validate()
         state = self.state
         return EpochRecord(
             epoch=state.epoch + 1,
@@ -306,6 +312,7 @@ class Trainer:
             train_top1=100 * state.correct / state.seen,
             top1=top1,
             top5=top5,
+            validation_loss=loss,
             learning_rate=self.learner.learning_rate,
             waiting=state.waiting,
         )
@@ -324,13 +331,10 @@ class Trainer:
         }
 
     def best_epoch(self) -> int:
-        """Return the best epoch, from 1, the later of equals; 0 where none is as good as the start.
-
-        The start counts with ``--qat`` alone.
-        """
-        start = self.state.start[0] if self.state.start else -1.0
-        tops = [start, *(epoch.top1 for epoch in self.history)]
-        return max(range(len(tops)), key=lambda epoch: (tops[epoch], epoch))
+        """Return the best epoch, from 1; 0 where, with ``--qat``, none is as good as the start."""
+        start = self.state.start
+        best = best_epoch(self.history, 100 / len(self.setup.validation.samples))
+        return 0 if start and start[0] > self.history[best - 1].top1 else best
 
     def keep_best(self) -> None:
         """Write the best epoch's weights where they are not those that training ends with."""
@@ -390,6 +394,28 @@ class Trainer:
         )
         write_curves(setup.out, self.history)
         save_artifact(setup.out, content, facts, record)
+
+
+def best_epoch(history: Sequence[EpochRecord], image: float) -> int:
+    """Return the epoch, from 1, whose weights are worth keeping.
+
+    It is the one of the highest top-1; one held-out image more or less makes no difference, so that
+    among such equals the lowest held-out loss decides, and then the later epoch.
+
+    Args:
+        history: the epochs; at each, the choice so far is this function's of the epochs so far.
+        image: top-1 of one held-out image, in percentage points.
+    """
+    best, highest = history[0], history[0].top1
+    for epoch in history[1:]:
+        highest = max(highest, epoch.top1)
+        good, still = (e.top1 >= highest - 1.001 * image for e in (epoch, best))
+        losses = [
+            math.inf if e.validation_loss is None else e.validation_loss for e in (epoch, best)
+        ]
+        if good and (not still or losses[0] <= losses[1]):
+            best = epoch
+    return best.epoch
 
 
 def timed(source: Iterator[TrainBatch]) -> Iterator[tuple[TrainBatch, float]]:

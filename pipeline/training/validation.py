@@ -19,7 +19,7 @@ def count_correct(
     device: "torch.device",
     tick: Callable[[int], None] = lambda _: None,
     on_bad: OnBad | None = None,
-) -> tuple[int, int, int]:
+) -> tuple[int, int, float, int]:
     """Count the images whose class is the network's first, and those where it is among five.
 
     Args:
@@ -32,7 +32,7 @@ def count_correct(
         on_bad: is told of each image that cannot be read, which is then left out.
 
     Returns:
-        Both counts, and the number of images that could be read.
+        Both counts, the sum of the cross-entropy, and the number of images that could be read.
 
     Raises:
         DataError: an image cannot be read and ``on_bad`` is None.
@@ -43,13 +43,16 @@ def count_correct(
     index = {name: i for i, name in enumerate(classes)}
     labels = torch.tensor([index[str(s.label)] for s in dataset.samples])
     top1 = top5 = seen = 0
+    loss = 0.0
     with torch.inference_mode():
         for batch in batches(dataset.samples, spec, 64, on_bad=on_bad):
             logits = network(torch.from_numpy(batch.images).to(device)).cpu()
             best = logits.topk(min(5, logits.shape[1]), dim=1).indices
-            correct = best == labels[list(batch.indices)][:, None]
+            right = labels[list(batch.indices)]
+            correct = best == right[:, None]
+            loss += float(torch.nn.functional.cross_entropy(logits, right, reduction="sum"))
             top1 += int(correct[:, 0].sum())
             top5 += int(correct.any(1).sum())
             seen += len(batch.indices)
             tick(batch.indices[-1] + 1)
-    return top1, top5, seen
+    return top1, top5, loss, seen

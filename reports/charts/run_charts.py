@@ -23,10 +23,17 @@ from mobilenet_cli.reports.latency_tables import row_name
 from mobilenet_cli.reports.records.latency import BenchResult
 from mobilenet_cli.reports.records.quantization import LayerRecord, QuantizeRecord
 from mobilenet_cli.reports.records.run import ReportRecord, RunRecord
-from mobilenet_cli.reports.summary import file_name
+from mobilenet_cli.reports.summary import FEW_CLASSES, class_count, file_name
 
 POINT_SIZES = (26, 20, 15, 10)  # pixels; where points coincide, each is inside the one before
 WEIGHTED = ("Conv", "Gemm")  # operators whose weights are compared
+CURVES = {  # columns of the training log in words
+    "loss": "training",
+    "validation_loss": "held out",
+    "train_top1": "training, augmented",
+    "top1": "held out",
+    "top5": "held out, top-5",
+}
 OPERATORS = 6  # that have a colour of their own
 
 
@@ -38,7 +45,7 @@ def charts(report: ReportRecord) -> list[Chart]:
         latency_chart(run),
         throughput_chart(run),
         operators_chart(run),
-        *training_charts(run.training),
+        *training_charts(run.training, class_count(run.artifacts[-1])),
         sqnr_chart(run),
         weights_chart(run),
         confusion_chart(run),
@@ -245,14 +252,16 @@ def operators_chart(run: RunRecord) -> Chart | None:
     )
 
 
-def training_charts(epochs: Sequence[dict[str, JsonValue]]) -> list[Chart]:
-    """Draw the loss and the accuracy by epoch, each where it was logged."""
+def training_charts(epochs: Sequence[dict[str, JsonValue]], classes: int) -> list[Chart]:
+    """Draw the loss and the accuracy by epoch, each where it was logged; top-5 of many classes."""
     names = list(dict.fromkeys(name for epoch in epochs for name in epoch))
     losses = [name for name in names if "loss" in name]
     accuracies = [name for name in names if "top" in name or "acc" in name]
+    if classes <= FEW_CLASSES:
+        accuracies = [name for name in accuracies if "top5" not in name]
     made = (
         curves("loss", "Loss by epoch", "loss", losses, epochs),
-        curves("learning", "Accuracy by epoch", "%", accuracies, epochs),
+        curves("learning", "Top-1 accuracy by epoch", "%", accuracies, epochs),
     )
     return [chart for chart in made if chart is not None]
 
@@ -265,14 +274,15 @@ def curves(
     if not columns:
         return None
     x = [number(epoch.get("epoch")) or index + 1 for index, epoch in enumerate(epochs)]
+    titles = [CURVES.get(column, plain(column.replace("_", " "))) for column in columns]
     data = []
-    for index, column in enumerate(columns):
+    for index, (column, curve) in enumerate(zip(columns, titles, strict=True)):
         color, symbol, dash = style(index)
         data.append(
             {
                 "type": "scatter",
                 "mode": "lines+markers" if len(epochs) < 30 else "lines",
-                "name": plain(column.replace("_", " ")),
+                "name": curve,
                 "x": x,
                 "y": [number(epoch.get(column)) for epoch in epochs],
                 "line": {"color": color, "dash": dash},
@@ -283,15 +293,16 @@ def curves(
         [f"{n:g}", *(cell(epoch.get(c)) for c in columns)]
         for n, epoch in zip(x, epochs, strict=True)
     ]
-    last = ", ".join(f"{column} {cell(epochs[-1].get(column))}" for column in columns)
+    reached = [cell(epochs[-1].get(column)) for column in columns]
+    last = ", ".join(f"{curve} {value}" for curve, value in zip(titles, reached, strict=True))
     return Chart(
         name,
         title,
-        f"{len(epochs)} epochs; the last: {last}.",
+        f"{counted(len(epochs), 'epoch')}; the last: {last}.",
         data,
         axes("epoch", unit)
         | {"xaxis": {"title": {"text": "epoch"}, "tick0": x[0], "dtick": max(1, len(x) // 10)}},
-        ("epoch", *columns),
+        ("epoch", *titles),
         rows,
     )
 
@@ -447,9 +458,14 @@ def confusion_chart(run: RunRecord) -> Chart | None:
             }
         ],
         {
-            "xaxis": {**class_axis(found.taken_for), "title": {"text": "predicted class"}},
+            "xaxis": {
+                **class_axis(found.taken_for),
+                "title": {"text": "predicted class"},
+                "showgrid": False,
+            },
             "yaxis": {
                 **class_axis(found.classes),
+                "showgrid": False,
                 "title": {"text": "true class"},
                 "autorange": "reversed",
                 "scaleanchor": "x",

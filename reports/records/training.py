@@ -10,6 +10,7 @@ class EpochRecord(Record):
         epoch: from 1.
         loss: mean training loss; ``train_top1`` the accuracy on the augmented images, in percent.
         top1: on the held-out images, in percent; likewise ``top5``.
+        validation_loss: mean loss on the held-out images; None where it is not finite.
         learning_rate: at the epoch's end.
         waiting: fraction of the time so far, 0..1, that was spent waiting for images.
     """
@@ -19,6 +20,7 @@ class EpochRecord(Record):
     train_top1: float
     top1: float
     top5: float
+    validation_loss: float | None = None
     learning_rate: float
     waiting: float | None = None
 

@@ -31,7 +31,8 @@ from mobilenet_cli.pipeline.training.config import TrainConfig
 from mobilenet_cli.pipeline.training.optimizer import rate_factor
 from mobilenet_cli.pipeline.training.recipes import RECIPES
 from mobilenet_cli.pipeline.training.step import update_ema
-from mobilenet_cli.pipeline.training.train import train
+from mobilenet_cli.pipeline.training.train import best_epoch, train
+from mobilenet_cli.reports.records.training import EpochRecord
 from mobilenet_cli.reports.terminal import train_text
 
 PROGRAM = "from mobilenet_cli.cli import main; main()"
@@ -231,7 +232,7 @@ def test_unreadable_images_are_named_and_replaced(config: TrainConfig, tmp_path:
 def test_the_best_epoch_is_exported(
     config: TrainConfig, tmp_path: Path, monkeypatch, stopped_in_the_last_epoch: bool
 ):
-    tops, judged = iter([(5, 5, 8), (3, 5, 8)]), []
+    tops, judged = iter([(5, 5, 8.0, 8), (3, 5, 4.0, 8)]), []
 
     def count(network, *_):
         judged.append({name: value.clone() for name, value in network.state_dict().items()})
@@ -252,6 +253,25 @@ def test_the_best_epoch_is_exported(
     assert not list(tmp_path.glob("best*"))
     epochs = [2] if stopped_in_the_last_epoch else [1, 2]
     assert [said.epoch for said in told[1:]] == epochs
+
+
+@pytest.mark.parametrize(
+    ("tops", "losses", "best"),
+    [
+        ((10, 40, 20), (1, 1, 1), 2),
+        ((75, 62.5, 62.5), (1.4, 0.9, 0.8), 3),  # one image of eight is no difference
+        ((75, 62.5, 50), (1.4, 1.5, 0.1), 1),
+        ((50, 62.5, 75), (0.1, 0.2, 0.3), 3),  # two images are
+        ((50, 50), (1, 1), 2),
+        ((50, 50, 50), (None, 1, None), 2),
+    ],
+)
+def test_the_best_epoch(tops, losses, best):
+    history = [
+        EpochRecord.model_construct(epoch=n + 1, top1=top1, validation_loss=loss)
+        for n, (top1, loss) in enumerate(zip(tops, losses, strict=True))
+    ]
+    assert best_epoch(history, 12.5) == best
 
 
 def test_the_average_follows_the_weights_and_statistics():

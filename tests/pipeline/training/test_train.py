@@ -55,7 +55,7 @@ def test_two_epochs_learn_and_leave_log_and_curves(trained: Path) -> None:
 def test_checkpoint_gives_the_accuracy_that_was_recorded(trained: Path) -> None:
     artifact = load_with_record(trained, TrainRecord)
     held = open_dataset("digits", "val")
-    top1, _, _ = count_correct(
+    top1, _, loss, _ = count_correct(
         load_network(artifact),
         held,
         artifact.facts.classes,
@@ -63,6 +63,8 @@ def test_checkpoint_gives_the_accuracy_that_was_recorded(trained: Path) -> None:
         torch.device("cpu"),
     )
     assert 100 * top1 / len(held.samples) == artifact.record.top1
+    last = json.loads(trained.with_name("train.jsonl").read_text().splitlines()[-1])
+    assert loss / len(held.samples) == pytest.approx(last["validation_loss"], rel=1e-5)
 
 
 def test_same_seed_same_file_other_seed_other_file(trained: Path, tmp_path: Path) -> None:
