@@ -630,6 +630,7 @@ def predict_command(
     folder: File = None,
     embeddings: bool = False,
     logits: bool = False,
+    scaled: bool = False,
     draw: File = None,
     min_score: Float = None,
     json_lines: bool = False,
@@ -650,7 +651,7 @@ def predict_command(
     from mobilenet_cli.reports import terminal
 
     model, images = tell_model(sources)
-    config = config_of(top, provider, embeddings, logits, folder)
+    config = config_of(top, provider, embeddings, logits, scaled, folder)
     artifact = source_of(model, run, width, "deployed")
     boxes.refuse_for_classifiers(artifact, draw, min_score)
     if folder is not None:

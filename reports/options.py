@@ -110,6 +110,7 @@ OPTIONS: dict[str, Any] = {
     "revision": option("--revision", "Branch, tag or commit on the hub."),
     "run": option("--run", "Folder under runs/; by default the newest that fits.", run_names),
     "runs": typer.Argument(help="Runs to compare.", autocompletion=run_names),
+    "scaled": option("--scaled", "With --out, decode JPEGs no larger than they are needed."),
     "scenario": option("--scenario", "Run MLPerf LoadGen: single-stream, offline or server."),
     "seconds": option("--seconds", "Longest time in seconds to spend on timing one row."),
     "seed": option("--seed", "Seed for all random numbers: weights, order, augmentation."),

@@ -64,6 +64,7 @@ data/readers/shards.py
 data/readers/tar.py
 data/readers/tfrecord.py
 data/readers/webdataset.py
+data/scaled.py
 data/split.py
 data/training_batches.py
 models/__init__.py

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 
 from mobilenet_cli.data.dataset import Sample
 from mobilenet_cli.data.parts import FILES, Part
+from mobilenet_cli.data.preprocess import prepare
 from mobilenet_cli.data.readers.remote import fetch_file
+from mobilenet_cli.data.scaled import prepare_scaled
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.errors import DataError
 from mobilenet_cli.pipeline.predicting.rows import ROW_GROUP, Kind, Row, row_of, table_of
@@ -33,12 +36,19 @@ class PredictConfig:
         top: how many classes.
         provider: an execution provider's full name.
         files: how many files of a folder make a part.
+        scaled: decode JPEGs no larger than they are needed, as ``data.scaled`` does.
     """
 
     output: Kind = "classes"
     top: int = 5
     provider: str = CPU
     files: int = FILES
+    scaled: bool = False
+
+    @property
+    def decoder(self) -> str:
+        """Return what turns files into pixels, which decides about the rows as well."""
+        return f"Pillow {PIL.__version__}" + (", scaled" if self.scaled else "")
 
 
 @dataclass(frozen=True)
@@ -142,5 +152,6 @@ def open_answering(
         def finish(sample: Sample, output: NDArray[np.float32]) -> Row:
             return row_of(sample, output, config.output, config.top, predictor.independent)
 
-        stream = Stream(predictor, artifact.facts.input, finish)
+        prepared_by = prepare_scaled if config.scaled else prepare
+        stream = Stream(predictor, artifact.facts.input, finish, prepared_by)
         yield Answering(artifact, config, stream, workers)

@@ -28,7 +28,7 @@ DOWNLOADS = 2  # shards that are fetched at once, ahead of those that are read
 
 
 def config_of(
-    top: int, provider: str, embeddings: bool, logits: bool, folder: Path | None
+    top: int, provider: str, embeddings: bool, logits: bool, scaled: bool, folder: Path | None
 ) -> PredictConfig:
     """Understand the options of ``predict``.
 
@@ -37,10 +37,13 @@ def config_of(
     """
     if embeddings and logits:
         raise OptionError("a job writes either embeddings or logits", "Pass one of the two")
-    if (embeddings or logits) and folder is None:
-        raise OptionError("embeddings and logits are written as files", "Pass --out with a folder")
+    if (embeddings or logits or scaled) and folder is None:
+        raise OptionError(
+            "embeddings, logits and scaled decoding are for files of predictions",
+            "Pass --out with a folder",
+        )
     output: Kind = "embedding" if embeddings else "logits" if logits else "classes"
-    return PredictConfig(output, top, provider)
+    return PredictConfig(output, top, provider, scaled=scaled)
 
 
 def predict_into(

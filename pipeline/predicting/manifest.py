@@ -21,6 +21,7 @@ def job_of(
 ) -> JobRecord:
     """Describe a job by all that decides about its rows."""
     options: dict[str, str | int] = {"output": config.output, "provider": config.provider}
+    options["decoder"] = config.decoder
     if config.output == "classes":
         options["top"] = config.top
     return JobRecord(

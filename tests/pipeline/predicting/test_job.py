@@ -224,7 +224,7 @@ def test_a_full_disk_keeps_what_is_finished(model, images, tmp_path, monkeypatch
 
 def test_options_that_contradict_each_other(model, images, tmp_path):
     for given, said in (
-        (["--logits"], "written as files"),
+        (["--logits"], "for files of predictions"),
         (["--logits", "--embeddings", "--out", str(tmp_path / "x")], "either embeddings or logits"),
     ):
         done = CliRunner().invoke(app, ["predict", str(model.path), str(images), *given])

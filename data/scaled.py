@@ -1,0 +1,62 @@
+"""JPEGs become a network's input faster, nearly the same: decoded no larger than they are needed.
+
+Of the frame only the square is resampled. And libjpeg's inverse transform gives 1/2, 1/4 or 1/8 of
+the size directly (libjpeg.txt, scale_denom), which is asked for where what is left is still
+``MARGIN`` times as large as the frame: of photographs of cameras and phones, not of ImageNet's.
+What is no plain upright JPEG goes through ``preprocess``.
+"""
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mobilenet_cli.data.decode import DECODER_BYTES, MEMORY, check_size
+from mobilenet_cli.data.preprocess import RESAMPLING, InputSpec, frame, normalize, offset, prepare
+
+MARGIN = 4  # below it, more than one answer in 200 is another (docs/scale.md)
+ORIENTATION = 274  # EXIF tag
+SOI = b"\xff\xd8"  # with which a JPEG begins
+PLAIN = ("RGB", "L")
+BYTES = 4 + DECODER_BYTES["JPEG"]  # a pixel
+
+
+def prepare_scaled(encoded: bytes, key: str, spec: InputSpec) -> NDArray[np.float32]:
+    """Prepare an image file's bytes as ``preprocess.prepare`` does, nearly.
+
+    Raises:
+        DataError: the image cannot be decoded.
+    """
+    if encoded.startswith(SOI) and spec.convention != "tf-slim":
+        pixels = _square(encoded, key, spec)
+        if pixels is not None:
+            return normalize(pixels, spec)
+    return prepare(encoded, key, spec)
+
+
+def _square(encoded: bytes, key: str, spec: InputSpec) -> NDArray[np.uint8] | None:
+    """Return the square [side, side, 3] of a plain JPEG; None of another, or of a damaged one."""
+    try:
+        image = Image.open(io.BytesIO(encoded), formats=["JPEG"])
+        upright = image.getexif().get(ORIENTATION, 1) == 1
+    except (OSError, SyntaxError, ValueError):
+        return None
+    if image.mode not in PLAIN or not upright:
+        return None
+    size = image.size
+    check_size(size, key)
+    width, height = frame(size, spec, key)
+    with MEMORY.hold(size[0] * size[1] * BYTES, key):
+        try:
+            image.draft(image.mode, (width * MARGIN, height * MARGIN))
+            image.load()
+        except (OSError, SyntaxError, ValueError):
+            return None  # and what it is, the other way says
+        left, top = offset((width, height), spec)
+        by = image.width / width, image.height / height
+        right, bottom = left + spec.resolution, top + spec.resolution
+        box = (left * by[0], top * by[1], right * by[0], bottom * by[1])
+        side = (spec.resolution, spec.resolution)
+        square = image.resize(side, RESAMPLING[spec.interpolation], box)
+        return np.asarray(square.convert("RGB"))

@@ -1,0 +1,72 @@
+"""Scaled decoding sees nearly what exact decoding sees, and leaves what is odd to it."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mobilenet_cli.data.preprocess import InputSpec, prepare
+from mobilenet_cli.data.scaled import prepare_scaled
+from mobilenet_cli.pipeline.errors import DataError
+
+SPEC = InputSpec(resolution=64, resize=72)
+
+
+def jpeg(size: tuple[int, int], mode: str = "RGB", **options: object) -> bytes:
+    """A smooth picture, as photographs are."""
+    rows, columns = np.mgrid[: size[1], : size[0]]
+    waves = [127 + 120 * np.sin(rows / a + columns / b) for a, b in ((31, 17), (23, 41), (57, 19))]
+    image = Image.fromarray(np.stack(waves, -1).astype(np.uint8)).convert(mode)
+    file = io.BytesIO()
+    image.save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("convention", ["keras", "torchvision", "hugging-face"])
+@pytest.mark.parametrize("size", [(100, 80), (80, 100), (300, 290), (640, 700), (72, 72)])
+def test_pixels_are_nearly_the_same(size, convention):
+    spec = InputSpec(resolution=64, resize=72, convention=convention)
+    exact, fast = (f(jpeg(size), "x", spec) for f in (prepare, prepare_scaled))
+    assert fast.shape == exact.shape
+    assert np.abs(exact - fast).mean() * 127.5 < 0.5
+
+
+def test_only_large_images_are_decoded_smaller(monkeypatch):
+    asked = []
+    original = Image.Image.resize
+    monkeypatch.setattr(
+        Image.Image,
+        "resize",
+        lambda self, *a, **k: asked.append(self.size) or original(self, *a, **k),
+    )
+    for short in (100, 8 * 72 - 2, 8 * 72 + 2, 1300):
+        prepare_scaled(jpeg((short, short + 10)), "x", SPEC)
+    assert [size[0] for size in asked] == [100, 574, 289, 325]
+
+
+def test_gray_is_gray_and_the_rest_is_left_to_the_exact_decoder(encoded):
+    gray = jpeg((90, 90), "L")
+    assert np.abs(prepare(gray, "x", SPEC) - prepare_scaled(gray, "x", SPEC)).max() < 0.03
+    turned = Image.Exif()
+    turned[274] = 6
+    odd = [encoded(), jpeg((90, 80), "CMYK"), jpeg((90, 80), exif=turned)]
+    for content in odd:
+        np.testing.assert_array_equal(
+            prepare(content, "x", SPEC), prepare_scaled(content, "x", SPEC)
+        )
+    slim = InputSpec(resolution=64, resize=72, convention="tf-slim")
+    np.testing.assert_array_equal(
+        prepare(jpeg((90, 80)), "x", slim), prepare_scaled(jpeg((90, 80)), "x", slim)
+    )
+
+
+def test_damage_is_said_as_the_exact_decoder_says_it():
+    whole = jpeg((900, 900))
+    for damaged in (whole[: len(whole) // 2], whole[:300], b"\xff\xd8 no image"):
+        said = []
+        for decoder in (prepare, prepare_scaled):
+            with pytest.raises(DataError) as error:
+                decoder(damaged, "x", SPEC)
+            said.append(str(error.value))
+        assert said[0] == said[1]
