@@ -161,7 +161,7 @@ $(R)/report.md: $(R)/.evaluated $(R)/bench.json | $(INSTALLED)
 
 # -- what developers run ---------------------------------------------------------------------------
 
-.PHONY: run check test fuzz readme-table quantizers schema acceptance-kill acceptance-resume clean clean-runs help
+.PHONY: run check test fuzz readme-table quantizers schema acceptance-kill acceptance-resume acceptance-predict clean clean-runs help
 run: $(INSTALLED) | $(R)/.train-options $(R)/.quantize-options $(R)/.bench-options ## the whole chain again as one command, which skips what is current by content
 	$(CLI) run --run $(RUN) $(train-options) $(quantize-options) $(bench-options)
 
@@ -195,6 +195,10 @@ acceptance-kill: $(INSTALLED) ## kill the chain at 20 random moments; each time 
 acceptance-resume: $(INSTALLED) ## kill ten trainings at random moments; resumed, each must end in the same bits
 	MOBILENET_CLI_KILLS=10 $(BIN)/python -m pytest -m slow tests/pipeline/training/test_acceptance_resume.py \
 		-o junit_family=xunit1 --junit-xml=build/resumes.xml
+
+acceptance-predict: $(INSTALLED) ## kill jobs of predictions 100 times, and a node of a Ray cluster
+	$(BIN)/python -m pytest -m slow tests/pipeline/predicting \
+		-o junit_family=xunit1 --junit-xml=build/predict.xml
 
 clean: ## what tools leave behind; .venv and runs stay
 	rm -rf build/lib build/bdist.* dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

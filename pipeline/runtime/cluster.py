@@ -9,6 +9,7 @@ import logging
 import os
 import pickle
 import socket
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ def on_cluster(
     """
     import ray
 
-    with _connected(address):
+    with contextlib.redirect_stdout(sys.stderr), _connected(address):  # Ray prints what it repeats
         compute = _actors(ray.nodes(), provider)
         arguments = (make, int(compute["num_cpus"]), str(Path.cwd()))
         for first in range(0, len(items), WINDOW):

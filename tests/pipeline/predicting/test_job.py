@@ -1,6 +1,8 @@
 """A job of very many images ends in the same rows, whatever happens to it on the way."""
 
+import contextlib
 import hashlib
+import http.server
 import io
 import json
 import os
@@ -8,6 +10,8 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +23,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mobilenet_cli.cli import app
+from mobilenet_cli.data.readers import remote
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
 from mobilenet_cli.pipeline.artifacts.files import sha256_file
 from mobilenet_cli.pipeline.errors import DataError, OptionError, StorageError
@@ -255,3 +260,48 @@ def test_a_killed_job_goes_on(model, encoded, tmp_path):
     assert len(list(killed.glob("part-*.parquet"))) < 30
     predict_into(killed, model, [f"{tmp_path}/*.png"], config)
     assert hashes(killed) == hashes(whole)
+
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    """A server whose files are whole, missing, broken, slow, or shorter than it says."""
+
+    whole = b""
+
+    def do_GET(self):
+        name = self.path.removeprefix("/").removesuffix(".tar")
+        if name in ("404", "500"):
+            self.send_error(int(name))
+            return
+        if name == "slow":
+            time.sleep(0.6)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.whole)))
+        self.end_headers()
+        with contextlib.suppress(OSError):  # the reader has given up
+            self.wfile.write(self.whole[:-600] if name == "short" else self.whole)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_what_an_address_does_not_give_is_said_and_tried_again(
+    model, encoded, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("MOBILENET_CLI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(remote, "TIMEOUT", 0.2)
+    Answers.whole = tar(tmp_path / "x.tar", {"0.png": encoded(), "1.png": encoded()}).read_bytes()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        source = f"http://127.0.0.1:{server.server_port}/{{a,404,500,slow,short,b}}.tar"
+        record = predict_into(tmp_path / "out", model, [source], CONFIG)
+        monkeypatch.setattr(remote, "TIMEOUT", 20)
+        again = predict_into(tmp_path / "out", model, [source], CONFIG)
+        server.shutdown()
+        thread.join()
+    assert (record.parts, record.rows, record.errors) == (2, 4, 4)
+    said = ("404 Not Found", "500 Internal", "timed out", "it ended after")
+    assert all(text in what for text, what in zip(said, record.failed, strict=True))
+    assert (again.parts, again.images, len(again.failed)) == (3, 2, 3)
+    assert {row["key"] for row in rows(tmp_path / "out")} >= {"a.tar/0.png", "b.tar/1.png"}
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.suffix == ".tar"] == []
