@@ -83,18 +83,17 @@ def observe(
     low: dict[str, NDArray[np.float64]] = {}
     high: dict[str, NDArray[np.float64]] = {}
     total: dict[str, Total] = {name: Total() for name in tensors if name in means}
+    answers = [name for name in network.outputs if name not in tensors]
     seen = 0
     for batch in images():
-        values = run_exposed(session, network, [*outside, *pooled], batch)
+        values = run_exposed(session, network, [*outside, *pooled, *answers], batch)
         for name in tensors:
             smallest, largest = _extremes(name, values)
-            if not (np.isfinite(smallest).all() and np.isfinite(largest).all()):
-                raise DataError(
-                    f"tensor '{name}' is NaN or infinite on the calibration images",
-                    "Check the model with 'mobilenet-cli evaluate'; its weights may be damaged",
-                )
+            _check_finite(name, smallest, largest)
             low[name] = np.minimum(low.get(name, np.inf), smallest)
             high[name] = np.maximum(high.get(name, -np.inf), largest)
+        for name in answers:  # they stay float, so that nothing else would look at them
+            _check_finite(name, values[name])
         for name, images_of in total.items():
             images_of.add(values[name if name in outside else name + MEAN])
         seen += len(batch)
@@ -102,6 +101,14 @@ def observe(
     if not seen:
         raise DataError("there are no calibration images", "Pass --calib-dir a folder with images")
     return Statistics(seen, low, high, {name: sums.mean for name, sums in total.items()})
+
+
+def _check_finite(tensor: str, *values: NDArray[np.float32]) -> None:
+    if not all(np.isfinite(some).all() for some in values):
+        raise DataError(
+            f"tensor '{tensor}' is NaN or infinite on the calibration images",
+            "Check the model with 'mobilenet-cli evaluate'; its weights may be damaged",
+        )
 
 
 class Total:

@@ -41,7 +41,7 @@ DATASETS: dict[str, Reader] = {
     "TFRecord": TFRECORD,
     "image folder": ImageFolder(),
 }
-SHARDS = (PARQUET, WEBDATASET, TFRECORD)
+SHARDS = tuple(reader for reader in DATASETS.values() if isinstance(reader, ShardFormat))
 
 
 def open_dataset(source: str, split: Split, seed: int = 0) -> Dataset:
@@ -110,7 +110,7 @@ def _reader(source: str) -> Reader:
             return reader
     if Path(source).exists():
         raise DataError(
-            f"data '{source}' is not a folder, nor a .parquet, .tar or .tfrecord file",
+            f"data '{source}' is not a folder, nor a {shard_endings()} file",
             "Give the folder that holds the images",
         )
     if (address := re.fullmatch(r"(\w{2,}):/+(.+)", source)) is not None:
@@ -128,6 +128,12 @@ def shard_format(name: str) -> ShardFormat | None:
     """Return the format of a file that holds many images, by its name; None of any other file."""
     found = (format_ for format_ in SHARDS if format_.pattern.fullmatch(name))
     return next(found, None)
+
+
+def shard_endings() -> str:
+    """Name the endings of such files, as an error does: ``.parquet, .tar or .tfrecord``."""
+    *others, last = (format_.ending for format_ in SHARDS)
+    return f"{', '.join(others)} or {last}"
 
 
 def shards_of(folder: str) -> list[Path]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from mobilenet_cli.data.dataset import Sample, printable
-from mobilenet_cli.data.open_dataset import shard_format, shards_of
+from mobilenet_cli.data.open_dataset import shard_endings, shard_format, shards_of
 from mobilenet_cli.data.readers.files import read_file
 from mobilenet_cli.data.readers.folder import pictures_below
 from mobilenet_cli.data.readers.remote import expand, is_address
@@ -154,7 +154,7 @@ def _parts_of(source: str, files: int) -> Iterator[Part]:
     if is_address(source):
         if shard_format(unquote(urlsplit(source).path).rpartition("/")[2]) is None:
             raise OptionError(
-                f"{source} is not the address of a .tar, .parquet or .tfrecord file",
+                f"{source} is not the address of a {shard_endings()} file",
                 "Give addresses of such files; single images must lie in a folder",
             )
         yield Part(source)

@@ -286,4 +286,4 @@ def class_names(path: Path) -> tuple[str, ...]:
     return () if isinstance(table, DataError) else table.classes
 
 
-PARQUET = ShardFormat(re.compile(r".*\.parquet"), _read_tables, _images, class_names)
+PARQUET = ShardFormat(".parquet", re.compile(r".*\.parquet"), _read_tables, _images, class_names)

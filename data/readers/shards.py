@@ -20,6 +20,7 @@ class ShardFormat:
     """A shard format keeps many images in one file, and a data set in one such file or several.
 
     Attributes:
+        ending: how people know such a file by its name, such as ``.tar``.
         pattern: the pattern that the whole name of such a file matches.
         read: reads the samples of some files, which are given with names that tell them apart,
             with an error in place of samples that a file no longer has.
@@ -28,6 +29,7 @@ class ShardFormat:
         class_names: reads the names of the classes from a file that lists them.
     """
 
+    ending: str
     pattern: re.Pattern[str]
     read: Callable[[Mapping[Path, str]], Iterable[Sample | DataError]]
     images: Callable[[Path, str], Iterator[Sample | DataError]]

@@ -299,4 +299,6 @@ def _varint(message: memoryview, position: int) -> tuple[int, int]:
     raise ValueError("is no tf.train.Example")
 
 
-TFRECORD = ShardFormat(re.compile(r".*(\.tfrecords?|-\d{5}-of-\d{5})"), _read_records, _images)
+TFRECORD = ShardFormat(
+    ".tfrecord", re.compile(r".*(\.tfrecords?|-\d{5}-of-\d{5})"), _read_records, _images
+)

@@ -195,4 +195,4 @@ class _Names:
         return Sample(name + again, label, read)
 
 
-WEBDATASET = ShardFormat(re.compile(r".*\.tar"), _read_tars, _images)
+WEBDATASET = ShardFormat(".tar", re.compile(r".*\.tar"), _read_tars, _images)

@@ -7,7 +7,7 @@ from mobilenet_cli.models import find_architecture
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.facts import METADATA_KEY, Facts
-from mobilenet_cli.pipeline.errors import ModelError
+from mobilenet_cli.pipeline.errors import CheckError, ModelError
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 
 def checkpoint_bytes(network: "torch.nn.Module", facts: Facts) -> bytes:
-    """Serialize a network's parameters and buffers, on the CPU, with the facts in the header."""
+    """Serialize a network's parameters and buffers, on the CPU, with the facts in the header.
+
+    Raises:
+        CheckError: one of them is NaN or infinite.
+    """
     from safetensors.torch import save
 
     # BatchNorm's step counter matters to no stage and would make equal networks differ.
@@ -26,6 +30,11 @@ def checkpoint_bytes(network: "torch.nn.Module", facts: Facts) -> bytes:
         for name, tensor in network.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
+    for name, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise CheckError(
+                f"'{name}' became NaN or infinite", "Train again with a lower learning rate"
+            )
     return save(state, metadata={METADATA_KEY: facts.model_dump_json()})
 
 

@@ -8,7 +8,7 @@ from mobilenet_cli.models import find_architecture
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
 from mobilenet_cli.pipeline.artifacts.onnx_graph import has_batch_norms
 from mobilenet_cli.pipeline.benchmarking.job import Direction
-from mobilenet_cli.pipeline.runtime.session import PROVIDERS, SessionConfig
+from mobilenet_cli.pipeline.runtime.session import PROVIDERS, Provider, SessionConfig
 from mobilenet_cli.reports.records.latency import FROZEN, UNFUSED
 
 
@@ -88,10 +88,10 @@ def worth_running_on(provider: str, paths: list[Path], tell: Callable[[str], Non
     def fits(path: Path) -> bool:
         facts = load_artifact(path).facts
         made_for = facts.config.get("target") if facts.stage == "quantize" else None
-        return made_for is None or (made_for, provider) == ("tensorrt", "TensorrtExecutionProvider")
+        return made_for is None or made_for == known.int8_target
 
-    known = PROVIDERS.get(provider)
-    if known is None or not known.device:
+    known = PROVIDERS.get(provider, Provider())
+    if not known.device:
         return paths
     for path in paths:
         if not fits(path):

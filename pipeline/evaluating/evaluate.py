@@ -83,7 +83,7 @@ def evaluate(
             the first unreadable one.
         ModelError: the model cannot be used.
         ProviderError: the provider cannot run it.
-        CheckError: the model's output is NaN.
+        CheckError: the model's output is NaN or infinite.
     """
     facts, given = artifact.facts, evaluation_set(artifact, config.data)
     dataset = relabelled(given, config.class_map, facts)
@@ -244,10 +244,12 @@ def rank_of(target: int, logits: NDArray[np.float32], key: str) -> int:
     """Return how many classes come before ``target`` by falling logit; ties in order of index.
 
     Raises:
-        CheckError: a logit is NaN, which has no order.
+        CheckError: a logit is NaN, which has no order, or infinite, which has no probability.
     """
-    if np.isnan(logits).any():
-        raise CheckError(f"the model's output for {key} is NaN", "Train or import the model again")
+    if not np.isfinite(logits).all():
+        raise CheckError(
+            f"the model's output for {key} is NaN or infinite", "Train or import the model again"
+        )
     before = (logits > logits[target]).sum() + (logits[:target] == logits[target]).sum()
     return int(before)
 

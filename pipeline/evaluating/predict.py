@@ -17,7 +17,7 @@ from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.file_kinds import kind_of
 from mobilenet_cli.pipeline.artifacts.package_folder import is_package
 from mobilenet_cli.pipeline.errors import DataError, OptionError
-from mobilenet_cli.pipeline.runtime.predictor import open_predictor, top_classes
+from mobilenet_cli.pipeline.runtime.predictor import open_predictor, refuse_not_finite, top_classes
 from mobilenet_cli.pipeline.runtime.session import CPU
 from mobilenet_cli.pipeline.runtime.stream import Outcome, Stream, batched
 
@@ -46,7 +46,7 @@ class Prediction:
     Attributes:
         image: the image's name.
         guesses: its classes, the most probable one first.
-        error: why the image cannot be read.
+        error: why the image cannot be read, or that the model gives NaN or infinity for it.
     """
 
     image: str
@@ -144,7 +144,7 @@ def predict(
     top: int = 5,
     provider: str = CPU,
 ) -> Iterator[Prediction]:
-    """Classify images in their order; an unreadable one gets its error and stops nothing.
+    """Classify images in their order; one without an answer gets its error and stops nothing.
 
     Images are looked for as they are needed, and answers are yielded as they come.
 
@@ -154,7 +154,8 @@ def predict(
     """
     with open_predictor(artifact, provider) as predictor:
 
-        def guesses(_: Sample, logits: NDArray[np.float32]) -> tuple[Guess, ...]:
+        def guesses(sample: Sample, logits: NDArray[np.float32]) -> tuple[Guess, ...]:
+            refuse_not_finite(logits, sample.key)
             ranked = top_classes(logits, top, predictor.independent)
             return tuple(
                 Guess(*_describe(artifact, index), probability)

@@ -14,7 +14,7 @@ from mobilenet_cli.data.parts import Part
 from mobilenet_cli.pipeline.artifacts.facts import Facts
 from mobilenet_cli.pipeline.artifacts.files import writing_atomically
 from mobilenet_cli.pipeline.errors import DataError
-from mobilenet_cli.pipeline.runtime.predictor import top_classes
+from mobilenet_cli.pipeline.runtime.predictor import refuse_not_finite, top_classes
 from mobilenet_cli.pipeline.runtime.stream import Outcome
 
 Kind = Literal["classes", "embedding", "logits"]
@@ -43,8 +43,7 @@ def row_of(
     Raises:
         DataError: the output is NaN or infinite.
     """
-    if not np.isfinite(output).all():
-        raise DataError(f"the model's output for {sample.key} is not finite", "Check the model")
+    refuse_not_finite(output, sample.key)
     if kind != "classes":
         return Row(output)
     classes, probabilities = top_classes(output, top, independent)

@@ -61,9 +61,7 @@ def provider_findings(here: MachineRecord) -> Iterator[Finding]:
         try:
             open_session(small_model(), SessionConfig(provider=name, threads=1))
         except ProviderError as error:
-            # TensorRT is an addition to the gpu extra, which most people do without.
-            optional = name.startswith("Tensorrt")
-            status: Literal["note", "problem"] = "note" if optional else "problem"
+            status: Literal["note", "problem"] = "note" if provider.optional else "problem"
             yield Finding(subject=name, status=status, what=error.what, fix=error.fix)
         else:
             yield Finding(subject=name, status="ok", what="runs a model")

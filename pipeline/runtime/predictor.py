@@ -12,7 +12,7 @@ from mobilenet_cli.models.boxes import CORNERS, BoxSpec
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
 from mobilenet_cli.pipeline.artifacts.onnx_graph import OutputKind, features_model, output_kind
-from mobilenet_cli.pipeline.errors import ModelError, ProviderError, counted
+from mobilenet_cli.pipeline.errors import DataError, ModelError, ProviderError, counted
 from mobilenet_cli.pipeline.runtime.session import CPU, CUDA, SessionConfig, open_session
 
 TORCH = "torch"
@@ -39,6 +39,14 @@ class Predictor:
     logits: Callable[[NDArray[np.float32]], NDArray[np.float32]]
     independent: bool = False
     whole_batches: bool = False
+
+
+def refuse_not_finite(output: NDArray[np.float32], key: str) -> None:
+    """Raise DataError where a model's output for one image has NaN or infinity."""
+    if not np.isfinite(output).all():
+        raise DataError(
+            f"the model's output for {key} is not finite", "Train or import the model again"
+        )
 
 
 def top_classes(

@@ -30,6 +30,7 @@ from mobilenet_cli.pipeline.runtime.machine import usable_cpus
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 SUFFIX = "ExecutionProvider"
 CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
 
 
 @dataclass(frozen=True)
@@ -40,16 +41,23 @@ class Provider:
         library: file of ONNX Runtime that holds it; empty when it is built in. NVIDIA's are
             separate, and whether they can be loaded is found out before a session is.
         device: ONNX Runtime's name for its memory; empty for the host's.
+        int8_target: with memory of its own, the kernel target whose int8 files it runs well.
+        optional: the doctor notes that it does not start, and does not call that a problem; so for
+            one that most installations lack.
     """
 
     library: str = ""
     device: str = ""
+    int8_target: str = ""
+    optional: bool = False
 
 
 PROVIDERS = {
     CPU: Provider(),
-    "CUDAExecutionProvider": Provider("libonnxruntime_providers_cuda.so", "cuda"),
-    "TensorrtExecutionProvider": Provider("libonnxruntime_providers_tensorrt.so", "cuda"),
+    CUDA: Provider("libonnxruntime_providers_cuda.so", "cuda"),
+    "TensorrtExecutionProvider": Provider(
+        "libonnxruntime_providers_tensorrt.so", "cuda", int8_target="tensorrt", optional=True
+    ),
 }
 
 
@@ -105,18 +113,22 @@ def check_provider(name: str) -> None:
     available = ort.get_available_providers()
     if name in available:
         return
+    cure = "Install an ONNX Runtime that is built with it, or choose one of these"
     raise ProviderError(
         f"{name} is not in the installed ONNX Runtime {ort.__version__}, "
         f"which has {', '.join(available)}",
-        nearest_provider(name, {*PROVIDERS, *available}),
+        cure if known else nearest_provider(name, {*PROVIDERS, *available}),
     )
 
 
 def nearest_provider(name: str, known: Collection[str]) -> str:
     """Suggest a known name that resembles this one, with or without its suffix."""
-    spellings = {full.lower(): full for full in known}
-    spellings |= {full.removesuffix(SUFFIX).lower(): full for full in known}
-    near = difflib.get_close_matches(name.lower(), spellings, n=1, cutoff=0.7)
+    spellings = {full.removesuffix(SUFFIX).lower(): full for full in known}
+    typed = name.lower()
+    if not typed.endswith(SUFFIX.lower()):  # which would make any two names alike
+        spellings |= {full.lower(): full for full in known}
+    typed = typed.removesuffix(SUFFIX.lower())
+    near = difflib.get_close_matches(typed, spellings, n=1, cutoff=0.7)
     return f"Did you mean {spellings[near[0]]}" if near else "Choose one of these"
 
 
@@ -222,6 +234,3 @@ def _session_error(
             "Run 'mobilenet-cli doctor' to see what is missing, or bench another artifact",
         )
     return ModelError(f"ONNX Runtime cannot {what} {name} ({reason})", "Export the model again")
-
-
-CUDA = "CUDAExecutionProvider"

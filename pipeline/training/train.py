@@ -60,7 +60,7 @@ def train(
 
     Raises:
         DataError: the images cannot be used, or there are fewer than two classes.
-        CheckError: the loss became NaN.
+        CheckError: the loss or a weight became NaN or infinite.
         ModelError: the weights to start from cannot be used.
         OptionError: there is nothing to resume, or only a training with other settings.
         StorageError: ``out`` cannot be written, or holds the weights to start from.
@@ -163,7 +163,7 @@ class Trainer:
         """Train to the end, and write what is to be kept.
 
         Raises:
-            CheckError: the loss became NaN.
+            CheckError: the loss or a weight became NaN or infinite.
             KeyboardInterrupt: the listener stopped it; the state is written.
         """
         main = self.setup.group.is_main

@@ -10,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 from typer.testing import CliRunner
 
 from mobilenet_cli.cli import app
@@ -231,11 +233,12 @@ def test_labels_map_by_identifier_not_by_rank():
     assert targets_of(dataset, ("background", "a", "b", "c"), "m") == [3, 1]
 
 
-def test_rank_breaks_ties_by_index_and_refuses_nan():
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_rank_breaks_ties_by_index_and_refuses_what_is_not_finite(value):
     logits = np.array([1.0, 3.0, 3.0, 2.0], np.float32)
     assert [rank_of(t, logits, "x") for t in range(4)] == [3, 0, 1, 2]
     with pytest.raises(CheckError, match=r"output for x\.png is NaN"):
-        rank_of(0, np.array([1, np.nan], np.float32), "x.png")
+        rank_of(0, np.array([1, value], np.float32), "x.png")
 
 
 def test_records_replace_their_predecessors(tiny, ten, tmp_path):
@@ -338,6 +341,19 @@ def test_predict_orders_by_probability(tiny, ten):
     assert chances == sorted(chances, reverse=True)
     assert sum(chances) == pytest.approx(1)
     assert {g.identifier for g in made.guesses} == set("0123456789")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_predict_names_no_classes_by_what_is_not_finite(tiny, ten, tmp_path, value):
+    model = onnx.load(tiny / "fp32.onnx")
+    (weights,) = (t for t in model.graph.initializer if t.name == model.graph.node[-1].input[1])
+    spoilt = numpy_helper.to_array(weights).copy()
+    spoilt.flat[0] = value
+    weights.CopyFrom(numpy_helper.from_array(spoilt, weights.name))
+    onnx.save(model, tmp_path / "m.onnx")
+    samples = open_dataset(str(ten), "all").samples[:2]
+    answered = list(predict(load_artifact(tmp_path / "m.onnx"), samples))
+    assert [a.error and "is not finite" in a.error.what for a in answered] == [True, True]
 
 
 def test_predict_files_folders_and_standard_input(tiny, ten, encoded):

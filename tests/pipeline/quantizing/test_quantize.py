@@ -457,6 +457,18 @@ def test_weights_that_are_no_numbers(chain, tmp_path, value):
     assert not (tmp_path / "x.onnx").exists()
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_answers_that_are_no_numbers(chain, tmp_path, value):
+    """The last tensor gets no codes; it is looked at all the same."""
+
+    def spoil(tensors, model):
+        tensors[model.graph.node[-1].input[-1]].flat[1] = value
+
+    source = edited(chain.folded, tmp_path / "f.onnx", spoil)
+    with pytest.raises((DataError, ModelError), match="NaN or infini"):
+        quantize(source, FEW, tmp_path / "x.onnx")
+
+
 def test_activations_that_overflow(tmp_path):
     source = vgg(tmp_path / "f.onnx")
 

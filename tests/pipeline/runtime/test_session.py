@@ -14,6 +14,7 @@ from mobilenet_cli.pipeline.runtime.machine import usable_cpus
 from mobilenet_cli.pipeline.runtime.session import (
     CPU,
     PROVIDERS,
+    Provider,
     SessionConfig,
     nearest_provider,
     open_session,
@@ -57,8 +58,17 @@ def test_misspelt_provider(chain, name, meant):
     assert CPU in caught.value.what
 
 
+def test_a_known_provider_that_is_not_installed_is_not_suggested(monkeypatch):
+    name = "DnnlExecutionProvider"
+    monkeypatch.setitem(PROVIDERS, name, Provider())
+    with pytest.raises(ProviderError, match="is not in the installed ONNX Runtime") as caught:
+        open_session(b"not even read", SessionConfig(provider=name))
+    assert caught.value.fix.startswith("Install an ONNX Runtime")
+
+
 def test_name_that_resembles_none():
-    assert nearest_provider("abacus", PROVIDERS) == "Choose one of these"
+    for name in ("abacus", "AbacusExecutionProvider"):
+        assert nearest_provider(name, PROVIDERS) == "Choose one of these"
 
 
 @pytest.mark.skipif(CUDA in ort.get_available_providers(), reason="this runtime has CUDA")

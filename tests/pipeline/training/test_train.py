@@ -121,6 +121,22 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_old_checkpoint(
     assert trained.read_bytes() == before
 
 
+def test_a_weight_that_is_not_finite_keeps_the_old_checkpoint(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last step's loss was of the weights before it."""
+    before = trained.read_bytes()
+    monkeypatch.setattr(torch.optim.AdamW, "step", spoil_weights)
+    with pytest.raises(CheckError, match="became NaN or infinite"):
+        train(replace(SMALL, epochs=0.01), trained)
+    assert trained.read_bytes() == before
+
+
+def spoil_weights(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    with torch.no_grad():
+        optimizer.param_groups[0]["params"][0].fill_(float("nan"))
+
+
 def test_trains_on_a_folder_and_flips_only_there(
     class_folders: Callable[..., Path], tmp_path: Path
 ) -> None:
