@@ -8,6 +8,7 @@ from mobilenet_cli.pipeline.errors import counted
 from mobilenet_cli.reports.latency_tables import classic_markdown, latency_markdown, threads_on
 from mobilenet_cli.reports.records.accuracy import Interval, Metric
 from mobilenet_cli.reports.records.run import ArtifactRecord, Missing, ReportRecord, ReportRow
+from mobilenet_cli.reports.summary import times
 from mobilenet_cli.reports.tables import (
     Cell,
     Grid,
@@ -96,11 +97,6 @@ def times_cell(interval: Interval | None) -> Cell:
     if interval.low is not None and interval.high is not None:
         bounds = f"{times(interval.low)} to {times(interval.high)}"
     return Cell(f"{times(interval.value)}×", interval.value, bounds)
-
-
-def times(value: float) -> str:
-    """Write two decimals, or two digits where two decimals would show nothing."""
-    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
 def missing_markdown(missing: Sequence[Missing]) -> str:

@@ -113,7 +113,7 @@ def facts(run: RunRecord) -> tuple[str, ...]:
     if trained:
         found.append(
             f"Trained on {trained.images:,} images of {first.data or 'an unknown set'} for "
-            f"{counted(trained.epochs, 'epoch')}"
+            f"{counted(trained.epochs, 'epoch')}{kept(trained)}"
         )
     if imported:
         found.append(f"Weights imported from {file_name(imported.source)}, {imported.layout} names")
@@ -122,6 +122,14 @@ def facts(run: RunRecord) -> tuple[str, ...]:
         own = "training" if trained and last.config.get("calib_dir") is None else "calibration"
         found.append(f"Quantized with {counted(quantized.images, f'{own} image')}")
     return tuple(found)
+
+
+def kept(trained: TrainRecord) -> str:
+    """Say which epoch's weights a training has kept, where they are not the last one's."""
+    epoch = trained.kept_epoch
+    if epoch is None or epoch >= trained.epochs:
+        return ""
+    return f", of which epoch {epoch} was the best and is kept" if epoch else ", none of them kept"
 
 
 def headline(run: RunRecord, rows: Sequence[ReportRow]) -> str:
@@ -176,12 +184,17 @@ def speed(ratio: Interval, than: str = "fp32") -> tuple[bool, str]:
     """
     if ratio.low is None or ratio.high is None:
         return False, f"no interval of the speed against {than} is known"
-    bounds = f"(95 %: {ratio.low:.2f} to {ratio.high:.2f})"
+    bounds = f"(95 %: {times(ratio.low)} to {times(ratio.high)})"
     if ratio.low > 1 or ratio.high < 1:
         if ratio.low > 1:
-            return True, f"{ratio.value:.2f}× as fast as {than} {bounds}"
-        return True, f"slower than {than}, at {ratio.value:.2f}× its speed {bounds}"
+            return True, f"{times(ratio.value)}× as fast as {than} {bounds}"
+        return True, f"slower than {than}, at {times(ratio.value)}× its speed {bounds}"
     return False, f"no difference in speed was found {bounds}"
+
+
+def times(value: float) -> str:
+    """Write two decimals, or two digits where two decimals would show nothing."""
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
 def _accuracy(int8: ReportRow, base: ReportRow) -> str:

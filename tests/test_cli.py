@@ -159,6 +159,18 @@ def test_flags_are_no_values_in_the_help():
         assert "<bool>" not in text
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_names_that_the_output_cannot_encode_are_escaped(chain, tmp_path: Path, encoded, encoding):
+    photo = tmp_path / "köttur-猫.png"
+    photo.write_bytes(encoded())
+    program = "from mobilenet_cli.cli import main; main()"
+    command = [sys.executable, "-c", program, "predict", chain.int8.path, photo]
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, env=environment, capture_output=True, check=True)
+    shown = done.stdout.decode(encoding)
+    assert ("köttur" if encoding == "latin-1" else r"k\xf6ttur") + r"-\u732b.png" in shown
+
+
 def test_help_that_nobody_reads_to_its_end_is_no_failure():
     reader, writer = os.pipe()
     os.close(reader)

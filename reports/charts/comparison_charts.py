@@ -159,7 +159,8 @@ def over_time(
         | {
             "xaxis": class_axis([run.run for run in runs])
             | {"title": {"text": "run, oldest first"}}
-        },
-        ("run", "made", "artifact", unit),
+        }
+        | ({"yaxis": log_axis(unit, [y for d in data for y in d["y"]])} if unit == "ms" else {}),
+        ("run", "newest file, UTC", "artifact", unit),
         lines,
     )

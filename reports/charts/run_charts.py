@@ -462,10 +462,12 @@ def confusion_chart(run: RunRecord) -> Chart | None:
                 **class_axis(found.taken_for),
                 "title": {"text": "predicted class"},
                 "showgrid": False,
+                "zeroline": False,
             },
             "yaxis": {
                 **class_axis(found.classes),
                 "showgrid": False,
+                "zeroline": False,
                 "title": {"text": "true class"},
                 "autorange": "reversed",
                 "scaleanchor": "x",

@@ -9,7 +9,7 @@ from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.artifacts.facts import Facts
 from mobilenet_cli.pipeline.importing.import_weights import run_name
 from mobilenet_cli.reports import terminal
-from mobilenet_cli.reports.records.accuracy import EvaluationRecord, Metric
+from mobilenet_cli.reports.records.accuracy import EvaluationRecord, Interval, Metric
 from mobilenet_cli.reports.records.base import Record
 from mobilenet_cli.reports.records.conversion import (
     ConvertRecord,
@@ -20,6 +20,7 @@ from mobilenet_cli.reports.records.conversion import (
 from mobilenet_cli.reports.records.deployment import InputProof, PackageRecord, VariantRecord
 from mobilenet_cli.reports.records.quantization import FloatLayer, QuantizeRecord
 from mobilenet_cli.reports.records.training import EpochRecord, TrainingStart, TrainRecord
+from mobilenet_cli.reports.summary import kept, speed
 from mobilenet_cli.reports.terminal import train_notes, train_text, training_text
 
 START = TrainingStart(
@@ -259,3 +260,20 @@ def test_what_was_done_already_is_said():
 
 def test_names_of_others_do_not_steer_the_terminal():
     assert terminal.printable("a\x1b[2Jb\u202e\ud800") == r"a\x1b[2Jb\u202e\ud800"
+
+
+def test_facts_say_which_epoch_is_kept():
+    assert kept(TRAINED) == ", of which epoch 2 was the best and is kept"
+    assert kept(TRAINED.model_copy(update={"kept_epoch": 3})) == ""
+    assert kept(TRAINED.model_copy(update={"kept_epoch": None})) == ""
+    assert kept(TRAINED.model_copy(update={"kept_epoch": 0})) == ", none of them kept"
+
+
+def test_small_ratios_show_their_digits():
+    assert speed(Interval(value=0.0084, low=0.0023, high=22.3)) == (
+        False,
+        "no difference in speed was found (95 %: 0.0023 to 22.30)",
+    )
+    assert speed(Interval(value=0.0074, low=0.0025, high=0.036))[1].startswith(
+        "slower than fp32, at 0.0074× its speed (95 %: 0.0025 to 0.036)"
+    )
