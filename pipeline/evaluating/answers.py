@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from mobilenet_cli.pipeline.artifacts.runs import Run
 from mobilenet_cli.pipeline.evaluating.records import key_of, predictions_in
 from mobilenet_cli.reports.records.accuracy import EvaluationRecord, PredictionsRecord
 
-FEW = 5000  # images whose answers are kept in memory: 5 MB
-GROUP = 4096  # rows that are written at once
+FEW = 500  # images whose answers are kept in memory
+GROUP = 1024  # rows that are written at once
 RECORD = b"record"  # in the metadata of a file: the evaluation, as JSON
 
 
@@ -71,7 +72,7 @@ class AnswerKeeper:
         self.spill, self.stack = spill, stack
         self.answers: list[Answer] = []
         self.writer: Any = None
-        self.limit = FEW if _has_pyarrow() else None
+        self.limit = FEW if find_spec("pyarrow") else None
 
     def add(self, answer: Answer) -> None:
         """Keep one answer."""
@@ -113,15 +114,6 @@ class AnswerKeeper:
 def _name_of(record: EvaluationRecord) -> str:
     model, data, provider = key_of(record)
     return f"{model}-{hashlib.sha256(f'{data}{provider}'.encode()).hexdigest()[:8]}.parquet"
-
-
-def _has_pyarrow() -> bool:
-    """Load pyarrow, now rather than in the middle, so that memory is the same for few and many."""
-    try:
-        import pyarrow.parquet  # noqa: F401
-    except ImportError:
-        return False
-    return True
 
 
 @contextmanager
