@@ -432,6 +432,31 @@ def deploy_command(
     return Output(made.as_document(), deploy_text(made.folder, made.manifest))
 
 
+@command("serve")
+def serve_command(
+    package: Path,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    max_batch: int = 8,
+    max_wait_ms: float = 0.0,
+    max_queue: int = 128,
+    max_body_mb: int = 32,
+    max_pixels: int = 89_478_485,
+    token_file: File = None,
+    as_json: bool = False,
+) -> Output:
+    """Answer over HTTP what a package says of images, until a signal stops it."""
+    from mobilenet_cli.pipeline.serving.config import ServeConfig
+    from mobilenet_cli.pipeline.serving.serve import open_server
+    from mobilenet_cli.reports.terminal import serve_text
+
+    limits = (max_batch, max_wait_ms, max_queue, max_body_mb, max_pixels)
+    record, run = open_server(package, ServeConfig(host, port, *limits, token_file))
+    output = Output(record.model_dump(mode="json"), serve_text(record))
+    run(lambda: show(output, as_json))
+    raise typer.Exit
+
+
 @command("evaluate")
 def evaluate_command(
     models: Files = None,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError, features
 
-from mobilenet_cli.pipeline.errors import DataError
+from mobilenet_cli.pipeline.errors import DataError, TooLargeError
 
 # Without Pillow's readers that start other programs or draw vectors.
 FORMATS = ["BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP"]
@@ -56,10 +56,10 @@ class MemoryBudget:
         """Wait until so many bytes are free, and hold them.
 
         Raises:
-            DataError: it is more than all.
+            TooLargeError: it is more than all.
         """
         if size > self.total:
-            raise DataError(
+            raise TooLargeError(
                 f"{key} takes {size / 1e9:.1f} GB of memory to decode, more than "
                 f"{self.total / 1e9:.1f}",
                 "Scale the image down, or save it as JPEG or PNG with 8 bits per channel",
@@ -89,7 +89,7 @@ def decode(encoded: bytes, key: str) -> Image.Image:
 
 
 @contextmanager
-def decoded(encoded: bytes, key: str) -> Iterator[Image.Image]:
+def decoded(encoded: bytes, key: str, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """Decode an image file to upright RGB, and hold the memory that it takes.
 
     Orientation from EXIF or XMP is applied; transparency is composed onto white; deep grayscale is
@@ -98,19 +98,22 @@ def decoded(encoded: bytes, key: str) -> Iterator[Image.Image]:
     Args:
         encoded: the file's bytes, in one of ``FORMATS``; its name does not matter.
         key: what to call the image in an error, usually its path.
+        max_pixels: the most that it may have.
 
     Raises:
-        DataError: not an image, truncated, corrupt, larger than ``MAX_PIXELS``, or it takes more
-            memory than ``BUDGET``.
+        TooLargeError: it has more pixels, or takes more memory than ``BUDGET``.
+        DataError: not an image, truncated or corrupt.
     """
     with _reported(encoded, key):
-        claimed = _claimed_cost(encoded, key)  # of formats that take memory when they are opened
-        image = None if claimed else _opened(encoded, key)
+        # Some formats take memory when they are opened.
+        claimed = _claimed_cost(encoded, key, max_pixels)
+        image = None if claimed else _opened(encoded, key, max_pixels)
         cost = claimed if image is None else _cost(image, encoded)
     with MEMORY.hold(cost, key):
         with _reported(encoded, key):
-            rgb = _upright_rgb(_opened(encoded, key) if image is None else image, encoded, key)
-        del image
+            opened = _opened(encoded, key, max_pixels) if image is None else image
+            rgb = _upright_rgb(opened, encoded, key)
+        del image, opened
         try:
             yield rgb
         finally:
@@ -141,30 +144,30 @@ def _reported(encoded: bytes, key: str) -> Iterator[None]:
         ) from error
 
 
-def check_size(size: tuple[int, int], key: str) -> None:
-    """Refuse an image (width, height) larger than ``MAX_PIXELS`` before it takes that memory.
+def check_size(size: tuple[int, int], key: str, most: int = MAX_PIXELS) -> None:
+    """Refuse an image (width, height) with more pixels before it takes that memory.
 
     Raises:
-        DataError: it is larger.
+        TooLargeError: it is larger.
     """
-    if size[0] * size[1] > MAX_PIXELS:
-        raise _too_many(size[0] * size[1], key)
+    if size[0] * size[1] > most:
+        raise _too_many(size[0] * size[1], key, most)
 
 
-def _too_many(pixels: int, key: str) -> DataError:
-    return DataError(
-        f"{key} has {pixels:,} pixels, more than {MAX_PIXELS:,}",
+def _too_many(pixels: int, key: str, most: int = MAX_PIXELS) -> TooLargeError:
+    return TooLargeError(
+        f"{key} has {pixels:,} pixels, more than {most:,}",
         "Scale the image down or remove it",
     )
 
 
-def _opened(encoded: bytes, key: str) -> Image.Image:
+def _opened(encoded: bytes, key: str, most: int) -> Image.Image:
     image = Image.open(io.BytesIO(encoded), formats=FORMATS)
-    check_size(image.size, key)
+    check_size(image.size, key, most)
     return image
 
 
-def _claimed_cost(encoded: bytes, key: str) -> int:
+def _claimed_cost(encoded: bytes, key: str, most: int) -> int:
     """Return the bytes that a GIF or WebP takes, from its header; 0 of other formats.
 
     GIF89a specification, section 18; RFC 9649, sections 2.5 to 2.7.
@@ -183,7 +186,7 @@ def _claimed_cost(encoded: bytes, key: str) -> int:
             size = _little(head[26:28]) & 0x3FFF, _little(head[28:30]) & 0x3FFF
     if size is None:
         return 0
-    check_size(size, key)
+    check_size(size, key, most)
     return max(1, size[0] * size[1]) * bytes_
 
 

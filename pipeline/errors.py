@@ -5,6 +5,7 @@
     MobilenetError          a sentence that says what is wrong, and one that says what to do
     ├── OptionError         an option's value makes no sense (``--width 0``)
     ├── DataError           images: a missing folder, an unreadable picture, unknown labels
+    │   └── TooLargeError   an image, or what it takes to decode it, is larger than allowed
     ├── ModelError          a model file: not ONNX, truncated, another width, external data
     ├── CheckError          a stage's own proof failed; what it made was thrown away
     ├── ProviderError       the execution provider asked for cannot run this model here
@@ -54,6 +55,10 @@ class DataError(MobilenetError):
     """Images, labels or the folder they should be in cannot be used."""
 
 
+class TooLargeError(DataError):
+    """An image, or the memory that it takes to decode it, is larger than allowed."""
+
+
 class ModelError(MobilenetError):
     """A model or checkpoint file cannot be used."""
 
@@ -85,6 +90,11 @@ EXTRAS = {
     "tensorboardX": "tensorboard",
     "tensorflow": "tensorflow",
     "mlperf_loadgen": "mlperf",
+    "starlette": "serve",
+    "uvicorn": "serve",
+    "httptools": "serve",
+    "prometheus_client": "serve",
+    "python_multipart": "serve",
 }
 
 

@@ -63,6 +63,8 @@ MEANT_COMMANDS = {
     "compare": "report --compare",
     "history": "report --history",
     "package": "deploy",
+    "server": "serve",
+    "listen": "serve",
     "info": "inspect",
     "show": "inspect",
     "check": "doctor",

@@ -63,18 +63,24 @@ OPTIONS: dict[str, Any] = {
     "file": typer.Argument(help="An ONNX file, a checkpoint, or a training.pt."),
     "folder": option("--out", "Folder for parquet files, a part each; a second start goes on."),
     "fp16": option("--fp16", "Convert to half precision; input and output stay float32."),
+    "host": option("--host", "Address to listen on; by default only this machine can connect."),
     "init": option("--init", "Checkpoint to start from; new classes get a new classifier."),
     "into": option("--into", "Also bring the marked tables of a Markdown file up to date."),
     "json_lines": option("--jsonl", "Print a JSON document on each line, as answers come."),
     "labelled": option("--data", "Labelled images; by default those held out from training."),
     "list_recipes": option("--list-recipes", "Show the recipes and their values, and leave."),
     "logits": option("--logits", "With --out, write the logits of all classes."),
+    "max_batch": option("--max-batch", "Most images that the model takes at a time."),
+    "max_body_mb": option("--max-body-mb", "Largest body of a request in MiB."),
     "max_drop": option(
         "--max-drop",
         "Keep the fewest layers in float by which top-1 drops no more than so many points, such as "
         "0.3. This quantizes again and again, for minutes.",
     ),
+    "max_pixels": option("--max-pixels", "Most pixels of an encoded image."),
+    "max_queue": option("--max-queue", "Most images at a time; more are told to come back."),
     "max_slowdown": option("--max-slowdown", "Exit with 1 when a row is slower than that."),
+    "max_wait_ms": option("--max-wait-ms", "Milliseconds that images wait to fill a batch."),
     "model": typer.Argument(help="A model file; by default the right one of the run."),
     "models": typer.Argument(help="Model files; by default all of the run."),
     "multiplier": option("--width", "Width multiplier above 0; 1.0 or that of --init by default."),
@@ -95,6 +101,8 @@ OPTIONS: dict[str, Any] = {
     "min_score": option("--min-score", "Least probability of a box, 0 to 1; 0.5 by default."),
     "opset": option("--opset", "ONNX operator set to write."),
     "out": option("--out", "File or folder to write; by default it goes into the run."),
+    "package": typer.Argument(help="A folder that deploy has made."),
+    "port": option("--port", "TCP port to listen on; 0 takes a free one."),
     "precision": option("--precision", "Precision of training: fp32, bf16 or, on a GPU, fp16."),
     "images": option("--data", "Images to compare on; training images by default."),
     "provider": option(
@@ -130,6 +138,7 @@ OPTIONS: dict[str, Any] = {
     "tensorboard": option("--tensorboard", "Also write curves for TensorBoard, into the run."),
     "threads": option("--threads", "Threads of each operator; several counts, as in 1,all."),
     "targets": option("--target", "Quantize for these kernels too; repeatable.", TARGET_NAMES),
+    "token_file": option("--token-file", "File with a token that clients must send (Bearer)."),
     "top": option("--top", "Number of most probable classes to name.", min=1),
     "weights": typer.Argument(
         help="Weights of Keras, torch, TensorFlow or safetensors, a folder or an id of the Hugging "

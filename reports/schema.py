@@ -16,7 +16,7 @@ from mobilenet_cli.reports.records.conversion import (
     NmsRecord,
     SimplifyRecord,
 )
-from mobilenet_cli.reports.records.deployment import PackageRecord
+from mobilenet_cli.reports.records.deployment import PackageRecord, ServeRecord
 from mobilenet_cli.reports.records.detection import DetectionRecord
 from mobilenet_cli.reports.records.latency import BenchRecord
 from mobilenet_cli.reports.records.prediction import JobRecord, PredictRecord
@@ -41,6 +41,7 @@ SCHEMAS: dict[str, TypeAdapter[object]] = {
     "predictions": TypeAdapter(list[PredictionsRecord]),
     "quantize": TypeAdapter(QuantizeRecord),
     "report": TypeAdapter(ReportRecord),
+    "serve": TypeAdapter(ServeRecord),
     "simplify": TypeAdapter(SimplifyRecord),
     "train": TypeAdapter(TrainRecord),
     "train-epoch": TypeAdapter(EpochRecord),

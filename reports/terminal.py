@@ -23,7 +23,7 @@ from mobilenet_cli.reports.records.conversion import (
     NmsRecord,
     SimplifyRecord,
 )
-from mobilenet_cli.reports.records.deployment import PackageRecord
+from mobilenet_cli.reports.records.deployment import PackageRecord, ServeRecord
 from mobilenet_cli.reports.records.detection import DetectionRecord
 from mobilenet_cli.reports.records.inspection import DoctorRecord, InspectRecord
 from mobilenet_cli.reports.records.latency import BenchRecord
@@ -204,6 +204,15 @@ def deploy_text(folder: Path, package: PackageRecord) -> str:
         for variant in package.variants
     ]
     return "\n".join(lines)
+
+
+def serve_text(record: ServeRecord) -> str:
+    """Say what is served, on which kernels, and where."""
+    return (
+        f"serving {record.package} ({record.name}, {counted(record.classes, 'class', 'classes')}) "
+        f"at {record.address}, on the kernels {record.target}, which answer its probe rightly here"
+        f"\n  curl --data-binary @photo.jpg {record.address}/classify"
+    )
 
 
 def evaluation_notes(record: EvaluationRecord | DetectionRecord) -> list[str]:

@@ -18,6 +18,7 @@ from PIL import Image
 
 if TYPE_CHECKING:
     from mobilenet_cli.models.spec import Padding
+    from mobilenet_cli.pipeline.deploying.package import Package
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 
 ROOT = Path(__file__).parents[1]
@@ -199,6 +200,16 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     folded = simplify(fp32, SimplifyConfig(), folder / "folded.onnx")
     int8 = quantize(folded, QuantizeConfig(calib_count=40), folder / "int8.onnx")
     return Chain(checkpoint, fp32, folded, int8)
+
+
+@pytest.fixture(scope="session")
+def package(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> "Package":
+    """A package of the small chain: int8 for AVX2 and for newer kernels, and float."""
+    from mobilenet_cli.pipeline.deploying.deploy import DeployConfig, deploy
+
+    other = "vnni" if chain.int8.record.target == "avx2" else "avx2"
+    config = DeployConfig(images=8, targets=(other,), top=3)
+    return deploy(chain.int8, config, tmp_path_factory.mktemp("deploy") / "package")
 
 
 @pytest.fixture(scope="session")

@@ -107,3 +107,17 @@ def test_train_data(tmp_path, encoded):
     names = sets | {"random crops", "second epoch", "96 pixels", "processes", "others_cpus"}
     assert set(measured) == {"decode by simplejpeg", "decode by Pillow"} | names
     assert all(measured[name] > 0 for name in names - {"others_cpus"})
+
+
+def test_serve_load(package, tmp_path):
+    pytest.importorskip("uvicorn", reason="the extra serve is not installed")
+    options = ("--seconds", 0.2, "--overload", 0.5, "--sigterms", 1)
+    done = call("serve_load.py", package.folder, "digits", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    throughput, overload, sigterms = (next(iter(part.values())) for part in found)
+    assert 0 < throughput["cpu_ratio"] < 2
+    assert throughput["p99_to_alone"] > 0
+    assert set(overload["statuses"]) <= {"200", "429"}
+    assert overload["lost"] == sigterms["lost"] == 0
+    assert sum(sigterms["statuses"].values()) == sigterms["counted_by_the_servers"] > 0

@@ -23,6 +23,7 @@ COMMANDS = [  # in the order of the chain
     "quantize",
     "convert",
     "deploy",
+    "serve",
     "evaluate",
     "bench",
     "report",

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic
@@ -69,7 +70,7 @@ class Artifact(Generic[R]):
             update={
                 "stage": stage,
                 "parent": self.sha256,
-                "config": asdict(config),
+                "config": json.loads(json.dumps(asdict(config))),  # lists in place of tuples
                 "versions": versions(*libraries),
             }
         )

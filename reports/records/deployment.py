@@ -89,3 +89,31 @@ class PackageRecord(Record):
     files: dict[str, str]
     probe: Probe
     variants: tuple[VariantRecord, ...]
+
+
+class ServeRecord(Record):
+    """This record says what a server serves, and where.
+
+    Attributes:
+        package: the folder.
+        name: of the run, or of the model file, as in the manifest.
+        model: the name that clients of the Open Inference Protocol ask for.
+        target: the variant that answered the probe rightly on this machine.
+        classes: how many.
+        address: where it listens, as ``http://127.0.0.1:8000``.
+        token: whether clients must send one.
+        max_batch: images of one run at most.
+        max_wait_ms: milliseconds that an image waits for others while a CPU is free.
+        max_queue: images admitted at a time.
+    """
+
+    package: str
+    name: str
+    model: str
+    target: str
+    classes: int
+    address: str
+    token: bool
+    max_batch: int
+    max_wait_ms: float
+    max_queue: int

@@ -24,23 +24,15 @@ from mobilenet_cli.data.preprocess import (
     resize_and_crop,
 )
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
-from mobilenet_cli.pipeline.deploying.deploy import DeployConfig, check, deploy
+from mobilenet_cli.pipeline.deploying.deploy import DeployConfig, check
 from mobilenet_cli.pipeline.deploying.image import take_image
-from mobilenet_cli.pipeline.deploying.package import Package, open_package
+from mobilenet_cli.pipeline.deploying.package import open_package
 from mobilenet_cli.pipeline.deploying.pixels import pixel_codes, take_pixels
 from mobilenet_cli.pipeline.errors import CheckError, OptionError
 from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
 from mobilenet_cli.reports.records.deployment import InputProof
 
 NORMALIZATIONS = ["inception", "imagenet", "0..1", "0..255", "bgr 103.939,116.779,123.68"]
-
-
-@pytest.fixture(scope="module")
-def package(chain, tmp_path_factory) -> Package:
-    """A package of the small chain: int8 for AVX2 and for newer kernels, and float."""
-    other = "vnni" if chain.int8.record.target == "avx2" else "avx2"
-    config = DeployConfig(images=8, targets=(other,), top=3)
-    return deploy(chain.int8, config, tmp_path_factory.mktemp("deploy") / "package")
 
 
 @pytest.fixture

@@ -19,18 +19,15 @@ import pytest
 
 from mobilenet_cli.data.open_dataset import open_dataset
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
-from mobilenet_cli.pipeline.deploying.deploy import DeployConfig, deploy
 from mobilenet_cli.pipeline.evaluating.predict import open_sources, predict
 
 IMAGES = 6
 
 
 @pytest.fixture(scope="module")
-def folder(chain, tmp_path_factory) -> Path:
-    """A package of the small chain's models, without further targets."""
-    return deploy(
-        chain.int8, DeployConfig(images=4), tmp_path_factory.mktemp("p") / "package"
-    ).folder
+def folder(package, tmp_path_factory) -> Path:
+    """A package that other files may be added to."""
+    return Path(shutil.copytree(package.folder, tmp_path_factory.mktemp("p") / "package"))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,235 @@
+"""The routes of the server: the Open Inference Protocol, encoded images, and metrics."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from mobilenet_cli.pipeline.errors import DataError, MobilenetError, TooLargeError
+from mobilenet_cli.pipeline.runtime.machine import usable_cpus
+from mobilenet_cli.pipeline.serving import protocol
+from mobilenet_cli.pipeline.serving.batcher import Batcher, FullError
+from mobilenet_cli.pipeline.serving.bodies import Bodies, files_of
+from mobilenet_cli.pipeline.serving.classifier import Answer, Classifier
+from mobilenet_cli.pipeline.serving.config import ServeConfig
+from mobilenet_cli.pipeline.serving.metrics import CONTENT_TYPE_LATEST, LOGGER, Metrics
+
+MODEL, VERSION = "classifier", "1"  # as in the package's Triton repository
+PLATFORM = "onnxruntime_onnx"
+TOP = 5
+CLIENT_LEFT = 499  # nginx's status, for the log alone
+
+
+class Api:
+    """The routes share a classifier, its batcher and the pool that decodes.
+
+    Args:
+        classifier: what is served.
+        config: limits.
+        metrics: told of every run.
+        ready: tells whether new requests are welcome.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        config: ServeConfig,
+        metrics: Metrics,
+        ready: Callable[[], bool],
+    ) -> None:
+        self.classifier, self.config, self.metrics, self.ready = classifier, config, metrics, ready
+        threads = usable_cpus()
+        self.decoding = ThreadPoolExecutor(threads, "decode")
+        self.batcher = Batcher(
+            *(classifier.answers, threads, classifier.fixed or config.max_batch),
+            *(config.max_wait_ms / 1e3, config.max_queue, metrics.ran),
+        )
+        metrics.queue.set_function(lambda: self.batcher.admitted)
+        self.bodies = Bodies(config.max_body)
+        self.names = [tensor.name for tensor in classifier.outputs]
+        self.labels = [name for _, name in classifier.classes]
+
+    async def decode(self, work: Callable[..., Any], *given: Any) -> Any:
+        """Do work of milliseconds in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self.decoding, work, *given)
+
+    def close(self) -> None:
+        """End the threads."""
+        self.decoding.shutdown()
+        self.batcher.close()
+
+    # -- encoded images ----------------------------------------------------------------------------
+
+    async def classify(self, request: Request) -> Response:
+        """Classify the image that the body is, or the images of a form."""
+        top = self._top(request.query_params.get("top", str(TOP)))
+        self.batcher.check()  # before the body is read, which costs more than to refuse it
+        kind = request.headers.get("content-type", "")
+        async with self.bodies.read(request) as body:
+            files = await self.decode(files_of, body, kind, self.config.max_queue)
+            given = [("the body", body)] if files is None else files
+            with self.batcher.admit(len(given)):
+                told = await asyncio.gather(
+                    *(self._classify(name, image, top) for name, image in given)
+                )
+        request.state.images = len(given)
+        errors = [answer for answer in told if isinstance(answer, DataError)]
+        if len(errors) == len(told):
+            raise errors[0]
+        documents = [
+            {"image": name}
+            | ({"error": str(answer)} if isinstance(answer, DataError) else {"predictions": answer})
+            for (name, _), answer in zip(given, told, strict=True)
+        ]
+        return JSONResponse(documents if files is not None else documents[0])
+
+    def _top(self, text: str) -> int:
+        most = len(self.classifier.classes)
+        if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= most):
+            raise DataError("'top' is no number of classes", f"Pass ?top=1 to ?top={most}")
+        return int(text)
+
+    async def _classify(
+        self, name: str, encoded: bytes, top: int
+    ) -> list[dict[str, Any]] | DataError:
+        square = self.classifier.square
+        try:
+            pixels = await self.decode(square, encoded, name, self.config.max_pixels)
+        except DataError as error:
+            return error
+        ((probabilities, *_),) = await self.batcher.answers([pixels])
+        return [
+            {"class": identifier, "name": label, "probability": float(probabilities[index])}
+            for index in np.argsort(-probabilities, kind="stable")[:top]
+            for identifier, label in [self.classifier.classes[index]]
+        ]
+
+    # -- the Open Inference Protocol ---------------------------------------------------------------
+
+    async def infer(self, request: Request) -> Response:
+        """Answer an inference request."""
+        self._check_model(request)
+        self.batcher.check()
+        length = request.headers.get(protocol.JSON_LENGTH)
+        classifier = self.classifier
+        async with self.bodies.read(request) as body:
+            asked: protocol.Inference = await self.decode(
+                *(protocol.read_inference, body, length),
+                *(classifier.pixels, classifier.outputs, self.config.max_queue),
+            )
+            with self.batcher.admit(len(asked.pixels)):
+                answers = await self.batcher.answers(list(asked.pixels))
+        request.state.images = len(answers)
+        content, json_length = await self.decode(self._write, asked, answers)
+        if json_length is None:
+            return Response(content, media_type="application/json")
+        headers = {protocol.JSON_LENGTH: str(json_length)}
+        return Response(content, headers=headers, media_type="application/octet-stream")
+
+    def _write(
+        self, asked: protocol.Inference, answers: Sequence[Answer]
+    ) -> tuple[bytes, int | None]:
+        values = {name: np.stack([a[i] for a in answers]) for i, name in enumerate(self.names)}
+        model = {"model_name": MODEL, "model_version": VERSION}
+        return protocol.write_inference(model, asked, values, self.labels)
+
+    def _check_model(self, request: Request) -> None:
+        name, version = (request.path_params.get(key) for key in ("model", "version"))
+        if name != MODEL or version not in (None, VERSION):
+            raise HTTPException(
+                404, f"There is no such model. Ask for '{MODEL}', version {VERSION}."
+            )
+
+    async def server(self, _: Request) -> Response:
+        """Describe the server."""
+        from importlib.metadata import version
+
+        name = "mobilenet-cli"
+        known = {"name": name, "version": version(name), "extensions": protocol.EXTENSIONS}
+        return JSONResponse(known)
+
+    async def model(self, request: Request) -> Response:
+        """Describe the model."""
+        self._check_model(request)
+        classifier = self.classifier
+        return JSONResponse(
+            {
+                "name": MODEL,
+                "versions": [VERSION],
+                "platform": PLATFORM,
+                "inputs": [classifier.pixels.as_document()],
+                "outputs": [tensor.as_document() for tensor in classifier.outputs],
+            }
+        )
+
+    async def model_ready(self, request: Request) -> Response:
+        """Tell whether the model answers."""
+        self._check_model(request)
+        return await self.health(request)
+
+    async def health(self, request: Request) -> Response:
+        """Tell whether the server lives, or is ready for more."""
+        if not self.ready() and not request.url.path.endswith("live"):
+            raise HTTPException(503, "The server is stopping. Ask another one.")
+        return JSONResponse({})
+
+    async def show_metrics(self, _: Request) -> Response:
+        """Show the metrics."""
+        return Response(self.metrics.exposition(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def routes(api: Api) -> list[Route]:
+    """List what the server answers."""
+    model = "/v2/models/{model}"
+    get: dict[str, Callable[[Request], Coroutine[Any, Any, Response]]] = {
+        "/v2": api.server,
+        "/v2/health/live": api.health,
+        "/v2/health/ready": api.health,
+        "/metrics": api.show_metrics,
+    }
+    post = {"/classify": api.classify}
+    for path in (model, model + "/versions/{version}"):
+        get |= {path: api.model, f"{path}/ready": api.model_ready}
+        post[f"{path}/infer"] = api.infer
+    return [
+        *(Route(path, answer, methods=["GET"]) for path, answer in get.items()),
+        *(Route(path, answer, methods=["POST"]) for path, answer in post.items()),
+    ]
+
+
+def told(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Return an error as the protocol has it."""
+    return JSONResponse({"error": sentence}, status, headers)
+
+
+async def refused(_: Request, error: Exception) -> Response:
+    """Turn what a route raises into a status and a sentence."""
+    if isinstance(error, HTTPException):
+        sentence = error.detail
+        if sentence == "Not Found":
+            sentence = "There is nothing here. Ask for /classify, /v2, /v2/models/... or /metrics."
+        elif sentence == "Method Not Allowed":
+            sentence = f"This path takes {(error.headers or {}).get('Allow')} alone."
+        return told(error.status_code, sentence, error.headers)
+    if isinstance(error, FullError):
+        sentence = f"The queue is full. Try again in {error.seconds} s."
+        return told(429, sentence, {"Retry-After": str(error.seconds)})
+    if isinstance(error, DataError):
+        return told(413 if isinstance(error, TooLargeError) else 400, str(error))
+    if isinstance(error, ClientDisconnect):
+        return told(CLIENT_LEFT, "The client has left.")
+    LOGGER.error("the model cannot be run", exc_info=error)
+    return told(500, "The model cannot be run. See the server's log.")
+
+
+def make_app(api: Api) -> Starlette:
+    """Return the application."""
+    kinds = (HTTPException, FullError, MobilenetError, ClientDisconnect)
+    return Starlette(routes=routes(api), exception_handlers=dict.fromkeys(kinds, refused))
