@@ -24,6 +24,9 @@ SILENT = 1e12  # times as large could be a channel that is always 0
 # A depthwise reader has one scale per channel and absorbs any factor. A dense one shares a scale
 # between channels, and large factors would take precision from the others: the square root.
 DEPTHWISE_POWER, DENSE_POWER = 1.0, 0.5
+# What a residual stream loses is in all the sums after it, what a layer's weights lose is not:
+# measured on MobileNetV2, 1.0 gives a decibel more than 0.5, and 0.5 two more than no factors.
+STREAM_POWER = 1.0
 
 
 def channel_factors(
@@ -51,7 +54,44 @@ def channel_factors(
         if step.low != 0.0:
             room = np.minimum(room, _room(-smallest[step.output], -low))
         factors[step.output] = _factors(room, DEPTHWISE_POWER if depthwise else DENSE_POWER)
+    for stream in residual_streams(network):
+        rooms = [
+            np.minimum(_room(largest[name], high), _room(-smallest[name], -low))
+            for name, (low, high) in ((name, ranges[name]) for name in stream if name in ranges)
+        ]
+        if len({len(room) for room in rooms}) > 1:
+            continue  # one channel is added to all others
+        factors |= dict.fromkeys(stream, _factors(np.min(rooms, axis=0), STREAM_POWER))
     return factors
+
+
+def residual_streams(network: Network) -> list[list[str]]:
+    """Find the tensors that additions join, where convolutions alone make and read them.
+
+    Tensors of a stream share their factors, for an addition has no weights to take them up.
+    """
+    joined: dict[str, list[str]] = {}
+    for step in network.steps:
+        if step.node.op_type == "Add" and len(step.inputs) == 2:
+            names = (*step.inputs, step.output)
+            together = list(dict.fromkeys(n for name in names for n in joined.get(name, [name])))
+            joined |= dict.fromkeys(together, together)
+    streams = {id(stream): stream for stream in joined.values()}.values()
+    return [
+        stream
+        for stream in streams
+        if not {*stream} & {*network.outputs, network.input}
+        and all(
+            _takes_up(step) or (step.node.op_type == "Add" and {*step.inputs} <= {*stream})
+            for step in network.steps
+            if {*step.inputs, step.output} & {*stream}
+        )
+    ]
+
+
+def _takes_up(step: GraphStep) -> bool:
+    """Tell whether a step's weights can take up the factors of what it reads or makes."""
+    return step.kind == "linear" and step.node.op_type == "Conv"
 
 
 def _room(peak: NDArray[np.float64], ceiling: float) -> NDArray[np.float64]:

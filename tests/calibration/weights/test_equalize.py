@@ -1,8 +1,9 @@
 """Equalization scales channels up within their range, and leaves the function as it is."""
 
 import numpy as np
+import onnxruntime as ort
 import pytest
-from onnx import helper
+from onnx import ModelProto, helper, numpy_helper
 
 from mobilenet_cli.calibration.graph.parse import parse
 from mobilenet_cli.calibration.weights.equalize import (
@@ -10,6 +11,7 @@ from mobilenet_cli.calibration.weights.equalize import (
     MARGIN,
     channel_factors,
     equalize_channels,
+    residual_streams,
 )
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
 
@@ -112,3 +114,61 @@ def test_without_factors_nothing_changes(network):
     for name, linear in equalize_channels(network.linears, inputs, {}).items():
         assert np.array_equal(linear.weight, network.linears[name].weight)
         assert np.array_equal(linear.bias, network.linears[name].bias)
+
+
+def residual(graph, activated: bool = False) -> ModelProto:
+    """A convolution, two residual blocks, and a classifier."""
+    stream = graph.conv("x", 3, 8)
+    for _ in range(2):
+        inside = graph.node("Relu", graph.conv(stream, 8, 16))
+        stream = graph.node("Add", stream, graph.conv(inside, 16, 8))
+        stream = graph.node("Relu", stream) if activated else stream
+    graph.head(graph.node("Relu", graph.conv(stream, 8, 16)), 16)
+    return graph.model()
+
+
+def test_tensors_that_additions_join_are_a_stream(small_graph):
+    network = parse(residual(small_graph()))
+    (stream,) = residual_streams(network)
+    made = [step.node.op_type for step in network.steps if step.output in stream]
+    assert sorted(made) == ["Add", "Add", "Conv", "Conv", "Conv"]
+    assert residual_streams(parse(residual(small_graph(), activated=True))) == []
+    kept = network.steps[0].output
+    assert residual_streams(parse(residual(small_graph()), keep_float=frozenset({kept}))) == []
+
+
+def test_a_stream_is_scaled_as_one_and_the_function_stays(small_graph):
+    model = residual(small_graph())
+    network = parse(model)
+    generator = np.random.default_rng(0)
+    sizes = {step.output: 16 for step in network.steps}
+    sizes |= {name: len(linear.bias) for name, linear in network.linears.items()}
+    (stream,) = residual_streams(network)
+    largest = {name: generator.uniform(0.01, 6, sizes[name]) for name in sizes}
+    largest |= dict.fromkeys(stream, generator.uniform(0.01, 6, 8))
+    smallest = {name: -values for name, values in largest.items()}
+    ranges = dict.fromkeys(largest, (-6.0, 6.0))
+    factors = channel_factors(network, smallest, largest, ranges)
+    for name in stream:
+        assert factors[name] is factors[stream[0]]
+        scaled = factors[name] > 1
+        assert (factors[name] * largest[name])[scaled].max() <= 6 / MARGIN * (1 + 1e-9)
+    inputs = {step.output: step.inputs[0] for step in network.steps if step.kind == "linear"}
+    equalized = equalize_channels(network.linears, inputs, factors)
+    image = generator.normal(size=(2, 3, 32, 32)).astype(np.float32)
+    before = ort.InferenceSession(model.SerializeToString()).run(None, {"x": image})[0]
+    values = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            made = node.output[0]
+            linear = equalized[made if made in equalized else read_by(model, made)]
+            for name, value in zip(node.input[1:], (linear.weight, linear.bias), strict=True):
+                values[name].CopyFrom(numpy_helper.from_array(value.astype(np.float32), name))
+    after = ort.InferenceSession(model.SerializeToString()).run(None, {"x": image})[0]
+    np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5)
+    assert max(factors[stream[0]]) > 1.5
+
+
+def read_by(model: ModelProto, tensor: str) -> str:
+    """The output of the ReLU that is a part of a convolution's step."""
+    return next(node.output[0] for node in model.graph.node if tensor in node.input)
