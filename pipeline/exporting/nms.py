@@ -8,7 +8,7 @@ and height of each image in pixels, may be left out: boxes are then in pixels of
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 
 from mobilenet_cli.calibration.graph.write_qdq import Writer
 from mobilenet_cli.models.boxes import LARGEST_EXPONENT, BoxSpec
-from mobilenet_cli.models.detections import MAX_DETECTIONS, Detections, NmsConfig, detect
+from mobilenet_cli.models.detections import MAX_DETECTIONS, Detections, NmsConfig, choose
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, save_artifact
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
 from mobilenet_cli.pipeline.artifacts.sidecar import refuse_overwrite
@@ -30,7 +30,9 @@ from mobilenet_cli.reports.records.conversion import NmsRecord
 RAW = ("boxes", "scores")
 OUTPUTS = ("boxes", "scores", "classes", "count")
 SIZES = "sizes"
+DECODED = ("nms_corners", "nms_scores")
 BATCHES = (1, 3)
+PROBE_SIZES = np.array([[640, 480], [333, 500], [64, 64]], np.float32)  # that images may have
 MIN_SCORE = 0.5
 MIN_OPSET = 13  # from which on the operators take what they are given here
 # Of a probability and of a box's side as a share of the image's: exp differs by a few roundings.
@@ -91,7 +93,7 @@ def export_nms(source: Artifact, config: NmsExportConfig, out: Path) -> Artifact
     before = load_onnx(source.path)
     after = append_nms(before, spec, nms, side)
     images, images_from = probe_images(source.facts, config.data, config.images)
-    boxes = check_boxes(before, after, spec, nms, images)
+    boxes = check_boxes(before, spec, nms, side, images)
     facts = source.derived("nms", config, "onnx", "onnxruntime")
     record = NmsRecord(
         min_score=nms.min_score,
@@ -262,58 +264,72 @@ def detections_of(outputs: Sequence[NDArray[np.generic]]) -> list[Detections]:
 
 def check_boxes(
     before: onnx.ModelProto,
-    after: onnx.ModelProto,
     spec: BoxSpec,
     config: NmsConfig,
+    side: int,
     images: NDArray[np.float32],
 ) -> int:
-    """Compare the boxes of a graph with those of the reference, at several batch sizes.
+    """Prove what ``append_nms`` writes, at several batch sizes.
+
+    Decoded boxes and probabilities are those of the reference up to rounding; the boxes that are
+    chosen of these are exactly those that the reference chooses. That is tried with all boxes, too,
+    since an image may have none above the probability.
 
     Returns:
-        The number of boxes that were compared.
+        The number of chosen boxes that were compared.
 
     Raises:
         CheckError: they differ.
     """
-    raw, final = (open_session(model.SerializeToString()) for model in (before, after))
+    compared = 0
+    raw = open_session(before.SerializeToString())
     name = before.graph.input[0].name
-    sizes = np.array([[640, 480], [333, 500], [64, 64]], np.float32)
-    compared, place, turn = 0, 0, 0
-    while place < len(images):
-        batch = images[place : place + BATCHES[turn % len(BATCHES)]]
-        place, turn = place + len(batch), turn + 1
-        own = np.resize(sizes, (len(batch), 2))
-        outputs = raw.run(None, {name: batch})
-        found = detections_of(final.run(None, {name: batch, SIZES: own}))
-        for boxes, logits, size, got in zip(*outputs, own, found, strict=True):
-            wanted = detect(boxes, logits, spec, (int(size[0]), int(size[1])), config)
-            if not same(wanted, got, float(size.max())):
-                raise CheckError(
-                    f"the graph finds {len(got)} boxes in an image where the reference finds "
-                    f"{len(wanted)}, or others",
-                    "Install the onnxruntime version of constraints.txt; nothing was written",
+    for tried in (config, replace(config, min_score=0.0)):
+        after = append_nms(before, spec, tried, side)
+        after.graph.output.extend(onnx.ValueInfoProto(name=n) for n in DECODED)
+        final = open_session(after.SerializeToString())
+        place, turn = 0, 0
+        while place < len(images):
+            batch = images[place : place + BATCHES[turn % len(BATCHES)]]
+            place, turn = place + len(batch), turn + 1
+            own = np.resize(PROBE_SIZES, (len(batch), 2))
+            *outputs, corners, scores = final.run(None, {name: batch, SIZES: own})
+            _check_decoded(raw.run(None, {name: batch}), corners, scores, own, spec)
+            found = detections_of(outputs)
+            for boxes, probabilities, got in zip(corners, scores, found, strict=True):
+                wanted = choose(boxes, probabilities.T, tried)
+                same = all(
+                    np.array_equal(getattr(wanted, part.name), getattr(got, part.name))
+                    for part in fields(Detections)
                 )
-            compared += len(got)
+                if not same:
+                    raise CheckError(
+                        f"the graph chooses {len(got)} boxes of an image where the reference "
+                        f"chooses {len(wanted)}, or others",
+                        "Install the onnxruntime version of constraints.txt; nothing was written",
+                    )
+                compared += len(got)
     return compared
 
 
-def same(first: Detections, second: Detections, side: float) -> bool:
-    """Tell whether two lists of boxes are the same, up to rounding; nearly equal ones may swap.
+def _check_decoded(
+    raw: Sequence[NDArray[np.float32]],
+    corners: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    sizes: NDArray[np.float32],
+    spec: BoxSpec,
+) -> None:
+    """Compare boxes [N, A, 4] and probabilities [N, classes, A] with the reference's.
 
-    Args:
-        first: a list.
-        second: another one.
-        side: the longest side of the image in pixels.
+    Raises:
+        CheckError: they differ by more than rounding.
     """
-    if len(first) != len(second):
-        return False
-    if not np.allclose(first.scores, second.scores, rtol=0, atol=TOLERANCE):
-        return False
-    free = np.ones(len(second), bool)
-    for box, score, label in zip(first.boxes, first.scores, first.classes, strict=True):
-        near = np.abs(second.boxes - box).max(1) <= TOLERANCE * side
-        near &= free & (second.classes == label) & (np.abs(second.scores - score) <= TOLERANCE)
-        if not near.any():
-            return False
-        free[near.argmax()] = False
-    return True
+    wanted = np.clip(spec.decode(raw[0]), 0, 1)
+    off = np.abs(corners / np.tile(sizes, 2)[:, None] - wanted).max()
+    unlike = np.abs(scores.transpose(0, 2, 1) - spec.probabilities(raw[1])).max()
+    if not max(off, unlike) <= TOLERANCE:
+        raise CheckError(
+            f"the graph's boxes are up to {off:.2g} of the image's side away from the reference's, "
+            f"and its probabilities up to {unlike:.2g}",
+            "Install the onnxruntime version of constraints.txt; nothing was written",
+        )
