@@ -230,6 +230,7 @@ def _main(
 @command("train")
 def train_command(
     data: str = "digits",
+    task: str = "classify",
     architecture: Text = None,
     multiplier: Float = None,
     resolution: int | None = None,
@@ -260,7 +261,7 @@ def train_command(
         return Output(recipes, terminal.recipes_text(recipes))
 
     from mobilenet_cli.pipeline.artifacts.runs import run_named
-    from mobilenet_cli.pipeline.training.config import TrainConfig
+    from mobilenet_cli.pipeline.training.config import TrainConfig, named_model
     from mobilenet_cli.pipeline.training.interruption import interruption
     from mobilenet_cli.pipeline.training.setup import resolve
     from mobilenet_cli.pipeline.training.train import train
@@ -276,7 +277,7 @@ def train_command(
         compiled=compiled,
         sync_norms=sync_norms,
         resume=resume,
-        model=architecture,
+        model=named_model(task, architecture),
     )
     target_run = run_named(new_run or resolve(config).run_name)
     fetch(data)
@@ -600,6 +601,7 @@ def reported(found: dict[str, Any], text: str, paths: Mapping[str, Path]) -> Out
 @command("run")
 def run_command(
     data: str = "digits",
+    task: str = "classify",
     architecture: Text = None,
     multiplier: Float = None,
     resolution: int | None = None,
@@ -624,14 +626,14 @@ def run_command(
     from mobilenet_cli.pipeline.chain import ChainConfig, run_chain
     from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig
     from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
-    from mobilenet_cli.pipeline.training.config import TrainConfig
+    from mobilenet_cli.pipeline.training.config import TrainConfig, named_model
     from mobilenet_cli.pipeline.training.setup import resolve
     from mobilenet_cli.reports import terminal
 
     training = TrainConfig(
         *(data, multiplier, resolution, recipe, epochs, seed, str(init) if init else None),
         changes=tuple(changes or ()),
-        model=architecture,
+        model=named_model(task, architecture),
     )
     config = ChainConfig(
         train=training,

@@ -58,6 +58,7 @@ MODELS: dict[str, Architecture] = {
         smallest_side=32,
         heads=ssd.heads,
         anchors=ssd.anchors,
+        backbone="mobilenet_v1",
     ),
     ssd.LITE: Architecture(
         title="MobileNet v1 SSDLite",
@@ -67,6 +68,7 @@ MODELS: dict[str, Architecture] = {
         smallest_side=32,
         heads=ssd.heads,
         anchors=ssd.anchors,
+        backbone="mobilenet_v1",
     ),
 }
 

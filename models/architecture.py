@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from mobilenet_cli.models.classifier_torch import Classifier
     from mobilenet_cli.models.detector_torch import Detector
 
+    Network = Classifier | Detector
+
 Task = Literal["classification", "detection"]
 STATISTICS = ("running_mean", "running_var")  # of BatchNorm, which are stored but not trained
 
@@ -28,6 +30,7 @@ class Architecture:
             global average pooling and a fully connected layer follow.
         heads: what makes the outputs of a detector, in pairs: boxes, scores; None of a classifier.
         anchors: of a detector, for images of so many pixels a side; none of a classifier.
+        backbone: the architecture whose weights a detector can start from; empty of a classifier.
         build: makes the torch module of a spec, with random weights; imports torch.
         width_layer: the layer whose number of channels tells the width multiplier best.
         smallest_side: the smallest side in pixels of an image whose last map is not empty.
@@ -35,11 +38,12 @@ class Architecture:
 
     title: str
     layers: Callable[[ModelSpec], tuple[ConvLayer, ...]]
-    build: Callable[[ModelSpec], "Classifier | Detector"]
+    build: Callable[[ModelSpec], "Network"]
     width_layer: str
     smallest_side: int
     heads: Callable[[ModelSpec], tuple[Head, ...]] | None = None
     anchors: Callable[[int], tuple[AnchorMap, ...]] = lambda _: ()
+    backbone: str = ""
 
     @property
     def task(self) -> Task:
@@ -59,8 +63,12 @@ class Architecture:
         return self.layers(spec)[-1].out_channels
 
     def last_side(self, resolution: int) -> int:
-        """Return the side in pixels of the map that is pooled, given the side of the image."""
-        return feature_sizes(self.layers(ModelSpec()), resolution)[-1]
+        """Return the side in pixels of the smallest map, which a classifier pools.
+
+        Args:
+            resolution: the side of the image in pixels.
+        """
+        return min(feature_sizes(self.layers(ModelSpec()), resolution))
 
     def tensor_shapes(self, spec: ModelSpec) -> dict[str, tuple[int, ...]]:
         """Return the shape of every tensor of a checkpoint, by its name in the module."""

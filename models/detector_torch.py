@@ -21,6 +21,7 @@ class Detector(nn.Module):
     def __init__(self, spec: ModelSpec, heads: Sequence[Head]) -> None:
         super().__init__()
         self.spec = spec
+        self.layers = nn.Sequential()  # the backbone, which a subclass makes
         self.heads = nn.ModuleList(
             nn.ModuleDict(
                 {

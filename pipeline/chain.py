@@ -19,9 +19,11 @@ from mobilenet_cli.pipeline.artifacts.runs import Run
 from mobilenet_cli.pipeline.artifacts.sidecar import is_current
 from mobilenet_cli.pipeline.benchmarking.bench import BenchConfig, bench
 from mobilenet_cli.pipeline.errors import OptionError
-from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, evaluate_and_keep
+from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig
+from mobilenet_cli.pipeline.evaluating.evaluate_detector import evaluation_boxes
+from mobilenet_cli.pipeline.evaluating.evaluate_model import evaluate_model
 from mobilenet_cli.pipeline.evaluating.labels import evaluation_set
-from mobilenet_cli.pipeline.evaluating.records import evaluations_of
+from mobilenet_cli.pipeline.evaluating.records import detections_of, evaluations_of
 from mobilenet_cli.pipeline.exporting.export import ExportConfig, export
 from mobilenet_cli.pipeline.exporting.simplify import SimplifyConfig, simplify
 from mobilenet_cli.pipeline.progress import Progress
@@ -36,6 +38,7 @@ from mobilenet_cli.pipeline.training.setup import ResolvedTraining, resolve
 from mobilenet_cli.pipeline.training.train import train
 from mobilenet_cli.reports.records.accuracy import EvaluationRecord
 from mobilenet_cli.reports.records.conversion import ExportRecord, SimplifyRecord
+from mobilenet_cli.reports.records.detection import DetectionRecord
 from mobilenet_cli.reports.records.latency import BenchRecord
 from mobilenet_cli.reports.records.quantization import QuantizeRecord
 from mobilenet_cli.reports.records.run import ReportRecord
@@ -75,7 +78,7 @@ class ChainResult:
 
     run: Run
     models: Mapping[str, Artifact[BaseModel]]
-    evaluations: tuple[EvaluationRecord, ...]
+    evaluations: tuple[EvaluationRecord | DetectionRecord, ...]
     bench: BenchRecord
     report: ReportRecord
     report_paths: Mapping[str, Path]
@@ -221,7 +224,7 @@ def _refuse_replacing(run: Run, parent: str | None) -> None:
 
 def evaluate_all(
     run: Run, models: Sequence[Artifact], config: EvaluateConfig, watch: Watch, skipped: list[str]
-) -> tuple[EvaluationRecord, ...]:
+) -> tuple[EvaluationRecord | DetectionRecord, ...]:
     """Evaluate each model that has no current record."""
     found = [current_evaluation(run, model, config) for model in models]
     if all(found):
@@ -230,7 +233,7 @@ def evaluate_all(
     for model, record in zip(models, found, strict=True):
         if record is None:
             with watch(f"evaluate {model.path.name}", "images") as progress:
-                record = evaluate_and_keep(model, config, run, progress)
+                record = evaluate_model(model, config, run, progress)
         records.append(record)
     return tuple(records)
 
@@ -250,15 +253,18 @@ def bench_all(
 
 def current_evaluation(
     run: Run, model: Artifact, config: EvaluateConfig
-) -> EvaluationRecord | None:
+) -> EvaluationRecord | DetectionRecord | None:
     """Return the run's record of this very file on the same images and provider, if any.
 
     Images are told apart by their names and labels, not by their content.
     """
-    images = evaluation_set(model, config.data)
+    detects = model.facts.task == "detection"
+    images = (evaluation_boxes if detects else evaluation_set)(model, config.data)
     ran_by = TORCH if model.is_checkpoint else config.provider
     wanted = (model.sha256, images.name, images.fingerprint, ran_by)
-    for record in evaluations_of(run).read():
+    kept: Sequence[EvaluationRecord | DetectionRecord]
+    kept = detections_of(run).read() if detects else evaluations_of(run).read()
+    for record in kept:
         if wanted == (record.sha256, record.data, record.data_fingerprint, record.provider):
             return record
     return None

@@ -74,8 +74,8 @@ OPTIONS: dict[str, Any] = {
     "max_body_mb": option("--max-body-mb", "Largest body of a request in MiB."),
     "max_drop": option(
         "--max-drop",
-        "Keep the fewest layers in float by which top-1 drops no more than so many points, such as "
-        "0.3. This quantizes again and again, for minutes.",
+        "Keep the fewest layers in float by which top-1 or AP drops no more than so many points, "
+        "such as 0.3. This quantizes again and again, for minutes.",
     ),
     "max_pixels": option("--max-pixels", "Most pixels of an encoded image."),
     "max_queue": option("--max-queue", "Most images at a time; more are told to come back."),
@@ -134,6 +134,7 @@ OPTIONS: dict[str, Any] = {
         "Kernels that int8 is for: auto (this CPU), avx2, avx512, vnni, amx, arm64, tensorrt.",
         TARGET_NAMES,
     ),
+    "task": option("--task", "What the network is for: classify, or detect, which finds boxes."),
     "teacher": option("--teacher", "A model whose logits are part of the loss."),
     "tensorboard": option("--tensorboard", "Also write curves for TensorBoard, into the run."),
     "threads": option("--threads", "Threads of each operator; several counts, as in 1,all."),

@@ -68,8 +68,9 @@ def training_text(record: TrainingStart | EpochRecord) -> str:
     """Say what a training starts with, or what an epoch reached."""
     if isinstance(record, EpochRecord):
         return (
-            f"epoch {record.epoch}: top-1 {record.top1:.2f} % of the held-out images; training: "
-            f"loss {record.loss:.3f}, top-1 {record.train_top1:.2f} %"
+            f"epoch {record.epoch}: {_measured(record)} of the held-out images; training: "
+            f"loss {record.loss:.3f}, {'matched anchors' if record.detects else 'top-1'} "
+            f"{record.train_top1:.2f} %"
         )
     begin = f"the weights of {record.init}" if record.init else "random weights"
     text = (
@@ -87,6 +88,13 @@ def training_text(record: TrainingStart | EpochRecord) -> str:
         f"  mobilenet-cli import {weights}\n"
         f"  mobilenet-cli train --data {data} --init runs/{run}/model.safetensors"
     )
+
+
+def _measured(record: EpochRecord | TrainRecord) -> str:
+    """Say what was reached on held-out images: top-1, or a detector's average precision."""
+    if record.detects:
+        return f"AP50 {record.top1:.2f} %, AP {record.top5:.2f} %"
+    return f"top-1 {record.top1:.2f} %"
 
 
 def train_notes(record: TrainRecord) -> list[str]:
@@ -113,7 +121,7 @@ def train_text(file: Path, record: TrainRecord) -> str:
     if kept and record.last_top1 is not None and kept < record.epochs:
         best = f" (epoch {kept}, the best, is kept; the last had {record.last_top1:.2f} %)"
     return (
-        f"{file}: top-1 {record.top1:.2f} % of the held-out images after {after}{best}, "
+        f"{file}: {_measured(record)} of the held-out images after {after}{best}, "
         f"{record.images_per_second:.0f} images/s; curves in {file.with_name('curves.png')}"
     )
 
@@ -169,13 +177,13 @@ def quantize_notes(record: QuantizeRecord) -> list[str]:
     notes += [f"warning: {name} {against}" for name in record.leakage]
     notes += [f"kept in float: {name}" for name in record.float_layers]
     notes += [
-        f"with {layer.name} in float: top-1 changes by {0 - layer.drop:+.2f} points, "
-        f"{layer.p50_ms:.2f} ms, {layer.slowdown:.2f} of the integer model's time"
+        f"with {layer.name} in float: {record.drop_measure} changes by {0 - layer.drop:+.2f} "
+        f"points, {layer.p50_ms:.2f} ms, {layer.slowdown:.2f} of the integer model's time"
         for layer in record.kept_float
     ]
     if record.drop is not None:
         notes.append(
-            f"top-1 changes by {0 - record.drop:+.2f} points on "
+            f"{record.drop_measure} changes by {0 - record.drop:+.2f} points on "
             f"{counted(record.drop_images or 0, 'image')} of {record.drop_data}; a loss of "
             f"{record.max_drop:g} was allowed"
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mobilenet_cli.data.boxes import box_dataset, coco, voc, yolo
+from mobilenet_cli.data.boxes import box_dataset, coco, shapes, voc, yolo
 from mobilenet_cli.data.boxes.box_dataset import BoxDataset
 from mobilenet_cli.data.split import HELD_OUT, Split
 from mobilenet_cli.pipeline.errors import DataError
@@ -35,7 +35,9 @@ BOX_FORMATS = {
 
 
 def has_boxes(source: str) -> bool:
-    """Tell whether a path is a file or a folder with boxes, in any format."""
+    """Tell whether a path is a file or a folder with boxes, in any format, or ``shapes``."""
+    if source == shapes.NAME:
+        return True
     path = Path(source)
     if path.is_dir():
         return any(found.parts(path) for found in BOX_FORMATS.values())
@@ -48,13 +50,15 @@ def open_boxes(source: str, split: Split, seed: int = 0) -> BoxDataset:
     Where a set has no splits, a seeded fifth of its images is ``val``.
 
     Args:
-        source: a JSON file of COCO, or a folder with labels in one of ``BOX_FORMATS``.
+        source: a JSON file of COCO, a folder with labels in one of ``BOX_FORMATS``, or ``shapes``.
         split: ``train``, ``val`` (held out), or ``all``.
         seed: of the division, where the set has none.
 
     Raises:
         DataError: there are no labels, or those of two formats, or they cannot be read.
     """
+    if source == shapes.NAME:
+        return shapes.open_shapes(split)
     path = Path(source)
     name = f"{source} ({split})"
     if path.is_file():
@@ -103,7 +107,9 @@ def not_held_out_boxes(source: str, trained_on: str | None) -> BoxDataset:
 def _part(source: str, trained_on: str | None, split: Split) -> BoxDataset:
     path = Path(source)
     same = trained_on is not None and Path(trained_on).resolve() == path.resolve()
-    divided = path.is_dir() and any(split in found.parts(path) for found in BOX_FORMATS.values())
+    divided = source == shapes.NAME or (
+        path.is_dir() and any(split in found.parts(path) for found in BOX_FORMATS.values())
+    )
     return open_boxes(source, split if same or divided else "all")
 
 

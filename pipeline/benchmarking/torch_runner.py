@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name that every torch program uses
 from numpy.typing import NDArray
 
+from mobilenet_cli.models import find_architecture
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
 from mobilenet_cli.pipeline.artifacts.checkpoint import load_network
 from mobilenet_cli.pipeline.errors import ProviderError
@@ -44,6 +45,17 @@ def set_tf32(allowed: bool) -> None:
     torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]  # torch makes it at run time
 
 
+def loss_of(made: torch.Tensor | tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Return a loss with gradients for all parameters: every image, or anchor, is of class 0.
+
+    Offsets of a detector's boxes should be 0.
+    """
+    logits = made if isinstance(made, torch.Tensor) else made[1].flatten(0, 1)
+    labels = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
+    loss = F.cross_entropy(logits, labels)
+    return loss if isinstance(made, torch.Tensor) else loss + made[0].square().mean()
+
+
 def runner(
     checkpoint: Path, images: NDArray[np.float32], setting: TorchSetting
 ) -> Callable[[], NDArray[Any]]:
@@ -68,24 +80,28 @@ def runner(
     if setting.device == "cuda":
         set_tf32(setting.tf32)
     torch.backends.cudnn.benchmark = True  # as in training; ONNX Runtime searches as well
-    network = load_network(load_artifact(checkpoint))
+    artifact = load_artifact(checkpoint)
+    network = load_network(artifact)
     network.to(setting.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-    side = -(-images.shape[-1] // 32)  # of the last maps, after five halvings
+    assert artifact.facts.model is not None  # as ``load_network`` has seen
+    side = find_architecture(artifact.facts.model.architecture).last_side(images.shape[-1])
     network.train(setting.backward and len(images) * side**2 > 1)
     function = torch.compile(network) if setting.compiled else network
     batch = torch.from_numpy(images).contiguous(memory_format=torch.channels_last)
 
     def forward() -> NDArray[Any]:
         with torch.inference_mode():
-            logits: NDArray[Any] = function(batch.to(setting.device)).cpu().numpy()
-        return logits
+            made = function(batch.to(setting.device))
+            outputs = [made] if isinstance(made, torch.Tensor) else made
+            on_host = [output.cpu() for output in outputs]
+        first: NDArray[Any] = on_host[0].numpy()
+        return first
 
     on_device = batch.to(setting.device)
-    labels = torch.zeros(len(batch), dtype=torch.long, device=setting.device)
 
     def forward_backward() -> NDArray[Any]:
         network.zero_grad()
-        loss = F.cross_entropy(function(on_device), labels)
+        loss = loss_of(function(on_device))
         loss.backward()  # type: ignore[no-untyped-call]  # torch's own
         if setting.device == "cuda":
             torch.cuda.synchronize()

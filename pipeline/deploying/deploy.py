@@ -111,6 +111,11 @@ def deploy(
         StorageError: ``out`` cannot be written, or has something else in it.
     """
     facts = source.facts
+    if facts.task == "detection":
+        raise ModelError(
+            f"{source.path} is a detector, and packages are for classifiers",
+            "Give it final boxes with 'mobilenet-cli export --nms', and take that file",
+        )
     if source.is_checkpoint or not facts.classes:
         raise ModelError(
             f"{source.path} is not an ONNX classifier that names its classes",
@@ -159,7 +164,7 @@ def _images(source: Artifact, config: DeployConfig) -> tuple[list[NDArray[np.uin
         raise OptionError(
             f"{source.path} does not say what it was trained on", "Pass --data with some images"
         )
-    samples = spread_samples(data, config.images)
+    samples = spread_samples(source.facts, data, config.images)
     return [np.asarray(decode(sample.read(), sample.key)) for sample in samples], data
 
 

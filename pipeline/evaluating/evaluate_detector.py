@@ -43,13 +43,7 @@ def evaluate_detector(
         CheckError: the model's output is NaN.
     """
     facts = artifact.facts
-    source = config.data or facts.data
-    if source is None:
-        raise OptionError(
-            f"{artifact.path} does not say on which images to evaluate it",
-            "Pass --data with images and boxes: a COCO file, or a folder of Pascal VOC or YOLO",
-        )
-    dataset = held_out_boxes(source, facts.data)
+    dataset = evaluation_boxes(artifact, config.data)
     index = class_indices(dataset, facts.classes, artifact.path)
     if config.strict and dataset.lost:
         raise dataset.lost[0]
@@ -91,6 +85,7 @@ def evaluate_detector(
         sha256=artifact.sha256,
         stage=facts.stage,
         data=dataset.name,
+        data_fingerprint=dataset.fingerprint,
         provider=detector.provider,
         images=len(found),
         bad_images=tuple(bad),
@@ -110,6 +105,22 @@ def evaluate_detector(
         seconds=seconds,
         preprocessing=preprocessing(facts),
     )
+
+
+def evaluation_boxes(artifact: Artifact, data: str | None) -> BoxDataset:
+    """Return the images on which to evaluate: never those that the model was trained on.
+
+    Raises:
+        DataError: they cannot be opened.
+        OptionError: none are known.
+    """
+    source = data or artifact.facts.data
+    if source is None:
+        raise OptionError(
+            f"{artifact.path} does not say on which images to evaluate it",
+            "Pass --data with images and boxes: a COCO file, or a folder of Pascal VOC or YOLO",
+        )
+    return held_out_boxes(source, artifact.facts.data)
 
 
 def class_indices(dataset: BoxDataset, classes: Sequence[str], model: Path) -> NDArray[np.int64]:

@@ -7,14 +7,12 @@ half-precision kernels ONNX Runtime casts back and forth: correct, and slower th
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, save_artifact
 from mobilenet_cli.pipeline.artifacts.files import foreign
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
 from mobilenet_cli.pipeline.artifacts.sidecar import refuse_overwrite
 from mobilenet_cli.pipeline.errors import CheckError, ModelError
-from mobilenet_cli.pipeline.runtime.parity import compare
+from mobilenet_cli.pipeline.runtime.parity import compare_outputs
 from mobilenet_cli.pipeline.runtime.probe_images import probe_images
 from mobilenet_cli.pipeline.runtime.session import CPU, SessionConfig, open_session
 from mobilenet_cli.reports.records.conversion import ConvertRecord
@@ -65,10 +63,10 @@ def convert_fp16(source: Artifact, config: ConvertConfig, out: Path) -> Artifact
     name = before.graph.input[0].name
     session = SessionConfig(provider=config.provider)
     expected, found = (
-        np.asarray(open_session(content, session).run(None, {name: images})[0])
+        open_session(content, session).run(None, {name: images})
         for content in (source.path, after.SerializeToString())
     )
-    parity = compare(expected, found)
+    parity = compare_outputs(expected, found, source.facts.boxes)
     if not parity.sqnr_db >= MIN_SQNR_DB:
         raise CheckError(
             f"the half-precision model's logits are {parity.sqnr_db:.1f} dB from float32's, "

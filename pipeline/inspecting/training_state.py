@@ -96,12 +96,10 @@ def _optimizer_sizes(
     """Return bytes by parameter: torch numbers parameters in the order of the groups."""
     import torch
 
-    from mobilenet_cli.models.classifier_torch import Classifier
     from mobilenet_cli.pipeline.training.optimizer import make_optimizer
     from mobilenet_cli.pipeline.training.recipes import Recipe
 
     network = find_architecture(spec.architecture).build(spec)
-    assert isinstance(network, Classifier)  # no other can be trained
     values = {name: value for name, value in recipe.items() if name != "name"}
     groups = make_optimizer(network, Recipe(**values)).param_groups
     names = {id(parameter): name for name, parameter in network.named_parameters()}

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from mobilenet_cli.calibration.select_images import select
 from mobilenet_cli.data.dataset import Sample
 from mobilenet_cli.data.loader import batches
-from mobilenet_cli.data.open_dataset import held_out, not_held_out
 from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.errors import DataError, counted
+from mobilenet_cli.pipeline.runtime.task_images import task_images
 from mobilenet_cli.reports.records.quantization import CalibrationImage
 
 BATCH = 8
@@ -74,7 +74,7 @@ def choose_images(source: Artifact, folder: str | None, count: int, seed: int) -
             "calibrate with",
             "Pass --calib-dir a folder with a few hundred typical images",
         )
-    samples = not_held_out(where, source.facts.data).samples
+    samples = task_images(source.facts, where, "train").samples
     chosen = [samples[i] for i in select([s.label for s in samples], count, seed)]
     bad: list[str] = []
     readable = [
@@ -100,7 +100,7 @@ def leakage(source: Artifact, calibration: Calibration) -> tuple[tuple[str, ...]
     where = source.facts.data
     if where is None:
         return (), None
-    evaluation = held_out(where, source.facts.data)
+    evaluation = task_images(source.facts, where, "val")
     known = set()
     for sample in evaluation.samples:
         with contextlib.suppress(DataError):  # evaluation will count it as bad

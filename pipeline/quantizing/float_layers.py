@@ -21,10 +21,13 @@ from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
 from mobilenet_cli.pipeline.errors import CheckError, counted
 from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, evaluate
+from mobilenet_cli.pipeline.evaluating.evaluate_detector import evaluate_detector
 from mobilenet_cli.pipeline.quantizing.quantizer import QuantizedModel, Quantizer
 from mobilenet_cli.pipeline.runtime.parity import sqnr_db
 from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
 from mobilenet_cli.pipeline.runtime.timing import Subject, interleave, ratio, time_block
+from mobilenet_cli.reports.records.accuracy import EvaluationRecord
+from mobilenet_cli.reports.records.detection import DetectionRecord
 from mobilenet_cli.reports.records.quantization import FloatLayer
 
 RANKING_IMAGES = 32  # enough to tell which layers matter
@@ -72,14 +75,14 @@ class DropMeter:
     Attributes:
         source: the float model.
         data: the labelled images, as ``open_dataset`` takes them; None takes the model's own.
-        top1: the float model's top-1 on them, in percent.
+        accuracy: the float model's on them, in percent: top-1, or a detector's average precision.
         images: the number of images.
         name: the name of the images, for the record.
     """
 
     source: Artifact
     data: str | None
-    top1: float
+    accuracy: float
     images: int
     name: str
 
@@ -91,16 +94,29 @@ class DropMeter:
             DataError: the images have no labels, or cannot be used.
             OptionError: no images are known.
         """
-        record = evaluate(source, EvaluateConfig(data=data))
-        return cls(source, data, record.top1.value, record.images, record.data)
+        accuracy, record = measured(source, data)
+        return cls(source, data, accuracy, record.images, record.data)
 
     def drop(self, model: QuantizedModel) -> float:
-        """Measure the points of top-1 that a quantized model loses."""
+        """Measure the points that a quantized model loses."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "candidate.onnx"
             path.write_bytes(model.content)
             made = replace(self.source, path=path, sha256=hashlib.sha256(model.content).hexdigest())
-            return self.top1 - evaluate(made, EvaluateConfig(data=self.data)).top1.value
+            return self.accuracy - measured(made, self.data)[0]
+
+
+def measured(model: Artifact, data: str | None) -> tuple[float, EvaluationRecord | DetectionRecord]:
+    """Evaluate a model.
+
+    Returns:
+        Its top-1 or its average precision, in percent, and the whole record.
+    """
+    if model.facts.task == "detection":
+        found = evaluate_detector(model, EvaluateConfig(data=data))
+        return found.ap.value, found
+    record = evaluate(model, EvaluateConfig(data=data))
+    return record.top1.value, record
 
 
 def within_drop(quantizer: Quantizer) -> FloatChoice:
@@ -162,7 +178,7 @@ def smallest_float_set(
         order = order or ranked()
         if len(kept) == len(order):
             raise CheckError(
-                f"top-1 drops by {candidates[-1].drop:.2f} points even with "
+                f"accuracy drops by {candidates[-1].drop:.2f} points even with "
                 f"{counted(len(order), 'layer')} in float, all that there are",
                 "Raise --max-drop, or use more images to measure it on",
             )

@@ -96,6 +96,7 @@ def prove(quantizer: Quantizer, chosen: FloatChoice, started: float) -> Quantize
         drop=chosen.drop,
         drop_data=chosen.data,
         drop_images=chosen.images,
+        drop_measure="AP" if boxes else "top-1",
         kept_float=chosen.layers,
         seconds=time.monotonic() - started,
         peak_rss_mb=peak_rss_mb(),

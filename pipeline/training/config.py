@@ -4,13 +4,16 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from mobilenet_cli.models import MODELS
+from mobilenet_cli.models.architecture import Task
 from mobilenet_cli.pipeline.errors import OptionError
 from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
 from mobilenet_cli.pipeline.training.recipes import RECIPES, Recipe, changed
 from mobilenet_cli.pipeline.training.tensorboard import check_installed
 
 # Digits were drawn on 8x8 pixels; 32 is the smallest map that five halvings allow.
-RESOLUTIONS = {"digits": 32}
+RESOLUTIONS = {"digits": 32, "shapes": 96}
+DETECTOR_RESOLUTION = 300  # as SSD was published
+DETECTOR = "ssd_mobilenet_v1"  # unless another is named
 PRECISIONS = ("fp32", "bf16", "fp16")
 UPRIGHT = {"digits"}  # data sets whose images belong to other classes when they are mirrored
 
@@ -80,6 +83,10 @@ class TrainConfig:
             raise OptionError(
                 f"cannot train for {self.epochs:g} epochs", "Pass --epochs 1 or more, or 0.1"
             )
+        if self.detects and (self.qat or self.teacher is not None):
+            raise OptionError(
+                f"--{'qat' if self.qat else 'teacher'} is for classifiers", "Leave it out"
+            )
         self._check_qat()
         if self.chosen_recipe.pretrained and self.init is None:
             raise OptionError(
@@ -101,10 +108,17 @@ class TrainConfig:
             )
 
     @property
+    def detects(self) -> bool:
+        """Tell whether a detector is named."""
+        return self.model is not None and MODELS[self.model].task == "detection"
+
+    @property
     def recipe_name(self) -> str:
         """Return the name of the recipe that is used."""
         if self.recipe is not None:
             return self.recipe
+        if self.detects:
+            return "detect"
         return "qat" if self.qat else "quick" if self.init is None else "finetune"
 
     @cached_property
@@ -117,3 +131,22 @@ class TrainConfig:
         epochs = [f"epochs={self.epochs}"] if self.epochs else []
         recipe = changed(RECIPES[self.recipe_name], [*self.changes, *epochs])
         return replace(recipe, freeze_norms=1) if self.qat else recipe
+
+
+def named_model(task: str, model: str | None) -> str | None:
+    """Return the architecture for a task: the one that is named, or the task's usual one.
+
+    Raises:
+        OptionError: there is no such task, or the architecture is for another.
+    """
+    known: dict[str, Task] = {"classify": "classification", "detect": "detection"}
+    if task not in known:
+        raise OptionError(f"unknown task '{task}'", f"Use one of {', '.join(known)}")
+    if model is None or model not in MODELS:
+        return DETECTOR if model is None and task == "detect" else model
+    if task == "detect" and MODELS[model].task != "detection":
+        raise OptionError(
+            f"'{model}' is no detector",
+            f"Use one of {', '.join(n for n, a in MODELS.items() if a.task == 'detection')}",
+        )
+    return model

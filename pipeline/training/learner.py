@@ -15,7 +15,7 @@ from mobilenet_cli.pipeline.training.setup import TrainingSetup
 if TYPE_CHECKING:
     import torch
 
-    from mobilenet_cli.models.classifier_torch import Classifier
+    from mobilenet_cli.models.architecture import Network
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class Learner:
         scaler: scales the loss against underflow; does nothing but with fp16.
     """
 
-    network: "Classifier"
+    network: "Network"
     trained: "torch.nn.Module"
-    average: "Classifier | None"
+    average: "Network | None"
     optimizer: "torch.optim.Optimizer"
     scaler: "torch.amp.GradScaler"
 
     @property
-    def kept(self) -> "Classifier":
+    def kept(self) -> "Network":
         """Return the network that is evaluated and kept."""
         return self.average or self.network
 
@@ -55,8 +55,10 @@ def make_learner(setup: TrainingSetup) -> Learner:
     torch.manual_seed(config.seed)
     network = starting_network(setup.spec, setup.training.source, setup.classes)
     if setup.grids is not None:
+        from mobilenet_cli.models.classifier_torch import Classifier
         from mobilenet_cli.pipeline.training.fake_quantize import fold_into
 
+        assert isinstance(network, Classifier)  # no other has grids
         fold_into(network, setup.grids)
     if config.sync_norms and setup.group.world > 1:
         network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]  # torch's own
@@ -75,29 +77,46 @@ def make_learner(setup: TrainingSetup) -> Learner:
 
 def starting_network(
     spec: ModelSpec, source: Artifact | None, classes: tuple[str, ...]
-) -> "Classifier":
+) -> "Network":
     """Make a random network, or that of ``source``, with a new classifier where classes differ.
 
-    Random kernels are those of He et al., arXiv:1502.01852, for ReLU; fan-out per group.
+    A detector takes of a classifier the layers that both have, and of a detector of the same
+    classes all. Random kernels are those of He et al., arXiv:1502.01852, for ReLU; fan-out per
+    group.
     """
     from torch import nn
 
     from mobilenet_cli.models.classifier_torch import Classifier
+    from mobilenet_cli.models.detector_torch import Detector
 
     if source is not None:
         load_state(source)  # checks it before memory is taken for what its facts claim
     network = find_architecture(spec.architecture).build(spec)
-    assert isinstance(network, Classifier)  # as ``resolve`` has seen
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             fan_out = module.kernel_size[0] ** 2 * module.out_channels // module.groups
             nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))
+    known = load_network(source) if source else None
+    same = source is not None and source.facts.classes == classes
+    if isinstance(network, Detector):
+        for output in (module for head in network.heads for module in head.children()):
+            if isinstance(output, nn.Conv2d):
+                nn.init.normal_(output.weight, 0.0, 0.01)
+                assert output.bias is not None
+                nn.init.zeros_(output.bias)
+        if known is not None:
+            shared = network.state_dict().keys() if same and isinstance(known, Detector) else ()
+            state = {
+                name: tensor
+                for name, tensor in known.state_dict().items()
+                if name in shared or not name.startswith(("classifier.", "heads."))
+            }
+            network.load_state_dict(state, strict=False)
+        return network
     nn.init.normal_(network.classifier.weight, 0.0, 0.01)
     nn.init.zeros_(network.classifier.bias)
-    if source is not None:
-        known = load_network(source)
-        assert isinstance(known, Classifier)
+    if isinstance(known, Classifier):
         network.layers.load_state_dict(known.layers.state_dict())
-        if source.facts.classes == classes:
+        if same:
             network.classifier.load_state_dict(known.classifier.state_dict())
     return network

@@ -8,20 +8,21 @@ from mobilenet_cli.pipeline.training.recipes import Recipe
 if TYPE_CHECKING:
     import torch
 
-    from mobilenet_cli.models.classifier_torch import Classifier
+    from mobilenet_cli.models.architecture import Network
 
 MOMENTUM = 0.9
 RMS_DECAY, RMS_EPSILON = 0.9, 1.0  # arXiv:1512.00567, section 8; torch adds it outside the root
 
 
-def make_optimizer(network: "Classifier", recipe: Recipe) -> "torch.optim.Optimizer":
+def make_optimizer(network: "Network", recipe: Recipe) -> "torch.optim.Optimizer":
     """Make the recipe's optimizer, with the parameters grouped by rate and decay."""
     import torch
 
+    depth = sum(1 for _ in network.layers.children())
     members: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         dense = parameter.ndim == 2 or (parameter.ndim == 4 and parameter.shape[1] > 1)
-        rate = recipe.learning_rate * recipe.layer_rate ** layers_above(name, len(network.layers))
+        rate = recipe.learning_rate * recipe.layer_rate ** layers_above(name, depth)
         members.setdefault((rate, recipe.weight_decay if dense else 0.0), []).append(parameter)
     groups: list[dict[str, Any]] = [
         {"params": found, "lr": rate, "weight_decay": decay}

@@ -67,7 +67,8 @@ class Recipe:
         shift: largest random translation, as a fraction of the image's side.
         zoom: largest random change of size, as a fraction.
         rotation: largest random rotation in degrees.
-        magnitude: of RandAugment's two operations (arXiv:1909.13719), 0 to 10; 0 for none.
+        magnitude: of RandAugment's two operations (arXiv:1909.13719), 0 to 10; 0 for none. Of a
+            detector, of changes of brightness, contrast and colour.
         mixup: alpha of mixup (arXiv:1710.09412), 0 for none.
         cutmix: alpha of cutmix (arXiv:1905.04899), 0 for none.
         erase: probability of random erasing (arXiv:1708.04896).
@@ -156,6 +157,20 @@ RECIPES: dict[str, Recipe] = {
         source="our own; see docs/training.md",
         expected="88 % of CIFAR-10 after one epoch at 96 pixels, width 0.75",
         note="pretrained weights to one's own classes, with --init",
+    ),
+    "detect": Recipe(
+        epochs=40,
+        batch=16,
+        learning_rate=1e-3,
+        weight_decay=0.01,
+        warmup=1,
+        crop=1.0,
+        zoom=0.5,
+        magnitude=3,
+        ema=0.99,
+        source="our own; loss and matching of SSD, arXiv:1512.02325; see docs/detection.md",
+        expected="see docs/detection.md",
+        note="a detector, from ImageNet weights with --init or from nothing",
     ),
     "qat": Recipe(
         epochs=0.1,

@@ -5,7 +5,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mobilenet_cli.data import imagenet
+from mobilenet_cli.data.boxes.box_dataset import as_dataset
+from mobilenet_cli.data.boxes.open_boxes import open_boxes
 from mobilenet_cli.data.dataset import Dataset
 from mobilenet_cli.data.open_dataset import open_dataset
 from mobilenet_cli.data.preprocess import InputSpec
@@ -15,7 +19,8 @@ from mobilenet_cli.data.training_batches import (
     class_indices,
     steps_per_epoch,
 )
-from mobilenet_cli.models import find_architecture
+from mobilenet_cli.models import MODELS, find_architecture
+from mobilenet_cli.models.boxes import BoxSpec
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
 from mobilenet_cli.pipeline.artifacts.facts import Facts, versions
@@ -24,7 +29,13 @@ from mobilenet_cli.pipeline.progress import Progress
 from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
 from mobilenet_cli.pipeline.runtime.machine import available_memory
 from mobilenet_cli.pipeline.training.augmentation import crop_of
-from mobilenet_cli.pipeline.training.config import RESOLUTIONS, UPRIGHT, TrainConfig
+from mobilenet_cli.pipeline.training.config import (
+    DETECTOR_RESOLUTION,
+    RESOLUTIONS,
+    UPRIGHT,
+    TrainConfig,
+)
+from mobilenet_cli.pipeline.training.detection import DetectionTask, check_objects
 from mobilenet_cli.pipeline.training.distillation import Teacher, open_teacher
 from mobilenet_cli.pipeline.training.distributed import ProcessGroup
 from mobilenet_cli.pipeline.training.qat import Grids, quantized_start
@@ -34,7 +45,7 @@ from mobilenet_cli.reports.records.training import TrainingStart
 if TYPE_CHECKING:
     import torch
 
-    from mobilenet_cli.models.classifier_torch import Classifier
+    from mobilenet_cli.models.architecture import Network
 
 CACHE_BYTES = 2 << 30  # for crops that are kept in memory, of all processes together
 
@@ -99,6 +110,10 @@ def resolve(config: TrainConfig) -> ResolvedTraining:
     """
     source = None if config.init is None else load_artifact(Path(config.init))
     known = source.facts.model if source else None
+    if known and config.model is None and source and source.facts.task == "detection":
+        config = replace(config, model=known.architecture)
+    if known and config.model and MODELS[config.model].backbone == known.architecture:
+        known = replace(known, architecture=config.model)
     if source and known and config.model not in (None, known.architecture):
         raise OptionError(
             f"{source.path} is a {known.architecture}, not a {config.model}",
@@ -119,13 +134,7 @@ def resolve(config: TrainConfig) -> ResolvedTraining:
         width=1.0 if config.width is None else config.width,
     )
     spec = _input(config, source)
-    architecture = find_architecture(network.architecture)
-    architecture.check_resolution(spec.resolution)
-    if architecture.task != "classification":
-        raise OptionError(
-            f"{architecture.title} is a detector, and only classifiers can be trained",
-            "Use --model mobilenet_v1 or mobilenet_v2",
-        )
+    find_architecture(network.architecture).check_resolution(spec.resolution)
     return ResolvedTraining(
         config=config,
         recipe=config.chosen_recipe,
@@ -145,6 +154,12 @@ def _input(config: TrainConfig, source: Artifact | None) -> InputSpec:
     known = source.facts.input if source else None
     if known and config.qat:
         return known
+    if config.detects:
+        same = known is not None and known.convention == "stretch"
+        usual = known.resolution if known and same else DETECTOR_RESOLUTION
+        side = config.resolution or RESOLUTIONS.get(config.data, usual)
+        stretched = replace(known or InputSpec(), resolution=side, resize=side)
+        return replace(stretched, convention="stretch")
     usual = known.resolution if known else RESOLUTIONS.get(config.data, InputSpec().resolution)
     side = usual if config.resolution is None else config.resolution
     framed = InputSpec.cropped(side, 1.0 if config.data in UPRIGHT else config.chosen_recipe.crop)
@@ -168,6 +183,7 @@ class TrainingSetup:
         group: the processes that train together.
         teacher: the network whose logits are part of the loss, if any.
         grids: the grids through which the network is computed, if any.
+        detection: what a detector learns; None for a classifier.
     """
 
     training: ResolvedTraining
@@ -182,6 +198,7 @@ class TrainingSetup:
     group: ProcessGroup
     teacher: Teacher | None
     grids: Grids | None
+    detection: DetectionTask | None = None
 
     @property
     def config(self) -> TrainConfig:
@@ -206,7 +223,13 @@ class TrainingSetup:
     @property
     def spec(self) -> ModelSpec:
         """Return the network that is trained."""
-        return replace(self.training.network, classes=len(self.classes))
+        background = int(self.detection is not None)
+        return replace(self.training.network, classes=len(self.classes) + background)
+
+    @property
+    def measure(self) -> str:
+        """Return what is counted as right while training."""
+        return "matched anchors" if self.detection else "top-1"
 
     @property
     def start(self) -> TrainingStart:
@@ -223,7 +246,7 @@ class TrainingSetup:
             held_out=len(self.validation.samples),
             epochs=self.recipe.epochs,
             init=config.init,
-            photos=config.data not in UPRIGHT,
+            photos=config.data not in RESOLUTIONS,
         )
 
     @property
@@ -238,6 +261,8 @@ class TrainingSetup:
     @cached_property
     def validation_shard(self) -> Dataset:
         """Return the held-out images that this process evaluates: each image is one process's."""
+        if self.detection is not None:  # precision over all images is no sum
+            return self.validation
         mine = self.validation.samples[self.group.rank :: self.group.world]
         return replace(self.validation, samples=mine)
 
@@ -256,20 +281,27 @@ class TrainingSetup:
             names=names_of(self.classes, training.source),
             data=self.config.data,
             grids=self.grids.coded if self.grids else (),
+            boxes=self.detection.boxes if self.detection else None,
         )
 
-    def computed(self, network: "Classifier") -> "torch.nn.Module":
+    def computed(self, network: "Network") -> "torch.nn.Module":
         """Return the network as it is computed: itself, or through grids."""
         if self.grids is None:
             return network
+        from mobilenet_cli.models.classifier_torch import Classifier
+
+        assert isinstance(network, Classifier)  # no other has grids
         from mobilenet_cli.pipeline.training.fake_quantize import FakeQuantized
 
         return FakeQuantized(network, self.grids)
 
-    def written(self, network: "Classifier") -> "Classifier":
+    def written(self, network: "Network") -> "Network":
         """Return the network as it is written: itself, or with its weights on their grids."""
         if self.grids is None:
             return network
+        from mobilenet_cli.models.classifier_torch import Classifier
+
+        assert isinstance(network, Classifier)  # no other has grids
         from mobilenet_cli.pipeline.training.fake_quantize import FakeQuantized, on_grid
 
         return on_grid(FakeQuantized(network, self.grids))
@@ -296,8 +328,14 @@ def set_up(
             f"{what} needs a GPU, and torch finds none",
             "Leave it out" + ("" if config.sync_norms else ", or use bf16"),
         )
-    images, validation = (open_dataset(config.data, split).labelled() for split in ("train", "val"))
-    classes = training_classes(config.data, images, validation)
+    detection = detection_of(training) if config.detects else None
+    if detection is None:
+        sets = [open_dataset(config.data, split).labelled() for split in ("train", "val")]
+        classes = training_classes(config.data, *sets)
+    else:
+        sets = [as_dataset(part) for part in (detection.images, detection.validation)]
+        classes = sets[0].classes
+    images, validation = sets
     device = torch.device("cuda", group.local) if on_gpu else torch.device("cpu")
     if config.qat and source is not None and source.facts.classes != classes:
         raise ModelError(
@@ -317,9 +355,11 @@ def set_up(
         training=training,
         images=TrainingImages(
             samples=images.samples,
-            labels=class_indices(images, classes),
+            labels=np.zeros(len(images.samples), np.int64)
+            if detection
+            else class_indices(images, classes),
             crop=crop_of(recipe, training.input),
-            mirror=config.data not in UPRIGHT,
+            mirror=config.data not in UPRIGHT and detection is None,
             views=recipe.views,
             cache=cache_of(training, group),
         ),
@@ -333,7 +373,29 @@ def set_up(
         group=group,
         teacher=teacher,
         grids=grids,
+        detection=detection,
     )
+
+
+def detection_of(training: ResolvedTraining) -> DetectionTask:
+    """Open the images with boxes that a detector learns from.
+
+    Raises:
+        DataError: they cannot be used.
+        OptionError: the recipe cuts parts out of images, which would leave their boxes behind.
+    """
+    if training.recipe.area < 1:
+        raise OptionError(
+            f"recipe '{training.config.recipe_name}' cuts parts out of images, and detectors see "
+            "whole ones",
+            "Use --recipe detect, or add --set area=1",
+        )
+    images, validation = (open_boxes(training.config.data, split) for split in ("train", "val"))
+    check_objects(images)
+    architecture = find_architecture(training.network.architecture)
+    columns = tuple(range(1, len(images.classes) + 1))  # behind background
+    spec = BoxSpec(anchors=architecture.anchors(training.input.resolution), columns=columns)
+    return DetectionTask(spec, images, validation)
 
 
 def cache_of(training: ResolvedTraining, group: ProcessGroup) -> CachedCrops:

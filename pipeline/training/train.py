@@ -248,7 +248,7 @@ class Trainer:
         loss, correct, seen = self.setup.group.all_reduce_sum(
             state.loss_sum, state.correct, state.seen
         )
-        return replace(state, loss_sum=loss, correct=int(correct), seen=int(seen))
+        return replace(state, loss_sum=loss, correct=correct, seen=int(seen))
 
     def save(self) -> None:
         """Write the state; rank 0's network is everybody's."""
@@ -263,7 +263,7 @@ class Trainer:
         state = self.state
         return (
             f"loss {state.loss_sum / state.seen:.3f}, "
-            f"training top-1 {100 * state.correct / state.seen:.1f} %, "
+            f"training {self.setup.measure} {100 * state.correct / state.seen:.1f} %, "
             f"lr {self.learner.learning_rate:.1e}, {100 * state.waiting:.0f} % waiting for data"
         )
 
@@ -271,7 +271,8 @@ class Trainer:
         """Evaluate on the held-out images that can be read.
 
         Returns:
-            Top-1 and top-5 in percent, and the mean loss, None where it is not finite.
+            Top-1 and top-5, or a detector's AP50 and AP, in percent; and the mean loss, None where
+            it is not finite.
 
         Raises:
             DataError: none of them can be read.
@@ -284,6 +285,12 @@ class Trainer:
             self.listener.progress(self.images_done, self.images_total, note)
 
         setup.group.broadcast_buffers(kept)
+        if setup.detection is not None:
+            spec, device = setup.training.input, setup.device
+            ap50, ap, loss = setup.detection.validate(
+                kept, setup.validation_shard, spec, device, tick, self.on_bad
+            )
+            return 100 * ap50, 100 * ap, loss if math.isfinite(loss) else None
         counts = count_correct(
             setup.computed(kept),
             setup.validation_shard,
@@ -313,6 +320,7 @@ class Trainer:
             top1=top1,
             top5=top5,
             validation_loss=loss,
+            detects=self.setup.detection is not None,
             learning_rate=self.learner.learning_rate,
             waiting=state.waiting,
         )
@@ -320,11 +328,12 @@ class Trainer:
     def scalars(self) -> dict[str, float]:
         """Return what TensorBoard shows of the last epoch; the rate is that of the training."""
         epoch = self.history[-1]
+        first, second = ("ap50", "ap") if self.setup.detection else ("top1", "top5")
         return {
             "loss/epoch": epoch.loss,
-            "top1/training": epoch.train_top1,
-            "top1/held_out": epoch.top1,
-            "top5/held_out": epoch.top5,
+            f"{first}/training": epoch.train_top1,
+            f"{first}/held_out": epoch.top1,
+            f"{second}/held_out": epoch.top5,
             "learning_rate": epoch.learning_rate,
             "images_per_second": self.images_done / max(self.state.seconds, 1e-9),
             "waiting": self.state.waiting,
@@ -379,6 +388,7 @@ class Trainer:
             images=len(setup.images.samples),
             top1=top1,
             top5=top5,
+            detects=setup.detection is not None,
             start_top1=state.start[0] if state.start else None,
             kept_epoch=epoch,
             last_top1=self.history[-1].top1,

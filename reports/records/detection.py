@@ -29,7 +29,7 @@ class DetectionRecord(Record):
 
     Attributes:
         model: path of the artifact; ``sha256`` its hash, ``stage`` what made it.
-        data: the data set's name.
+        data: the data set's name; ``data_fingerprint`` its hash over names, sizes and boxes.
         provider: what ran the model: an execution provider, or ``torch`` for a checkpoint.
         images: images evaluated; ``bad_images`` names those that could not be read.
         objects: in the images; ``detections`` how many boxes were found.
@@ -50,6 +50,7 @@ class DetectionRecord(Record):
     sha256: str
     stage: str
     data: str
+    data_fingerprint: str
     provider: str
     images: int
     bad_images: tuple[str, ...]

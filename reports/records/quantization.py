@@ -64,8 +64,9 @@ class QuantizeRecord(Record):
             None where the model cannot run here.
         operators: nodes by type in the graph that really runs.
         layers: in the order of computation; ``float_layers`` names those not integer.
-        max_drop: of top-1 in points that was asked for, None if it was not.
+        max_drop: of ``drop_measure`` in points that was asked for, None if it was not.
         drop: what it is, measured on ``drop_images`` images of ``drop_data``.
+        drop_measure: what drops: ``top-1``, or ``AP`` of a detector.
         kept_float: the layers that stayed in float for it, and their price.
         seconds: wall time; ``peak_rss_mb`` the process's peak memory.
     """
@@ -91,6 +92,7 @@ class QuantizeRecord(Record):
     drop: float | None = None
     drop_data: str | None = None
     drop_images: int | None = None
+    drop_measure: str = "top-1"
     kept_float: tuple[FloatLayer, ...] = ()
     seconds: float
     peak_rss_mb: float

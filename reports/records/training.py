@@ -11,6 +11,8 @@ class EpochRecord(Record):
         loss: mean training loss; ``train_top1`` the accuracy on the augmented images, in percent.
         top1: on the held-out images, in percent; likewise ``top5``.
         validation_loss: mean loss on the held-out images; None where it is not finite.
+        detects: the network is a detector: ``top1`` is its AP50, ``top5`` its AP, and
+            ``train_top1`` the share of anchors on objects whose class is right.
         learning_rate: at the epoch's end.
         waiting: fraction of the time so far, 0..1, that was spent waiting for images.
     """
@@ -21,6 +23,7 @@ class EpochRecord(Record):
     top1: float
     top5: float
     validation_loss: float | None = None
+    detects: bool = False
     learning_rate: float
     waiting: float | None = None
 
@@ -57,6 +60,7 @@ class TrainRecord(Record):
     Attributes:
         epochs: how many, the last of which may be a part of one; ``images`` in each.
         top1: of what was kept, on the held-out images, in percent; likewise ``top5``.
+        detects: the network is a detector, and ``top1`` is its AP50, ``top5`` its AP.
         start_top1: likewise of what training started from, with ``--qat``.
         kept_epoch: whose weights were kept, from 1; 0 for those that it started from.
         last_top1: top-1 after the last epoch, on the held-out images, in percent.
@@ -72,6 +76,7 @@ class TrainRecord(Record):
     images: int
     top1: float
     top5: float
+    detects: bool = False
     start_top1: float | None = None
     kept_epoch: int | None = None
     last_top1: float | None = None
