@@ -6,7 +6,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mobilenet_cli.models import mobilenet_v1, mobilenet_v2, ssd
+from mobilenet_cli.models import mobilenet_v1, mobilenet_v2, retinaface, ssd
 from mobilenet_cli.models.architecture import Architecture
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.errors import ModelError
@@ -34,6 +34,12 @@ def _ssd(spec: ModelSpec) -> "Detector":
     return SSD(spec)
 
 
+def _retinaface(spec: ModelSpec) -> "Detector":
+    from mobilenet_cli.models.retinaface_torch import RetinaFace
+
+    return RetinaFace(spec)
+
+
 # Of the classifiers, five layers of stride 2 leave one pixel of 32.
 MODELS: dict[str, Architecture] = {
     "mobilenet_v1": Architecture(
@@ -58,6 +64,17 @@ MODELS: dict[str, Architecture] = {
         smallest_side=32,
         heads=ssd.heads,
         anchors=ssd.anchors,
+        backbone="mobilenet_v1",
+    ),
+    "retinaface_mobilenet_v1": Architecture(
+        title="MobileNet v1 RetinaFace",
+        layers=retinaface.layers,
+        build=_retinaface,
+        width_layer="layers.26",
+        smallest_side=32,
+        heads=retinaface.heads,
+        anchors=retinaface.anchors,
+        side_step=32,
         backbone="mobilenet_v1",
     ),
     ssd.LITE: Architecture(

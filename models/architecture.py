@@ -30,6 +30,7 @@ class Architecture:
             global average pooling and a fully connected layer follow.
         heads: what makes the outputs of a detector, in pairs: boxes, scores; None of a classifier.
         anchors: of a detector, for images of so many pixels a side; none of a classifier.
+        side_step: sides of images in pixels are multiples of this.
         backbone: the architecture whose weights a detector can start from; empty of a classifier.
         build: makes the torch module of a spec, with random weights; imports torch.
         width_layer: the layer whose number of channels tells the width multiplier best.
@@ -43,6 +44,7 @@ class Architecture:
     smallest_side: int
     heads: Callable[[ModelSpec], tuple[Head, ...]] | None = None
     anchors: Callable[[int], tuple[AnchorMap, ...]] = lambda _: ()
+    side_step: int = 1
     backbone: str = ""
 
     @property
@@ -105,14 +107,20 @@ class Architecture:
         return sum(self.layer_multiply_adds(spec, resolution).values())
 
     def check_resolution(self, resolution: int) -> None:
-        """Refuse images that are too small.
+        """Refuse images that are too small, or of sides that do not fit.
 
         Raises:
-            OptionError: the strides of the network would leave no pixel.
+            OptionError: the strides of the network would leave no pixel, or maps would not meet.
         """
         if resolution < self.smallest_side:
             raise OptionError(
                 f"resolution {resolution} is too small for {self.title}, whose strides leave no "
                 "pixel of it",
                 f"Use at least {self.smallest_side}",
+            )
+        if resolution % self.side_step:
+            raise OptionError(
+                f"resolution {resolution} does not fit {self.title}, each of whose maps has half "
+                "the sides of the one before",
+                f"Use a multiple of {self.side_step}",
             )

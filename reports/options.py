@@ -91,8 +91,8 @@ OPTIONS: dict[str, Any] = {
     ),
     "architecture": option(
         "--model",
-        "Architecture: mobilenet_v1, mobilenet_v2, or a detector, ssd_mobilenet_v1 or "
-        "ssdlite_mobilenet_v1.",
+        "Architecture: mobilenet_v1, mobilenet_v2, or a detector, ssd_mobilenet_v1, "
+        "ssdlite_mobilenet_v1 or retinaface_mobilenet_v1.",
         MODEL_NAMES,
     ),
     "markdown": option("--markdown", "Print tables as Markdown, as it is where they are piped."),

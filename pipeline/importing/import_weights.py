@@ -20,6 +20,7 @@ from mobilenet_cli.pipeline.importing.layouts import (
     keras,
     keras_automatic,
     keras_v2,
+    retinaface,
     ssd_tfjs,
     tf_slim,
     timm,
@@ -49,6 +50,7 @@ class Layout:
 
 # In the order in which they are tried: the last one matches by shape alone.
 LAYOUTS = (
+    Layout(retinaface.recognizes, retinaface.plan, retinaface.EXPECTED),
     Layout(ssd_tfjs.recognizes, ssd_tfjs.plan, ssd_tfjs.EXPECTED, ssd_tfjs.prepare),
     Layout(keras.recognizes, keras.plan, keras.EXPECTED),
     Layout(keras_v2.recognizes, keras_v2.plan, keras_v2.EXPECTED),

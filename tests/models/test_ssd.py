@@ -1,4 +1,4 @@
-"""SSD: the counts that are published, its module, its anchors and what becomes of its outputs."""
+"""Detectors: the published counts, their modules, anchors, and what becomes of their outputs."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from mobilenet_cli.models.conv_layers import feature_sizes
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.errors import OptionError
 
-NAMES = ["ssd_mobilenet_v1", "ssdlite_mobilenet_v1"]
+NAMES = ["ssd_mobilenet_v1", "ssdlite_mobilenet_v1", "retinaface_mobilenet_v1"]
 SSD = MODELS[NAMES[0]]
 COCO = ModelSpec(architecture=NAMES[0], classes=91)
 
@@ -22,8 +22,10 @@ def test_counts_are_the_published() -> None:
     assert round(SSD.multiply_adds(COCO, 300) / 1e9, 1) == 1.2
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(("width", "side"), [(0.25, 64), (0.1, 33)])
+@pytest.mark.parametrize(
+    ("name", "width", "side"),
+    [(NAMES[0], 0.25, 64), (NAMES[0], 0.1, 33), (NAMES[1], 0.1, 33), (NAMES[2], 0.25, 64)],
+)
 def test_module_has_the_tensors_and_maps_of_the_data(name: str, width: float, side: int) -> None:
     found = MODELS[name]
     spec = ModelSpec(architecture=name, width=width, classes=4)

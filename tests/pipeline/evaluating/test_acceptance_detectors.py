@@ -20,7 +20,10 @@ from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
 from mobilenet_cli.pipeline.quantizing.quantize import quantize
 
 pytestmark = pytest.mark.slow
-WEIGHTS = {"ssd": "ssd_mobilenetv1_model-weights_manifest.json"}
+WEIGHTS = {
+    "ssd": "ssd_mobilenetv1_model-weights_manifest.json",
+    "retinaface": "mobilenet0.25_Final.pth",
+}
 
 
 @pytest.fixture(scope="module", params=WEIGHTS)
