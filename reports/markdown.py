@@ -46,7 +46,10 @@ def rows_markdown(rows: Sequence[ReportRow]) -> str:
 
 def artifact_grid(rows: Sequence[ReportRow]) -> Grid:
     """Lay out the artifacts of one run, a dash where nothing was measured."""
-    titles = "artifact", "size MiB", "top-1 %", "p50 ms", "speed-up", "p99 ms", "top-5 %"
+    titles = (
+        *("artifact", "size MiB", "top-1 %", "AP50 %", "p50 ms", "speed-up", "p99 ms"),
+        *("top-5 %", "AP %"),
+    )
     return Grid(
         titles,
         [
@@ -54,10 +57,12 @@ def artifact_grid(rows: Sequence[ReportRow]) -> Grid:
                 label(row.file),
                 number(row.size_mb, ".2f"),
                 metric_cell(row.top1),
+                interval_cell(row.ap50),
                 number(row.p50_ms, ".2f"),
                 times_cell(row.speedup),
                 number(row.p99_ms, ".2f"),
                 metric_cell(row.top5),
+                interval_cell(row.ap),
             ]
             for row in rows
         ],
@@ -72,7 +77,12 @@ def settings(rows: Sequence[ReportRow]) -> list[str]:
 def setting(row: ReportRow) -> list[str]:
     """Say what the accuracy and the latency of a row were measured with."""
     notes = []
-    if row.data is not None:
+    if row.ap50 is not None:
+        notes.append(
+            f"Average precision (COCO) on {counted(row.images or 0, 'image')} of {row.data}, 95 % "
+            "intervals by bootstrap over images."
+        )
+    elif row.data is not None:
         notes.append(
             f"Accuracy on {counted(row.images or 0, 'image')} of {row.data}, 95 % Wilson intervals."
         )
@@ -87,6 +97,15 @@ def metric_cell(metric: Metric | None) -> Cell:
     if metric is None:
         return number(None)
     return number(metric.value, ".2f", f"{metric.low:.1f} to {metric.high:.1f}")
+
+
+def interval_cell(interval: Interval | None) -> Cell:
+    """Make a cell of a percentage whose interval may be unknown."""
+    if interval is None:
+        return number(None)
+    known = interval.low is not None and interval.high is not None
+    bounds = f"{interval.low:.1f} to {interval.high:.1f}" if known else ""
+    return number(interval.value, ".2f", bounds)
 
 
 def times_cell(interval: Interval | None) -> Cell:

@@ -5,10 +5,16 @@ Only what the records say is stated; what they cannot know is said to be unknown
 
 from mobilenet_cli.pipeline.errors import counted
 from mobilenet_cli.reports.latency_tables import noise_note
-from mobilenet_cli.reports.markdown import metric_cell, rows_markdown
+from mobilenet_cli.reports.markdown import interval_cell, metric_cell, rows_markdown
 from mobilenet_cli.reports.records.conversion import ImportRecord
 from mobilenet_cli.reports.records.quantization import QuantizeRecord
-from mobilenet_cli.reports.records.run import ArtifactRecord, ReportRecord, ReportRow, RunRecord
+from mobilenet_cli.reports.records.run import (
+    BOXES,
+    ArtifactRecord,
+    ReportRecord,
+    ReportRow,
+    RunRecord,
+)
 from mobilenet_cli.reports.reproduce import commands
 from mobilenet_cli.reports.summary import class_count
 from mobilenet_cli.reports.tables import code, escape
@@ -22,18 +28,21 @@ def model_card(report: ReportRecord) -> str:
     facts = "".join(f"- {escape(fact)}.\n" for fact in report.facts)
     classes = ", ".join((model.names or model.classes)[:10])
     more = f" and {len(model.classes) - 10} more" if len(model.classes) > 10 else ""
+    detects = model.output == BOXES
+    kind = "Object detector" if detects else "Image classifier"
+    use = "find objects of" if detects else "tell apart"
+    other = " An image of anything else is given one of these classes all the same."
     sections = [
         (
             "Model details",
-            f"Image classifier, `{code(model.file)}`, {model.size_mb:.2f} MiB, SHA-256 "
+            f"{kind}, `{code(model.file)}`, {model.size_mb:.2f} MiB, SHA-256 "
             f"`{model.sha256}`, made by {escape(model.stage)}. {escape(report.headline)}\n\n{facts}"
             f"- Licence of the weights: {licence(run)}",
         ),
         (
             "Intended use",
-            f"To tell apart {counted(len(model.classes), 'class', 'classes')}: "
-            f"{escape(classes)}{more}. An image of anything else is given one of these classes all "
-            "the same.",
+            f"To {use} {counted(len(model.classes), 'class', 'classes')}: "
+            f"{escape(classes)}{more}.{'' if detects else other}",
         ),
         ("How to use it", usage(model)),
         (
@@ -69,6 +78,12 @@ def licence(run: RunRecord) -> str:
 
 def accuracy(row: ReportRow) -> str:
     """Say how accurate the model is on which images."""
+    if row.ap50 is not None:
+        of = f"{counted(row.images or 0, 'image')} of {row.data}"
+        return (
+            f"AP50 {interval_cell(row.ap50)} % on {of}, as COCO measures it (95 % intervals by "
+            "bootstrap over images)."
+        )
     if row.top1 is None:
         return "Accuracy has not been measured."
     top5 = f" and top-5 {metric_cell(row.top5)} %" if row.top5 else ""
@@ -82,6 +97,12 @@ def accuracy(row: ReportRow) -> str:
 def usage(model: ArtifactRecord) -> str:
     """Say what goes in and what comes out, with the lines of Python that do it."""
     spec = model.input
+    if model.output == BOXES:
+        return (
+            "`mobilenet-cli predict` finds boxes, and draws them with `--draw`. For other programs "
+            "`mobilenet-cli export --nms` makes an ONNX file with final boxes in pixels, "
+            "probabilities, classes and their count."
+        )
     if spec is None:
         return "The record does not say how an image becomes the input; `inspect` tells."
     if not model.file.endswith(".onnx"):

@@ -31,6 +31,10 @@ def report_row(run: RunRecord, artifact: ArtifactRecord) -> ReportRow:
             "top1": evaluation.top1,
             "top5": evaluation.top5 if class_count(artifact) > FEW_CLASSES else None,
         }
+    found = [record for record in run.detections if record.sha256 == artifact.sha256]
+    if found:
+        last = found[-1]
+        update |= {"data": last.data, "images": last.images, "ap50": last.ap50, "ap": last.ap}
     if run.bench is not None and (index := result_index(run.bench, artifact.sha256)) is not None:
         result = run.bench.results[index]
         over = result.reference
@@ -198,13 +202,14 @@ def times(value: float) -> str:
 
 
 def _accuracy(int8: ReportRow, base: ReportRow) -> str:
-    if int8.top1 is None or base.top1 is None:
+    both = (int8.ap50, base.ap50) if int8.ap50 else (int8.top1, base.top1)
+    if both[0] is None or both[1] is None:
         return "its accuracy has not been compared"
     if (int8.data, int8.images) != (base.data, base.images):
         return "it was evaluated on other images than fp32"
     return (
-        f"top-1 is {int8.top1.value:.2f} % and that of fp32 {base.top1.value:.2f} %, which were "
-        "not compared image by image"
+        f"{'AP50' if int8.ap50 else 'top-1'} is {both[0].value:.2f} % and that of fp32 "
+        f"{both[1].value:.2f} %, which were not compared image by image"
     )
 
 

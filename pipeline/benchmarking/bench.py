@@ -274,7 +274,7 @@ def result_of(
         operators=operators,
         operator_ms=dict(list(inside.milliseconds.items())[:TOP_OPERATORS]),
         nodes_by_provider=dict(Counter(provider for _, provider in inside.nodes)),
-        remarks=remarks_on(row.session, operators, inside),
+        remarks=remarks_on(row.session, operators, inside, row.artifact.facts.boxes),
         limit_ms=limit_ms(row, operators, roofline),
         reference=reference,
         percentiles_ms=tuple(timing.percentile(q) / 1e6 for q in range(101)),

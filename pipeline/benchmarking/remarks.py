@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 
+from mobilenet_cli.models.boxes import BoxSpec
 from mobilenet_cli.pipeline.benchmarking.operator_profile import Inside
 from mobilenet_cli.pipeline.errors import counted
 from mobilenet_cli.pipeline.runtime.machine import usable_cpus
@@ -15,9 +16,19 @@ FLOAT_LEFTOVERS = ("Clip", "Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "
 
 
 def remarks_on(
-    session: SessionConfig, operators: Mapping[str, int], inside: Inside
+    session: SessionConfig,
+    operators: Mapping[str, int],
+    inside: Inside,
+    boxes: BoxSpec | None = None,
 ) -> tuple[str, ...]:
-    """Return what a reader must know about the row, each remark with its cure."""
+    """Return what a reader must know about the row, each remark with its cure.
+
+    Args:
+        session: how it was run.
+        operators: nodes by type in the graph that ran.
+        inside: what was seen while it ran.
+        boxes: of a detector, each of whose heads leaves the integers by itself.
+    """
     remarks = []
     if (session.threads or 1) > usable_cpus():
         remarks.append(
@@ -32,7 +43,7 @@ def remarks_on(
         remarks.append(
             f"not all nodes ran on {provider}: {count}. Bench another artifact to avoid it."
         )
-    left = float_leftovers(operators)
+    left = float_leftovers(operators, 2 * len(boxes.anchors) if boxes else 1)
     if left:
         count = ", ".join(f"{n} {operator}" for operator, n in left.items())
         remarks.append(
@@ -42,10 +53,16 @@ def remarks_on(
     return tuple(remarks)
 
 
-def float_leftovers(operators: Mapping[str, int]) -> dict[str, int]:
-    """Count the nodes of a quantized model's graph that an integer network does not need."""
+def float_leftovers(operators: Mapping[str, int], heads: int = 1) -> dict[str, int]:
+    """Count the nodes of a quantized model's graph that an integer network does not need.
+
+    Args:
+        operators: nodes by type.
+        heads: layers that leave the integers; each may have a DequantizeLinear.
+    """
     if not is_integer(operators) and "DequantizeLinear" not in operators:
         return {}
-    extra = {name: operators.get(name, 0) - allowed for name, allowed in INTEGER_ENDS.items()}
+    ends = INTEGER_ENDS | {"DequantizeLinear": heads}
+    extra = {name: operators.get(name, 0) - allowed for name, allowed in ends.items()}
     extra |= {name: operators.get(name, 0) for name in FLOAT_LEFTOVERS}
     return {name: count for name, count in extra.items() if count > 0}

@@ -27,8 +27,9 @@ from mobilenet_cli.pipeline.reporting.weight_ranges import weight_ranges
 from mobilenet_cli.reports.accuracy_statistics import compare_paired
 from mobilenet_cli.reports.answers import confusion, disagreements, mistakes
 from mobilenet_cli.reports.records.accuracy import EvaluationRecord, PredictionsRecord
+from mobilenet_cli.reports.records.detection import DetectionRecord
 from mobilenet_cli.reports.records.latency import BenchRecord
-from mobilenet_cli.reports.records.run import ArtifactRecord, Missing, RunRecord
+from mobilenet_cli.reports.records.run import BOXES, ArtifactRecord, Missing, RunRecord
 from mobilenet_cli.reports.summary import main_data
 
 COMMANDS = {
@@ -39,11 +40,13 @@ COMMANDS = {
     "train.jsonl": "train",
     "evaluate.json": "evaluate",
     "predictions.json": "evaluate",
+    "detection.json": "evaluate",
     "bench.json": "bench",
 }
 T = TypeVar("T")
 EPOCHS = TypeAdapter(list[dict[str, JsonValue]])
 EVALUATIONS = TypeAdapter(list[EvaluationRecord])
+DETECTIONS = TypeAdapter(list[DetectionRecord])
 PREDICTIONS = TypeAdapter(list[PredictionsRecord])
 BENCH = TypeAdapter(BenchRecord)
 
@@ -68,11 +71,16 @@ def collect(run: Run, layers: bool = True) -> tuple[RunRecord, list[PredictionsR
     if not artifacts:
         raise ModelError(f"{run.folder} has no model", "Make one with train or import")
     imported = artifacts[0].stage == "import"
-    evaluations = read_part(run, run.evaluation, missing, reader(EVALUATIONS)) or []
+    if detects := artifacts[-1].output == BOXES:
+        detections = read_part(run, run.detection, missing, reader(DETECTIONS)) or []
+        evaluations = []
+    else:
+        detections = []
+        evaluations = read_part(run, run.evaluation, missing, reader(EVALUATIONS)) or []
     bench = read_part(run, run.bench, missing, reader(BENCH))
     training = None if imported else read_part(run, run.training, missing, read_epochs)
     predictions = list(many_predictions(run, missing))
-    if run.predictions.is_file() or not predictions:
+    if run.predictions.is_file() or not (predictions or detects):
         few = read_part(run, run.predictions, missing, reader(PREDICTIONS))
         predictions = [*(few or []), *predictions]
     both = layers and run.folded.is_file() and run.int8.is_file()
@@ -82,6 +90,7 @@ def collect(run: Run, layers: bool = True) -> tuple[RunRecord, list[PredictionsR
         artifacts=tuple(artifacts),
         training=tuple(training or ()),
         evaluations=tuple(evaluations),
+        detections=tuple(detections),
         bench=bench,
         weights=weights or (),
         missing=tuple(dict.fromkeys(with_images(part, artifacts[0]) for part in missing)),
@@ -244,6 +253,8 @@ def artifact_record(path: Path) -> ArtifactRecord:
     if not is_checkpoint(path):
         graph = load_onnx(path).graph
         kept |= {"input_name": graph.input[0].name, "output": output_kind(graph)}
+    if facts.task == "detection":
+        kept["output"] = BOXES
     return ArtifactRecord.model_validate({**kept, "record": record})
 
 
@@ -251,9 +262,11 @@ def without_outdated(run: RunRecord) -> RunRecord:
     """Leave out what was measured on files that have been made again since, and list it."""
     current = {artifact.sha256 for artifact in run.artifacts}
     kept = tuple(record for record in run.evaluations if record.sha256 in current)
+    found = tuple(record for record in run.detections if record.sha256 in current)
     missing = list(run.missing)
     measured = {
         "evaluate.json": [(r.model, r.sha256) for r in run.evaluations],
+        "detection.json": [(r.model, r.sha256) for r in run.detections],
         "bench.json": [(r.model, r.sha256) for r in run.bench.results] if run.bench else [],
     }
     for file, pairs in measured.items():
@@ -268,4 +281,5 @@ def without_outdated(run: RunRecord) -> RunRecord:
                     command=command(COMMANDS[file], run.run, run.artifacts[0].data),
                 )
             )
-    return run.model_copy(update={"evaluations": kept, "missing": tuple(missing)})
+    update = {"evaluations": kept, "detections": found, "missing": tuple(missing)}
+    return run.model_copy(update=update)

@@ -42,6 +42,7 @@ def charts(report: ReportRecord) -> list[Chart]:
     run = report.run
     made = [
         accuracy_chart(report),
+        precision_chart(run),
         latency_chart(run),
         throughput_chart(run),
         operators_chart(run),
@@ -55,7 +56,11 @@ def charts(report: ReportRecord) -> list[Chart]:
 
 def accuracy_chart(report: ReportRecord) -> Chart | None:
     """Draw top-1 against latency, one open symbol an artifact, so that none hides another."""
-    rows = [(row, row.top1, row.p50_ms) for row in report.rows if row.top1 and row.p50_ms]
+    measured = [(row, row.top1 or row.ap50, row.p50_ms) for row in report.rows]
+    rows = [(row, of, ms) for row, of, ms in measured if of is not None and ms]
+    name, detects = "top-1", bool(rows) and rows[0][0].ap50 is not None
+    if detects:
+        name = "AP50"
     if not rows:
         return None
     data = []
@@ -71,8 +76,8 @@ def accuracy_chart(report: ReportRecord) -> Chart | None:
                 "y": [top1.value],
                 "error_y": {
                     "symmetric": False,
-                    "array": [top1.high - top1.value],
-                    "arrayminus": [top1.value - top1.low],
+                    "array": [(top1.high or top1.value) - top1.value],
+                    "arrayminus": [top1.value - (top1.low or top1.value)],
                     "thickness": 1,
                 },
                 "marker": {
@@ -81,7 +86,7 @@ def accuracy_chart(report: ReportRecord) -> Chart | None:
                     "symbol": f"{symbol}-open",
                     "line": {"width": 2.5},
                 },
-                "hovertemplate": f"{plain(row.file)}<br>%{{x:.2f}} ms<br>top-1 %{{y:.2f}} %<br>"
+                "hovertemplate": f"{plain(row.file)}<br>%{{x:.2f}} ms<br>{name} %{{y:.2f}} %<br>"
                 f"{row.size_mb:.2f} MiB<extra></extra>",
             }
         )
@@ -89,13 +94,50 @@ def accuracy_chart(report: ReportRecord) -> Chart | None:
     return Chart(
         "accuracy",
         "Accuracy against latency",
-        f"Top-1 accuracy with 95 % intervals against median latency of {len(rows)} artifacts. "
+        f"{name if detects else 'Top-1 accuracy'} with 95 % intervals against median latency of "
+        f"{len(rows)} artifacts. "
         f"The fastest is {fastest}.",
         data,
-        axes("", "top-1, %", hovermode="closest")
+        axes("", f"{name}, %", hovermode="closest")
         | {"xaxis": log_axis("median latency, ms", [ms for _, _, ms in rows])},
-        ("artifact", "p50 ms", "top-1 %", "MiB"),
+        ("artifact", "p50 ms", f"{name} %", "MiB"),
         [[r.file, f"{ms:.2f}", f"{top1.value:.2f}", f"{r.size_mb:.2f}"] for r, top1, ms in rows],
+    )
+
+
+def precision_chart(run: RunRecord) -> Chart | None:
+    """Draw precision against recall at an overlap of 0.5, a line for each class of each model."""
+    lines = [
+        (f"{file_name(record.model)}, {row.name}", row)
+        for record in run.detections
+        for row in record.classes
+        if row.ap50 is not None
+    ]
+    if not lines:
+        return None
+    data = []
+    for index, (name, row) in enumerate(lines):
+        color, _, dash = style(index)
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": plain(name),
+                "x": [place / (len(row.precision) - 1) for place in range(len(row.precision))],
+                "y": list(row.precision),
+                "line": {"color": color, "dash": dash},
+            }
+        )
+    worst = min(lines, key=lambda line: line[1].ap50 or 0.0)
+    return Chart(
+        "precision",
+        "Precision and recall",
+        f"Precision against recall at an overlap of 0.5, {len(lines)} lines. The lowest AP50 has "
+        f"{worst[0]}.",
+        data,
+        axes("recall", "precision", hovermode="closest"),
+        ("model, class", "objects", "AP50 %", "AP %"),
+        [[n, str(r.objects), f"{r.ap50:.2f}", f"{r.ap or 0:.2f}"] for n, r in lines],
     )
 
 

@@ -23,6 +23,7 @@ from mobilenet_cli.reports.records.conversion import (
     ImportRecord,
     SimplifyRecord,
 )
+from mobilenet_cli.reports.records.detection import DetectionRecord
 from mobilenet_cli.reports.records.latency import BenchRecord
 from mobilenet_cli.reports.records.quantization import QuantizeRecord
 from mobilenet_cli.reports.records.training import TrainRecord
@@ -57,6 +58,9 @@ class InputRecord(Record):
     convention: str = "keras"
 
 
+BOXES = "boxes"
+
+
 class ArtifactRecord(Record):
     """An artifact's record is a model file of a run and what its stage said about it.
 
@@ -70,7 +74,8 @@ class ArtifactRecord(Record):
         model: the network, None where it is not one of ours.
         input: how an image becomes the input, None in old reports; ``input_name`` what an ONNX
             graph calls it.
-        output: what an ONNX graph gives: logits, or probabilities by softmax or sigmoid.
+        output: what an ONNX graph gives: logits, or probabilities by softmax or sigmoid; of a
+            detector, in any file, ``BOXES``.
     """
 
     file: str
@@ -136,7 +141,7 @@ class RunRecord(Record):
         run: the folder's name.
         artifacts: model files in the order in which the chain makes them.
         training: one JSON object an epoch, as ``train`` wrote them.
-        evaluations: of the artifacts as they are now.
+        evaluations: of the artifacts as they are now; ``detections`` likewise of detectors.
         bench: latencies; None if there are none.
         paired: each other artifact against the float one, on the same images.
         disagreements: images on which the int8 and the float artifact differ most surely.
@@ -153,6 +158,7 @@ class RunRecord(Record):
     artifacts: tuple[ArtifactRecord, ...]
     training: tuple[dict[str, JsonValue], ...] = ()
     evaluations: tuple[EvaluationRecord, ...] = ()
+    detections: tuple[DetectionRecord, ...] = ()
     bench: BenchRecord | None = None
     paired: tuple[PairedRecord, ...] = ()
     disagreements: tuple[ImageCase, ...] = ()
@@ -172,6 +178,7 @@ class ReportRow(Record):
         file: name of the artifact; ``stage`` what made it, ``size_mb`` its size in MiB.
         data: what it was evaluated on; ``images`` how many there were.
         top1: percent, with interval; likewise top5.
+        ap50: of a detector, percent, with interval; likewise ap.
         provider: what ran it for p50_ms and p99_ms, milliseconds for ``batch`` images on
             ``threads`` threads, pinned to ``cpus`` where any are named.
         speedup: how many times faster than ``speedup_over``; None where that was not measured.
@@ -185,6 +192,8 @@ class ReportRow(Record):
     images: int | None = None
     top1: Metric | None = None
     top5: Metric | None = None
+    ap50: Interval | None = None
+    ap: Interval | None = None
     provider: str | None = None
     threads: int | None = None
     cpus: tuple[int, ...] = ()
