@@ -114,7 +114,8 @@ class DetectionTask:
             for batch in batches(dataset.samples, spec, VALIDATION_BATCH, on_bad=on_bad):
                 outputs = network(torch.from_numpy(batch.images).to(device))
                 rows = [self.targets(self.validation.images[i], WHOLE) for i in batch.indices]
-                loss = multibox_loss(*outputs, torch.from_numpy(np.stack(rows)).to(device))
+                wanted = torch.from_numpy(np.stack(rows)).to(device)
+                loss = multibox_loss(outputs[0], outputs[1], wanted)
                 losses += float(loss) * len(rows)
                 raw = (output.float().cpu().numpy() for output in outputs)
                 for index, boxes, logits in zip(batch.indices, *raw, strict=True):
