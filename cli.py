@@ -537,7 +537,8 @@ def bench_command(
     fetch(bench_data)
     if scenario:
         with progress_bar(scenario, "models") as progress:
-            report = run_scenarios(paths, scenario, accuracy, server_qps, config, progress)
+            files = [model_in(path) for path in paths]
+            report = run_scenarios(files, scenario, accuracy, server_qps, config, progress)
         return kept(report, latency_tables.loadgen_markdown(report), out)
     with progress_bar("bench", "%") as progress:
         record = bench([open_model(model_in(path)) for path in paths], config, progress)

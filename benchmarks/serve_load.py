@@ -9,7 +9,7 @@ Usage: python benchmarks/serve_load.py PACKAGE IMAGES [--seconds S] [--overload 
 2. Latency of one request alone, and the 99th percentile at half that throughput, which arrives at
    random.
 3. Overload: 1.5 times the throughput for ``--overload`` seconds; the answers by status, the memory
-   of the server at a tenth of that time and at its end, and the latency of one request thereafter.
+   of the server at each tenth of that time, and the latency of one request thereafter.
 4. ``--sigterms`` servers that are stopped under load: requests that were sent on a connection and
    not answered, and whether the server counts as many as its clients.
 """
@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -83,15 +83,14 @@ def serving(package: Path) -> Iterator[Server]:
             )
         if process.stdout is None:
             raise RuntimeError
-        with process.stdout:
-            found = re.search(r":(\d+), on", process.stdout.readline())
+        found = re.search(r":(\d+), on", process.stdout.readline())
         if found is None:
             sys.exit(log.read_text())
         try:
             yield Server(process, int(found[1]), log)
         finally:
             process.terminate()
-            process.wait()
+            process.communicate()
 
 
 @dataclass
@@ -179,11 +178,12 @@ async def open_loop(
         The answers, and the memory of the server each second.
     """
     answers, memory = Answers(), list[float]()
-    idle, tasks = list[Client](), set[asyncio.Task[None]]()
+    # In turn, so that none is idle for so long that the server closes it.
+    idle, tasks = deque[Client](), set[asyncio.Task[None]]()
     generator = random.Random(0)  # noqa: S311  # arrivals need no secret
 
     async def once(request: bytes, due: float) -> None:
-        client = idle.pop() if idle else Client(port, answers)
+        client = idle.popleft() if idle else Client(port, answers)
         if await client.ask(request, due):
             idle.append(client)
 
@@ -274,7 +274,7 @@ def overload(package: Path, requests: list[bytes], rate: float, seconds: float) 
             "statuses": dict(answers.statuses),
             "lost": answers.lost,
             "answered_p99_ms": answers.percentile(99),
-            "memory_mb": [memory[len(memory) // 10], memory[len(memory) // 2], memory[-1]],
+            "memory_mb": [memory[len(memory) * tenth // 10 - 1] for tenth in range(1, 11)],
             "alone_before_and_after_ms": [before.percentile(50), after.percentile(50)],
         }
 

@@ -296,14 +296,19 @@ def offset(size: tuple[int, int], spec: InputSpec) -> tuple[int, int]:
     return left // 2, top // 2
 
 
+def slim_fraction(spec: InputSpec) -> float:
+    """Return the share of rows and of columns that TF-slim keeps."""
+    usual = round(spec.resolution / SLIM_FRACTION) == spec.resize
+    return SLIM_FRACTION if usual else spec.resolution / spec.resize
+
+
 def _slim_square(image: Image.Image, spec: InputSpec) -> NDArray[np.float32]:
     """Cut the centre (tf.image.central_crop) and squash it (tf.image.resize_bilinear).
 
     The latter is TensorFlow's of before half-pixel centres: output pixel ``i`` lies at input
     ``i * size / side`` (tensorflow/core/kernels/image/image_resizer_state.h).
     """
-    usual = round(spec.resolution / SLIM_FRACTION) == spec.resize
-    fraction = SLIM_FRACTION if usual else spec.resolution / spec.resize
+    fraction = slim_fraction(spec)
     left, top = (int((length - length * fraction) / 2) for length in image.size)
     kept = np.asarray(image.crop((left, top, image.width - left, image.height - top)))
     (above, below, y), (before, after, x) = (

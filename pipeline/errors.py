@@ -90,6 +90,8 @@ EXTRAS = {
     "tensorboardX": "tensorboard",
     "tensorflow": "tensorflow",
     "mlperf_loadgen": "mlperf",
+    "ai_edge_litert": "litert",
+    "flatbuffers": "litert",
     "starlette": "serve",
     "uvicorn": "serve",
     "httptools": "serve",

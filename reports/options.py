@@ -138,7 +138,9 @@ OPTIONS: dict[str, Any] = {
     "teacher": option("--teacher", "A model whose logits are part of the loss."),
     "tensorboard": option("--tensorboard", "Also write curves for TensorBoard, into the run."),
     "threads": option("--threads", "Threads of each operator; several counts, as in 1,all."),
-    "targets": option("--target", "Quantize for these kernels too; repeatable.", TARGET_NAMES),
+    "targets": option(
+        "--target", "Quantize for these kernels too, or write for litert; repeatable.", TARGET_NAMES
+    ),
     "token_file": option("--token-file", "File with a token that clients must send (Bearer)."),
     "top": option("--top", "Number of most probable classes to name.", min=1),
     "weights": typer.Argument(

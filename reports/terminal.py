@@ -211,6 +211,12 @@ def deploy_text(folder: Path, package: PackageRecord) -> str:
         + ("" if variant.kernels else "; in simulation, not proven on this machine")
         for variant in package.variants
     ]
+    if lite := package.litert:
+        lines.append(
+            f"{folder / lite.model}: {lite.layers} layers with the integers of {lite.target}; same "
+            f"class as predict on {100 * lite.agreement:.1f} %, probabilities up to "
+            f"{lite.max_difference:.2g} apart"
+        )
     return "\n".join(lines)
 
 

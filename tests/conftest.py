@@ -1,5 +1,6 @@
 """What several test files share."""
 
+import importlib.util
 import io
 import os
 import platform
@@ -208,7 +209,8 @@ def package(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> "Package"
     from mobilenet_cli.pipeline.deploying.deploy import DeployConfig, deploy
 
     other = "vnni" if chain.int8.record.target == "avx2" else "avx2"
-    config = DeployConfig(images=8, targets=(other,), top=3)
+    litert = ("litert",) if importlib.util.find_spec("ai_edge_litert") else ()
+    config = DeployConfig(images=8, targets=(other, *litert), top=3)
     return deploy(chain.int8, config, tmp_path_factory.mktemp("deploy") / "package")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from mobilenet_cli.data.open_dataset import open_dataset
 from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.pipeline.artifacts.artifact import save_artifact
 from mobilenet_cli.pipeline.artifacts.facts import Facts
@@ -121,3 +122,16 @@ def test_serve_load(package, tmp_path):
     assert set(overload["statuses"]) <= {"200", "429"}
     assert overload["lost"] == sigterms["lost"] == 0
     assert sum(sigterms["statuses"].values()) == sigterms["counted_by_the_servers"] > 0
+
+
+def test_deploy_agreement(package, chain, tmp_path):
+    pytest.importorskip("uvicorn", reason="the extra serve is not installed")
+    for index, sample in enumerate(open_dataset("digits", "val").samples[:4]):
+        (tmp_path / f"{index}.png").write_bytes(sample.read())
+    done = call("deploy_agreement.py", chain.int8.path, package.folder, tmp_path, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines()[4:]]
+    assert rows[0][0] == "predict"
+    cells = [cell for row in rows for cell in row[1:] if cell.strip()]
+    assert len(cells) in (3, 6)  # of three programs, or four with LiteRT
+    assert all(cell.startswith("4, ") for cell in cells)

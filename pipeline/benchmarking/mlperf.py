@@ -24,8 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenet_cli.data.loader import batches
+from mobilenet_cli.data.preprocess import denormalize
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
 from mobilenet_cli.pipeline.artifacts.files import is_checkpoint
+from mobilenet_cli.pipeline.artifacts.onnx_graph import takes_pixels
 from mobilenet_cli.pipeline.benchmarking.bench import BenchConfig
 from mobilenet_cli.pipeline.errors import CheckError, OptionError
 from mobilenet_cli.pipeline.evaluating.labels import evaluation_set, targets_of
@@ -93,14 +95,16 @@ class Library:
         self.name, self.samples = dataset.name, dataset.samples
         self.targets = targets_of(dataset, artifact.facts.classes, artifact.path)
         self._spec = artifact.facts.input
-        self.images: dict[int, NDArray[np.float32]] = {}
+        self._pixels = takes_pixels(artifact.path)
+        self.images: dict[int, NDArray[np.float32] | NDArray[np.uint8]] = {}
 
     def load(self, indices: Sequence[int]) -> None:
         """Decode these images."""
         wanted = [index for index in indices if index not in self.images]
         for batch in batches([self.samples[i] for i in wanted], self._spec, 16):
             for position, image in zip(batch.indices, batch.images, strict=True):
-                self.images[wanted[position]] = image
+                made = denormalize(image, self._spec) if self._pixels else image
+                self.images[wanted[position]] = made
 
     def unload(self, indices: Sequence[int]) -> None:
         """Forget them."""

@@ -3,13 +3,24 @@
 from collections.abc import Sequence
 
 from mobilenet_cli.pipeline.artifacts.facts import Facts
-from mobilenet_cli.reports.records.deployment import VariantRecord
+from mobilenet_cli.reports.records.deployment import LiteRtRecord, VariantRecord
 
 
 def card(
-    name: str, facts: Facts, variants: Sequence[VariantRecord], images: int, images_from: str
+    name: str,
+    facts: Facts,
+    variants: Sequence[VariantRecord],
+    images: int,
+    images_from: str,
+    litert: LiteRtRecord | None,
 ) -> str:
     """Write the card as Markdown."""
+    lite = ""
+    if litert:
+        lite = (
+            f"- `{litert.model}`: for LiteRT, with the integers of `{litert.target}`; input "
+            f"`pixels`, same class as `predict` on {100 * litert.agreement:.1f} %.\n"
+        )
     side, spec = facts.input.resolution, facts.model
     width = f", width {spec.width:g}" if spec else ""
     rows = "".join(
@@ -33,7 +44,7 @@ Compared on {images} images of {images_from}; a dash means that the variant is t
 - `VARIANT/image.onnx`: input `image`, uint8 RGB [rows, columns, 3] of any size, upright. It is
   resized and cut inside.
 - `VARIANT/pixels.onnx`: input `pixels`, uint8 RGB [N, {side}, {side}, 3].
-- Output `probabilities`, float32 [N, {count}].
+{lite}- Output `probabilities`, float32 [N, {count}].
 
 Take the first variant of `manifest.json` whose answers to `probe.bin` are those in the manifest,
 within its tolerance: integer kernels of older CPUs cut off sums without a word. These do so:

@@ -21,6 +21,7 @@ from mobilenet_cli.data.dataset import printable
 from mobilenet_cli.data.decode import decode
 from mobilenet_cli.data.preprocess import normalize, square_of_bytes
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
+from mobilenet_cli.pipeline.artifacts.facts import METADATA_KEY
 from mobilenet_cli.pipeline.artifacts.files import sha256_file, write_atomically
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
 from mobilenet_cli.pipeline.artifacts.onnx_graph import output_kind
@@ -48,6 +49,7 @@ from mobilenet_cli.pipeline.runtime.probe_images import spread_samples
 from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
 from mobilenet_cli.reports.records.deployment import (
     InputProof,
+    LiteRtRecord,
     PackageRecord,
     Probe,
     VariantRecord,
@@ -66,6 +68,7 @@ MACHINES: dict[str, tuple[str, ...]] = {
     "fp32": (),
 }
 FLOAT = "fp32"
+LITERT, LITERT_FILE = "litert", "model.tflite"
 PROBE = "probe.bin"
 LABELS = "labels.txt"
 # Pixels reach the network as the same numbers; float32 may be summed in another order.
@@ -83,7 +86,8 @@ class DeployConfig:
         data: images on which the package is compared with ``predict``; None takes those the model
             was trained on.
         images: how many of them.
-        targets: kernels to quantize for, besides those of the model given.
+        targets: kernels to quantize for, besides those of the model given; ``litert`` writes the
+            integers of the fastest one for LiteRT.
         top: how many of the most probable classes the models give; None for probabilities alone.
     """
 
@@ -93,9 +97,10 @@ class DeployConfig:
     top: int | None = None
 
     def __post_init__(self) -> None:
-        if unknown := [name for name in self.targets if name not in MACHINES]:
+        known = (*MACHINES, LITERT)
+        if unknown := [name for name in self.targets if name not in known]:
             raise OptionError(
-                f"no variant can be made for '{unknown[0]}'", f"Use {', '.join(MACHINES)}"
+                f"no variant can be made for '{unknown[0]}'", f"Use {', '.join(known)}"
             )
 
 
@@ -123,6 +128,11 @@ def deploy(
         )
     if out.exists() and not is_package(out) and (out.is_file() or any(out.iterdir())):
         raise StorageError(f"{out} exists and is no package", "Choose another --out")
+    if fixed := load_onnx(source.path).graph.input[0].type.tensor_type.shape.dim[0].dim_value:
+        raise ModelError(
+            f"the batch size of {source.path} is fixed at {fixed}",
+            "Import the file with 'mobilenet-cli import', which frees it",
+        )
     images, images_from = _images(source, config)
     probe = probe_pixels(facts.input.resolution)
     with tempfile.TemporaryDirectory() as folder:
@@ -135,12 +145,15 @@ def deploy(
             variant, content = _variant(target, sources[target], config, images, probe)
             variants.append(variant)
             files |= content
+        litert = None
+        if LITERT in config.targets:
+            litert, files[LITERT_FILE] = _litert(order[0], sources[order[0]], config, images)
     names = facts.names or facts.classes
     files[LABELS] = ("\n".join(names) + "\n").encode()
     files[PROBE] = probe.tobytes()
     files |= programs() | triton(variants, files, facts.input.resolution, len(facts.classes))
     name = printable(source.path.resolve().parent.name)
-    files["README.md"] = card(name, facts, variants, len(images), images_from).encode()
+    files["README.md"] = card(*(name, facts, variants, len(images), images_from, litert)).encode()
     manifest = PackageRecord(
         name=name,
         parent=source.sha256,
@@ -149,6 +162,7 @@ def deploy(
         files={file: hashlib.sha256(made).hexdigest() for file, made in files.items()},
         probe=Probe(file=PROBE, shape=probe.shape),
         variants=tuple(variants),
+        litert=litert,
     )
     for file, written in files.items():
         write_atomically(out / file, written)
@@ -181,7 +195,7 @@ def _sources(
                 found[FLOAT] = load_artifact(path)
     recorded = {k: v for k, v in source.facts.config.items() if given != FLOAT}
     for target in config.targets:
-        if target in found:
+        if target in found or target == LITERT:
             continue
         if FLOAT not in found:
             raise ModelError(
@@ -269,6 +283,51 @@ def _variant(
         tolerance=tolerance,
     )
     return variant, {proofs[name].model: files[name] for name in files}
+
+
+def _litert(
+    target: str, source: Artifact, config: DeployConfig, images: Sequence[NDArray[np.uint8]]
+) -> tuple[LiteRtRecord, bytes]:
+    """Write and prove the LiteRT file.
+
+    Returns:
+        What was proved, and the file.
+
+    Raises:
+        ModelError: the model is not integer, or has something that is not written for LiteRT.
+        CheckError: the file does not answer like ``predict``.
+    """
+    from mobilenet_cli.pipeline.deploying.litert import run_litert, write_litert
+
+    if target == FLOAT:
+        raise ModelError(
+            f"a LiteRT file is made of an integer model, and {source.path} is float",
+            "Deploy int8.onnx, or add --target vnni",
+        )
+    facts, model = source.derived("deploy", config, "numpy", "onnx"), load_onnx(source.path)
+    content, layers = write_litert(
+        model, source.facts.input, **{METADATA_KEY: facts.model_dump_json()}
+    )
+    running = SessionConfig(threads=1, integer_kernels=_computes(target))
+    expected = _predict(source, model, images, running)
+    pixels = [square_of_bytes(Image.fromarray(image), facts.input)[None] for image in images]
+    found = run_litert(content, pixels)
+    record = LiteRtRecord(
+        model=LITERT_FILE,
+        size=len(content),
+        agreement=float((expected.argmax(1) == found.argmax(1)).mean()),
+        max_difference=float(np.abs(expected - found).max()),
+        target=target,
+        layers=layers,
+    )
+    if not record.agreement >= IMAGE_AGREEMENT:
+        raise CheckError(
+            f"the LiteRT file does not answer like predict (same class on "
+            f"{100 * record.agreement:.1f} %, probabilities up to {record.max_difference:.2g} "
+            "apart)",
+            "Leave --target litert out; nothing was written",
+        )
+    return record, content
 
 
 def check(target: str, proofs: dict[str, InputProof]) -> None:

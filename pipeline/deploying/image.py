@@ -6,6 +6,7 @@ first, which rounds a fifth of noise to the next level. The size of the frame is
 float64, as ``preprocess.frame`` does.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from mobilenet_cli.calibration.graph.write_qdq import Writer
-from mobilenet_cli.data.preprocess import InputSpec
+from mobilenet_cli.data.preprocess import InputSpec, slim_fraction
 from mobilenet_cli.pipeline.deploying.pixels import PIXELS
-from mobilenet_cli.pipeline.errors import OptionError
 
 IMAGE = "image"
 FILTERS: dict[str, dict[str, Any]] = {
@@ -23,6 +23,7 @@ FILTERS: dict[str, dict[str, Any]] = {
     "bilinear": {"mode": "linear", "antialias": 1, "exclude_outside": 1},
     "bicubic": {"mode": "cubic", "antialias": 1, "cubic_coeff_a": -0.5, "exclude_outside": 1},
 }
+SLIM_FILTER = {"mode": "linear", "coordinate_transformation_mode": "asymmetric"}
 MIN_OPSET = 18
 
 
@@ -32,25 +33,38 @@ def take_image(model: onnx.ModelProto, spec: InputSpec) -> onnx.ModelProto:
     Args:
         model: as ``take_pixels`` makes it.
         spec: how an image is resized and cut.
-
-    Raises:
-        OptionError: that is TF-slim's way, which squashes the image.
     """
-    if spec.convention == "tf-slim":
-        raise OptionError(
-            "a model that prepares images as TF-slim does cannot be deployed yet",
-            "Import it again as an ONNX file with --normalization inception",
-        )
     taken, writer = onnx.ModelProto(), Writer()
     taken.CopyFrom(model)
-    side = np.array([spec.resolution, spec.resolution])
-    _write_frame(writer, spec)
+    if spec.convention == "tf-slim":
+        _write_slim_square(writer, spec)
+    else:
+        _write_frame(writer, spec)
+        _write_resize(writer, IMAGE, "frame", "image_resized", FILTERS[spec.interpolation])
+        _write_crop(writer, spec)
+    nodes = [*writer.nodes, *taken.graph.node]
+    del taken.graph.node[:], taken.graph.input[:]
+    taken.graph.node.extend(nodes)
+    taken.graph.initializer.extend(writer.constants.values())
+    size = ("rows", "columns", 3)
+    taken.graph.input.append(helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, size))
+    return taken
+
+
+def _write_resize(
+    writer: Writer, image: str, frame: str, output: str, how: Mapping[str, Any]
+) -> None:
+    """Write the resize of an image [rows, columns, 3] to a ``frame``, as a batch of one."""
     first = writer.constant("image_first", np.array([0]))
-    writer.node("Unsqueeze", [IMAGE, first], "image_batch")
+    writer.node("Unsqueeze", [image, first], "image_batch")
     ends = [writer.constant(f"image_{n}", np.array([n])) for n in (1, 3)]
-    writer.node("Concat", [ends[0], "frame", ends[1]], "frame_shape", axis=0)
-    resized = FILTERS[spec.interpolation]
-    writer.node("Resize", ["image_batch", "", "", "frame_shape"], "image_resized", **resized)
+    writer.node("Concat", [ends[0], frame, ends[1]], "frame_shape", axis=0)
+    writer.node("Resize", ["image_batch", "", "", "frame_shape"], output, **how)
+
+
+def _write_crop(writer: Writer, spec: InputSpec) -> None:
+    """Write what cuts the square out of the resized image."""
+    side = np.array([spec.resolution, spec.resolution])
     writer.node("Sub", ["frame", writer.constant("crop_size", side)], "crop_spare")
     if spec.convention == "torchvision":
         half = writer.constant("crop_half", np.float64(0.5))
@@ -64,13 +78,26 @@ def take_image(model: onnx.ModelProto, spec: InputSpec) -> onnx.ModelProto:
     writer.node("Add", ["crop_start", "crop_size"], "crop_end")
     axes = writer.constant("crop_axes", np.array([1, 2]))
     writer.node("Slice", ["image_resized", "crop_start", "crop_end", axes], PIXELS)
-    nodes = [*writer.nodes, *taken.graph.node]
-    del taken.graph.node[:], taken.graph.input[:]
-    taken.graph.node.extend(nodes)
-    taken.graph.initializer.extend(writer.constants.values())
-    size = ("rows", "columns", 3)
-    taken.graph.input.append(helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, size))
-    return taken
+
+
+def _write_slim_square(writer: Writer, spec: InputSpec) -> None:
+    """Write TF-slim's cut and squash, as ``preprocess`` does it, rounded to bytes."""
+    writer.node("Shape", [IMAGE], "image_shape", start=0, end=2)
+    writer.node("Cast", ["image_shape"], "image_size", to=TensorProto.DOUBLE)
+    kept = writer.constant("crop_kept", np.float64(slim_fraction(spec)))
+    writer.node("Mul", ["image_size", kept], "crop_inside")
+    writer.node("Sub", ["image_size", "crop_inside"], "crop_outside")
+    half = writer.constant("crop_half", np.float64(0.5))
+    writer.node("Mul", ["crop_outside", half], "crop_margin")
+    writer.node("Cast", ["crop_margin"], "crop_start", to=TensorProto.INT64)
+    writer.node("Sub", ["image_shape", "crop_start"], "crop_end")
+    axes = writer.constant("crop_axes", np.array([0, 1]))
+    writer.node("Slice", [IMAGE, "crop_start", "crop_end", axes], "image_cut")
+    writer.node("Cast", ["image_cut"], "image_real", to=TensorProto.FLOAT)
+    writer.constant("frame", np.array([spec.resolution, spec.resolution]))
+    _write_resize(writer, "image_real", "frame", "image_resized", SLIM_FILTER)
+    writer.node("Round", ["image_resized"], "image_rounded")
+    writer.node("Cast", ["image_rounded"], PIXELS, to=TensorProto.UINT8)
 
 
 def _write_frame(writer: Writer, spec: InputSpec) -> None:

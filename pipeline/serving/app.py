@@ -16,7 +16,7 @@ from mobilenet_cli.pipeline.errors import DataError, MobilenetError, TooLargeErr
 from mobilenet_cli.pipeline.runtime.machine import usable_cpus
 from mobilenet_cli.pipeline.serving import protocol
 from mobilenet_cli.pipeline.serving.batcher import Batcher, FullError
-from mobilenet_cli.pipeline.serving.bodies import Bodies, files_of
+from mobilenet_cli.pipeline.serving.bodies import Bodies, files_of, is_form
 from mobilenet_cli.pipeline.serving.classifier import Answer, Classifier
 from mobilenet_cli.pipeline.serving.config import ServeConfig
 from mobilenet_cli.pipeline.serving.metrics import CONTENT_TYPE_LATEST, LOGGER, Metrics
@@ -48,7 +48,7 @@ class Api:
         threads = usable_cpus()
         self.decoding = ThreadPoolExecutor(threads, "decode")
         self.batcher = Batcher(
-            *(classifier.answers, threads, classifier.fixed or config.max_batch),
+            *(classifier.answers, threads, config.max_batch),
             *(config.max_wait_ms / 1e3, config.max_queue, metrics.ran),
         )
         metrics.queue.set_function(lambda: self.batcher.admitted)
@@ -72,9 +72,11 @@ class Api:
         top = self._top(request.query_params.get("top", str(TOP)))
         self.batcher.check()  # before the body is read, which costs more than to refuse it
         kind = request.headers.get("content-type", "")
+        form = is_form(kind)
         async with self.bodies.read(request) as body:
-            files = await self.decode(files_of, body, kind, self.config.max_queue)
-            given = [("the body", body)] if files is None else files
+            given = [("the body", body)]
+            if form:
+                given = await self.decode(files_of, body, kind, self.config.max_queue)
             with self.batcher.admit(len(given)):
                 told = await asyncio.gather(
                     *(self._classify(name, image, top) for name, image in given)
@@ -88,7 +90,7 @@ class Api:
             | ({"error": str(answer)} if isinstance(answer, DataError) else {"predictions": answer})
             for (name, _), answer in zip(given, told, strict=True)
         ]
-        return JSONResponse(documents if files is not None else documents[0])
+        return JSONResponse(documents if form else documents[0])
 
     def _top(self, text: str) -> int:
         most = len(self.classifier.classes)

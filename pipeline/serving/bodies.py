@@ -67,15 +67,19 @@ class Bodies:
         return HTTPException(413, sentence)
 
 
-def files_of(body: bytes, content_type: str, most: int) -> list[tuple[str, bytes]] | None:
-    """Return names and contents of the files of a form; None where the body is not a form.
+def is_form(content_type: str) -> bool:
+    """Tell whether a body is a form with files."""
+    kind, _ = parse_options_header(content_type)
+    return bool(kind == MULTIPART)
+
+
+def files_of(body: bytes, content_type: str, most: int) -> list[tuple[str, bytes]]:
+    """Return names and contents of the files of a form.
 
     Raises:
         DataError: it is a broken form, or has no files, or more than ``most``.
     """
-    kind, options = parse_options_header(content_type)
-    if kind != MULTIPART:
-        return None
+    _, options = parse_options_header(content_type)
     files: list[tuple[str, bytes]] = []
 
     def take(file: File) -> None:

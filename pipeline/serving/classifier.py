@@ -47,7 +47,6 @@ class Classifier:
         target: the variant that answered the probe rightly here.
         spec: how images become squares of pixels.
         classes: identifier and name of each class.
-        fixed: the only size of batch that the model takes; None for any.
         pixels: the model's input.
         outputs: the model's outputs.
         session: of ONNX Runtime, one thread a run.
@@ -57,7 +56,6 @@ class Classifier:
     target: str
     spec: InputSpec
     classes: tuple[tuple[str, str], ...]
-    fixed: int | None
     pixels: Tensor
     outputs: tuple[Tensor, ...]
     session: Any
@@ -76,14 +74,8 @@ class Classifier:
 
     def answers(self, images: Sequence[Image]) -> list[Answer]:
         """Run the model once on images [R, R, 3], and return the outputs of each image."""
-        batch = np.stack(images)
-        if self.fixed is not None:
-            batch = np.concatenate([batch, np.zeros_like(batch, shape=self._missing(len(batch)))])
-        made = self.session.run(None, {self.pixels.name: batch})
+        made = self.session.run(None, {self.pixels.name: np.stack(images)})
         return [tuple(output[i] for output in made) for i in range(len(images))]
-
-    def _missing(self, count: int) -> tuple[int, ...]:
-        return ((self.fixed or count) - count, *self.pixels.shape[1:])
 
 
 def open_classifier(package: Package) -> Classifier:
@@ -102,7 +94,6 @@ def open_classifier(package: Package) -> Classifier:
         target=variant.target,
         spec=facts.input,
         classes=tuple(zip(facts.classes, facts.names or facts.classes, strict=True)),
-        fixed=pixels.shape[0] if pixels.shape[0] > 0 else None,
         pixels=pixels,
         outputs=tuple(outputs),
         session=session,

@@ -24,7 +24,7 @@ from mobilenet_cli.reports.records.deployment import ServeRecord
 
 CONNECTIONS = 1024  # more are told 503
 MAX_HEAD = 1 << 16  # bytes
-IDLE_SECONDS = 30  # for which a connection may say nothing, or half a head
+IDLE_SECONDS = 75  # without a word, or with half a head; more than proxies keep connections
 LINGER_SECONDS = 1.0  # for which clients with open connections are told, by an answer, to leave
 DRAIN_SECONDS = 60  # that answers may take after that
 Run = Callable[[Callable[[], None]], None]
@@ -73,7 +73,7 @@ def open_server(folder: Path, config: ServeConfig) -> tuple[ServeRecord, Run]:
         classes=len(classifier.classes),
         address=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}",
         token=token is not None,
-        max_batch=classifier.fixed or config.max_batch,
+        max_batch=config.max_batch,
         max_wait_ms=config.max_wait_ms,
         max_queue=config.max_queue,
     )

@@ -58,6 +58,19 @@ class VariantRecord(Record):
     tolerance: float
 
 
+class LiteRtRecord(InputProof):
+    """This is the proof of a LiteRT file, which takes uint8 RGB [N, R, R, 3].
+
+    Attributes:
+        target: the variant whose codes, scales and biases it has, and with whose float-input model
+            it was compared.
+        layers: with weights, all of them in integers.
+    """
+
+    target: str
+    layers: int
+
+
 class Probe(Record):
     """A probe is a few synthetic images whose answers tell whether a variant computes rightly.
 
@@ -80,6 +93,7 @@ class PackageRecord(Record):
         files: SHA-256 of every file of the folder but this one, by path.
         probe: the images by which a program tries the variants.
         variants: the fastest first; a program takes the first that answers the probe rightly.
+        litert: the LiteRT file; None where there is none.
     """
 
     name: str
@@ -89,6 +103,7 @@ class PackageRecord(Record):
     files: dict[str, str]
     probe: Probe
     variants: tuple[VariantRecord, ...]
+    litert: LiteRtRecord | None = None
 
 
 class ServeRecord(Record):

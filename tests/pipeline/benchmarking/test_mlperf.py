@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from mobilenet_cli.data.preprocess import InputSpec
-from mobilenet_cli.pipeline.artifacts.artifact import save_artifact
+from mobilenet_cli.pipeline.artifacts.artifact import load_artifact, save_artifact
 from mobilenet_cli.pipeline.artifacts.facts import Facts
 from mobilenet_cli.pipeline.artifacts.onnx_file import with_facts
 from mobilenet_cli.pipeline.benchmarking import mlperf
@@ -174,3 +174,17 @@ def test_command(brightness):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["results"][0]["top1"] == pytest.approx(100 * 5 / 6)
+
+
+def test_a_package_answers_scenarios_by_its_pixels(package):
+    pytest.importorskip("mlperf_loadgen")
+    model = package.folder / package.pick().pixels.model
+    found = run_scenario(
+        load_artifact(model), LoadgenConfig(scenario="offline", accuracy=True, batch=8)
+    )
+    whole = run_scenario(
+        load_artifact(package.folder / "fp32" / "pixels.onnx"),
+        LoadgenConfig(scenario="offline", accuracy=True, batch=8),
+    )
+    assert found.images == whole.images
+    assert found.top1 == pytest.approx(whole.top1, abs=3)

@@ -23,13 +23,15 @@ from mobilenet_cli.data.preprocess import (
     normalize,
     resize_and_crop,
 )
-from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
+from mobilenet_cli.pipeline.artifacts.artifact import save_artifact
+from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
 from mobilenet_cli.pipeline.deploying.deploy import DeployConfig, check
 from mobilenet_cli.pipeline.deploying.image import take_image
 from mobilenet_cli.pipeline.deploying.package import open_package
 from mobilenet_cli.pipeline.deploying.pixels import pixel_codes, take_pixels
 from mobilenet_cli.pipeline.errors import CheckError, OptionError
 from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
+from mobilenet_cli.reports.records.base import Record
 from mobilenet_cli.reports.records.deployment import InputProof
 
 NORMALIZATIONS = ["inception", "imagenet", "0..1", "0..255", "bgr 103.939,116.779,123.68"]
@@ -101,7 +103,9 @@ def test_any_preprocessing_is_the_same_from_pixels(normalization: str, side: int
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
 @pytest.mark.parametrize("size", [(40, 32), (32, 32), (333, 97), (61, 120), (7, 9)])
-@pytest.mark.parametrize("convention", ["keras", "torchvision", "hugging-face", "stretch"])
+@pytest.mark.parametrize(
+    "convention", ["keras", "torchvision", "hugging-face", "stretch", "tf-slim"]
+)
 def test_an_image_is_resized_and_cut_as_pillow_does(encoded, size, interpolation, convention):
     resize = 32 if convention == "stretch" else 37
     spec = InputSpec(
@@ -113,6 +117,8 @@ def test_an_image_is_resized_and_cut_as_pillow_does(encoded, size, interpolation
     onnx.checker.check_model(taking, full_check=True)
     session = open_session(taking.SerializeToString())
     found = session.run(None, {"image": np.asarray(image)})[0][0]
+    if convention == "tf-slim":  # predict normalizes the squashed pixels without rounding them
+        expected = np.rint((expected + 1) * 127.5) / 127.5 - 1
     levels = np.abs(found - expected) * 127.5
     # Of tall images that are stretched, Pillow resamples columns first.
     columns_first = convention == "stretch" and size[1] > size[0]
@@ -257,6 +263,18 @@ def test_what_does_not_answer_like_predict_is_not_kept():
         proofs[name] = right.model_copy(update=wrong)
         with pytest.raises(CheckError, match="the vnni variant does not answer like predict"):
             check("vnni", proofs)
+
+
+def test_a_fixed_batch_is_refused_in_a_sentence(chain, tmp_path):
+    model = load_onnx(chain.folded.path)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
+    path = save_artifact(
+        tmp_path / "model.onnx", with_facts(model, chain.folded.facts), chain.folded.facts, Record()
+    ).path
+    result = CliRunner().invoke(app, ["deploy", str(path), "--out", str(tmp_path / "package")])
+    assert result.exit_code == 2
+    assert "batch size" in result.stderr
+    assert "is fixed at 4" in result.stderr.replace("\n", " ")
 
 
 def test_deploy_writes_over_packages_alone(chain, tmp_path):
