@@ -21,6 +21,8 @@ TARGET =
 PROVIDER =
 THREADS =
 BATCH =
+# Longest time in seconds to spend on timing one row.
+BENCH_SECONDS =
 # Folder under runs/ for the results.
 RUN = $(subst $(space),-,$(strip $(notdir $(DATA:/=)) $(MODEL) $(WIDTH) $(RESOLUTION)))
 # Of `make install`: further extras of pyproject.toml, as in `make install EXTRAS=tensorflow`.
@@ -113,7 +115,7 @@ export: $(R)/fp32.onnx ## the checkpoint as ONNX
 simplify: $(R)/folded.onnx ## BatchNorm folded into the convolutions
 quantize: $(R)/int8.onnx ## the int8 model: CALIB, CALIB_COUNT, CALIBRATOR, TARGET
 evaluate: $(R)/.evaluated ## accuracy of each model: PROVIDER
-bench: $(R)/bench.json ## latency of each model: PROVIDER, THREADS, BATCH
+bench: $(R)/bench.json ## latency of each model: PROVIDER, THREADS, BATCH, BENCH_SECONDS
 report: $(R)/report.md ## one table of everything
 
 # A folder's time tells when a file in it came or went; of a path with a space make knows nothing.
@@ -128,7 +130,7 @@ quantize-options = $(call option,calib-dir,CALIB) $(call option,calib-count,CALI
 	$(call option,calibrator,CALIBRATOR) $(call option,target,TARGET)
 evaluate-options = $(call option,provider,PROVIDER)
 bench-options = $(call option,provider,PROVIDER) $(call option,threads,THREADS) \
-	$(call option,batch,BATCH)
+	$(call option,batch,BATCH) $(call option,seconds,BENCH_SECONDS)
 
 .SECONDEXPANSION:
 $(R)/.%-options: $$(call outdated,$$@,$$($$*-options))

@@ -608,7 +608,7 @@ def test_resolution_that_contradicts_the_facts(tmp_path):
 
 
 def test_batch_beyond_memory(exported, monkeypatch):
-    with pytest.raises(OptionError, match="100000000000 images does not fit"):
+    with pytest.raises(OptionError, match="100,000,000,000 images does not fit"):
         bench([exported], BenchConfig(**QUICK, batches=(10**11,)))
     # The input (24 MB) fits, with the activations (57 MB each) it does not.
     monkeypatch.setattr(
