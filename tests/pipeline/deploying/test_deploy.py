@@ -24,12 +24,16 @@ from mobilenet_cli.data.preprocess import (
     resize_and_crop,
 )
 from mobilenet_cli.pipeline.artifacts.artifact import save_artifact
+from mobilenet_cli.pipeline.artifacts.facts import Facts
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
 from mobilenet_cli.pipeline.deploying.deploy import DeployConfig, check
 from mobilenet_cli.pipeline.deploying.image import take_image
 from mobilenet_cli.pipeline.deploying.package import open_package
 from mobilenet_cli.pipeline.deploying.pixels import pixel_codes, take_pixels
+from mobilenet_cli.pipeline.deploying.stem import Stem, _fit_pairs
 from mobilenet_cli.pipeline.errors import CheckError, OptionError
+from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
+from mobilenet_cli.pipeline.quantizing.quantize import quantize
 from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
 from mobilenet_cli.reports.records.base import Record
 from mobilenet_cli.reports.records.deployment import InputProof
@@ -125,6 +129,40 @@ def test_an_image_is_resized_and_cut_as_pillow_does(encoded, size, interpolation
     assert levels.max() < (2.01 if columns_first else 1.01)  # where sums round the other way
     # most at ratios such as 72:120, which have many ties
     assert (levels > 0.5).mean() < (0.2 if columns_first else 0.06)
+
+
+@pytest.mark.parametrize("pads", [[0, 0, 1, 1], [1, 1, 1, 1], [0, 1, 1, 0]])
+@pytest.mark.parametrize("normalization", ["inception", "imagenet", "bgr 103.939,116.779,123.68"])
+def test_a_first_convolution_on_quads_is_the_same(small_graph, tmp_path, pads, normalization):
+    g = small_graph()
+    g.head(g.node("Relu", g.conv("x", 3, 16, strides=[2, 2], pads=pads)), 16)
+    facts = Facts(
+        stage="foreign",
+        input=InputSpec.cropped(32, normalization=normalization),
+        classes=tuple("abc"),
+        data="digits",
+    )
+    model = with_facts(g.model(("N", 3)), facts)
+    source = save_artifact(tmp_path / "float.onnx", model, facts, Record())
+    config = QuantizeConfig(calib_count=8, target="vnni", cross=True)
+    made = load_onnx(quantize(source, config, tmp_path / "int8.onnx").path)
+    taking = take_pixels(made, facts.input)
+    onnx.checker.check_model(taking, full_check=True)
+    assert any(t.name == "quads_weight_codes" for t in taking.graph.initializer)
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    for exact in (True, False):
+        config = SessionConfig(threads=1, integer_kernels=exact)
+        before, after = (open_session(m.SerializeToString(), config) for m in (made, taking))
+        expected = before.run(None, {"x": normalize(pixels, facts.input)})[0]
+        assert np.array_equal(after.run(None, {"pixels": pixels})[0], expected)
+
+
+def test_weights_that_were_kept_within_16_bits_stay_so():
+    codes = np.zeros((1, 4, 3, 3), np.int8)
+    codes[0, 0, :, :], codes[0, 2] = 100, 100  # with channels 1 and 3, which are 0
+    assert _fit_pairs(codes)
+    stem = Stem(*[onnx.NodeProto()] * 2, codes[:, :3], *[np.ones(1)] * 3, (0, 0, 1, 1))
+    assert not _fit_pairs(stem.on_quads)  # channel 2 of a pixel meets channel 0 of the next
 
 
 def test_a_package_has_what_its_manifest_says(package):
