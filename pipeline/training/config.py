@@ -71,10 +71,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.tensorboard:
             check_installed()
-        if self.recipe_name not in RECIPES:
-            raise OptionError(f"unknown recipe '{self.recipe}'", f"Use one of {', '.join(RECIPES)}")
         if self.model not in (None, *MODELS):
             raise OptionError(f"unknown model '{self.model}'", f"Use one of {', '.join(MODELS)}")
+        if self.recipe_name not in RECIPES:
+            raise OptionError(f"unknown recipe '{self.recipe}'", f"Use one of {', '.join(RECIPES)}")
         if self.precision not in PRECISIONS:
             raise OptionError(
                 f"unknown precision '{self.precision}'", f"Use one of {', '.join(PRECISIONS)}"
