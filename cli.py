@@ -387,6 +387,16 @@ def quantize_command(
     return Output(document(made), terminal.quantize_text(made.path, made.record), notes=notes)
 
 
+@command("prove")
+def prove_command(kit: Path) -> Output:
+    """Tell by a proof kit whether this machine's kernels are right; exit with 1 if not."""
+    from mobilenet_cli.pipeline.quantizing.kit import prove_kit
+    from mobilenet_cli.reports.terminal import proof_text
+
+    record = prove_kit(kit)
+    return Output(record.model_dump(mode="json"), proof_text(record), 0 if record.right else GATE)
+
+
 @command("convert")
 def convert_command(
     model: File = None,

@@ -51,6 +51,8 @@ MEANT_COMMANDS = {
     "ptq": "quantize",
     "qat": "train --qat",
     "fp16": "convert --fp16",
+    "verify": "prove",
+    "proof": "prove",
     "eval": "evaluate",
     "val": "evaluate",
     "validate": "evaluate",

@@ -20,6 +20,7 @@ from mobilenet_cli.reports.records.deployment import PackageRecord, ServeRecord
 from mobilenet_cli.reports.records.detection import DetectionRecord
 from mobilenet_cli.reports.records.latency import BenchRecord
 from mobilenet_cli.reports.records.prediction import JobRecord, PredictRecord
+from mobilenet_cli.reports.records.proof import KitRecord, ProofRecord
 from mobilenet_cli.reports.records.quantization import QuantizeRecord
 from mobilenet_cli.reports.records.run import ComparisonRecord, HistoryRecord, ReportRecord
 from mobilenet_cli.reports.records.training import EpochRecord, TrainRecord
@@ -34,11 +35,13 @@ SCHEMAS: dict[str, TypeAdapter[object]] = {
     "export": TypeAdapter(ExportRecord),
     "history": TypeAdapter(HistoryRecord),
     "import": TypeAdapter(ImportRecord),
+    "kit": TypeAdapter(KitRecord),
     "nms": TypeAdapter(NmsRecord),
     "package": TypeAdapter(PackageRecord),
     "predict": TypeAdapter(PredictRecord),
     "predict-job": TypeAdapter(JobRecord),
     "predictions": TypeAdapter(list[PredictionsRecord]),
+    "prove": TypeAdapter(ProofRecord),
     "quantize": TypeAdapter(QuantizeRecord),
     "report": TypeAdapter(ReportRecord),
     "serve": TypeAdapter(ServeRecord),

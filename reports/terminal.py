@@ -28,6 +28,7 @@ from mobilenet_cli.reports.records.detection import DetectionRecord
 from mobilenet_cli.reports.records.inspection import DoctorRecord, InspectRecord
 from mobilenet_cli.reports.records.latency import BenchRecord
 from mobilenet_cli.reports.records.prediction import PredictRecord
+from mobilenet_cli.reports.records.proof import ProofRecord
 from mobilenet_cli.reports.records.quantization import QuantizeRecord
 from mobilenet_cli.reports.records.run import ComparisonRecord, HistoryRecord, ReportRecord
 from mobilenet_cli.reports.records.training import EpochRecord, TrainingStart, TrainRecord
@@ -191,14 +192,37 @@ def quantize_notes(record: QuantizeRecord) -> list[str]:
 
 
 def quantize_text(file: Path, record: QuantizeRecord) -> str:
-    """Say how close int8 is; only this machine's kernels prove it."""
-    proven = record.kernel_sqnr_db is not None
-    where = "on the integer kernels" if proven else "in simulation, not proven on this machine"
+    """Say how close int8 is; only the kernels that it is for prove it."""
+    where = "on the integer kernels"
+    if record.kernel_sqnr_db is None:
+        where = "in simulation, not proven on this machine"
+    if record.kit:
+        kit = file.with_name(record.kit)
+        where += (
+            f"\n{kit}: copy it to the machine that the model is for, and run its prove.py there"
+        )
     return (
         f"{file}: int8 for {record.target}, {counted(record.images, 'calibration image')}, "
         f"{100 * record.agreement:.1f} % agreement and {record.sqnr_db:.1f} dB SQNR with float "
         f"{where}"
     )
+
+
+def proof_text(record: ProofRecord) -> str:
+    """Say whether a machine's kernels are right, or else which layers are not."""
+    layers = counted(len(record.layers), "layer")
+    found = f"the kernels are right in all {layers}"
+    if record.wrong:
+        apart = {name: record.layers[name] for name in record.wrong}
+        named = [f"{n} ({'floats' if a is None else counted(a, 'code')})" for n, a in apart.items()]
+        more = f" and {len(named) - 5} more" if len(named) > 5 else ""
+        found = f"the kernels are WRONG in {len(named)} of {layers}: {', '.join(named[:5])}{more}"
+    whole = "the whole model's outputs are not its simulation's"
+    if record.model_sqnr_db is not None:
+        whole = f"the whole model is {record.model_sqnr_db:.1f} dB from its simulation"
+    elif record.right:
+        whole = "the whole model equals its simulation"
+    return f"{record.device}: of a model for {record.target}, {found}; {whole}"
 
 
 def deploy_text(folder: Path, package: PackageRecord) -> str:

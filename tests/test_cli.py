@@ -21,6 +21,7 @@ COMMANDS = [  # in the order of the chain
     "export",
     "simplify",
     "quantize",
+    "prove",
     "convert",
     "deploy",
     "serve",

@@ -3,6 +3,7 @@
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,12 @@ from mobilenet_cli.calibration.weights.reconstruct import Watch
 from mobilenet_cli.pipeline.errors import CheckError
 from mobilenet_cli.pipeline.progress import Progress
 from mobilenet_cli.pipeline.runtime.parity import sqnr_db
+from mobilenet_cli.pipeline.runtime.prove import codes_apart
 from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
 from mobilenet_cli.reports.records.quantization import LayerRecord
 
 SIMULATED = SessionConfig(integer_kernels=False)
-# A sum within float32 error of a tie is rounded one way in integers and the other way in float.
-ROUNDING = 1
-# Logits that stay float differ by float32 rounding only; saturation costs far more.
-FLOAT_SQNR_DB = 60.0
+KIT_IMAGES = 2  # that travel to other machines
 PROBE_IMAGES = 4  # on which each layer is compared with the float network and with the kernels
 
 
@@ -82,35 +81,50 @@ def check_integer(network: Network, operators: Counter[str]) -> None:
         )
 
 
-def kernel_error(model: bytes, inputs: dict[str, NDArray[Any]], simulated: NDArray[Any]) -> float:
-    """Measure how far this machine's kernels are from the simulation of one step.
+@dataclass(frozen=True)
+class StepProof:
+    """A proof of a step says what the step must make of given inputs, on any kernels.
 
-    Args:
-        model: the step, from codes to codes.
+    Attributes:
+        step: the step.
+        model: the step as an ONNX model, from codes to codes.
         inputs: its inputs on a few images, by name.
-        simulated: what the simulation made of them.
-
-    Returns:
-        Largest difference in codes, of which up to ``ROUNDING`` is a tie rounded differently. For
-        a step that makes float values: 0 when equal to float32 precision, infinity otherwise.
+        simulated: what the simulation made of them, [images, ...].
     """
-    found = open_session(model).run(None, inputs)[0]
-    if np.issubdtype(found.dtype, np.floating):
-        return 0.0 if sqnr_db(simulated, found) >= FLOAT_SQNR_DB else float("inf")
-    return float(np.abs(found.astype(np.int16) - simulated.astype(np.int16)).max())
+
+    step: GraphStep
+    model: bytes
+    inputs: dict[str, NDArray[Any]]
+    simulated: NDArray[Any]
+
+    def of_images(self, most: int, images: int) -> "StepProof":
+        """Copy the proof with at most so many of its images."""
+
+        def first(values: NDArray[Any]) -> NDArray[Any]:
+            return values[: len(values) * min(most, images) // images].copy()
+
+        inputs = {name: first(values) for name, values in self.inputs.items()}
+        return replace(self, inputs=inputs, simulated=first(self.simulated))
+
+    def kernel_error(self) -> float:
+        """Measure how far this machine's kernels are from the simulation, as ``codes_apart``."""
+        return codes_apart(self.simulated, open_session(self.model).run(None, self.inputs)[0])
 
 
 def layer_meter(
     network: Network,
     images: CalibrationImages,
     layers: list[LayerRecord],
+    elsewhere: list[StepProof] | None,
     grids: dict[str, Grid],
     as_coded: AsCoded,
 ) -> Watch:
     """Make a watcher that measures each step on a few images and appends the result to ``layers``.
 
     It compares the step's codes with the float network's tensor, and with what the integer
-    kernels make of the same inputs.
+    kernels make of the same inputs. Where ``elsewhere`` is a list, the proofs for other kernels go
+    there; steps without weights are tried here all the same, for what they compute wrongly is no
+    matter of the CPU.
     """
     few_images = np.concatenate(list(images.first_batches(PROBE_IMAGES)))
     session = exposing(network, [step.output for step in network.steps], open_session)
@@ -121,6 +135,10 @@ def layer_meter(
         reference = run_exposed(session, network, [step.output], few_images)[step.output]
         few = {n: v[: len(reference) * len(v) // len(made)] for n, v in read.items()}
         codes = made[: len(reference)]
+        proof = StepProof(step, model, few, codes)
+        if elsewhere is not None:
+            elsewhere.append(proof.of_images(KIT_IMAGES, len(few_images)))
+        here = elsewhere is None or step.kind != "linear"
         grid = grids.get(step.output)
         layers.append(
             LayerRecord(
@@ -130,7 +148,7 @@ def layer_meter(
                 if grid
                 else sqnr_db(reference, codes),
                 scale=grid.scale if grid else None,
-                kernel_error=kernel_error(model, few, codes),
+                kernel_error=proof.kernel_error() if here else None,
             )
         )
 

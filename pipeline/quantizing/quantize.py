@@ -16,6 +16,7 @@ from mobilenet_cli.pipeline.progress import Progress, silent
 from mobilenet_cli.pipeline.quantizing.calibration_images import leakage
 from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
 from mobilenet_cli.pipeline.quantizing.float_layers import FloatChoice, within_drop
+from mobilenet_cli.pipeline.quantizing.kit import kit_folder, write_kit
 from mobilenet_cli.pipeline.quantizing.proof import check_integer, joins_outputs, running_operators
 from mobilenet_cli.pipeline.quantizing.quantizer import Quantizer
 from mobilenet_cli.pipeline.runtime.machine import peak_rss_mb
@@ -30,6 +31,8 @@ def quantize(
 ) -> Artifact[QuantizeRecord]:
     """Write ``out``: the same classifier in 8-bit integers.
 
+    A model for another machine's CPU gets a proof kit beside it, which is run there.
+
     Raises:
         ModelError: the model is quantized already, not folded, or has nothing to quantize.
         DataError: the calibration images cannot be used, or a tensor is NaN on them.
@@ -39,9 +42,13 @@ def quantize(
     """
     started = time.monotonic()
     refuse_overwrite(out, [source.path])
+    folder = kit_folder(out)
     quantizer = Quantizer.prepare(source, config, progress)
     chosen = within_drop(quantizer)
     record = prove(quantizer, chosen, started)
+    if chosen.model.proofs:
+        write_kit(folder, quantizer, chosen.model)
+        record = record.model_copy(update={"kit": folder.name})
     return save_artifact(out, chosen.model.content, quantizer.facts, record)
 
 

@@ -20,12 +20,13 @@ from mobilenet_cli.pipeline.progress import Progress
 from mobilenet_cli.pipeline.quantizing.calibration_images import Calibration, choose_images
 from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
 from mobilenet_cli.pipeline.quantizing.proof import (
-    ROUNDING,
     SIMULATED,
+    StepProof,
     calibration_runtime,
     layer_meter,
 )
 from mobilenet_cli.pipeline.runtime.integer_kernels import detect_target
+from mobilenet_cli.pipeline.runtime.prove import ROUNDING
 from mobilenet_cli.pipeline.runtime.session import open_session
 from mobilenet_cli.reports.records.quantization import LayerRecord
 
@@ -40,11 +41,13 @@ class QuantizedModel:
         network: the float network that it stands for.
         layers: the measurements of each step, in the order of computation.
         content: the ONNX file.
+        proofs: what kernels elsewhere must make of each step; empty unless it is for those.
     """
 
     network: Network
     layers: tuple[LayerRecord, ...]
     content: bytes
+    proofs: tuple[StepProof, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,8 @@ class Quantizer:
         images, kernels = calibration or self.calibration, self.config.kernels
         network = parse(self.model, frozenset(kept))
         layers: list[LayerRecord] = []
-        watch = partial(layer_meter, network, images, layers)
+        elsewhere: list[StepProof] | None = [] if self.config.cross and kernels.cpu else None
+        watch = partial(layer_meter, network, images, layers, elsewhere)
         runtime = calibration_runtime(images, self.progress, watch)
         trained = self.source.facts.grids
         quantized = build(network, images, kernels, self.config.calibrator, trained, runtime)
@@ -125,7 +129,7 @@ class Quantizer:
             return self.make((*kept, *wrong), calibration)
         check_kernels(layers, self.config)
         content = with_facts(quantized.write(kernels), self.facts)
-        return QuantizedModel(network, tuple(layers), content)
+        return QuantizedModel(network, tuple(layers), content, tuple(elsewhere or ()))
 
     def outputs(
         self, made: QuantizedModel, calibration: Calibration | None = None
@@ -157,7 +161,7 @@ class Quantizer:
 def wrong_without_weights(network: Network, layers: Sequence[LayerRecord]) -> tuple[str, ...]:
     """Name the steps without weights that the integer kernels do not compute as defined."""
     steps = {s.output for s in network.steps if s.kind != "linear" and not s.apart}
-    return tuple(x.name for x in layers if x.name in steps and x.kernel_error > ROUNDING)
+    return tuple(x.name for x in layers if x.name in steps and (x.kernel_error or 0) > ROUNDING)
 
 
 def check_kernels(layers: Sequence[LayerRecord], config: QuantizeConfig) -> None:
@@ -166,7 +170,7 @@ def check_kernels(layers: Sequence[LayerRecord], config: QuantizeConfig) -> None
     Raises:
         CheckError: names the layers, unless the model is for another machine.
     """
-    wrong = [layer for layer in layers if layer.kernel_error > ROUNDING]
+    wrong = [layer for layer in layers if (layer.kernel_error or 0) > ROUNDING]
     if wrong and not config.cross:
         named = ", ".join(f"{layer.name} ({layer.kernel_error:g} codes)" for layer in wrong[:5])
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from mobilenet_cli.models.boxes import BoxSpec
 from mobilenet_cli.models.detections import NmsConfig, common, detect
+from mobilenet_cli.pipeline.runtime.prove import sqnr_db as sqnr_db  # for whoever compares here
 
 # Of the largest logit, at least 1: what float32 sums in another order may differ by, and no more.
 FLOAT_TOLERANCE = 1e-4
@@ -29,15 +30,6 @@ class Parity:
     max_abs_error: float
     sqnr_db: float
     agreement: float
-
-
-def sqnr_db(reference: NDArray[np.floating], other: NDArray[np.floating]) -> float:
-    """Return ``10 log10(sum(reference^2) / sum((reference - other)^2))``, in float64."""
-    signal = float(np.square(reference, dtype=np.float64).sum())
-    noise = float(np.square(np.subtract(reference, other, dtype=np.float64)).sum())
-    if noise == 0:
-        return float("inf")
-    return 10 * float(np.log10(signal / noise)) if signal else float("-inf")
 
 
 def within_float32_rounding(error: float, expected: NDArray[np.floating]) -> bool:

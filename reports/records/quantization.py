@@ -20,14 +20,15 @@ class LayerRecord(Record):
             it quantized too; None for a step that stayed float.
         scale: of the tensor's grid; None where it stayed float.
         kernel_error: largest difference, in codes, between this machine's integer kernels and the
-            simulation given the same inputs; 1 is a tie rounded the other way.
+            simulation given the same inputs; 1 is a tie rounded the other way. None where the
+            model is for other kernels, which a proof kit tries.
     """
 
     name: str
     operator: str
     sqnr_db: float | None
     scale: float | None
-    kernel_error: float = 0.0
+    kernel_error: float | None = 0.0
 
 
 class FloatLayer(Record):
@@ -61,7 +62,9 @@ class QuantizeRecord(Record):
             integer kernels of this machine; likewise ``agreement`` (top-1, 0..1) and
             ``max_abs_error``.
         kernel_sqnr_db: of the same logits against the simulated ones: what only the kernels add.
-            None where the model cannot run here.
+            None where the model is for another machine.
+        kit: the folder, beside the model, with which that machine proves its kernels; None where
+            this one has proven them.
         operators: nodes by type in the graph that really runs.
         layers: in the order of computation; ``float_layers`` names those not integer.
         max_drop: of ``drop_measure`` in points that was asked for, None if it was not.
@@ -94,5 +97,6 @@ class QuantizeRecord(Record):
     drop_images: int | None = None
     drop_measure: str = "top-1"
     kept_float: tuple[FloatLayer, ...] = ()
+    kit: str | None = None
     seconds: float
     peak_rss_mb: float

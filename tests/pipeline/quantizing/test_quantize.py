@@ -31,6 +31,7 @@ from mobilenet_cli.pipeline.quantizing import calibration_images
 from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
 from mobilenet_cli.pipeline.quantizing.float_layers import DropMeter
 from mobilenet_cli.pipeline.quantizing.quantize import quantize
+from mobilenet_cli.pipeline.runtime.integer_kernels import pairs_saturate
 from mobilenet_cli.pipeline.runtime.parity import compare
 from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
 from mobilenet_cli.reports.records.base import Record
@@ -646,6 +647,15 @@ def test_saturating_model_for_another_machine(avx2_only, loud, tmp_path):
     assert record["kernel_sqnr_db"] is None
     assert record["sqnr_db"] > 20  # simulated
     assert load_artifact(out).facts.config["target"] == "vnni"
+    # Its kit knows on which kernels it is wrong.
+    proof = [sys.executable, "-I", tmp_path / record["kit"] / "prove.py"]
+    done = subprocess.run(proof, env=avx2_only, capture_output=True, text=True)
+    found = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert "r2" in found["wrong"]
+    assert found["layers"]["r2"] > 1
+    if not pairs_saturate():
+        assert subprocess.run(proof, capture_output=True).returncode == 0
 
 
 def test_result_that_is_another_function_is_refused(chain, tmp_path, monkeypatch):

@@ -1,0 +1,99 @@
+"""Prove that a device computes a quantized model as its definition says: ``python prove.py``.
+
+Beside this file lies a proof kit: each layer with inputs and what it must make of them, and the
+whole model. It needs numpy and onnxruntime. The record is printed as JSON; the exit status is 0 if
+all is right, 1 if something is wrong, and 2 if nothing could be proven.
+"""
+
+import hashlib
+import json
+import math
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+VERSION, CPU = 1, ["CPUExecutionProvider"]
+ROUNDING = 1  # codes: a sum within float32's error of a tie may be rounded the other way
+FLOAT_SQNR_DB = 60.0  # values that stay float differ by float32's rounding; saturation costs more
+MODEL_SQNR_DB = 20.0  # of the outputs: below, the kernels add a hundredth of their power
+
+
+class UnusableError(Exception):
+    """Nothing can be proven; the arguments are two sentences, what is wrong and how to mend it."""
+
+
+def sqnr_db(reference: Any, other: Any) -> float:
+    """Return ``10 log10(sum(reference^2) / sum((reference - other)^2))``, in float64."""
+    exact = reference.astype("f8")
+    signal, noise = float((exact**2).sum()), float(((exact - other) ** 2).sum())
+    ratio = signal / noise if noise else math.inf
+    return 10 * math.log10(ratio) if ratio else -math.inf
+
+
+def codes_apart(expected: Any, found: Any) -> float:
+    """Return the largest difference in codes; of floats 0, or inf beyond float32's rounding."""
+    if found.dtype.kind == "f":
+        return 0.0 if sqnr_db(expected, found) >= FLOAT_SQNR_DB else math.inf
+    return float(abs(expected.astype("i8") - found).max())
+
+
+def measure(folder: Path) -> dict[str, Any]:
+    """Return the record of what the kernels of this device make of the kit in a folder."""
+    import numpy as np
+    import onnxruntime as ort
+
+    manifest = json.loads((folder / "kit.json").read_bytes())
+    if manifest["schema_version"] != VERSION:
+        what = f"{folder} is a kit of version {manifest['schema_version']}, not {VERSION}"
+        raise UnusableError(what, "Run the prove.py that lies in it")
+    files = {name: (folder / name).read_bytes() for name in manifest["files"]}
+    for name, content in files.items():
+        if hashlib.sha256(content).hexdigest() != manifest["files"][name]:
+            raise UnusableError(f"{folder / name} was changed", "Copy the kit again")
+    ort.set_default_logger_severity(4)  # errors are raised
+
+    def tensor(of: Any) -> Any:
+        return np.frombuffer(files[of["file"]], of["dtype"]).reshape(of["shape"])
+
+    def apart(part: Any, distance: Any) -> list[float]:
+        inputs = {name: tensor(of) for name, of in part["inputs"].items()}
+        try:
+            session = ort.InferenceSession(files[part["model"]], providers=CPU)
+            found = session.run([*part["outputs"]], inputs)
+        except Exception as error:  # what onnxruntime raises shares no base class
+            told = " ".join(str(error).split())[:300]
+            what = f"onnxruntime {ort.__version__} cannot run {part['model']} ({told})"
+            raise UnusableError(what, f"Try version {manifest['onnxruntime']}") from error
+        return list(map(distance, map(tensor, part["outputs"].values()), found))
+
+    layers = {part["name"]: max(apart(part, codes_apart)) for part in manifest["layers"]}
+    decibels = min(apart(manifest["model"], sqnr_db))
+    wrong = [name for name, codes in layers.items() if not codes <= ROUNDING]
+    return {
+        "target": manifest["target"],
+        "model": manifest["files"][manifest["model"]["model"]],
+        "device": f"{platform.system()} {platform.machine()}, onnxruntime {ort.__version__}",
+        "right": not wrong and decibels >= MODEL_SQNR_DB,
+        "layers": {name: codes if codes < math.inf else None for name, codes in layers.items()},
+        "wrong": wrong,
+        "model_sqnr_db": decibels if math.isfinite(decibels) else None,
+    }
+
+
+def prove(folder: Path) -> dict[str, Any]:
+    """Return ``measure``'s record; UnusableError says why a kit cannot be run."""
+    try:
+        return measure(folder)
+    except (OSError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UnusableError(f"{folder} is no whole kit ({error!r})", "Copy it again") from error
+
+
+if __name__ == "__main__":
+    try:
+        record = prove(Path(__file__).parent)
+    except (UnusableError, ImportError) as problem:
+        print(f"prove: {'. '.join(map(str, problem.args))}.", file=sys.stderr)
+        sys.exit(2)
+    print(json.dumps(record, indent=1))
+    sys.exit(not record["right"])

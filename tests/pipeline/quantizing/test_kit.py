@@ -1,0 +1,250 @@
+"""Proof kits, as a device has them: with numpy and onnxruntime, and nothing of this project."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+from typer.testing import CliRunner
+
+from mobilenet_cli.cli import app
+from mobilenet_cli.data.preprocess import InputSpec
+from mobilenet_cli.pipeline.artifacts.artifact import save_artifact
+from mobilenet_cli.pipeline.artifacts.facts import Facts
+from mobilenet_cli.pipeline.artifacts.onnx_file import with_facts
+from mobilenet_cli.pipeline.errors import StorageError
+from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
+from mobilenet_cli.pipeline.quantizing.kit import prove_kit
+from mobilenet_cli.pipeline.quantizing.quantize import quantize
+from mobilenet_cli.reports.records.base import Record
+from mobilenet_cli.reports.records.proof import KitRecord, ProofRecord
+
+CLASSES = tuple("0123456789")
+FEW = QuantizeConfig(calib_count=8, target="avx2", cross=True)  # right on every x86 CPU, and ARM
+
+
+@pytest.fixture(scope="module")
+def source(small_graph, tmp_path_factory):
+    """A dense, a depthwise and a pointwise convolution, and a classifier of their average."""
+    g = small_graph()
+    first = g.node("Relu", g.conv("x", 3, 8, strides=[2, 2]))
+    depthwise = g.node("Relu", g.conv(first, 8, 8, group=8))
+    g.head(g.node("Relu", g.conv(depthwise, 8, 16, size=1)), 16, len(CLASSES))
+    model = g.model(output=("N", len(CLASSES)))
+    facts = Facts(stage="foreign", input=InputSpec(resolution=32, resize=32), classes=CLASSES)
+    facts = facts.model_copy(update={"data": "digits"})
+    path = tmp_path_factory.mktemp("source") / "folded.onnx"
+    return save_artifact(path, with_facts(model, facts), facts, Record())
+
+
+@pytest.fixture(scope="module")
+def made(source, tmp_path_factory):
+    """The model with a kit for AVX2."""
+    return quantize(source, FEW, tmp_path_factory.mktemp("kit") / "int8.onnx")
+
+
+@pytest.fixture
+def kit(made, tmp_path) -> Path:
+    """A copy that may be damaged."""
+    copied: Path = shutil.copytree(made.path.with_name(made.record.kit), tmp_path / "kit")
+    return copied
+
+
+def run_program(kit: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-I", kit / "prove.py"]
+    return subprocess.run(command, capture_output=True, text=True, cwd=kit)
+
+
+def rewrite(kit: Path, edit, name: str = "", content: bytes = b"") -> None:
+    """Edit the manifest, and replace a file together with its hash, as if it was made so."""
+    manifest = json.loads((kit / "kit.json").read_bytes())
+    if name:
+        (kit / name).write_bytes(content)
+        manifest["files"][name] = hashlib.sha256(content).hexdigest()
+    edit(manifest)
+    (kit / "kit.json").write_text(json.dumps(manifest))
+
+
+def test_a_device_proves_its_kernels_with_numpy_and_onnxruntime_alone(made, kit):
+    source = (kit / "prove.py").read_text()
+    assert "import mobilenet" not in source
+    assert len(source.splitlines()) < 100
+    done = run_program(kit)
+    assert done.returncode == 0, done.stderr
+    record = ProofRecord.model_validate_json(done.stdout)
+    assert record == prove_kit(kit)
+    assert record.right
+    assert record.target == "avx2"
+    assert record.model == made.sha256
+    assert list(record.layers) == [layer.name for layer in made.record.layers]
+    assert record.model_sqnr_db is None or record.model_sqnr_db > 30
+
+
+def test_this_machine_is_not_asked_what_another_computes(made, source, tmp_path):
+    linear = {s.name for s in made.record.layers if s.operator in ("Conv", "Gemm")}
+    assert linear
+    for layer in made.record.layers:
+        assert (layer.kernel_error is None) == (layer.name in linear)
+    for target in ("auto", "tensorrt"):  # proven here; and what no CPU runs
+        config = QuantizeConfig(calib_count=2, target=target)
+        assert quantize(source, config, tmp_path / "int8.onnx").record.kit is None
+        assert not (tmp_path / "int8-kit").exists()
+
+
+def make_wrong(kit: Path) -> str:
+    """Expect of one layer a code that is 3 off, and return the layer's name."""
+    layer = KitRecord.model_validate_json((kit / "kit.json").read_bytes()).layers[1]
+    (described,) = layer.outputs.values()
+    codes = np.fromfile(kit / described.file, np.uint8).astype(np.int64)
+    codes[7] += 3 if codes[7] < 200 else -3
+
+    def expect(document):  # the next layer goes on with the codes that the simulation made
+        document["layers"][1]["outputs"][layer.name]["file"] = "other.bin"
+
+    rewrite(kit, expect, "other.bin", codes.astype(np.uint8).tobytes())
+    return layer.name
+
+
+def assert_named(done: subprocess.CompletedProcess[str], name: str) -> None:
+    record = ProofRecord.model_validate_json(done.stdout)
+    assert done.returncode == 1
+    assert not record.right
+    assert record.wrong == (name,)
+    assert 2 <= (record.layers[name] or 0) <= 4  # a tie may be rounded the other way
+
+
+def test_wrong_layers_are_named_with_their_codes(kit):
+    name = make_wrong(kit)
+    assert_named(run_program(kit), name)
+    result = CliRunner().invoke(app, ["prove", str(kit)])
+    assert result.exit_code == 1
+    assert f"the kernels are WRONG in 1 of 6 layers: {name} (" in result.stdout
+
+
+def test_a_whole_model_that_computes_something_else_is_not_right(kit):
+    manifest = KitRecord.model_validate_json((kit / "kit.json").read_bytes())
+    (described,) = manifest.model.outputs.values()
+    logits = np.fromfile(kit / described.file, np.float32)
+    rewrite(kit, lambda _: None, described.file, (1.2 * logits).astype(np.float32).tobytes())
+    # The classifier's own proof has the same floats, which are wrong there as well.
+    record = prove_kit(kit)
+    assert not record.right
+    assert record.model_sqnr_db == pytest.approx(20 * np.log10(1.2 / 0.2), abs=0.5)
+
+
+def unknown_operator() -> bytes:
+    node = helper.make_node("Conv9", ["x"], ["y"], domain="com.example")
+    x, y = (helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1]) for n in "xy")
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.example", 1)]
+    model = helper.make_model(
+        helper.make_graph([node], "g", [x], [y]), opset_imports=opsets, ir_version=9
+    )
+    content: bytes = model.SerializeToString()
+    return content
+
+
+BAD = {
+    "changed": (lambda kit: (kit / "model.onnx").write_bytes(b"x"), "model.onnx was changed"),
+    "missing": (lambda kit: (kit / "layers/00.onnx").unlink(), "is no whole kit"),
+    "empty": (lambda kit: (kit / "kit.json").write_text("{}"), "is no whole kit"),
+    "no JSON": (lambda kit: (kit / "kit.json").write_bytes(b"\xff"), "is no whole kit"),
+    "no folder": (lambda kit: shutil.rmtree(kit), "is no whole kit"),
+    "version": (
+        lambda kit: rewrite(kit, lambda m: m.update(schema_version=2)),
+        "a kit of version 2, not 1",
+    ),
+    "damaged": (
+        lambda kit: rewrite(kit, lambda m: m["model"].update(inputs={"x": None})),
+        "is no whole kit",
+    ),
+    "shape": (
+        lambda kit: rewrite(kit, lambda m: m["model"]["inputs"]["x"].update(shape=[1])),
+        "is no whole kit",
+    ),
+    "operator": (
+        lambda kit: rewrite(kit, lambda _: None, "layers/01.onnx", unknown_operator()),
+        "cannot run layers/01.onnx",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_kit_that_cannot_be_run_is_one_sentence(kit, case):
+    damage, words = BAD[case]
+    damage(kit)
+    result = CliRunner().invoke(app, ["prove", str(kit), "--json"])
+    assert result.exit_code == 2
+    assert words in json.loads(result.stdout)["error"]
+
+
+def test_the_program_says_so_too(kit):
+    BAD["empty"][0](kit)
+    done = run_program(kit)
+    assert done.returncode == 2
+    assert done.stderr.startswith("prove: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_new_kit_replaces_the_old_one_and_nothing_else(source, made, tmp_path):
+    out = tmp_path / "int8.onnx"
+    folder = tmp_path / "int8-kit"
+    (folder / "notes").mkdir(parents=True)
+    with pytest.raises(StorageError, match="int8-kit exists and is no proof kit"):
+        quantize(source, FEW, out)
+    assert not out.exists()
+    shutil.rmtree(folder)
+    shutil.copytree(made.path.with_name("int8-kit"), folder)
+    (folder / "layers/99.onnx").write_bytes(b"of a longer network")
+    quantize(source, QuantizeConfig(calib_count=2, target="avx2", cross=True), out)
+    assert not (folder / "layers/99.onnx").exists()
+    assert prove_kit(folder).right
+
+
+@pytest.fixture
+def node(kit) -> Path:
+    """A kit with onnxruntime-web beside it."""
+    modules = os.environ.get("MOBILENET_CLI_NODE_MODULES")
+    if modules is None or shutil.which("node") is None:
+        pytest.skip(
+            "there is no node, or MOBILENET_CLI_NODE_MODULES does not name a node_modules folder "
+            "(npm install --ignore-scripts onnxruntime-web)"
+        )
+    (kit / "node_modules").symlink_to(modules)
+    return kit
+
+
+def run_node(kit: Path, threads: int) -> subprocess.CompletedProcess[str]:
+    command = ["node", kit / "prove.mjs", str(threads)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_webassembly_is_proven_in_the_same_way(node, made, threads):
+    done = run_node(node, threads)
+    assert done.returncode == 0, done.stderr
+    record = ProofRecord.model_validate_json(done.stdout)
+    assert record.right
+    assert record.model == made.sha256
+    assert list(record.layers) == list(prove_kit(node).layers)
+    assert record.device.startswith("v")
+
+
+def test_webassembly_names_wrong_layers(node):
+    name = make_wrong(node)
+    assert_named(run_node(node, 1), name)
+
+
+@pytest.mark.parametrize("case", ["changed", "missing", "version", "operator"])
+def test_webassembly_says_why_a_kit_cannot_be_run(node, case):
+    BAD[case][0](node)
+    done = run_node(node, 1)
+    assert done.returncode == 2
+    assert done.stderr.startswith("prove: ")
+    assert len(done.stderr.splitlines()) == 1
