@@ -33,25 +33,26 @@ CPU = "CPUExecutionProvider"  # as in runtime/session.py, which takes longer to 
 STOPPED, MENDABLE, GATE, BUG = 130, 2, 1, 70  # exit statuses; 70 is EX_SOFTWARE of sysexits.h
 
 
-class Command(Guided):
-    """A command answers with ``--json`` in JSON even where it does not understand its options."""
+class Commands(GuidedGroup):
+    """The commands answer with ``--json`` in JSON even to what they do not understand."""
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments."""
-        given = tuple(args)
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that is named."""
+        given = (*ctx._protected_args, *ctx.args)
         try:
-            return super().parse_args(ctx, args)
+            return super().invoke(ctx)
         except UsageError as error:
             if "--json" in given:
-                cure = f"See mobilenet-cli {self.name} --help"
-                found = {"command": self.name, "error": error.format_message(), "fix": cure}
+                name = error.ctx.info_name if error.ctx is not None and error.ctx.parent else ""
+                cure = f"See mobilenet-cli {name} --help".replace("  ", " ")
+                found = {"command": name, "error": error.format_message(), "fix": cure}
                 print(as_json_text(found))
             raise
 
 
 app = typer.Typer(
     name="mobilenet-cli",
-    cls=GuidedGroup,
+    cls=Commands,
     help="Take MobileNets from images to a deployed int8 model, and prove every step.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -122,7 +123,7 @@ def command(name: str) -> Callable[[Callable[P, Output]], Callable[P, Output]]:
         described = with_options(function)
         guarded.__signature__ = described  # type: ignore[attr-defined]  # functions do accept it
         guarded.__annotations__ = {n: p.annotation for n, p in described.parameters.items()}
-        app.command(name, cls=Command)(guarded)
+        app.command(name, cls=Guided)(guarded)
         return function
 
     return register

@@ -96,7 +96,7 @@ def same_setting(
 
 def comparison_tables(record: ComparisonRecord) -> list[Section]:
     """Lay out the runs, then each artifact of the first run against the others'."""
-    notes = [differences(record.runs), *common(record.runs)]
+    notes = told(record.runs)
     return [
         Section("Runs", runs_grid(record.runs), notes),
         Section(
@@ -107,7 +107,8 @@ def comparison_tables(record: ComparisonRecord) -> list[Section]:
 
 def history_tables(record: HistoryRecord) -> list[Section]:
     """Lay out every run's artifacts, oldest run first."""
-    return [Section("", runs_grid(record.runs), [*common(record.runs), *broken(record.runs)])]
+    notes = [*told(record.runs), *broken(record.runs)]
+    return [Section("", runs_grid(record.runs), notes)]
 
 
 def comparison_markdown(record: ComparisonRecord) -> str:
@@ -238,11 +239,22 @@ def common(runs: Sequence[ComparedRun]) -> list[str]:
     return [f"The same in all: {', '.join(known)}"] if known else []
 
 
+def told(runs: Sequence[ComparedRun]) -> list[str]:
+    """Say what the runs differ in, and what they have in common."""
+    return [*([differences(runs)] if len(runs) > 1 else []), *common(runs)]
+
+
 def differences(runs: Sequence[ComparedRun]) -> str:
     """Say in one sentence in which settings the runs differ."""
     telling = {name: values for name, values in values_by_setting(runs).items() if len(values) > 1}
-    parts = [f"{name} ({', '.join(values)})" for name, values in telling.items()]
+    parts = [f"{name} ({several(values)})" for name, values in telling.items()]
     return f"They differ in {', '.join(parts)}" if parts else "Their known settings are the same"
+
+
+def several(values: Sequence[str], most: int = 4) -> str:
+    """List values in a sentence; of many, the first ones and how many more there are."""
+    more = [f"and {len(values) - most} more"] if len(values) > most else []
+    return ", ".join([*values[:most], *more])
 
 
 def when(run: ComparedRun) -> str:

@@ -8,11 +8,10 @@ from mobilenet_cli.reports.charts.comparison_charts import (
 )
 from mobilenet_cli.reports.compare import (
     broken,
-    common,
-    differences,
     incomparable,
     pairs_grid,
     runs_grid,
+    told,
     when,
 )
 from mobilenet_cli.reports.html import document
@@ -31,7 +30,7 @@ def comparison_html(record: ComparisonRecord) -> str:
         "Runs side by side",
         comparison_headline(record),
         [chart for chart in charts if chart is not None],
-        lede=[differences(record.runs), *common(record.runs)],
+        lede=told(record.runs),
         warnings=[*broken(record.runs), *incomparable(record.pairs)],
         base=first.run,
         pairs=pairs_grid(record.pairs),
@@ -47,7 +46,7 @@ def history_html(record: HistoryRecord) -> str:
         "History",
         f"{counted(len(record.runs), 'run')}, the last of {when(record.runs[-1])}",
         [chart for chart in history_charts(record.runs) if chart is not None],
-        lede=common(record.runs),
+        lede=told(record.runs),
         warnings=broken(record.runs),
         pairs=None,
         runs=runs_grid(record.runs),

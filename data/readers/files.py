@@ -100,5 +100,7 @@ def read_part(path: str | Path, name: str, offset: int, size: int | None) -> byt
 
 
 def _unreadable(path: str | Path, error: OSError | ValueError) -> DataError:
+    if isinstance(error, FileNotFoundError):
+        return DataError(f"{path} does not exist", "Check the path")
     why = error.strerror if isinstance(error, OSError) else error
     return DataError(f"{path} cannot be read ({why})", "Check the file and its permissions")

@@ -23,10 +23,15 @@ def write_curves(out: Path, history: list[EpochRecord]) -> None:
     loss, accuracy = figure.subplots(1, 2)
     loss.plot(epochs, [e.loss for e in history], marker=".", label="training, augmented")
     loss.plot(epochs, [e.validation_loss for e in history], marker=".", label="held out")
-    loss.set(title="Loss", xlabel="epoch", ylabel="cross-entropy", ylim=(0, None))
-    accuracy.plot(epochs, [e.train_top1 for e in history], marker=".", label="training, augmented")
+    detects = history[-1].detects
+    of = "boxes and classes" if detects else "cross-entropy"
+    loss.set(title="Loss", xlabel="epoch", ylabel=of, ylim=(0, None))
+    if not detects:
+        shares = [e.train_top1 for e in history]
+        accuracy.plot(epochs, shares, marker=".", label="training, augmented")
     accuracy.plot(epochs, [e.top1 for e in history], marker=".", label="held out")
-    accuracy.set(title="Top-1 accuracy", xlabel="epoch", ylabel="%", ylim=(None, 100.5))
+    title = "Average precision (AP50)" if detects else "Top-1 accuracy"
+    accuracy.set(title=title, xlabel="epoch", ylabel="%", ylim=(None, 100.5))
     for axes in (loss, accuracy):
         axes.legend()
         axes.grid(alpha=0.3)

@@ -331,7 +331,7 @@ class Trainer:
         first, second = ("ap50", "ap") if self.setup.detection else ("top1", "top5")
         return {
             "loss/epoch": epoch.loss,
-            f"{first}/training": epoch.train_top1,
+            "matched/training" if self.setup.detection else "top1/training": epoch.train_top1,
             f"{first}/held_out": epoch.top1,
             f"{second}/held_out": epoch.top5,
             "learning_rate": epoch.learning_rate,

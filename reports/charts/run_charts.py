@@ -4,7 +4,7 @@ Every series differs in colour (Okabe and Ito's, safe for the colour-blind) and 
 dash as well, so that none is told by colour alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
 
@@ -34,6 +34,7 @@ CURVES = {  # columns of the training log in words
     "top1": "held out",
     "top5": "held out, top-5",
 }
+DETECTOR_CURVES = {"top1": "held out, AP50", "top5": "held out, AP"}  # what a detector logs there
 OPERATORS = 6  # that have a colour of their own
 
 
@@ -159,7 +160,7 @@ def latency_chart(run: RunRecord) -> Chart | None:
             {
                 "type": "scatter",
                 "mode": "lines",
-                "name": plain(row_name(result)),
+                "name": plain(row_name(result)).replace(" (", "<br>("),  # a phone is narrow
                 "x": list(result.percentiles_ms),
                 "y": list(range(101)),
                 "line": {"color": color, "dash": dash, "shape": "hv"},
@@ -295,28 +296,41 @@ def operators_chart(run: RunRecord) -> Chart | None:
 
 
 def training_charts(epochs: Sequence[dict[str, JsonValue]], classes: int) -> list[Chart]:
-    """Draw the loss and the accuracy by epoch, each where it was logged; top-5 of many classes."""
+    """Draw the loss and the accuracy by epoch, each where it was logged; top-5 of many classes.
+
+    A detector's accuracy is its average precision.
+    """
+    detects = any(epoch.get("detects") for epoch in epochs)
     names = list(dict.fromkeys(name for epoch in epochs for name in epoch))
     losses = [name for name in names if "loss" in name]
     accuracies = [name for name in names if "top" in name or "acc" in name]
-    if classes <= FEW_CLASSES:
+    if detects:
+        accuracies = list(DETECTOR_CURVES)
+    elif classes <= FEW_CLASSES:
         accuracies = [name for name in accuracies if "top5" not in name]
     made = (
-        curves("loss", "Loss by epoch", "loss", losses, epochs),
-        curves("learning", "Top-1 accuracy by epoch", "%", accuracies, epochs),
+        curves("loss", "Loss by epoch", "loss", losses, epochs, CURVES),
+        curves("learning", "Average precision by epoch", "%", accuracies, epochs, DETECTOR_CURVES)
+        if detects
+        else curves("learning", "Top-1 accuracy by epoch", "%", accuracies, epochs, CURVES),
     )
     return [chart for chart in made if chart is not None]
 
 
 def curves(
-    name: str, title: str, unit: str, columns: Sequence[str], epochs: Sequence[dict[str, JsonValue]]
+    name: str,
+    title: str,
+    unit: str,
+    columns: Sequence[str],
+    epochs: Sequence[dict[str, JsonValue]],
+    words: Mapping[str, str],
 ) -> Chart | None:
-    """Draw some columns of the training log, one line each."""
+    """Draw some columns of the training log, one line each, called as ``words`` has them."""
     columns = [c for c in columns if any(number(epoch.get(c)) is not None for epoch in epochs)]
     if not columns:
         return None
     x = [number(epoch.get("epoch")) or index + 1 for index, epoch in enumerate(epochs)]
-    titles = [CURVES.get(column, plain(column.replace("_", " "))) for column in columns]
+    titles = [words.get(column, plain(column.replace("_", " "))) for column in columns]
     data = []
     for index, (column, curve) in enumerate(zip(columns, titles, strict=True)):
         color, symbol, dash = style(index)
@@ -399,13 +413,19 @@ def quantized_layers(run: RunRecord) -> list[LayerRecord]:
 
 
 def layer_names(run: RunRecord) -> list[str]:
-    """Call the quantized layers as the weights' table does, where both have the same layers."""
+    """Call the quantized layers as the weights' table does, where both have the same layers.
+
+    The others are called by their operator and place, for bars of one name would be stacked.
+    """
     layers, names = quantized_layers(run), iter(run.weights)
     weighted = [layer.operator in WEIGHTED for layer in layers]
     if sum(weighted) != len(run.weights):
         return [layer.name for layer in layers]
     pairs = zip(layers, weighted, strict=True)
-    return [next(names).layer if known else layer.operator for layer, known in pairs]
+    return [
+        next(names).layer if known else f"{layer.operator} {place}"
+        for place, (layer, known) in enumerate(pairs, 1)
+    ]
 
 
 def layer_axis() -> Json:

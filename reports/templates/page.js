@@ -41,10 +41,23 @@ function themed(layout) {
   };
 }
 
+// A chart says its size as a view box, so that print can scale it without drawing it anew.
+function fit(plot) {
+  const { width, height } = plot._fullLayout;
+  plot.style.setProperty("--ratio", `${width} / ${height}`);
+  for (const svg of plot.querySelectorAll(".main-svg")) {
+    svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  }
+}
+
 function draw(name) {
   const { data, layout } = figures[name];
+  const plot = document.getElementById(name);
   for (const trace of data) if (trace.texttemplate) trace.textfont = { color: color("--text") };
-  Plotly.react(name, data, themed(layout), { responsive: true, displayModeBar: false });
+  const first = !plot.on;
+  Plotly.react(plot, data, themed(layout), { responsive: true, displayModeBar: false });
+  if (first) plot.on("plotly_afterplot", () => fit(plot));
+  fit(plot);
 }
 
 // What is in view is drawn at once, and the rest while nothing else is to do.
@@ -69,12 +82,8 @@ function drawAll() {
     later(rest);
   });
   document.querySelectorAll(".plot").forEach((plot) => view.observe(plot));
-  const redraw = () => drawn.forEach(draw);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-  matchMedia("print").addEventListener("change", () => {
-    waiting.forEach(take);
-    redraw();
-  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawn.forEach(draw));
+  matchMedia("print").addEventListener("change", () => waiting.forEach(take));
 }
 
 // The library takes a second to start: only then, when all else is shown and can be used.

@@ -201,7 +201,7 @@ def test_damaged_and_empty_sources(model, encoded, tmp_path):
     ]
     assert "is cut off within 2.png" in found[1][1]
     assert "contains no images" in found[3][1]
-    assert "cannot be read (No such file" in found[5][1]
+    assert "does not exist" in found[5][1]
     assert (record.rows, record.errors) == (6, 3)
     with pytest.raises(DataError, match="void contains no images"):
         predict_into(tmp_path / "other", model, [str(tmp_path / "void")], CONFIG)

@@ -131,7 +131,12 @@ def test_history_is_in_order_of_time_and_lists_what_is_broken(runs: tuple[Run, R
     assert [run.run for run in record.runs] == ["two", "broken", "one"]
     assert record.runs[0].made == "2001-09-09T01:46:40+00:00"
     assert "has no model" in record.runs[1].broken
-    assert "has no model" in history_markdown(record)
+    page = history_markdown(record)
+    assert "has no model" in page
+    assert "Their known settings are the same" in page
+    wider = record.runs[0].model_copy(update={"width": 9.0})
+    changed = record.model_copy(update={"runs": (wider, *record.runs[1:])})
+    assert "They differ in width (9, " in history_markdown(changed)
 
 
 def test_history_of_nothing(tmp_path: Path) -> None:
