@@ -195,7 +195,7 @@ acceptance-kill: $(INSTALLED) ## kill the chain at 20 random moments; each time 
 		-o junit_family=xunit1 --junit-xml=build/kills.xml
 
 acceptance-resume: $(INSTALLED) ## kill ten trainings at random moments; resumed, each must end in the same bits
-	MOBILENET_CLI_KILLS=10 $(BIN)/python -m pytest -m slow tests/pipeline/training/test_acceptance_resume.py \
+	MOBILENET_CLI_KILLS=10 $(BIN)/python -m pytest -m slow -k resume tests/pipeline/training \
 		-o junit_family=xunit1 --junit-xml=build/resumes.xml
 
 acceptance-predict: $(INSTALLED) ## kill jobs of predictions 100 times, and a node of a Ray cluster

@@ -26,8 +26,9 @@ ROOT = Path(__file__).parents[1]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let threads of several workers sleep while they wait, so that the others' can work."""
+    """Give each of several workers, and what it starts, one thread of torch, to share the CPUs."""
     if hasattr(config, "workerinput"):
+        os.environ["OMP_NUM_THREADS"] = "1"
         os.environ["OMP_WAIT_POLICY"] = "passive"
 
 

@@ -204,6 +204,18 @@ def test_debug_shows_the_traceback_of_what_can_be_mended_and_keeps_its_status():
     assert "export: gone.safetensors does not exist" in shown.stderr
 
 
+ONE_BY_ONE = """
+import json, sys
+from typer.testing import CliRunner
+from mobilenet_cli.cli import app
+
+for words in json.loads(sys.argv[1]):
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.stderr
+    print(json.dumps(json.loads(done.stdout)))
+"""
+
+
 @pytest.fixture
 def no_torch(tmp_path: Path) -> str:
     """A PYTHONPATH on which importing torch is an error, in child processes as well."""
@@ -221,13 +233,14 @@ def test_what_serves_a_model_never_imports_torch(
     assert "torch was imported" in trapped.stderr
     images = class_folders({str(digit): 2 for digit in range(10)})
     model = tmp_path / "int8.onnx"
-    for arguments in (
-        ("quantize", chain.folded.path, "--calib-dir", images, "--out", model),
-        ("evaluate", model, "--data", images),
-        ("bench", model, "--seconds", "0.1"),
-        ("predict", model, images / "3" / "000.png"),
-        ("inspect", model),
-    ):
-        result = cli(*arguments, "--json")
-        assert result.returncode == 0, result.stderr
-        json.loads(result.stdout)
+    commands = [
+        ["quantize", chain.folded.path, "--calib-dir", images, "--out", model],
+        ["evaluate", model, "--data", images],
+        ["bench", model, "--seconds", "0.1"],
+        ["predict", model, images / "3" / "000.png"],
+        ["inspect", model],
+    ]
+    given = json.dumps([[*map(str, words), "--json"] for words in commands])
+    done = subprocess.run([sys.executable, "-c", ONE_BY_ONE, given], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == len(commands)

@@ -195,7 +195,7 @@ MUTANTS_PER_PROCESS = 5000
 @pytest.mark.parametrize(("script", "kinds"), [("mutants.py", 14), ("data_mutants.py", 40)])
 def test_mutants(tmp_path, script, kinds):
     """No file ends a process, lets it hang or grow, or shows a traceback, wherever it is given."""
-    count = int(os.environ.get("MOBILENET_CLI_FUZZ", "15")) * kinds
+    count = int(os.environ.get("MOBILENET_CLI_FUZZ", "6")) * kinds
     findings, number = [], 0
     while number < count:
         last = min(count, number + MUTANTS_PER_PROCESS)

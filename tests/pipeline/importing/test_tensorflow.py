@@ -233,6 +233,7 @@ def test_a_graph_of_a_hundred_thousand_nodes(tmp_path: Path):
         read_source(str(tmp_path / "long.pb"), ImportConfig())
 
 
+@pytest.mark.parametrize("written", [google], ids=["google"], indirect=True)
 def test_nothing_but_sentences_on_standard_error(written: Written, tmp_path: Path):
     program = "from mobilenet_cli.cli import main; main()"
     done = subprocess.run(

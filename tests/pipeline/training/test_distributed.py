@@ -88,7 +88,9 @@ def test_two_processes_learn_as_one_with_the_same_batch(run, two):
         assert together["top1"] == alone["top1"]  # each held-out image counted once
 
 
+@pytest.mark.slow
 def test_two_processes_resume(run, two):
+    """Two starts of two processes, each of which imports torch."""
     cut = run("cut", 2, steps=5)
     assert not cut.exists()
     assert cut.with_name("training.pt").exists()

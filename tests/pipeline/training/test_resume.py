@@ -105,14 +105,16 @@ def test_killed_it_goes_on_from_the_last_state(config: TrainConfig, tmp_path: Pa
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
 )
-def test_a_signal_saves_the_state(class_folders, tmp_path: Path, number: int, status: int):
+def test_a_signal_saves_the_state(
+    class_folders, tmp_path: Path, monkeypatch, number: int, status: int
+):
     class_folders({"cat": 16, "dog": 16})
+    monkeypatch.chdir(tmp_path)
     command = ["train", "--data", "images", "--width", "0.25", "--resolution", "32", "--run", "x"]
     command += ["--set", "batch=4", "--epochs"]
     run = tmp_path / "runs" / "x"
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *command, "5000"],
-        cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=obey_signals,
@@ -129,13 +131,8 @@ def test_a_signal_saves_the_state(class_folders, tmp_path: Path, number: int, st
     assert "train --resume --run x" in said
     assert "Traceback" not in said
     assert (run / "training.pt").exists()
-    other = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *command, "3", "--resume"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert other.returncode == 2
+    other = CliRunner().invoke(app, [*command, "3", "--resume"])
+    assert other.exit_code == 2
     assert "epochs was 5000, now 3" in other.stderr
 
 
