@@ -94,5 +94,6 @@ def test_every_command_goes_on_with_an_old_run(old_run: Run) -> None:
     ]
     assert len(cli("report", "--history")["runs"]) == 2
     assert cli("quantize", "--run", "old", "--calib-count", "4")["images"] == 4
-    measured = cli("bench", "--run", "old", "--seconds", "0.05", "--threads", "1")["results"]
+    onnx = [f"runs/old/{name}.onnx" for name in ("fp32", "int8")]
+    measured = cli("bench", *onnx, "--seconds", "0.05", "--threads", "1")["results"]
     assert all(row.keys() >= NEW_FIELDS for row in measured)

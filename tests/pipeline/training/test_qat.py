@@ -120,7 +120,7 @@ def test_training_starts_from_what_quantize_makes(chain, images, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "target", ["avx2", pytest.param("vnni", marks=pytest.mark.slow), "tensorrt"]
+    "target", ["avx2", *(pytest.param(t, marks=pytest.mark.slow) for t in ("vnni", "tensorrt"))]
 )
 def test_quantize_makes_what_was_trained(chain, starts, images, tmp_path, target):
     """Through export and simplify, the int8 model is the network that learned, to its ties."""
@@ -301,7 +301,8 @@ def test_what_needs_a_gpu_says_so(small, tmp_path, options):
         train(replace(small, **options), tmp_path / "model.safetensors")
 
 
-def test_learning_through_grids_goes_on_where_it_stopped(chain, tmp_path):
+@pytest.mark.slow
+def test_learning_through_grids_is_resumed_where_it_stopped(chain, tmp_path):
     config = TrainConfig(data="digits", init=str(chain.checkpoint.path), qat=True, epochs=0.2)
     whole = train(config, tmp_path / "a" / "model.safetensors")
     out = tmp_path / "b" / "model.safetensors"
