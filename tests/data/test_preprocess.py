@@ -248,6 +248,30 @@ def test_conventions_round_as_their_libraries(convention, size, expected, begin)
     assert offset(expected, spec) == begin
 
 
+SIZES = [(334, 500), (500, 333), (267, 400), (300, 300), (57, 640)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_hugging_faces_own_processor_gives_the_same_pixels(encoded, size):
+    transformers = pytest.importorskip("transformers", reason="needs the extra 'interop'")
+    file = encoded(size=size)
+    processor = transformers.models.mobilenet_v1.MobileNetV1ImageProcessorPil()
+    (expected,) = processor(decode(file, "x"), return_tensors="np")["pixel_values"]
+    found = prepare(file, "x", InputSpec(convention="hugging-face"))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_torchvisions_own_transforms_give_the_same_pixels(encoded, size):
+    transforms = pytest.importorskip(
+        "torchvision.transforms", reason="torchvision is not here", exc_type=ImportError
+    )
+    file = encoded(size=size)
+    image = transforms.CenterCrop(224)(transforms.Resize(256)(decode(file, "x")))
+    found = prepare(file, "x", InputSpec(convention="torchvision"))
+    np.testing.assert_allclose(found, np.asarray(image).transpose(2, 0, 1) / 127.5 - 1, atol=1e-6)
+
+
 def slim_reference(image: np.ndarray, side: int) -> np.ndarray:
     """Compute tf.image.central_crop and tf.image.resize_bilinear pixel by pixel."""
     height, width = image.shape[:2]

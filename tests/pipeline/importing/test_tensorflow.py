@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from mobilenet_cli.data.decode import decode
+from mobilenet_cli.data.preprocess import InputSpec, prepare
 from mobilenet_cli.models.mobilenet_v1 import TABLE_1, scaled_channels
 from mobilenet_cli.pipeline.artifacts.checkpoint import load_network
 from mobilenet_cli.pipeline.errors import ModelError
@@ -245,3 +247,15 @@ def test_nothing_but_sentences_on_standard_error(written: Written, tmp_path: Pat
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("size", [(61, 47), (20, 90), (3, 5)])
+def test_tensorflows_own_operators_give_the_pixels_of_tf_slim(encoded, size: tuple[int, int]):
+    """The steps are ``preprocess_for_eval``'s, of slim/preprocessing/inception_preprocessing.py."""
+    file = encoded(size=size)
+    with tf.Graph().as_default(), tf.Session() as session:
+        image = tf.image.convert_image_dtype(np.asarray(decode(file, "x")), tf.float32)
+        square = tf.image.resize_bilinear(tf.image.central_crop(image, 0.875)[None], [32, 32])
+        (expected,) = session.run((square - 0.5) * 2)
+    found = prepare(file, "x", InputSpec.cropped(32, convention="tf-slim"))
+    np.testing.assert_allclose(found, expected.transpose(2, 0, 1), atol=1e-5)
