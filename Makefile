@@ -163,7 +163,7 @@ $(R)/report.md: $(R)/.evaluated $(R)/bench.json | $(INSTALLED)
 
 # -- what developers run ---------------------------------------------------------------------------
 
-.PHONY: run check test fuzz readme-table quantizers schema acceptance-kill acceptance-resume acceptance-predict clean clean-runs help
+.PHONY: run check test fuzz readme-table quantizers schema arm64 acceptance-kill acceptance-resume acceptance-predict clean clean-runs help
 run: $(INSTALLED) | $(R)/.train-options $(R)/.quantize-options $(R)/.bench-options ## the whole chain again as one command, which skips what is current by content
 	$(CLI) run --run $(RUN) $(train-options) $(quantize-options) $(bench-options)
 
@@ -189,6 +189,10 @@ quantizers: $(R)/folded.onnx ## docs/quantizers.md, ours beside other quantizers
 
 schema: $(INSTALLED) ## the published schemas of the records
 	$(BIN)/python -m mobilenet_cli.reports.schema docs/schema
+
+arm64: $(INSTALLED) ## prove a small model on four families of ARM kernels, emulated; Debian 12, as root
+	$(BIN)/python benchmarks/arm64.py
+	$(BIN)/python -m pytest -m "slow or not slow" tests/pipeline/quantizing/test_arm64.py
 
 acceptance-kill: $(INSTALLED) ## kill the chain at 20 random moments; each time it must end the same
 	MOBILENET_CLI_KILLS=20 $(BIN)/python -m pytest -k killed tests/pipeline/test_chain.py \

@@ -15,45 +15,19 @@ from onnx import helper
 from typer.testing import CliRunner
 
 from mobilenet_cli.cli import app
-from mobilenet_cli.data.preprocess import InputSpec
-from mobilenet_cli.pipeline.artifacts.artifact import save_artifact
-from mobilenet_cli.pipeline.artifacts.facts import Facts
-from mobilenet_cli.pipeline.artifacts.onnx_file import with_facts
 from mobilenet_cli.pipeline.errors import StorageError
 from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
 from mobilenet_cli.pipeline.quantizing.kit import prove_kit
 from mobilenet_cli.pipeline.quantizing.quantize import quantize
-from mobilenet_cli.reports.records.base import Record
 from mobilenet_cli.reports.records.proof import KitRecord, ProofRecord
 
-CLASSES = tuple("0123456789")
-FEW = QuantizeConfig(calib_count=8, target="avx2", cross=True)  # right on every x86 CPU, and ARM
-
-
-@pytest.fixture(scope="module")
-def source(small_graph, tmp_path_factory):
-    """A dense, a depthwise and a pointwise convolution, and a classifier of their average."""
-    g = small_graph()
-    first = g.node("Relu", g.conv("x", 3, 8, strides=[2, 2]))
-    depthwise = g.node("Relu", g.conv(first, 8, 8, group=8))
-    g.head(g.node("Relu", g.conv(depthwise, 8, 16, size=1)), 16, len(CLASSES))
-    model = g.model(output=("N", len(CLASSES)))
-    facts = Facts(stage="foreign", input=InputSpec(resolution=32, resize=32), classes=CLASSES)
-    facts = facts.model_copy(update={"data": "digits"})
-    path = tmp_path_factory.mktemp("source") / "folded.onnx"
-    return save_artifact(path, with_facts(model, facts), facts, Record())
-
-
-@pytest.fixture(scope="module")
-def made(source, tmp_path_factory):
-    """The model with a kit for AVX2."""
-    return quantize(source, FEW, tmp_path_factory.mktemp("kit") / "int8.onnx")
+FEW = QuantizeConfig(calib_count=2, target="avx2", cross=True)
 
 
 @pytest.fixture
-def kit(made, tmp_path) -> Path:
+def kit(crossed, tmp_path) -> Path:
     """A copy that may be damaged."""
-    copied: Path = shutil.copytree(made.path.with_name(made.record.kit), tmp_path / "kit")
+    copied: Path = shutil.copytree(crossed.path.with_name(crossed.record.kit), tmp_path / "kit")
     return copied
 
 
@@ -72,7 +46,7 @@ def rewrite(kit: Path, edit, name: str = "", content: bytes = b"") -> None:
     (kit / "kit.json").write_text(json.dumps(manifest))
 
 
-def test_a_device_proves_its_kernels_with_numpy_and_onnxruntime_alone(made, kit):
+def test_a_device_proves_its_kernels_with_numpy_and_onnxruntime_alone(crossed, kit):
     source = (kit / "prove.py").read_text()
     assert "import mobilenet" not in source
     assert len(source.splitlines()) < 100
@@ -82,19 +56,19 @@ def test_a_device_proves_its_kernels_with_numpy_and_onnxruntime_alone(made, kit)
     assert record == prove_kit(kit)
     assert record.right
     assert record.target == "avx2"
-    assert record.model == made.sha256
-    assert list(record.layers) == [layer.name for layer in made.record.layers]
+    assert record.model == crossed.sha256
+    assert list(record.layers) == [layer.name for layer in crossed.record.layers]
     assert record.model_sqnr_db is None or record.model_sqnr_db > 30
 
 
-def test_this_machine_is_not_asked_what_another_computes(made, source, tmp_path):
-    linear = {s.name for s in made.record.layers if s.operator in ("Conv", "Gemm")}
+def test_this_machine_is_not_asked_what_another_computes(crossed, small_model, tmp_path):
+    linear = {s.name for s in crossed.record.layers if s.operator in ("Conv", "Gemm")}
     assert linear
-    for layer in made.record.layers:
+    for layer in crossed.record.layers:
         assert (layer.kernel_error is None) == (layer.name in linear)
     for target in ("auto", "tensorrt"):  # proven here; and what no CPU runs
         config = QuantizeConfig(calib_count=2, target=target)
-        assert quantize(source, config, tmp_path / "int8.onnx").record.kit is None
+        assert quantize(small_model, config, tmp_path / "int8.onnx").record.kit is None
         assert not (tmp_path / "int8-kit").exists()
 
 
@@ -192,17 +166,17 @@ def test_the_program_says_so_too(kit):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_new_kit_replaces_the_old_one_and_nothing_else(source, made, tmp_path):
+def test_a_new_kit_replaces_the_old_one_and_nothing_else(small_model, crossed, tmp_path):
     out = tmp_path / "int8.onnx"
     folder = tmp_path / "int8-kit"
     (folder / "notes").mkdir(parents=True)
     with pytest.raises(StorageError, match="int8-kit exists and is no proof kit"):
-        quantize(source, FEW, out)
+        quantize(small_model, FEW, out)
     assert not out.exists()
     shutil.rmtree(folder)
-    shutil.copytree(made.path.with_name("int8-kit"), folder)
+    shutil.copytree(crossed.path.with_name("int8-kit"), folder)
     (folder / "layers/99.onnx").write_bytes(b"of a longer network")
-    quantize(source, QuantizeConfig(calib_count=2, target="avx2", cross=True), out)
+    quantize(small_model, FEW, out)
     assert not (folder / "layers/99.onnx").exists()
     assert prove_kit(folder).right
 
@@ -226,12 +200,12 @@ def run_node(kit: Path, threads: int) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_webassembly_is_proven_in_the_same_way(node, made, threads):
+def test_webassembly_is_proven_in_the_same_way(node, crossed, threads):
     done = run_node(node, threads)
     assert done.returncode == 0, done.stderr
     record = ProofRecord.model_validate_json(done.stdout)
     assert record.right
-    assert record.model == made.sha256
+    assert record.model == crossed.sha256
     assert list(record.layers) == list(prove_kit(node).layers)
     assert record.device.startswith("v")
 
