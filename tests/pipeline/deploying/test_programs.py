@@ -44,10 +44,7 @@ def packages(folder) -> Path:
     """The npm packages of MOBILENET_CLI_NODE_MODULES, linked into the package."""
     modules = os.environ.get("MOBILENET_CLI_NODE_MODULES")
     if modules is None:
-        pytest.skip(
-            "MOBILENET_CLI_NODE_MODULES does not name a node_modules folder "
-            "(npm install --ignore-scripts onnxruntime-web onnxruntime-node sharp)"
-        )
+        pytest.skip("MOBILENET_CLI_NODE_MODULES names no node_modules folder (make node)")
     (folder / "node_modules").symlink_to(modules)
     return folder
 

@@ -186,10 +186,7 @@ def node(kit) -> Path:
     """A kit with onnxruntime-web beside it."""
     modules = os.environ.get("MOBILENET_CLI_NODE_MODULES")
     if modules is None or shutil.which("node") is None:
-        pytest.skip(
-            "there is no node, or MOBILENET_CLI_NODE_MODULES does not name a node_modules folder "
-            "(npm install --ignore-scripts onnxruntime-web)"
-        )
+        pytest.skip("no node, or MOBILENET_CLI_NODE_MODULES names no node_modules (make node)")
     (kit / "node_modules").symlink_to(modules)
     return kit
 
