@@ -8,6 +8,7 @@
  * the handler answers with the real leaves less the bits below, and the kernels of an older CPU
  * run at native speed. Bits: Intel SDM vol. 2A, CPUID, leaf 7.
  *
+ * With AVX2_ONLY_HIDES=amx only AMX is hidden, which leaves the kernels of VNNI.
  * Exits with status 77 where the kernel cannot do it.
  */
 #define _GNU_SOURCE
@@ -15,6 +16,7 @@
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 #include <ucontext.h>
@@ -24,20 +26,27 @@
 #define BIT(n) (1u << (n))
 
 static struct sigaction previous;
+static int amx_alone;
 
 static long set_faulting(int on) { return syscall(SYS_arch_prctl, ARCH_SET_CPUID, !on); }
 
 static void hide_newer_than_avx2(uint32_t leaf, uint32_t subleaf, uint32_t *a, uint32_t *b,
                                  uint32_t *c, uint32_t *d) {
+    if (leaf == 7 && subleaf == 0)
+        *d &= ~(BIT(22) | BIT(24) | BIT(25)); /* AMX: BF16 TILE INT8 */
+    if (leaf == 7 && subleaf == 1)
+        *a &= ~BIT(21); /* AMX-FP16 */
+    if (amx_alone)
+        return;
     if (leaf == 7 && subleaf == 0) {
         /* AVX512: F DQ IFMA PF ER CD BW VL */
         *b &= ~(BIT(16) | BIT(17) | BIT(21) | BIT(26) | BIT(27) | BIT(28) | BIT(30) | BIT(31));
         /* AVX512: VBMI VBMI2 VNNI BITALG VPOPCNTDQ */
         *c &= ~(BIT(1) | BIT(6) | BIT(11) | BIT(12) | BIT(14));
-        /* AVX512: 4VNNIW 4FMAPS VP2INTERSECT FP16; AMX: BF16 TILE INT8 */
-        *d &= ~(BIT(2) | BIT(3) | BIT(8) | BIT(22) | BIT(23) | BIT(24) | BIT(25));
+        /* AVX512: 4VNNIW 4FMAPS VP2INTERSECT FP16 */
+        *d &= ~(BIT(2) | BIT(3) | BIT(8) | BIT(23));
     } else if (leaf == 7 && subleaf == 1) {
-        *a &= ~(BIT(4) | BIT(5) | BIT(21)); /* AVX-VNNI, AVX512-BF16, AMX-FP16 */
+        *a &= ~(BIT(4) | BIT(5)); /* AVX-VNNI, AVX512-BF16 */
         /* AVX-VNNI-INT8, AVX-NE-CONVERT, AVX-VNNI-INT16, AVX10 */
         *d &= ~(BIT(4) | BIT(5) | BIT(10) | BIT(19));
     }
@@ -63,6 +72,8 @@ static void on_fault(int signal_number, siginfo_t *info, void *context) {
 }
 
 __attribute__((constructor)) static void start(void) {
+    const char *hides = getenv("AVX2_ONLY_HIDES");
+    amx_alone = hides != NULL && strcmp(hides, "amx") == 0;
     struct sigaction action;
     memset(&action, 0, sizeof action);
     action.sa_sigaction = on_fault;

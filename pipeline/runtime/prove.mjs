@@ -28,10 +28,11 @@ export async function prove(ort, fetchBytes) {
   if (manifest.schema_version !== VERSION) {
     throw new Error(`the kit is of version ${manifest.schema_version}, not ${VERSION}`);
   }
+  const { subtle } = globalThis.crypto ?? (await import("node:crypto")).webcrypto; // as Node 18 has it
   const files = {};
   for (const [name, sha256] of Object.entries(manifest.files)) {
     files[name] = await fetchBytes(name);
-    const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", files[name]));
+    const digest = new Uint8Array(await subtle.digest("SHA-256", files[name]));
     const hex = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
     if (hex !== sha256) throw new Error(`${name} was changed; copy the kit again`);
   }

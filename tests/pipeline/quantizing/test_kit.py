@@ -21,6 +21,7 @@ from mobilenet_cli.pipeline.quantizing.kit import prove_kit
 from mobilenet_cli.pipeline.quantizing.quantize import quantize
 from mobilenet_cli.reports.records.proof import KitRecord, ProofRecord
 
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 FEW = QuantizeConfig(calib_count=2, target="avx2", cross=True)
 
 
@@ -219,3 +220,25 @@ def test_webassembly_says_why_a_kit_cannot_be_run(node, case):
     assert done.returncode == 2
     assert done.stderr.startswith("prove: ")
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.usefixtures("avx2_only")
+def test_the_table_of_targets_has_a_row_for_each_kernels(crossed):
+    kit = crossed.path.with_name(crossed.record.kit)
+    script = BENCHMARKS / "targets.py"
+    done = subprocess.run([sys.executable, script, kit], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(" | ") for line in done.stdout.splitlines()[2:]]
+    assert rows[0][1] == "AVX2"
+    assert all(row[2] == "right" for row in rows)
+
+
+def test_onnxruntime_web_has_no_relaxed_dot_products(node):
+    """Where one has, docs/targets.md is out of date: they saturate like AVX2."""
+    builds = list((node / "node_modules" / "onnxruntime-web" / "dist").glob("*.wasm"))
+    assert builds
+    for build in builds:
+        content = build.read_bytes()
+        assert b"\xfd\xba\x01" in content  # i32x4.dot_i16x8_s, which widens and is exact
+        assert b"\xfd\x92\x02" not in content
+        assert b"\xfd\x93\x02" not in content
