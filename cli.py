@@ -513,6 +513,7 @@ def bench_command(
     seconds: float = 5.0,
     bench_data: Text = None,
     provider_options: Texts = None,
+    engines: Text = None,
     allow_fallback: bool = False,
     compile_rows: bool = False,
     baseline: File = None,
@@ -539,7 +540,7 @@ def bench_command(
     allowed = options.parse_percent(max_slowdown)
     before = load_baseline(baseline) if baseline else None
     config = options.bench_config(
-        *(provider, threads, batch, seconds, provider_options or []),
+        *(provider, threads, batch, seconds, provider_options or [], engines),
         allow_fallback=allow_fallback,
         data=bench_data,
         compiled=compile_rows,

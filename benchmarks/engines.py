@@ -1,27 +1,21 @@
-"""ONNX Runtime beside other engines on the same model, interleaved in one run.
+"""OpenVINO's own choices beside ONNX Runtime: NNCF's int8, and its default precision.
 
-    pip install openvino nncf          # OpenVINO, and its own int8
-    pip install ncnn pnnx              # ncnn (pnnx, its converter, brings torch)
+    pip install openvino nncf
     python benchmarks/engines.py --run NAME [--threads 1] [--seconds 5] [--markdown docs/engines.md]
 
-Rows: the run's ``folded.onnx`` and ``int8.onnx`` in ONNX Runtime; the same ``folded.onnx`` in
-OpenVINO in float32, in OpenVINO's default precision (bfloat16 where the CPU has AMX: another
-function, and labelled), in int8 by NNCF with the same calibration images, and in ncnn; the
-checkpoint in ``torch.compile``. Engines that are not installed are left out and said to be.
+``mobilenet-cli bench --engine openvino,litert,ncnn`` compares engines on the same file. What
+these rows run is not that file: the run's ``folded.onnx`` in OpenVINO's default precision (bfloat16
+where the CPU has AMX), and in int8 as NNCF quantizes it with the same calibration images. The
+run's ``folded.onnx`` and ``int8.onnx`` in ONNX Runtime are what they are compared with.
 
 All engines live in this process, take turns in blocks as in ``mobilenet-cli bench``, and get the
 same image as a NumPy array in host memory. Every engine's logits are compared with ONNX Runtime's
 before anything is timed, so that no row is fast for want of doing the work.
-
-With ``avx2_only.c`` preloaded every engine takes its AVX2 kernels; leave out torch.compile there,
-whose compiler does not run under it.
 """
 
 import argparse
 import importlib.metadata
 import importlib.util
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,15 +68,9 @@ def onnx_runtime(artifact: Artifact, image: Images, threads: int) -> Runner:
     return lambda: session.run(None, feed)[0]
 
 
-def openvino_float32(artifact: Artifact, image: Images, threads: int) -> Runner:
-    """The same arithmetic as ONNX Runtime's."""
-    options = {"INFERENCE_PRECISION_HINT": "f32"}
-    return _compile_openvino(_read_openvino(artifact, image), image, threads, options)
-
-
 def openvino_default(artifact: Artifact, image: Images, threads: int) -> Runner:
     """OpenVINO's choice of precision."""
-    return _compile_openvino(_read_openvino(artifact, image), image, threads, {})
+    return _compile_openvino(_read_openvino(artifact, image), image, threads)
 
 
 def openvino_int8(artifact: Artifact, image: Images, threads: int) -> Runner:
@@ -92,7 +80,7 @@ def openvino_int8(artifact: Artifact, image: Images, threads: int) -> Runner:
     calibration, _ = probe_images(artifact.facts, None, CALIBRATION_IMAGES)
     dataset = nncf.Dataset([calibration[i : i + 1] for i in range(len(calibration))])
     model = nncf.quantize(_read_openvino(artifact, image), dataset, subset_size=len(calibration))
-    return _compile_openvino(model, image, threads, {})
+    return _compile_openvino(model, image, threads)
 
 
 def _read_openvino(artifact: Artifact, image: Images) -> Any:
@@ -103,52 +91,16 @@ def _read_openvino(artifact: Artifact, image: Images) -> Any:
     return model
 
 
-def _compile_openvino(model: Any, image: Images, threads: int, options: dict[str, str]) -> Runner:
+def _compile_openvino(model: Any, image: Images, threads: int) -> Runner:
     import openvino
 
     settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
-    request = openvino.Core().compile_model(model, "CPU", settings | options).create_infer_request()
+    request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
     return lambda: request.infer([image], share_inputs=True)[0]
-
-
-def ncnn_float32(artifact: Artifact, image: Images, threads: int) -> Runner:
-    """Converted by pnnx; no half precision in either, so that the arithmetic is the same."""
-    import ncnn
-
-    net = ncnn.Net()
-    for name in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage"):
-        setattr(net.opt, name, False)
-    net.opt.num_threads = threads
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "model.onnx"
-        copy.write_bytes(artifact.path.read_bytes())
-        shape = f"inputshape=[{','.join(map(str, image.shape))}]"
-        convert = ["pnnx", copy.name, shape, "fp16=0"]
-        subprocess.run(convert, cwd=folder, check=True, capture_output=True)  # noqa: S603 - the converter of this environment
-        net.load_param(f"{folder}/model.ncnn.param")
-        net.load_model(f"{folder}/model.ncnn.bin")
-
-    def run() -> NDArray[Any]:
-        extractor = net.create_extractor()
-        extractor.input("in0", ncnn.Mat(image[0]))
-        return np.array(extractor.extract("out0")[1])[None]
-
-    return run
-
-
-def torch_compiled(artifact: Artifact, image: Images, threads: int) -> Runner:
-    """The checkpoint through ``torch.compile``."""
-    from mobilenet_cli.pipeline.benchmarking.torch_runner import TorchSetting, runner
-
-    setting = TorchSetting(threads=threads, device="cpu", compiled=True, backward=False, tf32=False)
-    return runner(artifact.path, image, setting)
 
 
 ENGINES = (
     Engine("ONNX Runtime float32", (), onnx_runtime),
-    Engine("OpenVINO float32", ("openvino",), openvino_float32),
-    Engine("ncnn float32", ("ncnn", "pnnx"), ncnn_float32),
-    Engine("torch.compile float32", ("torch",), torch_compiled, "checkpoint"),
     Engine("OpenVINO default precision", ("openvino",), openvino_default, least_db=CLOSE_DB),
     Engine("ONNX Runtime int8", (), onnx_runtime, "int8", CLOSE_DB),
     Engine("OpenVINO int8 by NNCF", ("openvino", "nncf"), openvino_int8, least_db=CLOSE_DB),
@@ -156,7 +108,7 @@ ENGINES = (
 
 
 def build_all(
-    run: Run, image: Images, threads: int, unwanted: list[str]
+    run: Run, image: Images, threads: int
 ) -> tuple[dict[str, Runner], dict[str, float], list[str]]:
     """Every engine that is installed, its logits' closeness in dB, and who is left out and why."""
     runners: dict[str, Runner] = {}
@@ -164,9 +116,6 @@ def build_all(
     left_out: list[str] = []
     reference: NDArray[Any] | None = None
     for engine in ENGINES:
-        if any(word in engine.name for word in unwanted):
-            left_out.append(f"{engine.name} is left out, as asked")
-            continue
         path: Path = getattr(run, engine.artifact)
         missing = [name for name in engine.needs if importlib.util.find_spec(name) is None]
         if missing or not path.is_file():
@@ -212,7 +161,7 @@ def markdown(timings: dict[str, Timing], closeness: dict[str, float]) -> str:
 def setting(run: Run, threads: int) -> str:
     """What the figures mean nothing without."""
     here = machine()
-    names = ("onnxruntime", "openvino", "nncf", "ncnn", "torch")
+    names = ("onnxruntime", "openvino", "nncf")
     versions = [
         f"{name} {importlib.metadata.version(name)}"
         for name in names
@@ -234,12 +183,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="0 takes every usable CPU")
     parser.add_argument("--seconds", type=float, default=5.0, help="most time to spend on a row")
     parser.add_argument("--markdown", type=Path, help="also write the table to this file")
-    parser.add_argument("--leave-out", action="append", default=[], help="part of a row's name")
     arguments = parser.parse_args()
     run, threads = find_run(arguments.run, "folded"), arguments.threads or usable_cpus()
     image, _ = probe_images(load_artifact(run.folded).facts, None, 1)
     start = time.monotonic()
-    runners, closeness, left_out = build_all(run, image, threads, arguments.leave_out)
+    runners, closeness, left_out = build_all(run, image, threads)
     text = f"{setting(run, threads)}\n\n{markdown(measure(runners, arguments.seconds), closeness)}"
     text += "".join(f"\n{line}" for line in left_out)
     print(text)

@@ -18,6 +18,7 @@ from mobilenet_cli.pipeline.artifacts.files import write_atomically
 from mobilenet_cli.pipeline.artifacts.runs import Run
 from mobilenet_cli.pipeline.artifacts.sidecar import is_current
 from mobilenet_cli.pipeline.benchmarking.bench import BenchConfig, bench
+from mobilenet_cli.pipeline.benchmarking.job import ONNX_RUNTIME
 from mobilenet_cli.pipeline.errors import OptionError
 from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig
 from mobilenet_cli.pipeline.evaluating.evaluate_detector import evaluation_boxes
@@ -276,7 +277,11 @@ def current_bench(run: Run, models: Sequence[Artifact], config: BenchConfig) -> 
         record = BenchRecord.model_validate_json(run.bench.read_bytes())
     except (OSError, ValidationError):
         return None
-    settings = {(row.sha256, row.provider, row.threads, row.batch) for row in record.results}
+    settings = {
+        (row.sha256, row.provider, row.threads, row.batch)
+        for row in record.results
+        if row.engine in (ONNX_RUNTIME, TORCH)
+    }
     wanted = {
         (model.sha256, TORCH if model.is_checkpoint else config.provider, n, batch)
         for model in models

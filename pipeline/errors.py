@@ -9,6 +9,7 @@
     ├── ModelError          a model file: not ONNX, truncated, another width, external data
     ├── CheckError          a stage's own proof failed; what it made was thrown away
     ├── ProviderError       the execution provider asked for cannot run this model here
+    │   └── EngineError     an engine beside ONNX Runtime cannot; the other rows go on without it
     └── StorageError        the disk is full, a folder is read-only, a file is in the way
 
 Any other exception is a bug of ours and may show a traceback.
@@ -71,6 +72,10 @@ class ProviderError(MobilenetError):
     """The execution provider asked for cannot run the model on this machine."""
 
 
+class EngineError(ProviderError):
+    """An engine beside ONNX Runtime cannot run a model, so it has no row in the benchmark."""
+
+
 class StorageError(MobilenetError):
     """A file could not be written, or must not be overwritten."""
 
@@ -92,6 +97,10 @@ EXTRAS = {
     "mlperf_loadgen": "mlperf",
     "ai_edge_litert": "litert",
     "flatbuffers": "litert",
+    "openvino": "engines",
+    "ncnn": "ncnn",
+    "pnnx": "ncnn",
+    "onnxruntime_ep_openvino": "openvino",
     "starlette": "serve",
     "uvicorn": "serve",
     "httptools": "serve",

@@ -34,11 +34,14 @@ INTEGER_SETS = (
     "NEON I8MM",
 )
 
+CLASSIC_ENGINES = ("onnxruntime", "torch")  # their rows are named by provider and direction
+
 
 def row_name(result: BenchResult) -> str:
     """Return the artifact's file name and what sets the row apart."""
     direction = result.direction if result.provider == "torch" else ""
-    extra = ", ".join(part for part in (direction, result.variant) if part)
+    engine = "" if result.engine in CLASSIC_ENGINES else result.engine
+    extra = ", ".join(part for part in (engine, direction, result.variant) if part)
     return f"{Path(result.model).name} ({extra})" if extra else Path(result.model).name
 
 
@@ -48,9 +51,11 @@ def bench_markdown(record: BenchRecord) -> str:
 
 
 def bench_tables(record: BenchRecord) -> list[Section]:
-    """Lay out the latencies, the classic table, and the time by operator."""
+    """Lay out the latencies, the engines, the classic table, and the time by operator."""
+    engines = [Section("", engines_grid(record), engine_notes(record))] if record.engines else []
     return [
         Section("", latency_grid(record)),
+        *engines,
         Section("", classic_grid(record)),
         Section("", operators_grid(record), bench_notes(record)),
     ]
@@ -78,6 +83,73 @@ def bench_notes(record: BenchRecord) -> list[str]:
         *([noisy] if noisy else []),
         *remarks,
     ]
+
+
+def engines_grid(record: BenchRecord) -> Grid:
+    """Lay out who ran which file: the time over ONNX Runtime's, and how right the answers are."""
+    rows = [
+        [
+            label(Path(r.model).name),
+            label(f"{r.engine} {record.engines.get(r.engine, '')}"),
+            number(r.threads),
+            number(r.batch),
+            number(r.p50_ms, ".3g"),
+            _ratio_cell(record, index, plain),
+            number(r.sqnr_db, ".1f"),
+            label(f"{100 * (r.agreement or 0):.0f} %"),
+            label("yes" if r.right else "no"),
+        ]
+        for index, r in enumerate(record.results)
+        if r.right is not None and (plain := plain_row(record, r)) is not None
+    ]
+    titles = (
+        *("model", "engine", "threads", "batch", "p50 ms", "of ONNX Runtime's"),
+        *("dB to definition", "same class", "right"),
+    )
+    return Grid(titles, rows)
+
+
+def plain_row(record: BenchRecord, result: BenchResult) -> int | None:
+    """Return the index of the row in which ONNX Runtime plainly runs the same file, if any."""
+    wanted = (result.model, result.threads, result.batch, "onnxruntime", "")
+    for index, r in enumerate(record.results):
+        if (r.model, r.threads, r.batch, r.engine, r.variant) == wanted:
+            return index
+    return None
+
+
+def engine_notes(record: BenchRecord) -> list[str]:
+    """Name the fastest right engine, those that compute something else, and those left out."""
+    wrong = [
+        f"{row_name(r)} does not compute the model: its logits are {r.sqnr_db:.1f} dB from what "
+        f"the file says, and {100 * (r.agreement or 0):.0f} % of the images keep their class"
+        for r in record.results
+        if r.right is False
+    ]
+    out = [f"{r.engine} has no row for {Path(r.model).name}: {r.reason}" for r in record.left_out]
+    return [*fastest_notes(record), *wrong, *dict.fromkeys(out)]
+
+
+def fastest_notes(record: BenchRecord) -> list[str]:
+    """Name the fastest row with right answers of each thread count and batch, with its figures."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index, r in enumerate(record.results):
+        if r.right:
+            groups.setdefault((r.threads, r.batch), []).append(index)
+    found = []
+    for (threads, batch), rows in groups.items():
+        index = min(rows, key=lambda i: record.results[i].p50_ms)
+        best, plain = record.results[index], plain_row(record, record.results[index])
+        text = (
+            f"Fastest with right answers on {counted(threads, 'thread')}, "
+            f"{counted(batch, 'image')} a run: {best.engine} with {Path(best.model).name}, "
+            f"{best.p50_ms:.3g} ms"
+        )
+        if plain is not None and plain != index:
+            ratio = _ratio_cell(record, index, plain)
+            text += f", {ratio} of ONNX Runtime's time for that file"
+        found.append(text)
+    return found
 
 
 def noise_note(results: Sequence[BenchResult]) -> str:
@@ -171,7 +243,10 @@ def provider_name(result: BenchResult) -> str:
 
 def ratio_to_reference(record: BenchRecord, index: int) -> Cell:
     """Make a cell of the latency over the reference row's: ``0.520 (0.510 to 0.530)``."""
-    reference = record.results[index].reference
+    return _ratio_cell(record, index, record.results[index].reference)
+
+
+def _ratio_cell(record: BenchRecord, index: int, reference: int) -> Cell:
     found = [r for r in record.ratios if (r.row, r.reference) == (index, reference)]
     if not found:
         return number(1.0 if reference == index else None, "g")
@@ -221,7 +296,7 @@ def classic_table(results: Sequence[BenchResult], here: MachineRecord) -> tuple[
             remark=remark_of(result, here, both),
         )
         for result in results
-        if result.direction == "forward"
+        if result.direction == "forward" and result.engine in CLASSIC_ENGINES
     )
 
 

@@ -30,6 +30,7 @@ MODEL_NAMES = names_in("models", "MODELS")
 CALIBRATOR_NAMES = names_in("calibration.ranges.calibrators", "CALIBRATORS")
 TARGET_NAMES = names_in("calibration.kernels", "TARGETS")
 PROVIDER_NAMES = names_in("pipeline.runtime.session", "PROVIDERS")
+ENGINE_NAMES = names_in("pipeline.benchmarking.engines", "ENGINES")
 # Every option once, by the name of the parameter that takes it.
 OPTIONS: dict[str, Any] = {
     "accuracy": option("--accuracy", "With --scenario, measure top-1 instead of time."),
@@ -59,6 +60,7 @@ OPTIONS: dict[str, Any] = {
     "data": option("--data", "Images to train on: digits, a folder, shards or an address."),
     "debug": option("--debug", "Show the traceback of an error."),
     "embeddings": option("--embeddings", "With --out, write the features before the classifier."),
+    "engines": option("--engine", "Also run by: openvino, litert, ncnn.", ENGINE_NAMES),
     "epochs": option("--epochs", "Passes over the images, as 10 or 0.1; by default the recipe's."),
     "file": typer.Argument(help="An ONNX file, a checkpoint, or a training.pt."),
     "folder": option("--out", "Folder for parquet files, a part each; a second start goes on."),

@@ -93,11 +93,12 @@ def bench_command(run: RunRecord) -> str:
     """Return the command of the benchmark with the same threads and batches."""
     assert run.bench is not None  # the caller looked
     results = run.bench.results
-    providers = [r.provider for r in results if r.provider != "torch"]
+    providers = [r.provider for r in results if r.engine == "onnxruntime"]
     words = ["mobilenet-cli", "bench", "--run", run.run]
     words += ["--threads", ",".join(map(str, sorted({r.threads for r in results})))]
     words += ["--batch", ",".join(map(str, sorted({r.batch for r in results})))]
     words += ["--provider", providers[0]] if providers else []
     for name, value in run.bench.provider_options.items():
         words += ["--provider-option", f"{name}={value}"]
+    words += ["--engine", ",".join(run.bench.engines)] if run.bench.engines else []
     return shlex.join(words)

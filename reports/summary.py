@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from mobilenet_cli.pipeline.errors import counted
+from mobilenet_cli.reports.latency_tables import fastest_notes
 from mobilenet_cli.reports.records.accuracy import EvaluationRecord, Interval
 from mobilenet_cli.reports.records.conversion import ImportRecord
 from mobilenet_cli.reports.records.latency import BenchRecord
@@ -125,7 +126,7 @@ def facts(run: RunRecord) -> tuple[str, ...]:
     if quantized:
         own = "training" if trained and last.config.get("calib_dir") is None else "calibration"
         found.append(f"Quantized with {counted(quantized.images, f'{own} image')}")
-    return tuple(found)
+    return (*found, *(fastest_notes(run.bench) if run.bench else ()))
 
 
 def kept(trained: TrainRecord) -> str:

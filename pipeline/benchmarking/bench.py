@@ -25,6 +25,12 @@ folding gives (ONNX Runtime then runs each normalization as a depthwise 1x1 Conv
 is a further row whose input and output stay in its memory. A checkpoint is run by torch, forward
 and forward-backward, on the GPU if the provider is one.
 
+**Other engines.** With ``engines``, each ONNX file also gets a row for each of them (``engines``),
+which takes its turns with the others. All answers on ``COMPARED`` images are then held against
+what the file says by its definition: a row that is further from it than ``RIGHT_DB`` computes
+something else, and says so. An engine that is not installed, or fails at any time, has no row but
+a sentence, and the others are measured without it.
+
 **The roofline.** ``limit_ms`` is the time below which the row cannot be on this processor: its
 multiply-adds at the rate of a large matrix product, or its file at the rate at which memory is
 copied, whichever takes longer. Both rates are measured, with the row's number of threads.
@@ -35,21 +41,28 @@ import itertools
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.onnx_graph import multiply_adds
+from mobilenet_cli.pipeline.benchmarking.engines import (
+    ENGINES,
+    check_engines,
+    engine_error,
+    logits_of,
+)
 from mobilenet_cli.pipeline.benchmarking.inputs import input_images
-from mobilenet_cli.pipeline.benchmarking.job import BenchJob
+from mobilenet_cli.pipeline.benchmarking.job import ONNX_RUNTIME, BenchJob
 from mobilenet_cli.pipeline.benchmarking.operator_profile import Inside
 from mobilenet_cli.pipeline.benchmarking.remarks import remarks_on
 from mobilenet_cli.pipeline.benchmarking.roofline import measure_roofline
 from mobilenet_cli.pipeline.benchmarking.rows import Row, rows_of
 from mobilenet_cli.pipeline.benchmarking.worker import Worker
-from mobilenet_cli.pipeline.errors import OptionError, counted
+from mobilenet_cli.pipeline.errors import EngineError, MobilenetError, OptionError, counted
 from mobilenet_cli.pipeline.progress import Progress, silent
 from mobilenet_cli.pipeline.runtime.machine import (
     available_memory,
@@ -57,6 +70,7 @@ from mobilenet_cli.pipeline.runtime.machine import (
     machine,
     usable_cpus,
 )
+from mobilenet_cli.pipeline.runtime.parity import Parity, compare
 from mobilenet_cli.pipeline.runtime.session import CPU, PROVIDERS, SessionConfig, check_provider
 from mobilenet_cli.pipeline.runtime.timing import Timing, interleave, ratio
 from mobilenet_cli.pipeline.runtime.torch_kernels import kernel_folder
@@ -66,12 +80,19 @@ from mobilenet_cli.reports.records.latency import (
     UNFUSED,
     BenchRecord,
     BenchResult,
+    LeftOut,
     Ratio,
     Roofline,
     is_integer,
 )
 
 TOP_OPERATORS = 10
+COMPARED = 8  # images
+# Least signal-to-noise ratio of a row's logits to the model's definition, float and integer: sums
+# in another order are 100 dB and more away, ties rounded the other way 33 to 37 dB, kernels that
+# saturate below 20.
+RIGHT_DB = {False: 60.0, True: 25.0}
+EQUAL_DB = 200.0  # what stands for no difference at all, as JSON has no infinity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +110,7 @@ class BenchConfig:
         data: data set whose images are the input; None takes the training data of the model, or
             seeded noise where it does not name any; ``noise`` always takes noise.
         compiled: also run checkpoints through ``torch.compile``, which takes a minute to build.
+        engines: keys of ``ENGINES``; ONNX Runtime's rows are always there to compare with.
 
     Raises:
         OptionError: a value is outside its domain.
@@ -102,8 +124,15 @@ class BenchConfig:
     seconds: float = 5.0
     data: str | None = None
     compiled: bool = False
+    engines: tuple[str, ...] = (ONNX_RUNTIME,)
 
     def __post_init__(self) -> None:
+        check_engines(self.engines)
+        if self.compares and self.provider != CPU:
+            raise OptionError(
+                f"other engines are not compared with {self.provider}, but on the CPU",
+                "Leave --provider or --engine out",
+            )
         if not self.batches:
             raise OptionError("no batch size to measure", "Pass --batch 1 or more")
         if min(self.batches) < 1:
@@ -113,6 +142,11 @@ class BenchConfig:
         if not 0 < self.seconds < float("inf"):
             raise OptionError(f"cannot measure for {self.seconds} seconds", "Pass --seconds 5")
         self.sessions()
+
+    @property
+    def compares(self) -> bool:
+        """Tell whether there are other engines than ONNX Runtime."""
+        return any(engine != ONNX_RUNTIME for engine in self.engines)
 
     def sessions(self) -> list[SessionConfig]:
         """Return how ONNX Runtime is to run the plain rows, one session a thread count."""
@@ -130,12 +164,36 @@ class BenchConfig:
 
 @dataclass(frozen=True)
 class Measured:
-    """A measured row is what its worker yielded."""
+    """A measured row is what its worker yielded.
 
+    Attributes:
+        row: what ran.
+        answers: logits [images, classes] less their mean; None where nothing is compared.
+        defined: the same by the model's definition, of ONNX Runtime's plain rows alone.
+    """
+
+    row: Row
     timing: Timing
     cold_start_ms: float
     peak_rss_mb: float
     inside: Inside
+    answers: NDArray[np.float64] | None = None
+    defined: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group is what rows of one batch size and thread count yielded that took turns.
+
+    Attributes:
+        measured: the rows that ran to the end.
+        left_out: the rows of engines that did not.
+        source: where the images came from.
+    """
+
+    measured: tuple[Measured, ...]
+    left_out: tuple[LeftOut, ...]
+    source: str
 
 
 def bench(
@@ -157,6 +215,7 @@ def bench(
     check_provider(config.provider)
     results: list[BenchResult] = []
     ratios: list[Ratio] = []
+    left_out: list[LeftOut] = []
     rooflines: dict[int, Roofline] = {}
     source = ""
     groups = list(itertools.product(config.sessions(), config.batches))
@@ -164,14 +223,13 @@ def bench(
         threads = session.threads or usable_cpus()
         if not _on_gpu(config.provider) and threads not in rooflines:
             rooflines[threads] = measure_roofline(threads)
-        rows = [row for a in artifacts for row in rows_of(a, session, batch, config.compiled)]
-        measured, source = measure(rows, config, _share(progress, done, len(groups)))
-        first = len(results)
-        results += [
-            result_of(row, made, first + reference_of(rows), rooflines.get(threads))
-            for row, made in zip(rows, measured, strict=True)
-        ]
-        ratios += ratios_of([made.timing for made in measured], first)
+        settings = (session, batch, config.compiled, config.engines)
+        rows = [row for artifact in artifacts for row in rows_of(artifact, *settings)]
+        group = measure(rows, config, _share(progress, done, len(groups)))
+        first, source = len(results), group.source
+        results += results_of(group.measured, first, rooflines.get(threads))
+        ratios += ratios_of([made.timing for made in group.measured], first)
+        left_out += group.left_out
     here = machine()
     return BenchRecord(
         machine=here,
@@ -181,6 +239,12 @@ def bench(
         ratios=tuple(ratios),
         rooflines=tuple(rooflines.values()),
         classic=classic_table(results, here),
+        engines={
+            row.engine: ENGINES[row.engine].version
+            for row in results
+            if row.engine in ENGINES and config.compares
+        },
+        left_out=tuple(left_out),
     )
 
 
@@ -199,63 +263,142 @@ def reference_of(rows: Sequence[Row]) -> int:
     return next(folded, 0)
 
 
-def measure(
-    rows: Sequence[Row], config: BenchConfig, progress: Progress
-) -> tuple[list[Measured], str]:
-    """Start a worker per row, time them interleaved, and say where the images came from."""
+def measure(rows: Sequence[Row], config: BenchConfig, progress: Progress) -> Group:
+    """Start a worker per row, time them interleaved, and compare their answers.
+
+    An engine that fails is left out, and the rows that remain take their turns from the start.
+    """
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(kernel_folder(any(row.compiled for row in rows)))
-        workers, source = [], ""
+        workers: list[tuple[Row, Worker]] = []
+        left_out, source = [], ""
         for index, row in enumerate(rows):
             progress(0, 100, f"starting {row.label}")
-            images, source = input_images(row, config.data)
-            path = folder / f"{index}.npy"
-            np.save(path, images)
-            workers.append(stack.enter_context(contextlib.closing(Worker(job_of(row, path)))))
-        note = f"{counted(len(rows), 'row')}, batch {rows[0].batch}"
-        timings = interleave(
-            workers,
-            limit_ns=int(config.seconds * len(rows) * 1e9),
-            on_round=lambda fraction: progress(int(100 * fraction), 100, note),
-        )
-        # Memory first: profiling costs some.
-        measured = [
-            Measured(timing, worker.cold_start_ms, worker.peak_rss_mb(), worker.inside())
-            for worker, timing in zip(workers, timings, strict=True)
-        ]
-    return measured, source
+            place = folder / str(index)
+            place.mkdir()
+            images, source = input_images(row, config.data, COMPARED if config.compares else 1)
+            np.save(place / "images.npy", images)
+            try:
+                job = job_of(row, place / "images.npy")
+                workers.append((row, stack.enter_context(contextlib.closing(Worker(job)))))
+            except EngineError as error:
+                left_out.append(_left_out(row, error))
+        while True:
+            try:
+                measured = take_turns(workers, config, progress)
+            except EngineError:
+                failed = [(row, worker.failure) for row, worker in workers if worker.failure]
+                left_out += [_left_out(row, error) for row, error in failed]
+                workers = [(row, worker) for row, worker in workers if not worker.failure]
+            else:
+                return Group(measured, tuple(left_out), source)
+
+
+def _left_out(row: Row, error: MobilenetError | None) -> LeftOut:
+    threads = row.session.threads or usable_cpus()
+    return LeftOut(
+        model=str(row.artifact.path),
+        engine=row.engine,
+        threads=threads,
+        batch=row.batch,
+        reason=str(error),
+    )
+
+
+def take_turns(
+    workers: Sequence[tuple[Row, Worker]], config: BenchConfig, progress: Progress
+) -> tuple[Measured, ...]:
+    """Time all workers interleaved, then ask each what else it knows.
+
+    Raises:
+        EngineError: the worker of another engine than ONNX Runtime fails.
+    """
+    note = f"{counted(len(workers), 'row')}, batch {workers[0][0].batch}"
+    timings = interleave(
+        [worker for _, worker in workers],
+        limit_ns=int(config.seconds * len(workers) * 1e9),
+        on_round=lambda fraction: progress(int(100 * fraction), 100, note),
+    )
+    measured = []
+    for (row, worker), timing in zip(workers, timings, strict=True):
+        # Memory first: profiling costs some, and so does a second model.
+        made = Measured(row, timing, worker.cold_start_ms, worker.peak_rss_mb(), worker.inside())
+        if config.compares and not row.artifact.is_checkpoint:
+            made = replace(made, answers=logits_of(worker.answers(), row.engine))
+            if row.engine == ONNX_RUNTIME and not row.variant:
+                made = replace(made, defined=logits_of(worker.defined(), row.engine))
+        measured.append(made)
+    return tuple(measured)
 
 
 def job_of(row: Row, images: Path) -> BenchJob:
-    """Return the row as its worker sees it."""
+    """Return the row as its worker sees it, beside ``images`` the file that its engine reads.
+
+    Raises:
+        EngineError: the engine cannot be given this model.
+    """
+    model, convert = row.artifact.path, ENGINES[row.engine].convert
+    if convert is not None:
+        try:
+            shape = (row.batch, *row.artifact.facts.input.shape)
+            model = convert(row.artifact, shape, images.parent)
+        except EngineError:
+            raise
+        except Exception as error:  # a converter's own, of any type
+            raise engine_error(row.engine, model, error) from error
     return BenchJob(
-        model=row.artifact.path,
+        model=model,
         images=images,
         batch=row.batch,
         session=row.session,
         memory=available_memory(),
+        engine=row.engine,
         direction=row.direction,
         on_device=row.on_device,
         compiled=row.compiled,
     )
 
 
+def results_of(
+    measured: Sequence[Measured], first: int, roofline: Roofline | None
+) -> list[BenchResult]:
+    """Summarize the rows of a group, whose first has the index ``first`` in the record."""
+    reference = first + reference_of([made.row for made in measured])
+    defined = {m.row.artifact.path: m for m in measured if m.defined is not None}
+    return [
+        result_of(made, reference, roofline, defined.get(made.row.artifact.path))
+        for made in measured
+    ]
+
+
 def result_of(
-    row: Row, measured: Measured, reference: int, roofline: Roofline | None
+    measured: Measured, reference: int, roofline: Roofline | None, plain: Measured | None
 ) -> BenchResult:
-    """Summarize one row."""
-    timing, inside = measured.timing, measured.inside
+    """Summarize one row.
+
+    Args:
+        measured: the row.
+        reference: the index of the row to compare its latency with.
+        roofline: of this processor; None on a GPU.
+        plain: ONNX Runtime's row of the same file, if answers were compared.
+    """
+    row, timing, inside = measured.row, measured.timing, measured.inside
     low, high = timing.interval()
     p50 = timing.percentile(50)
-    operators = dict(Counter(operator for operator, _ in inside.nodes).most_common())
+    operators = _operators(inside)
+    integer = is_integer(_operators(plain.inside) if plain else operators)
+    closeness = closeness_of(measured, plain)
+    right = None if closeness is None else closeness.sqnr_db >= RIGHT_DB[integer]
+    ours = row.engine == ONNX_RUNTIME
     return BenchResult(
         model=str(row.artifact.path),
         sha256=row.artifact.sha256,
         stage=row.artifact.facts.stage,
         variant=row.variant,
         direction=row.direction,
-        provider="torch" if row.artifact.is_checkpoint else row.session.provider,
+        engine=row.ran_by,
+        provider=row.session.provider if row.ran_by == ONNX_RUNTIME else row.ran_by,
         threads=row.session.threads or usable_cpus(),
         cpus=row.session.cpus,
         batch=row.batch,
@@ -274,22 +417,41 @@ def result_of(
         operators=operators,
         operator_ms=dict(list(inside.milliseconds.items())[:TOP_OPERATORS]),
         nodes_by_provider=dict(Counter(provider for _, provider in inside.nodes)),
-        remarks=remarks_on(row.session, operators, inside, row.artifact.facts.boxes),
-        limit_ms=limit_ms(row, operators, roofline),
+        remarks=remarks_on(row.session, operators, inside, row.artifact.facts.boxes)
+        if ours
+        else (),
+        limit_ms=limit_ms(row, integer, roofline),
         reference=reference,
         percentiles_ms=tuple(timing.percentile(q) / 1e6 for q in range(101)),
         noisy=not timing.settled(),
         batch_norms_fused=not row.artifact.is_checkpoint and row.variant != UNFUSED,
         frozen_statistics=row.variant == FROZEN,
+        sqnr_db=closeness.sqnr_db if closeness else None,
+        agreement=closeness.agreement if closeness else None,
+        right=right,
     )
 
 
-def limit_ms(row: Row, operators: Mapping[str, int], roofline: Roofline | None) -> float | None:
+def _operators(inside: Inside) -> dict[str, int]:
+    return dict(Counter(operator for operator, _ in inside.nodes).most_common())
+
+
+def closeness_of(measured: Measured, plain: Measured | None) -> Parity | None:
+    """Compare a row's answers with the model's definition, in at most ``EQUAL_DB``."""
+    if plain is None or plain.defined is None or measured.answers is None:
+        return None
+    if measured.answers.shape != plain.defined.shape:
+        return Parity(len(plain.defined), float("inf"), -EQUAL_DB, 0.0)
+    parity = compare(plain.defined, measured.answers)
+    return replace(parity, sqnr_db=float(np.clip(parity.sqnr_db, -EQUAL_DB, EQUAL_DB)))
+
+
+def limit_ms(row: Row, integer: bool, roofline: Roofline | None) -> float | None:
     """Return the roofline's bound in milliseconds; None without one, and for forward-backward."""
     products = multiply_adds(row.artifact)
     if roofline is None or products is None or row.direction != "forward":
         return None
-    rate = roofline.int8_gmacs if is_integer(operators) else roofline.fp32_gmacs
+    rate = roofline.int8_gmacs if integer else roofline.fp32_gmacs
     size = row.artifact.path.stat().st_size
     return max(products * row.batch / rate, size / roofline.gb_per_s) / 1e6
 

@@ -12,17 +12,25 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenet_cli.pipeline.benchmarking.job import BenchJob, does_not_fit, lacks_memory
-from mobilenet_cli.pipeline.benchmarking.operator_profile import Inside, look_inside
+from mobilenet_cli.pipeline.benchmarking.engines import ENGINES, engine_error
+from mobilenet_cli.pipeline.benchmarking.job import (
+    ONNX_RUNTIME,
+    BenchJob,
+    does_not_fit,
+    lacks_memory,
+)
+from mobilenet_cli.pipeline.benchmarking.operator_profile import Inside
 from mobilenet_cli.pipeline.errors import CheckError, MobilenetError, counted
 from mobilenet_cli.pipeline.runtime.machine import peak_rss_mb, usable_cpus
-from mobilenet_cli.pipeline.runtime.session import CPU, PROVIDERS, open_session
+from mobilenet_cli.pipeline.runtime.session import CPU, PROVIDERS, SessionConfig, open_session
 from mobilenet_cli.pipeline.runtime.timing import time_block
 
 if TYPE_CHECKING:
@@ -35,11 +43,13 @@ def pin(job: BenchJob) -> None:
     """Pin this thread; ONNX Runtime pins those it starts.
 
     Torch's are OpenMP's to pin, this one included, as soon as torch is imported; they get the mask
-    that holds them all, before. ONNX Runtime is imported first: loaded by a thread that is bound
-    to one CPU, it would leave AMX out (``machine.runtime_knows_amx``).
+    that holds them all, before. So do the threads of other engines. ONNX Runtime is imported
+    first: loaded by a thread that is bound to one CPU, it would leave AMX out
+    (``machine.runtime_knows_amx``).
     """
     if job.session.cpus:
-        os.sched_setaffinity(0, job.session.cpus if job.is_checkpoint else job.session.cpus[:1])
+        pins_its_own = not job.is_checkpoint and job.engine == ONNX_RUNTIME
+        os.sched_setaffinity(0, job.session.cpus[:1] if pins_its_own else job.session.cpus)
 
 
 def serve(requests: Any, answers: Any) -> None:
@@ -59,11 +69,19 @@ def serve(requests: Any, answers: Any) -> None:
                 answer = peak_rss_mb()
             elif request == "inside":
                 answer = inside_of(job)
+            elif request == "answers":
+                answer = answers_of(job)
+            elif request == "defined":
+                answer = answers_of(replace(job, session=defined_by(job.session)))
             else:
                 assert run is not None
                 answer = time_block(run, request)
         except MobilenetError as error:
             answer = error
+        except Exception as error:  # an engine's own, of any type
+            if job.engine == ONNX_RUNTIME:
+                raise
+            answer = engine_error(job.engine, job.model, error)
         pickle.dump(answer, answers)
         answers.flush()
 
@@ -80,14 +98,14 @@ def start(job: BenchJob) -> tuple[Callable[[], Any], float]:
         pin(job)
         importlib.import_module("torch")
     else:
-        importlib.import_module("onnxruntime")
+        importlib.import_module(ENGINES[job.engine].module)
         pin(job)
     if job.session.provider == CPU:
         limit_memory(job.memory)
     try:
-        images = np.load(job.images)
+        images = np.load(job.images)[: job.batch]
         began = time.perf_counter_ns()
-        run = torch_runner(job, images) if job.is_checkpoint else onnx_runner(job, images)
+        run = torch_runner(job, images) if job.is_checkpoint else engine_runner(job, images)
         output = run()
         cold_start_ms = (time.perf_counter_ns() - began) / 1e6
     except Exception as error:  # ONNX Runtime's, torch's and Python's have no common base
@@ -102,18 +120,12 @@ def start(job: BenchJob) -> tuple[Callable[[], Any], float]:
     return run, cold_start_ms
 
 
-def onnx_runner(job: BenchJob, images: NDArray[np.float32]) -> Callable[[], NDArray[Any]]:
+def engine_runner(job: BenchJob, images: NDArray[Any]) -> Callable[[], NDArray[Any]]:
     """Run the model host to host, or within the device's memory."""
-    session = open_session(job.model, job.session)
     if job.on_device:
-        return device_runner(session, images, PROVIDERS[job.session.provider].device)
-    feed = {session.get_inputs()[0].name: images}
-
-    def run() -> NDArray[Any]:
-        first: NDArray[Any] = session.run(None, feed)[0]
-        return first
-
-    return run
+        device = PROVIDERS[job.session.provider].device
+        return device_runner(open_session(job.model, job.session), images, device)
+    return partial(ENGINES[job.engine].load(job, images.shape), images)
 
 
 def device_runner(
@@ -167,10 +179,22 @@ def torch_setting(job: BenchJob) -> "TorchSetting":
 
 
 def inside_of(job: BenchJob) -> Inside:
-    """Return what ran where; empty for torch."""
-    if job.is_checkpoint:
-        return Inside((), {})
-    return look_inside(job.model, np.load(job.images), job.session)
+    """Return what ran where; empty for torch, and for engines that do not tell."""
+    look = None if job.is_checkpoint else ENGINES[job.engine].inside
+    return look(job, np.load(job.images)[: job.batch]) if look else Inside((), {})
+
+
+def answers_of(job: BenchJob) -> NDArray[Any]:
+    """Return the first output for all images of the job, batch by batch."""
+    images = np.load(job.images)
+    parts = [images[at : at + job.batch] for at in range(0, len(images), job.batch)]
+    compute = ENGINES[job.engine].load(job, parts[0].shape)
+    return np.concatenate([np.array(compute(part)) for part in parts])
+
+
+def defined_by(session: SessionConfig) -> SessionConfig:
+    """Return how to compute a model in float, as its definition says."""
+    return replace(session, integer_kernels=False, provider=CPU, provider_options={})
 
 
 def limit_memory(allowance: int) -> None:

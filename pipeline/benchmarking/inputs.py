@@ -1,6 +1,6 @@
 """A benchmark gives images to a model, if the model takes them."""
 
-from math import prod
+from math import ceil, prod
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ from mobilenet_cli.data.preprocess import InputSpec, denormalize
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
 from mobilenet_cli.pipeline.artifacts.files import is_checkpoint
 from mobilenet_cli.pipeline.artifacts.onnx_graph import input_shape, takes_pixels
+from mobilenet_cli.pipeline.benchmarking.engines import ENGINES
 from mobilenet_cli.pipeline.benchmarking.rows import Row
 from mobilenet_cli.pipeline.errors import ModelError, OptionError, counted
 from mobilenet_cli.pipeline.runtime.machine import available_memory
@@ -18,18 +19,23 @@ from mobilenet_cli.pipeline.runtime.probe_images import probe_images
 MAX_IMAGES = 64  # different ones in a batch
 
 
-def input_images(row: Row, data: str | None) -> tuple[NDArray[np.generic], str]:
-    """Return the input [batch, C, R, R] of a row, or its pixels, and where it comes from.
+def input_images(row: Row, data: str | None, least: int = 1) -> tuple[NDArray[np.generic], str]:
+    """Return the input [n batch, C, R, R] of a row, or its pixels, and where it comes from.
+
+    It is as many whole batches as have ``least`` images.
 
     Real images of ``data`` or of the set the model was trained on, repeated where the batch is
     larger than ``MAX_IMAGES``; seeded noise where neither is known or ``data`` is ``noise``. The
     latency of these networks does not depend on the values: no kernel branches on them.
     """
     facts, batch = row.artifact.facts, row.batch
-    pixels = not row.artifact.is_checkpoint and takes_pixels(row.artifact.path)
+    pixels = ENGINES[row.engine].classifies_pixels or (
+        not row.artifact.is_checkpoint and takes_pixels(row.artifact.path)
+    )
     if not (row.artifact.is_checkpoint or pixels):
         check_input(row.artifact.path, facts.input, batch)
-    needed = batch * prod(facts.input.shape) * np.dtype(np.float32).itemsize
+    count = batch * ceil(least / batch)
+    needed = count * prod(facts.input.shape) * np.dtype(np.float32).itemsize
     if needed > available_memory():
         raise OptionError(
             f"a batch of {counted(batch, 'image')} does not fit in memory "
@@ -38,8 +44,8 @@ def input_images(row: Row, data: str | None) -> tuple[NDArray[np.generic], str]:
         )
     if data == "noise":
         facts, data = facts.model_copy(update={"data": None}), None
-    images, source = probe_images(facts, data, min(batch, MAX_IMAGES))
-    images = images[np.arange(batch) % len(images)]
+    images, source = probe_images(facts, data, min(count, MAX_IMAGES))
+    images = images[np.arange(count) % len(images)]
     return (denormalize(images, facts.input) if pixels else images), source
 
 

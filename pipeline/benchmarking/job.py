@@ -13,6 +13,7 @@ OUT_OF_MEMORY = (
     r"failed to allocate|(can't|cannot|unable to) allocate|bad_alloc|out of memory|alloc_failed"
     r"|^MemoryError"
 )
+ONNX_RUNTIME = "onnxruntime"  # the engine that all others are compared with
 Direction = Literal["forward", "forward-backward"]
 
 
@@ -21,10 +22,12 @@ class BenchJob:
     """A job is one row to measure.
 
     Attributes:
-        model: an ONNX file, or a safetensors checkpoint, which torch runs.
-        images: a ``.npy`` file with the input [batch, 3, R, R], float32.
-        batch: how many they are.
-        session: how ONNX Runtime is to run it; torch takes its thread count.
+        model: the file that the engine reads; a safetensors checkpoint is torch's.
+        images: a ``.npy`` file with the input [n batch, 3, R, R], float32, or pixels. The first
+            batch is timed; the others are there to compare answers.
+        batch: the number of images in a run.
+        session: how ONNX Runtime is to run it; torch and other engines take its thread count.
+        engine: a key of ``ENGINES``.
         memory: bytes that the worker may allocate.
         direction: ``forward-backward`` is torch's alone.
         on_device: keep input and output in the provider's memory.
@@ -36,6 +39,7 @@ class BenchJob:
     batch: int
     session: SessionConfig
     memory: int
+    engine: str = ONNX_RUNTIME
     direction: Direction = "forward"
     on_device: bool = False
     compiled: bool = False

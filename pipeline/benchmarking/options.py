@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mobilenet_cli.pipeline.benchmarking.bench import BenchConfig
+from mobilenet_cli.pipeline.benchmarking.job import ONNX_RUNTIME
 from mobilenet_cli.pipeline.errors import OptionError
 from mobilenet_cli.pipeline.runtime.machine import usable_cpus
 
@@ -14,6 +15,7 @@ def bench_config(
     batch: str,
     seconds: float,
     provider_options: Sequence[str] = (),
+    engines: str | None = None,
     **more: Any,
 ) -> BenchConfig:
     """Read the options of a benchmark; ``more`` are settings that are no text.
@@ -27,6 +29,7 @@ def bench_config(
         batches=parse_batches(batch),
         seconds=seconds,
         provider_options=parse_options(provider_options),
+        engines=tuple(dict.fromkeys([ONNX_RUNTIME, *parse_names(engines or "")])),
         **more,
     )
 
@@ -58,6 +61,11 @@ def parse_threads(text: str) -> tuple[int, ...]:
             f"'{text}' is not a list of thread counts", "Write it like --threads 1,all"
         ) from error
     return tuple(dict.fromkeys(counts))
+
+
+def parse_names(text: str) -> list[str]:
+    """Read names written as ``openvino,litert``."""
+    return [name for part in text.split(",") if (name := part.strip())]
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, str]:

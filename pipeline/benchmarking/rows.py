@@ -1,13 +1,13 @@
 """The rows of a benchmark are artifacts in settings."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mobilenet_cli.models import find_architecture
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
 from mobilenet_cli.pipeline.artifacts.onnx_graph import has_batch_norms
-from mobilenet_cli.pipeline.benchmarking.job import Direction
+from mobilenet_cli.pipeline.benchmarking.job import ONNX_RUNTIME, Direction
 from mobilenet_cli.pipeline.runtime.session import PROVIDERS, Provider, SessionConfig
 from mobilenet_cli.reports.records.latency import FROZEN, UNFUSED
 
@@ -24,6 +24,7 @@ class Row:
         direction: ``forward-backward`` is torch's alone.
         on_device: input and output stay in the device's memory (IO binding).
         compiled: run by ``torch.compile``.
+        engine: a key of ``ENGINES``; a checkpoint is torch's to run.
     """
 
     artifact: Artifact
@@ -33,18 +34,35 @@ class Row:
     direction: Direction = "forward"
     on_device: bool = False
     compiled: bool = False
+    engine: str = ONNX_RUNTIME
+
+    @property
+    def ran_by(self) -> str:
+        """Return the name of the engine, torch included."""
+        return "torch" if self.artifact.is_checkpoint else self.engine
 
     @property
     def label(self) -> str:
         """Return what to call the row in a message."""
-        extra = f"{self.variant} {self.direction if self.artifact.is_checkpoint else ''}"
-        return f"{self.artifact.path.name} {extra.strip()}".strip()
+        engine = "" if self.engine == ONNX_RUNTIME else f"({self.engine})"
+        direction = self.direction if self.artifact.is_checkpoint else ""
+        extra = " ".join(filter(None, (engine, self.variant, direction)))
+        return f"{self.artifact.path.name} {extra}".strip()
 
 
-def rows_of(artifact: Artifact, session: SessionConfig, batch: int, compiled: bool) -> list[Row]:
-    """Return the settings in which one artifact is measured."""
+def rows_of(
+    artifact: Artifact,
+    session: SessionConfig,
+    batch: int,
+    compiled: bool,
+    engines: Sequence[str] = (ONNX_RUNTIME,),
+) -> list[Row]:
+    """Return the settings in which one artifact is measured, ONNX Runtime's plain one first."""
     plain = Row(artifact, session, batch)
-    return list(_torch_rows(plain, compiled) if plain.artifact.is_checkpoint else _onnx_rows(plain))
+    if artifact.is_checkpoint:
+        return list(_torch_rows(plain, compiled))
+    others = [replace(plain, engine=engine) for engine in engines if engine != ONNX_RUNTIME]
+    return [*_onnx_rows(plain), *others]
 
 
 def _onnx_rows(plain: Row) -> Iterator[Row]:

@@ -17,9 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenet_cli.pipeline.benchmarking import child
-from mobilenet_cli.pipeline.benchmarking.job import BenchJob, does_not_fit, lacks_memory
+from mobilenet_cli.pipeline.benchmarking.job import (
+    ONNX_RUNTIME,
+    BenchJob,
+    does_not_fit,
+    lacks_memory,
+)
 from mobilenet_cli.pipeline.benchmarking.operator_profile import Inside
-from mobilenet_cli.pipeline.errors import CheckError, OptionError
+from mobilenet_cli.pipeline.errors import CheckError, EngineError, MobilenetError, OptionError
 from mobilenet_cli.pipeline.runtime.machine import oom_kills
 
 CRASH_CURE = (
@@ -36,10 +41,15 @@ class Worker:
 
     Between calls the process is stopped: the idle threads of inference runtimes wait for work by
     spinning, which on two cores made another row's runs 2.6 times as long.
+
+    Attributes:
+        failure: why it cannot go on; of engines other than ONNX Runtime an EngineError, so that
+            the other rows can.
     """
 
     def __init__(self, job: BenchJob) -> None:
         self._job = job
+        self.failure: MobilenetError | None = None
         self._oom_kills = oom_kills()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and code
@@ -75,6 +85,16 @@ class Worker:
         inside: Inside = self._ask("inside")
         return inside
 
+    def answers(self) -> NDArray[Any]:
+        """Return the first output for all images of the job."""
+        answers: NDArray[Any] = self._ask("answers")
+        return answers
+
+    def defined(self) -> NDArray[Any]:
+        """Return the same as ONNX Runtime computes it in float, by the model's definition."""
+        answers: NDArray[Any] = self._ask("defined")
+        return answers
+
     def close(self) -> None:
         """End the process."""
         self._process.kill()
@@ -95,8 +115,11 @@ class Worker:
             answer = pickle.load(self._process.stdout)  # noqa: S301 - written by our own child
             self._process.send_signal(signal.SIGSTOP)
         except (EOFError, BrokenPipeError, pickle.UnpicklingError):
-            raise self._death() from None
-        if isinstance(answer, Exception):
+            answer = self._death()
+        if isinstance(answer, MobilenetError):
+            if self._job.engine != ONNX_RUNTIME:
+                answer = EngineError(answer.what, answer.fix)
+            self.failure = answer
             raise answer
         return answer
 

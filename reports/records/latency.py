@@ -68,7 +68,8 @@ class BenchResult(Record):
         model: path of the artifact; ``sha256`` its hash, ``stage`` what made it.
         variant: what sets the row apart from others of the same file; empty for the plain one.
         direction: ``forward``, or ``forward-backward`` (torch, training mode).
-        provider: what ran the model: an execution provider, or ``torch``.
+        provider: what ran the model: an execution provider, ``torch``, or another engine.
+        engine: ``onnxruntime`` with that provider, ``torch``, or another engine by name.
         threads: of the runtime within one operator; ``batch`` images per run.
         cpus: logical CPUs to which they were pinned; empty where they were not, and in old records.
         p50_ms: median of all timed runs; ``p90_ms``, ``p99_ms``, ``min_ms`` likewise.
@@ -90,6 +91,10 @@ class BenchResult(Record):
         batch_norms_fused: True where no batch normalization was left in the graph that ran.
         frozen_statistics: True where training used the running statistics, as the last maps have
             a single value a channel.
+        sqnr_db: of the logits against what the file says by its definition, in decibels, larger is
+            closer, 200 if equal; None where engines were not compared, like the next two.
+        agreement: the fraction of the compared images with the same first class, 0..1.
+        right: whether that is close enough for the same model, computed otherwise.
     """
 
     model: str
@@ -98,6 +103,7 @@ class BenchResult(Record):
     variant: str = ""
     direction: Literal["forward", "forward-backward"] = "forward"
     provider: str
+    engine: str = "onnxruntime"
     threads: int
     cpus: tuple[int, ...] = ()
     batch: int
@@ -123,11 +129,16 @@ class BenchResult(Record):
     noisy: bool = False
     batch_norms_fused: bool = True
     frozen_statistics: bool = False
+    sqnr_db: float | None = None
+    agreement: float | None = None
+    right: bool | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _flags_of_old_records(cls, values: Any) -> Any:
         """Take from remarks and variants the flags that earlier versions wrote there alone."""
+        if isinstance(values, dict) and values.get("provider") == "torch":
+            values = {"engine": "torch", **values}
         if not isinstance(values, dict) or "noisy" in values:
             return values
         variant, remarks = values.get("variant", ""), values.get("remarks", ())
@@ -139,6 +150,23 @@ class BenchResult(Record):
             "frozen_statistics": variant == FROZEN,
         }
         return values | flags
+
+
+class LeftOut(Record):
+    """A row was left out because its engine could not run the model, and others could.
+
+    Attributes:
+        model: path of the artifact.
+        engine: by name.
+        threads: it should have run on, with ``batch`` images a run.
+        reason: a sentence, and one that says what to do.
+    """
+
+    model: str
+    engine: str
+    threads: int
+    batch: int
+    reason: str
 
 
 class Roofline(Record):
@@ -189,6 +217,8 @@ class BenchRecord(Record):
         ratios: of every pair of rows with the same batch.
         rooflines: one a thread count; none on a GPU.
         classic: the classic table.
+        engines: the versions of the engines that were compared; empty if none were.
+        left_out: rows of engines that could not run a model.
     """
 
     machine: MachineRecord
@@ -198,6 +228,8 @@ class BenchRecord(Record):
     ratios: tuple[Ratio, ...]
     rooflines: tuple[Roofline, ...]
     classic: tuple[ClassicRow, ...]
+    engines: dict[str, str] = Field(default={})
+    left_out: tuple[LeftOut, ...] = ()
 
 
 class LoadgenRecord(Record):
