@@ -541,9 +541,7 @@ def bench_command(
     before = load_baseline(baseline) if baseline else None
     config = options.bench_config(
         *(provider, threads, batch, seconds, provider_options or [], engines),
-        allow_fallback=allow_fallback,
-        data=bench_data,
-        compiled=compile_rows,
+        *(allow_fallback, bench_data, compile_rows),
     )
     paths = models or worth_running_on(provider, runnable_models(None, run, width, say), say)
     fetch(bench_data)

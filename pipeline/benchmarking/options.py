@@ -1,7 +1,6 @@
 """The options of ``bench`` that people write as text."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from mobilenet_cli.pipeline.benchmarking.bench import BenchConfig
 from mobilenet_cli.pipeline.benchmarking.job import ONNX_RUNTIME
@@ -16,9 +15,11 @@ def bench_config(
     seconds: float,
     provider_options: Sequence[str] = (),
     engines: str | None = None,
-    **more: Any,
+    allow_fallback: bool = False,
+    data: str | None = None,
+    compiled: bool = False,
 ) -> BenchConfig:
-    """Read the options of a benchmark; ``more`` are settings that are no text.
+    """Read the options of a benchmark.
 
     Raises:
         OptionError: a text cannot be read, or a value is outside its domain.
@@ -30,7 +31,9 @@ def bench_config(
         seconds=seconds,
         provider_options=parse_options(provider_options),
         engines=tuple(dict.fromkeys([ONNX_RUNTIME, *parse_names(engines or "")])),
-        **more,
+        allow_fallback=allow_fallback,
+        data=data,
+        compiled=compiled,
     )
 
 
