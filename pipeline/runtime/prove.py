@@ -1,8 +1,7 @@
 """Prove that a device computes a quantized model as its definition says: ``python prove.py``.
 
-Beside this file lies a proof kit: each layer with inputs and what it must make of them, and the
-whole model. It needs numpy and onnxruntime. The record is printed as JSON; the exit status is 0 if
-all is right, 1 if something is wrong, and 2 if nothing could be proven.
+A proof kit lies beside it. It needs numpy and onnxruntime, prints its record as JSON, and exits
+with 0 if all is right, 1 if something is wrong, and 2 if nothing could be proven.
 """
 
 import hashlib
@@ -44,12 +43,13 @@ def measure(folder: Path) -> dict[str, Any]:
     import onnxruntime as ort
 
     manifest = json.loads((folder / "kit.json").read_bytes())
-    if manifest["schema_version"] != VERSION:
-        what = f"{folder} is a kit of version {manifest['schema_version']}, not {VERSION}"
-        raise UnusableError(what, "Run the prove.py that lies in it")
-    files = {name: (folder / name).read_bytes() for name in manifest["files"]}
-    for name, content in files.items():
-        if hashlib.sha256(content).hexdigest() != manifest["files"][name]:
+    if (version := manifest["schema_version"]) != VERSION:
+        raise UnusableError(f"{folder} is of version {version}, not {VERSION}", "Run its prove.py")
+    files = {}
+    for name, sha256 in manifest["files"].items():
+        path = (folder / name).resolve()
+        files[name] = path.read_bytes() if folder.resolve() in path.parents else b""
+        if hashlib.sha256(files[name]).hexdigest() != sha256:
             raise UnusableError(f"{folder / name} was changed", "Copy the kit again")
     ort.set_default_logger_severity(4)  # errors are raised
 

@@ -133,7 +133,7 @@ BAD = {
     "no folder": (lambda kit: shutil.rmtree(kit), "is no whole kit"),
     "version": (
         lambda kit: rewrite(kit, lambda m: m.update(schema_version=2)),
-        "a kit of version 2, not 1",
+        "is of version 2, not 1",
     ),
     "damaged": (
         lambda kit: rewrite(kit, lambda m: m["model"].update(inputs={"x": None})),
@@ -142,6 +142,10 @@ BAD = {
     "shape": (
         lambda kit: rewrite(kit, lambda m: m["model"]["inputs"]["x"].update(shape=[1])),
         "is no whole kit",
+    ),
+    "outside": (  # reading it would never end
+        lambda kit: rewrite(kit, lambda m: m["files"].update({"/dev/zero": ""})),
+        "/dev/zero was changed",
     ),
     "operator": (
         lambda kit: rewrite(kit, lambda _: None, "layers/01.onnx", unknown_operator()),
