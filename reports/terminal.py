@@ -217,11 +217,12 @@ def proof_text(record: ProofRecord) -> str:
         named = [f"{n} ({'floats' if a is None else counted(a, 'code')})" for n, a in apart.items()]
         more = f" and {len(named) - 5} more" if len(named) > 5 else ""
         found = f"the kernels are WRONG in {len(named)} of {layers}: {', '.join(named[:5])}{more}"
-    whole = "the whole model's outputs are not its simulation's"
+    whole = "the whole model equals its simulation"
     if record.model_sqnr_db is not None:
-        whole = f"the whole model is {record.model_sqnr_db:.1f} dB from its simulation"
-    elif record.right:
-        whole = "the whole model equals its simulation"
+        far = "" if record.right or record.wrong else "WRONG, "
+        whole = f"the whole model is {far}{record.model_sqnr_db:.1f} dB from its simulation"
+    elif not record.right:
+        whole = "the whole model's outputs are no numbers, or not those of its simulation"
     return f"{record.device}: of a model for {record.target}, {found}; {whole}"
 
 

@@ -103,15 +103,31 @@ def test_wrong_layers_are_named_with_their_codes(kit):
     assert f"the kernels are WRONG in 1 of 6 layers: {name} (" in result.stdout
 
 
-def test_a_whole_model_that_computes_something_else_is_not_right(kit):
-    manifest = KitRecord.model_validate_json((kit / "kit.json").read_bytes())
-    (described,) = manifest.model.outputs.values()
-    logits = np.fromfile(kit / described.file, np.float32)
-    rewrite(kit, lambda _: None, described.file, (1.2 * logits).astype(np.float32).tobytes())
-    # The classifier's own proof has the same floats, which are wrong there as well.
-    record = prove_kit(kit)
+def make_whole_wrong(kit: Path) -> None:
+    """Expect 1.5 times the logits of the whole model, and of each layer what it makes."""
+    (described,) = KitRecord.model_validate_json(
+        (kit / "kit.json").read_bytes()
+    ).model.outputs.items()
+    logits = np.fromfile(kit / described[1].file, np.float32)
+
+    def expect(document):
+        document["model"]["outputs"][described[0]]["file"] = "other.bin"
+
+    rewrite(kit, expect, "other.bin", (1.5 * logits).astype(np.float32).tobytes())
+
+
+def assert_far(record: ProofRecord) -> None:
     assert not record.right
-    assert record.model_sqnr_db == pytest.approx(20 * np.log10(1.2 / 0.2), abs=0.5)
+    assert record.wrong == ()
+    assert record.model_sqnr_db == pytest.approx(20 * np.log10(1.5 / 0.5), abs=0.1)
+
+
+def test_a_whole_model_that_computes_something_else_is_not_right(kit):
+    make_whole_wrong(kit)
+    assert_far(prove_kit(kit))
+    result = CliRunner().invoke(app, ["prove", str(kit)])
+    assert result.exit_code == 1
+    assert "in all 6 layers; the whole model is WRONG, 9.5 dB from its simulation" in result.stdout
 
 
 def unknown_operator() -> bytes:
@@ -212,7 +228,9 @@ def test_webassembly_is_proven_in_the_same_way(node, crossed, threads):
     assert record.device.startswith("v")
 
 
-def test_webassembly_names_wrong_layers(node):
+def test_webassembly_names_what_is_wrong(node):
+    make_whole_wrong(node)
+    assert_far(ProofRecord.model_validate_json(run_node(node, 1).stdout))
     name = make_wrong(node)
     assert_named(run_node(node, 1), name)
 
