@@ -1,10 +1,11 @@
 """Tell which int8 file is right on which kernels: ``python benchmarks/targets.py KIT...``.
 
 Every proof kit (``mobilenet-cli quantize --cross``) is run on the kernels at hand, and a row of
-Markdown says what it found: on this CPU; on the same CPU held to VNNI and to AVX2
-(``avx2_only.c``), where files that are made for more must be recognised as wrong; a file for
-``arm64`` on emulated ARM (``arm64.py``); and a file for ``vnni`` in WebAssembly, under Node and in
-headless Chromium, where ``--modules`` names a node_modules folder with onnxruntime-web.
+Markdown says how far the whole model is from its simulation, in dB, and what is wrong: on this CPU,
+and on it held to VNNI and to AVX2 (``avx2_only.c``), where files that are made for more must be
+recognised as wrong; a file for ``arm64`` on emulated ARM (``arm64.py``); a file for ``vnni`` in
+WebAssembly under Node and in headless Chromium, where ``--modules`` names a node_modules folder
+with onnxruntime-web.
 """
 
 import argparse
@@ -30,6 +31,11 @@ from mobilenet_cli.pipeline.runtime.integer_kernels import detect_target
 Proof = dict[str, Any]
 X86 = {"avx2": "AVX2", "vnni": "VNNI", "amx": "AMX"}
 THREADS = (1, 4)
+COLUMNS = (
+    *X86.values(),
+    *arm64.CPUS,
+    *(f"{where} × {threads}" for where in ("Node", "Chromium") for threads in THREADS),
+)
 # A page is given several threads only if no other site can look into it.
 ISOLATED = {
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -130,26 +136,21 @@ def kernels_at_hand(
     if target == "vnni" and modules:
         for name, run in (("Node", under_node), ("Chromium", in_chromium)):
             for threads in THREADS:
-                label = f"wasm, {name}, {threads} thread{'s' * (threads > 1)}"
-                yield label, functools.partial(run, modules=modules, threads=threads)
+                found = functools.partial(run, modules=modules, threads=threads)
+                yield f"{name} × {threads}", found
     if target == "arm64" and arm64.obstacle() is None:
         for kernels in arm64.CPUS:
             yield kernels, functools.partial(on_arm, kernels=kernels)
 
 
-def row(kit: Path, kernels: str, record: Proof) -> str:
-    """Write a row of the table."""
-    apart = max(math.inf if codes is None else codes for codes in record["layers"].values())
+def cell(record: Proof) -> str:
+    """Say in a few words what a kit has found: decibels to the simulation, and what is wrong."""
     decibels = record["model_sqnr_db"]
-    cells = [
-        kit.name.removesuffix("-kit"),
-        kernels,
-        "right" if record["right"] else "wrong",
-        f"{len(record['wrong'])} of {len(record['layers'])}",
-        f"{apart:g}",
-        "equal" if decibels is None else f"{decibels:.1f}",
-    ]
-    return f"| {' | '.join(cells)} |"
+    text = "equal" if decibels is None else f"{decibels:.1f}"
+    if record["right"]:
+        return text
+    apart = max(math.inf if codes is None else codes for codes in record["layers"].values())
+    return f"WRONG: {text}, {len(record['wrong'])} layers, {apart:g} codes"
 
 
 def main() -> None:
@@ -158,14 +159,17 @@ def main() -> None:
     parser.add_argument("kits", nargs="+", type=Path, metavar="KIT")
     parser.add_argument("--modules", type=Path, help="node_modules with onnxruntime-web")
     options = parser.parse_args()
-    print("| file | kernels | | wrong layers | codes apart | dB to simulation |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print(f"| file | layers | {' | '.join(COLUMNS)} |")
+    print(f"| --- | --- |{' --- |' * len(COLUMNS)}")
     with tempfile.TemporaryDirectory() as folder:
         shim = build_shim(Path(folder))
         for kit in options.kits:
-            target = json.loads((kit / "kit.json").read_bytes())["target"]
-            for kernels, run in kernels_at_hand(target, shim, options.modules):
-                print(row(kit, kernels, run(kit)), flush=True)
+            manifest = json.loads((kit / "kit.json").read_bytes())
+            tried = kernels_at_hand(manifest["target"], shim, options.modules)
+            found = {kernels: cell(run(kit)) for kernels, run in tried}
+            cells = [kit.name.removesuffix("-kit"), str(len(manifest["layers"]))]
+            cells += [found.get(kernels, "") for kernels in COLUMNS]
+            print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
