@@ -5,6 +5,7 @@ images (Efron, Annals of Statistics 7, 1979): each image counts as often as it w
 """
 
 import contextlib
+import importlib.util
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -116,6 +117,19 @@ def _figures(classes: Sequence[NDArray[np.float64] | None]) -> Precision:
     return Precision(float(mean.mean()), float(mean[AT_50]), float(mean[AT_75]))
 
 
+def check_pycocotools() -> None:
+    """Refuse to begin what will need pycocotools at its end, where that is not installed.
+
+    Raises:
+        OptionError: it is not.
+    """
+    if importlib.util.find_spec("pycocotools") is None:
+        raise OptionError(
+            "average precision is measured by pycocotools, which is not installed",
+            'Install it with: pip install "mobilenet-cli[detect]"',
+        )
+
+
 def measure(truth: Sequence[Boxes], found: Sequence[Detections], classes: int) -> Coco:
     """Measure detections on images against their objects.
 
@@ -127,14 +141,10 @@ def measure(truth: Sequence[Boxes], found: Sequence[Detections], classes: int) -
     Raises:
         OptionError: pycocotools is not installed.
     """
-    try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-    except ImportError as error:
-        raise OptionError(
-            "average precision is measured by pycocotools, which is not installed",
-            'Install it with: pip install "mobilenet-cli[detect]"',
-        ) from error
+    check_pycocotools()
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
     with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does
         wanted = COCO()
         wanted.dataset = _document(truth, classes)

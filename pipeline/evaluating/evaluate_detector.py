@@ -14,7 +14,7 @@ from mobilenet_cli.data.boxes.open_boxes import held_out_boxes
 from mobilenet_cli.models.detections import Detections, NmsConfig
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.errors import DataError, OptionError
-from mobilenet_cli.pipeline.evaluating.average_precision import Coco, measure
+from mobilenet_cli.pipeline.evaluating.average_precision import Coco, check_pycocotools, measure
 from mobilenet_cli.pipeline.evaluating.detecting import open_detector
 from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, preprocessing
 from mobilenet_cli.pipeline.progress import Progress, silent
@@ -42,6 +42,7 @@ def evaluate_detector(
         ProviderError: the provider cannot run it.
         CheckError: the model's output is NaN.
     """
+    check_pycocotools()
     facts = artifact.facts
     dataset = evaluation_boxes(artifact, config.data)
     index = class_indices(dataset, facts.classes, artifact.path)

@@ -25,6 +25,7 @@ from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
 from mobilenet_cli.pipeline.artifacts.facts import Facts, versions
 from mobilenet_cli.pipeline.errors import DataError, ModelError, OptionError, counted
+from mobilenet_cli.pipeline.evaluating.average_precision import check_pycocotools
 from mobilenet_cli.pipeline.progress import Progress
 from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
 from mobilenet_cli.pipeline.runtime.machine import available_memory
@@ -382,8 +383,10 @@ def detection_of(training: ResolvedTraining) -> DetectionTask:
 
     Raises:
         DataError: they cannot be used.
-        OptionError: the recipe cuts parts out of images, which would leave their boxes behind.
+        OptionError: the recipe cuts parts out of images, which would leave their boxes behind; or
+            pycocotools, which measures each epoch, is not installed.
     """
+    check_pycocotools()
     if training.recipe.area < 1:
         raise OptionError(
             f"recipe '{training.config.recipe_name}' cuts parts out of images, and detectors see "

@@ -18,6 +18,7 @@ from mobilenet_cli.pipeline.artifacts.sidecar import is_current, sidecar_path
 from mobilenet_cli.pipeline.errors import DataError, OptionError, StorageError
 from mobilenet_cli.pipeline.progress import Progress, silent
 from mobilenet_cli.pipeline.runtime.torch_kernels import kernel_folder
+from mobilenet_cli.pipeline.training.allocator import keep_freed_memory
 from mobilenet_cli.pipeline.training.config import TrainConfig
 from mobilenet_cli.pipeline.training.distributed import process_group
 from mobilenet_cli.pipeline.training.learner import Learner, make_learner
@@ -68,6 +69,7 @@ def train(
     """
     training = resolve(config)
     _check_out(training, out)
+    keep_freed_memory()
     with kernel_folder(config.compiled), process_group() as group:
         if group.is_main:
             check_writable(out)

@@ -1,5 +1,6 @@
 """A detector is trained: what its anchors should find, its loss, and the loop around them."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -158,3 +159,11 @@ def test_the_task_names_the_architecture() -> None:
     with pytest.raises(OptionError, match="unknown task 'segment'"):
         named_model("segment", None)
     assert ModelSpec(architecture=DETECTOR).architecture in MODELS
+
+
+def test_without_pycocotools_it_does_not_even_begin(tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    config = TrainConfig(data="shapes", model=DETECTOR, width=0.0625, resolution=64)
+    with pytest.raises(OptionError, match=r"pip install .mobilenet-cli\[detect\]"):
+        train(config, tmp_path / "model.safetensors")
+    assert not list(tmp_path.iterdir())
