@@ -3,7 +3,10 @@
 import math
 from collections.abc import Mapping
 
+import numpy as np
+
 from mobilenet_cli.reports.records.accuracy import Interval, Metric, PairedRecord, PredictionsRecord
+from mobilenet_cli.reports.records.detection import DetectionRecord, PairedPrecision
 from mobilenet_cli.reports.summary import file_name
 
 Z_95 = 1.959963984540054  # the standard normal's 97.5 % quantile
@@ -32,6 +35,32 @@ def compare_paired(base: PredictionsRecord, other: PredictionsRecord) -> PairedR
         only_other=only_other,
         difference=paired_difference(only_base, only_other, len(common)),
         p_value=mcnemar(only_base, only_other),
+    )
+
+
+def compare_precision(base: DetectionRecord, other: DetectionRecord) -> PairedPrecision | None:
+    """Compare two detectors by their AP50 on the same resamples of the same images.
+
+    The interval is the bootstrap's percentiles (Efron and Tibshirani, An Introduction to the
+    Bootstrap, 1993, section 13.3). None where images or resamples are not the same.
+    """
+    first, second = base.ap50_resampled, other.ap50_resampled
+    same = (base.data_fingerprint, base.images, base.bad_images, len(first)) == (
+        *(other.data_fingerprint, other.images, other.bad_images),
+        len(second),
+    )
+    if not first or not same:
+        return None
+    low, high = np.percentile(np.subtract(second, first), (2.5, 97.5))
+    difference = Interval(
+        value=other.ap50.value - base.ap50.value, low=float(low), high=float(high)
+    )
+    return PairedPrecision(
+        base=file_name(base.model),
+        other=file_name(other.model),
+        data=base.data,
+        images=base.images,
+        difference=difference,
     )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from mobilenet_cli.reports.latency_tables import threads_on
-from mobilenet_cli.reports.markdown import metric_cell, times_cell
+from mobilenet_cli.reports.markdown import interval_cell, metric_cell, times_cell
 from mobilenet_cli.reports.records.accuracy import Interval
 from mobilenet_cli.reports.records.latency import BenchRecord, BenchResult, MachineRecord
 from mobilenet_cli.reports.records.run import (
@@ -123,16 +123,18 @@ def history_markdown(record: HistoryRecord) -> str:
 
 def pairs_grid(pairs: Sequence[ComparedPair]) -> Grid:
     """Lay out the artifacts of the first run against those of the others."""
-    titles = "run", "artifact", "top-1 points", "speed-up", "images", "McNemar p"
+    measures = {pair.measure for pair in pairs if pair.difference}
+    points = "AP50 points" if measures == {"AP50"} else "top-1 points"
+    titles = "run", "artifact", points, "speed-up", "images", "McNemar p"
     return Grid(
         titles,
         [
             [
                 label(pair.other),
                 label(pair.stage),
-                difference_cell(pair.accuracy.difference if pair.accuracy else None),
+                difference_cell(pair.difference),
                 times_cell(pair.speedup),
-                number(pair.accuracy.images if pair.accuracy else None),
+                number(pair.images),
                 number(pair.accuracy.p_value if pair.accuracy else None, ".3g"),
             ]
             for pair in pairs
@@ -163,7 +165,7 @@ def incomparable(pairs: Sequence[ComparedPair]) -> list[str]:
     left = [
         pair.model_copy(
             update={
-                "accuracy_note": "" if pair.accuracy else pair.accuracy_note,
+                "accuracy_note": "" if pair.difference else pair.accuracy_note,
                 "latency_note": "" if pair.speedup else pair.latency_note,
             }
         )
@@ -194,11 +196,14 @@ def runs_grid(runs: Sequence[ComparedRun]) -> Grid:
     """Lay out the artifacts of every run, with those settings that are not the same in all."""
     lines = [(run, row) for run in runs for row in run.rows]
     telling = [name for name, values in values_by_setting(runs).items() if len(values) > 1]
+    detectors = any(row.ap50 for _, row in lines)
+    classifiers = not detectors or any(row.top1 for _, row in lines)
     titles = (
         "run",
         "artifact",
         "size MiB",
-        "top-1 %",
+        *(["top-1 %"] if classifiers else []),
+        *(["AP50 %"] if detectors else []),
         "p50 ms",
         "speed-up",
         *telling,
@@ -211,7 +216,8 @@ def runs_grid(runs: Sequence[ComparedRun]) -> Grid:
                 label(run.run),
                 label(row.file),
                 number(row.size_mb, ".2f"),
-                metric_cell(row.top1),
+                *([metric_cell(row.top1)] if classifiers else []),
+                *([interval_cell(row.ap50)] if detectors else []),
                 number(row.p50_ms, ".2f"),
                 times_cell(row.speedup),
                 *(settings_of(run, row)[name] for name in telling),

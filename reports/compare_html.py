@@ -2,7 +2,7 @@
 
 from mobilenet_cli.pipeline.errors import counted
 from mobilenet_cli.reports.charts.comparison_charts import (
-    accuracy_chart,
+    accuracy_charts,
     difference_chart,
     history_charts,
 )
@@ -23,7 +23,7 @@ def comparison_html(record: ComparisonRecord) -> str:
     """Write the page of ``report --compare``."""
     first, *others = record.runs
     names = ", ".join(run.run for run in others)
-    charts = [difference_chart(record.pairs), accuracy_chart(record.runs)]
+    charts = [difference_chart(record.pairs), *accuracy_charts(record.runs)]
     return document(
         "compare.html.j2",
         f"{first.run} and {names}",
@@ -60,8 +60,8 @@ def comparison_headline(record: ComparisonRecord) -> str:
         return f"{first} and {', '.join(others)} have no artifact of one kind"
     pair = record.pairs[-1]
     said = []
-    if pair.accuracy is not None:
-        said.append(points(pair.accuracy.difference))
+    if pair.difference is not None:
+        said.append(points(pair.difference, pair.measure))
     if pair.speedup is not None:
         sure, text = speed(pair.speedup, pair.base)
         said.append(f"it is {text}" if sure else text)

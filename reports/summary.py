@@ -150,8 +150,12 @@ def headline(run: RunRecord, rows: Sequence[ReportRow]) -> str:
     if int8 is None or base is None:
         names = ", ".join(row.file for row in rows) or "no model"
         return f"{first}Run {run.run} has {names}; int8 cannot be compared with fp32 yet."
-    pair = next((p for p in run.paired if (p.base, p.other) == (base.file, int8.file)), None)
-    accuracy = points(pair.difference) if pair else _accuracy(int8, base)
+    files = (base.file, int8.file)
+    accuracy = _accuracy(int8, base)
+    for measure, pairs in (("top-1", run.paired), ("AP50", run.paired_precision)):
+        for pair in pairs:
+            if (pair.base, pair.other) == files:
+                accuracy = points(pair.difference, measure)
     said = f"{base.size_mb / int8.size_mb:.1f}× smaller than fp32"
     if int8.speedup is not None and int8.speedup_over == base.file:
         sure, text = speed(int8.speedup)
@@ -214,12 +218,12 @@ def _accuracy(int8: ReportRow, base: ReportRow) -> str:
     )
 
 
-def points(difference: Interval) -> str:
+def points(difference: Interval, of: str = "top-1") -> str:
     """Say ``top-1 changes by -0.62 points (95 %: -0.95 to -0.29)``, or that it may be the same."""
     low, high = difference.low, difference.high
     if low is None or high is None:
-        return f"top-1 differs by {difference.value:+.2f} points, without an interval"
+        return f"{of} differs by {difference.value:+.2f} points, without an interval"
     bounds = f"(95 %: {low:+.2f} to {high:+.2f})"
     if low <= 0 <= high:
-        return f"no difference in top-1 was found {bounds}"
-    return f"top-1 changes by {difference.value:+.2f} points {bounds}"
+        return f"no difference in {of} was found {bounds}"
+    return f"{of} changes by {difference.value:+.2f} points {bounds}"

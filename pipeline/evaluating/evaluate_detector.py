@@ -79,7 +79,8 @@ def evaluate_detector(
             "Check that the files are images",
         )
     coco = measure(truth, found, len(facts.classes))
-    ap, ap50, ap75 = intervals(coco)
+    rows = coco.bootstrap()
+    ap, ap50, ap75 = intervals(coco, rows)
     small, medium, large = (None if v < 0 else 100 * float(v) for v in coco.stats[3:6])
     return DetectionRecord(
         model=str(artifact.path),
@@ -105,6 +106,7 @@ def evaluate_detector(
         images_per_second=len(samples) / seconds,
         seconds=seconds,
         preprocessing=preprocessing(facts),
+        ap50_resampled=resampled(rows[:, 1]),
     )
 
 
@@ -145,9 +147,13 @@ def class_indices(dataset: BoxDataset, classes: Sequence[str], model: Path) -> N
     return np.array([known.get(name, 0) for name in dataset.classes], np.int64)
 
 
-def intervals(coco: Coco) -> list[Interval]:
-    """Return AP, AP50 and AP75 in percent, with their intervals over resampled images."""
-    rows = coco.bootstrap()
+def resampled(shares: NDArray[np.float64]) -> tuple[float, ...]:
+    """Return shares in percent; none where one of them is not known."""
+    return tuple((100 * shares).round(4).tolist()) if np.isfinite(shares).all() else ()
+
+
+def intervals(coco: Coco, rows: NDArray[np.float64]) -> list[Interval]:
+    """Return AP, AP50 and AP75 in percent, with their intervals over resamples [n, 3]."""
     ends = np.full((2, 3), np.nan)
     if np.isfinite(rows).any():
         ends = np.nanpercentile(rows, (2.5, 97.5), axis=0)

@@ -24,7 +24,7 @@ from mobilenet_cli.pipeline.errors import (
 from mobilenet_cli.pipeline.evaluating.answers import read_many
 from mobilenet_cli.pipeline.reporting.report_warnings import NEEDS, command, warnings_of
 from mobilenet_cli.pipeline.reporting.weight_ranges import weight_ranges
-from mobilenet_cli.reports.accuracy_statistics import compare_paired
+from mobilenet_cli.reports.accuracy_statistics import compare_paired, compare_precision
 from mobilenet_cli.reports.answers import confusion, disagreements, mistakes
 from mobilenet_cli.reports.records.accuracy import EvaluationRecord, PredictionsRecord
 from mobilenet_cli.reports.records.detection import DetectionRecord
@@ -96,7 +96,7 @@ def collect(run: Run, layers: bool = True) -> tuple[RunRecord, list[PredictionsR
         missing=tuple(dict.fromkeys(with_images(part, artifacts[0]) for part in missing)),
         network=title_of(artifacts[-1]),
     )
-    record = with_answers(without_outdated(record), predictions)
+    record = with_answers(with_precisions(without_outdated(record)), predictions)
     record = record.model_copy(update={"multiply_adds": products(run.artifacts())})
     return record.model_copy(update={"warnings": warnings_of(record)}), predictions
 
@@ -155,6 +155,19 @@ def with_answers(run: RunRecord, predictions: Sequence[PredictionsRecord]) -> Ru
         if int8 is not None and int8.data_fingerprint == base.data_fingerprint:
             update["disagreements"] = disagreements(base, int8, names)
     return run.model_copy(update=update)
+
+
+def with_precisions(run: RunRecord) -> RunRecord:
+    """Add to a detector's run how its files compare with the float one, on the same images."""
+    stages = {artifact.sha256: artifact.stage for artifact in run.artifacts}
+    by_stage = {stages[record.sha256]: record for record in run.detections}
+    base = by_stage.get("simplify") or by_stage.get("export")
+    if base is None:
+        return run
+    others = [record for record in by_stage.values() if record is not base]
+    pairs = (compare_precision(base, record) for record in others)
+    found = tuple(pair for pair in pairs if pair is not None)
+    return run.model_copy(update={"paired_precision": found})
 
 
 def newest(

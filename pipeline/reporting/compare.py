@@ -9,11 +9,13 @@ from mobilenet_cli.pipeline.artifacts.runs import Run
 from mobilenet_cli.pipeline.errors import MobilenetError, ModelError, OptionError
 from mobilenet_cli.pipeline.reporting.collect import collect, newest
 from mobilenet_cli.pipeline.reporting.report_warnings import command
-from mobilenet_cli.reports.accuracy_statistics import compare_paired
+from mobilenet_cli.reports.accuracy_statistics import compare_paired, compare_precision
 from mobilenet_cli.reports.compare import compare_latency, comparison_markdown, history_markdown
 from mobilenet_cli.reports.compare_html import comparison_html, history_html
 from mobilenet_cli.reports.records.accuracy import PairedRecord, PredictionsRecord
+from mobilenet_cli.reports.records.detection import PairedPrecision
 from mobilenet_cli.reports.records.run import (
+    BOXES,
     ComparedPair,
     ComparedRun,
     ComparisonRecord,
@@ -86,15 +88,18 @@ def compare_two(base: Read, other: Read) -> list[ComparedPair]:
     pairs = []
     for kind in (kind for kind in first if kind in second):
         hashes = first[kind].sha256, second[kind].sha256
-        accuracy, accuracy_note = compare_accuracy(base, other, kind)
+        detects = first[kind].output == second[kind].output == BOXES
+        compare_answers = compare_detectors if detects else compare_accuracy
+        accuracy, accuracy_note = compare_answers(base, other, kind)
         speedup, latency_note = compare_latency(base[0].bench, other[0].bench, *hashes)
         pairs.append(
             ComparedPair(
                 stage=kind,
                 base=base[0].run,
                 other=other[0].run,
-                accuracy=accuracy,
+                accuracy=accuracy if isinstance(accuracy, PairedRecord) else None,
                 accuracy_note=accuracy_note,
+                precision=accuracy if isinstance(accuracy, PairedPrecision) else None,
                 speedup=speedup,
                 latency_note=latency_note,
             )
@@ -120,6 +125,24 @@ def compare_accuracy(base: Read, other: Read, kind: str) -> tuple[PairedRecord |
             )
         found.append(record)
     pair = compare_paired(*found)
+    if pair is None:
+        return None, f"evaluated on different images: {found[0].data} and {found[1].data}"
+    return pair, ""
+
+
+def compare_detectors(base: Read, other: Read, kind: str) -> tuple[PairedPrecision | None, str]:
+    """Compare AP50 of one kind of artifact on the same images, or say why that cannot be done."""
+    found = []
+    for run, _ in (base, other):
+        artifact = next(a for a in run.artifacts if kind_of(a.stage) == kind)
+        record = next((r for r in reversed(run.detections) if r.sha256 == artifact.sha256), None)
+        if record is None or not record.ap50_resampled:
+            return None, (
+                f"{run.run}/{artifact.file} has no AP50 of resampled images: run "
+                f"'{command('evaluate', run.run, artifact.data)}'"
+            )
+        found.append(record)
+    pair = compare_precision(*found)
     if pair is None:
         return None, f"evaluated on different images: {found[0].data} and {found[1].data}"
     return pair, ""

@@ -14,6 +14,7 @@ from mobilenet_cli.reports.charts.chart import (
     style,
 )
 from mobilenet_cli.reports.compare import difference_cell, when
+from mobilenet_cli.reports.records.accuracy import Interval, Metric
 from mobilenet_cli.reports.records.run import (
     ComparedPair,
     ComparedRun,
@@ -22,15 +23,16 @@ from mobilenet_cli.reports.records.run import (
 
 
 def difference_chart(pairs: Sequence[ComparedPair]) -> Chart | None:
-    """Draw paired differences of top-1 with their intervals, one series a run."""
-    found = [(pair, pair.accuracy) for pair in pairs if pair.accuracy is not None]
+    """Draw paired differences of accuracy with their intervals, one series a run."""
+    found = [(pair, pair.difference) for pair in pairs if pair.difference is not None]
     if not found:
         return None
+    measure = found[0][0].measure
     data: list[Json] = []
     for index, run in enumerate(dict.fromkeys(pair.other for pair, _ in found)):
         color, symbol, _ = style(index)
-        own = [(pair, accuracy) for pair, accuracy in found if pair.other == run]
-        values = [accuracy.difference for _, accuracy in own]
+        own = [(pair, difference) for pair, difference in found if pair.other == run]
+        values = [difference for _, difference in own]
         data.append(
             {
                 "type": "scatter",
@@ -49,22 +51,40 @@ def difference_chart(pairs: Sequence[ComparedPair]) -> Chart | None:
         )
     return Chart(
         "differences",
-        f"Top-1 against {found[0][0].base}",
-        f"Paired differences of top-1 with 95 % intervals, against {found[0][0].base}; where the "
-        "interval holds 0 the two may be equally good.",
+        f"{capital(measure)} against {found[0][0].base}",
+        f"Paired differences of {measure} with 95 % intervals, against {found[0][0].base}; where "
+        "the interval holds 0 the two may be equally good.",
         data,
-        axes("top-1, points", "", hovermode="closest"),
+        axes(f"{measure}, points", "", hovermode="closest"),
         ("run", "artifact", "points"),
-        [[pair.other, pair.stage, str(difference_cell(a.difference))] for pair, a in found],
+        [[pair.other, pair.stage, str(difference_cell(d))] for pair, d in found],
     )
 
 
-def accuracy_chart(runs: Sequence[ComparedRun]) -> Chart | None:
-    """Draw top-1 against latency: a colour and symbol for each run."""
+def capital(measure: str) -> str:
+    """Begin a title with a capital letter."""
+    return measure[0].upper() + measure[1:]
+
+
+def accuracy_charts(runs: Sequence[ComparedRun]) -> list[Chart | None]:
+    """Draw top-1 of classifiers and AP50 of detectors against latency."""
+    return [
+        against_latency("accuracy", "top-1", runs, lambda row: row.top1),
+        against_latency("precision", "AP50", runs, lambda row: row.ap50),
+    ]
+
+
+def against_latency(
+    name: str,
+    measure: str,
+    runs: Sequence[ComparedRun],
+    of: Callable[[ReportRow], Interval | Metric | None],
+) -> Chart | None:
+    """Draw one measure of accuracy against latency: a colour and symbol for each run."""
     data: list[Json] = []
     lines = []
     for index, run in enumerate(runs):
-        rows = [(r.file, r.p50_ms, r.top1.value) for r in run.rows if r.top1 and r.p50_ms]
+        rows = [(r.file, r.p50_ms, v.value) for r in run.rows if (v := of(r)) and r.p50_ms]
         if not rows:
             continue
         color, symbol, _ = style(index)
@@ -74,7 +94,7 @@ def accuracy_chart(runs: Sequence[ComparedRun]) -> Chart | None:
                 "mode": "markers",
                 "name": short(run.run),
                 "x": [ms for _, ms, _ in rows],
-                "y": [top1 for _, _, top1 in rows],
+                "y": [value for _, _, value in rows],
                 "text": [plain(f"{file}, {run.machine}") for file, _, _ in rows],
                 "marker": {
                     "color": color,
@@ -82,23 +102,23 @@ def accuracy_chart(runs: Sequence[ComparedRun]) -> Chart | None:
                     "size": max(8, 20 - 4 * index),  # where points coincide, one in the other
                     "line": {"width": 2},
                 },
-                "hovertemplate": "%{text}<br>%{x:.2f} ms<br>top-1 %{y:.2f} %",
+                "hovertemplate": "%{text}<br>%{x:.2f} ms<br>" + measure + " %{y:.2f} %",
             }
         )
-        lines += [[run.run, file, f"{ms:.2f}", f"{top1:.2f}"] for file, ms, top1 in rows]
+        lines += [[run.run, file, f"{ms:.2f}", f"{value:.2f}"] for file, ms, value in rows]
     if not data:
         return None
     machines = {run.machine for run in runs if run.machine}
     apart = " Their latencies are of different machines." if len(machines) > 1 else ""
     return Chart(
-        "accuracy",
-        "Accuracy against latency",
-        f"Top-1 accuracy against median latency of the artifacts of "
+        name,
+        f"{capital(measure)} against latency",
+        f"{capital(measure)} against median latency of the artifacts of "
         f"{counted(len(data), 'run')}.{apart}",
         data,
-        axes("", "top-1, %", hovermode="closest")
+        axes("", f"{measure}, %", hovermode="closest")
         | {"xaxis": log_axis("median latency, ms", [ms for d in data for ms in d["x"]])},
-        ("run", "artifact", "p50 ms", "top-1 %"),
+        ("run", "artifact", "p50 ms", f"{measure} %"),
         lines,
     )
 
@@ -108,6 +128,9 @@ def history_charts(runs: Sequence[ComparedRun]) -> list[Chart | None]:
     return [
         over_time(
             "top1", "Top-1 by run", "%", runs, lambda row: row.top1.value if row.top1 else None
+        ),
+        over_time(
+            "ap50", "AP50 by run", "%", runs, lambda row: row.ap50.value if row.ap50 else None
         ),
         over_time("p50", "Median latency by run", "ms", runs, lambda row: row.p50_ms),
     ]

@@ -44,6 +44,8 @@ class DetectionRecord(Record):
         images_per_second: decoding included, loading the model not.
         seconds: wall time of the same.
         preprocessing: decoder, resize and normalization used.
+        ap50_resampled: AP50 of resampled images, in percent; every model of one set has the same
+            resamples in the same order. Empty where one of them has no objects.
     """
 
     model: str
@@ -69,6 +71,7 @@ class DetectionRecord(Record):
     images_per_second: float
     seconds: float
     preprocessing: dict[str, str | int | float | tuple[float, ...]]
+    ap50_resampled: tuple[float, ...] = ()
 
     def as_document(self) -> dict[str, JsonValue]:
         """Return the record as JSON with AP as plain numbers, their intervals apart."""
@@ -76,3 +79,20 @@ class DetectionRecord(Record):
         for name, metric in (("ap", self.ap), ("ap50", self.ap50), ("ap75", self.ap75)):
             document |= {name: metric.value, f"{name}_interval": [metric.low, metric.high]}
         return document
+
+
+class PairedPrecision(Record):
+    """A paired precision compares two detectors on the same images.
+
+    Attributes:
+        base: file name of one, and ``other`` of the other.
+        data: the data set's name; ``images`` how many there are.
+        difference: AP50 of the other less that of the base, in points, with a 95 % interval by
+            bootstrap over images that are drawn for both.
+    """
+
+    base: str
+    other: str
+    data: str
+    images: int
+    difference: Interval

@@ -23,7 +23,7 @@ from mobilenet_cli.reports.records.conversion import (
     ImportRecord,
     SimplifyRecord,
 )
-from mobilenet_cli.reports.records.detection import DetectionRecord
+from mobilenet_cli.reports.records.detection import DetectionRecord, PairedPrecision
 from mobilenet_cli.reports.records.latency import BenchRecord
 from mobilenet_cli.reports.records.quantization import QuantizeRecord
 from mobilenet_cli.reports.records.training import TrainRecord
@@ -143,7 +143,8 @@ class RunRecord(Record):
         training: one JSON object an epoch, as ``train`` wrote them.
         evaluations: of the artifacts as they are now; ``detections`` likewise of detectors.
         bench: latencies; None if there are none.
-        paired: each other artifact against the float one, on the same images.
+        paired: each other artifact against the float one, on the same images; of detectors
+            ``paired_precision``.
         disagreements: images on which the int8 and the float artifact differ most surely.
         mistakes: images on which the last artifact is wrong most surely.
         confusion: of the last artifact's worst classes.
@@ -161,6 +162,7 @@ class RunRecord(Record):
     detections: tuple[DetectionRecord, ...] = ()
     bench: BenchRecord | None = None
     paired: tuple[PairedRecord, ...] = ()
+    paired_precision: tuple[PairedPrecision, ...] = ()
     disagreements: tuple[ImageCase, ...] = ()
     mistakes: tuple[ImageCase, ...] = ()
     confusion: Confusion | None = None
@@ -227,7 +229,8 @@ class ComparedPair(Record):
     Attributes:
         stage: what made the artifact in both.
         base: name of the one run, and ``other`` of the other.
-        accuracy: top-1 on the same images; None where ``accuracy_note`` says why not.
+        accuracy: top-1 on the same images, of detectors ``precision``; None where
+            ``accuracy_note`` says why not.
         speedup: how many times faster the other's artifact is, from the intervals of the two
             medians; None where ``latency_note`` says why not.
     """
@@ -239,6 +242,24 @@ class ComparedPair(Record):
     accuracy_note: str
     speedup: Interval | None
     latency_note: str
+    precision: PairedPrecision | None = None
+
+    @property
+    def difference(self) -> Interval | None:
+        """Return by how much the other is more accurate, in points."""
+        found = self.accuracy or self.precision
+        return found.difference if found else None
+
+    @property
+    def images(self) -> int | None:
+        """Return on how many images both were evaluated."""
+        found = self.accuracy or self.precision
+        return found.images if found else None
+
+    @property
+    def measure(self) -> str:
+        """Return what the accuracy is called."""
+        return "AP50" if self.precision else "top-1"
 
 
 class ComparedRun(Record):

@@ -1,6 +1,7 @@
 """Average precision: pycocotools' own, its bootstrap, the published figures, and what is wrong."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,13 @@ from mobilenet_cli.pipeline.errors import CheckError, DataError, OptionError
 from mobilenet_cli.pipeline.evaluating import average_precision
 from mobilenet_cli.pipeline.evaluating.average_precision import measure
 from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig
-from mobilenet_cli.pipeline.evaluating.evaluate_detector import evaluate_detector, intervals
+from mobilenet_cli.pipeline.evaluating.evaluate_detector import (
+    evaluate_detector,
+    intervals,
+    resampled,
+)
 from mobilenet_cli.pipeline.runtime.predictor import Predictor
+from mobilenet_cli.reports.accuracy_statistics import compare_precision
 
 
 def random_case(seed: int, images: int = 12, classes: int = 3) -> tuple[list, list]:
@@ -65,8 +71,35 @@ def test_the_interval_is_that_of_resampled_images() -> None:
     twice = np.repeat(np.arange(40), drawn)
     again = measure([truth[i] for i in twice], [found[i] for i in twice], 3)
     np.testing.assert_allclose(rows[0], again.stats[:3], atol=0.02)  # ties are in another order
-    (ap, *_) = intervals(coco)
+    (ap, *_) = intervals(coco, coco.bootstrap())
     assert ap.low < ap.value < ap.high
+
+
+def test_two_detectors_are_compared_on_the_same_resamples(detector, squares) -> None:
+    """What differs in a few images has a narrower interval than either has alone."""
+    truth, found = random_case(0, images=40)
+    none = Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int64))
+    worse = [none, none, *found[2:]]
+    made = evaluate_detector(detector.int8, EvaluateConfig(str(squares)))
+    records = []
+    for name, detections in (("a.onnx", found), ("b.onnx", worse)):
+        coco = measure(truth, detections, 3)
+        rows = coco.bootstrap()
+        update = {"model": name, "ap50": intervals(coco, rows)[1]}
+        update["ap50_resampled"] = resampled(rows[:, 1])
+        records.append(made.model_copy(update=update))
+    pair = compare_precision(*records)
+    assert pair is not None
+    assert (pair.base, pair.other, pair.images) == ("a.onnx", "b.onnx", made.images)
+    difference = pair.difference
+    assert difference.value == records[1].ap50.value - records[0].ap50.value < 0
+    assert difference.low < difference.value < difference.high
+    assert difference.high - difference.low < records[0].ap50.high - records[0].ap50.low
+    same = compare_precision(records[0], records[0])
+    assert same is not None
+    assert (same.difference.low, same.difference.high) == (0, 0)
+    for other in ({"data_fingerprint": "other"}, {"images": 9}, {"ap50_resampled": ()}):
+        assert compare_precision(records[0], records[1].model_copy(update=other)) is None
 
 
 def test_nothing_found_and_nothing_there() -> None:
@@ -77,7 +110,7 @@ def test_nothing_found_and_nothing_there() -> None:
     nothing = measure([empty] * len(found), found, 3)
     assert nothing.stats[0] == -1
     assert nothing.of_class(0).ap is None
-    assert intervals(nothing)[0].low is None
+    assert intervals(nothing, nothing.bootstrap())[0].low is None
 
 
 @pytest.fixture
@@ -165,3 +198,34 @@ def test_the_command_prints_and_keeps_the_record(detector, squares) -> None:
     assert result.exit_code == 0, result.output
     assert "AP50" in result.stdout
     assert "square (10)" in result.stdout
+
+
+def test_the_files_of_a_run_are_compared_image_by_image(
+    detector, squares, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(squares.parent)
+    for name in ("a", "b"):
+        for made in (detector.checkpoint, detector.folded, detector.int8):
+            copy = Path("runs", name, made.path.name)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            for file in (made.path, made.path.with_name(f"{made.path.name}.json")):
+                if file.exists():
+                    shutil.copy(file, copy.with_name(file.name))
+
+    def cli(*words: str) -> str:
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    for name in ("a", "b"):
+        cli("evaluate", "--run", name, "--data", str(squares))
+    cli("report", "--run", "a")
+    said = json.loads(Path("runs/a/report.json").read_bytes())
+    assert "AP50 was found (95 %: " in said["headline"] or "AP50 changes by" in said["headline"]
+    pairs = {pair["other"]: pair["difference"] for pair in said["run"]["paired_precision"]}
+    assert pairs["model.safetensors"] == {"schema_version": 1, "value": 0, "low": 0, "high": 0}
+    assert "AP50 on the same images" in Path("runs/a/report.html").read_text()
+    compared = json.loads(cli("report", "--compare", "a", "b", "--json"))
+    assert [pair["precision"]["difference"]["value"] for pair in compared["pairs"]] == [0, 0, 0]
+    assert "| AP50 % |" in cli("report", "--compare", "a", "b")
+    assert "| b | quantize | +0.00 (+0.00 to +0.00) |" in cli("report", "--compare", "a", "b")
