@@ -86,7 +86,7 @@ def prove(folder: Path) -> dict[str, Any]:
     try:
         return measure(folder)
     except (OSError, LookupError, TypeError, ValueError, AttributeError) as error:
-        raise UnusableError(f"{folder} is no whole kit ({error!r})", "Copy it again") from error
+        raise UnusableError(f"{folder} is no whole kit ({error})", "Copy it again") from error
 
 
 if __name__ == "__main__":

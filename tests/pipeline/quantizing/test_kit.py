@@ -143,7 +143,7 @@ def unknown_operator() -> bytes:
 
 BAD = {
     "changed": (lambda kit: (kit / "model.onnx").write_bytes(b"x"), "model.onnx was changed"),
-    "missing": (lambda kit: (kit / "layers/00.onnx").unlink(), "is no whole kit"),
+    "missing": (lambda kit: (kit / "layers/00.onnx").unlink(), "/layers/00.onnx"),
     "empty": (lambda kit: (kit / "kit.json").write_text("{}"), "is no whole kit"),
     "no JSON": (lambda kit: (kit / "kit.json").write_bytes(b"\xff"), "is no whole kit"),
     "no folder": (lambda kit: shutil.rmtree(kit), "is no whole kit"),
