@@ -1,5 +1,6 @@
 """Moments of a layer's inputs are taken from the codes that it will really see."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from mobilenet_cli.calibration.weights import rounding
 Codes = NDArray[np.uint8 | np.int8]
 POSITIONS = 200_000  # input positions that the second moments of one layer are taken over
 FEWEST_IMAGES = 16  # however large the map
+ROWS = 256  # of a matrix that are taken together; sums of so many products of codes are exact
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,12 @@ def geometry(step: GraphStep, linear: Linear, height: int, width: int) -> Geomet
 
 
 def patches(values: NDArray[np.float32], step: GraphStep, linear: Linear) -> NDArray[np.float32]:
-    """Return what each output position sees: [channels, taps, positions] of one image."""
+    """Return what each output position sees: [channels, taps, positions] of one image.
+
+    The rows of a matrix [K, rows], or its only one [K], are the positions of a matrix product.
+    """
     if linear.weight.ndim == 2:
-        return values.reshape(len(values), 1, 1)
+        return values.reshape(len(values), 1, -1)
     window = geometry(step, linear, *values.shape[1:])
     top, left, bottom, right = window.pads
     padded = np.pad(values, ((0, 0), (top, bottom), (left, right)))
@@ -68,19 +73,32 @@ def patches(values: NDArray[np.float32], step: GraphStep, linear: Linear) -> NDA
 
 
 def second_moments(
-    codes: Codes, grid: Grid, step: GraphStep, linear: Linear
+    codes: Codes,
+    grid: Grid,
+    step: GraphStep,
+    linear: Linear,
+    part: NDArray[np.intp] | None = None,
 ) -> NDArray[np.float64]:
     """Return the damped covariance of a layer's inputs in codes: [K, K] or [channels, K, K].
 
     The covariance rather than the raw moments, since the bias absorbs every change of the mean.
+
+    Args:
+        codes: the inputs [images, ...].
+        grid: of the inputs.
+        step: the layer.
+        linear: its parameters.
+        part: the taps of a dense layer that are meant, if not all.
     """
     total: NDArray[np.float64] | float = 0.0
     sums: NDArray[np.float64] | float = 0.0
     count = 0
-    for image in codes:
+    for image in _images(codes, linear):
         seen = patches(image.astype(np.float32) - np.float32(grid.zero_point), step, linear)
         if not linear.depthwise:
             seen = seen.reshape(1, -1, seen.shape[2])
+        if part is not None:
+            seen = seen[:, part]
         total = total + (seen @ seen.transpose(0, 2, 1)).astype(np.float64)
         sums = sums + seen.sum(2, dtype=np.float64)
         count += seen.shape[2]
@@ -89,6 +107,15 @@ def second_moments(
     mean = np.asarray(sums) / count
     covariance = np.asarray(total) / count - mean[:, :, None] * mean[:, None, :]
     return rounding.damped(covariance if linear.depthwise else covariance[0])
+
+
+def _images(codes: Codes, linear: Linear) -> Iterator[Codes]:
+    """Yield image by image, or ``ROWS`` of a matrix at once as [K, rows]."""
+    if linear.weight.ndim > 2:
+        yield from codes
+        return
+    for start in range(0, len(codes), ROWS):
+        yield codes[start : start + ROWS].T
 
 
 def mean_outputs(

@@ -20,6 +20,7 @@ from mobilenet_cli.calibration.kernels import (
     WEIGHT_MAX,
     Target,
     largest_pair_sum,
+    packing_order,
     partners,
 )
 from mobilenet_cli.calibration.tensor_statistics import Images, Opener, Tick
@@ -30,6 +31,9 @@ from mobilenet_cli.calibration.weights.trained_weights import quantize_trained_l
 # A bias is kept within a quarter of int32, so that adding the products cannot overflow it.
 BIAS_ROOM = 2.0**29
 SMALLEST_BIAS_SCALE = 1e-36  # is a normal number of float32 still, which kernels divide by
+# Second moments are K x K: a layer of more taps than ResNet's widest convolution, 3 x 3 x 512, is
+# rounded in parts of at most so many, as if these had nothing in common.
+WIDEST, PART = 4608, 2048
 SCALE_OF_NOTHING = 1e-12  # of a channel whose weights and bias are 0: any scale will do, but not 0
 
 
@@ -43,6 +47,22 @@ def weight_scale(linear: Linear, input_scale: float, target: Target) -> NDArray[
     scale = np.maximum(scale, np.abs(linear.bias) / (input_scale * BIAS_ROOM))
     fitting = np.maximum(scale, SMALLEST_BIAS_SCALE / input_scale)
     return np.where(scale > 0, fitting, SCALE_OF_NOTHING).astype(np.float32)
+
+
+def tap_parts(linear: Linear) -> list[tuple[NDArray[np.intp] | None, NDArray[np.intp]]]:
+    """Divide the taps of a layer into parts that are rounded one after the other.
+
+    Returns:
+        The taps of each part, or None for all of them, and the partners among them. No pair is
+        divided.
+    """
+    if linear.depthwise or linear.taps.shape[1] <= WIDEST:
+        return [(None, partners(linear.weight))]
+    order = packing_order(linear.weight)
+    count = -(-len(order) // PART)
+    size = -(-len(order) // (2 * count)) * 2
+    parts = [order[start : start + size] for start in range(0, len(order), size)]
+    return [(part, partners(linear.taps[:, part])) for part in parts]
 
 
 Watch = Callable[[GraphStep, bytes, dict[str, Codes], Codes], None]
@@ -74,14 +94,20 @@ def quantize_linear(
         output_step: of its output's grid.
     """
     scale = weight_scale(linear, grid.scale, target)
-    hessian = second_moments(codes, grid, step, linear)
     exact = scale.astype(np.float64)
-    partner = partners(linear.weight) if target.pairs_saturate else None
+    parts = tap_parts(linear)
+    hessians = [second_moments(codes, grid, step, linear, part) for part, _ in parts]
 
     def rounded_to(taps: NDArray[np.float64]) -> NDArray[np.float64]:
         if linear.depthwise:
-            return rounding.round_depthwise(taps, exact, hessian)
-        return rounding.round_dense(taps, exact, hessian, partner)
+            return rounding.round_depthwise(taps, exact, hessians[0])
+        rounded = np.empty_like(taps)
+        for (part, partner), hessian in zip(parts, hessians, strict=True):
+            chosen = slice(None) if part is None else part
+            rounded[:, chosen] = rounding.round_dense(
+                taps[:, chosen], exact, hessian, partner if target.pairs_saturate else None
+            )
+        return rounded
 
     rounded = rounded_to(linear.taps)
     offset = np.zeros(len(scale))

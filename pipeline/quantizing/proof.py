@@ -49,6 +49,13 @@ def running_operators(content: bytes) -> Counter[str]:
         return Counter(node.op_type for node in onnx.load(path).graph.node)
 
 
+def runs_in_integers(step: GraphStep, model: bytes, grids: dict[str, Grid]) -> bool:
+    """Tell whether a step goes from codes to codes, and ONNX Runtime has a kernel that does."""
+    if not {*step.inputs, *step.outputs} <= grids.keys():
+        return False
+    return not running_operators(model).keys() & {"QuantizeLinear", "DequantizeLinear"}
+
+
 def joins_outputs(step: GraphStep, network: Network) -> bool:
     """Tell whether a step only puts a detector's heads together, each from codes of its own."""
     return step.node.op_type == "Concat" and step.output in network.outputs
@@ -149,6 +156,7 @@ def layer_meter(
                 else sqnr_db(reference, codes),
                 scale=grid.scale if grid else None,
                 kernel_error=proof.kernel_error() if here else None,
+                integer=step.kind != "float" or runs_in_integers(step, model, grids),
             )
         )
 

@@ -77,6 +77,7 @@ def prove(quantizer: Quantizer, chosen: FloatChoice, started: float) -> Quantize
             "Calibrate on images like those the model will see; nothing was written",
         )
     leaked, against = leakage(source, calibration)
+    floats = {layer.name for layer in chosen.model.layers if not layer.integer}
     return QuantizeRecord(
         images=len(calibration),
         calibration=calibration.listed,
@@ -97,7 +98,7 @@ def prove(quantizer: Quantizer, chosen: FloatChoice, started: float) -> Quantize
         float_layers=tuple(
             step.output
             for step in network.steps
-            if step.kind == "float" and not joins_outputs(step, network)
+            if step.output in floats and not joins_outputs(step, network)
         ),
         max_drop=config.max_drop,
         drop=chosen.drop,

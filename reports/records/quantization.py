@@ -22,6 +22,7 @@ class LayerRecord(Record):
         kernel_error: largest difference, in codes, between this machine's integer kernels and the
             simulation given the same inputs; 1 is a tie rounded the other way. None where the
             model is for other kernels, which a proof kit tries.
+        integer: ONNX Runtime computes it from codes to codes.
     """
 
     name: str
@@ -29,6 +30,7 @@ class LayerRecord(Record):
     sqnr_db: float | None
     scale: float | None
     kernel_error: float | None = 0.0
+    integer: bool = True
 
 
 class FloatLayer(Record):

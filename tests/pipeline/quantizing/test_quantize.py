@@ -317,6 +317,37 @@ def test_other_topologies_become_integer(tmp_path, build):
     assert made.record.kernel_sqnr_db > 30
 
 
+def test_sums_and_joined_maps_that_run_in_integers_are_not_listed_as_float(tmp_path):
+    g = np.random.default_rng(2)
+    window = {"pads": [1, 1, 1, 1]}
+    nodes = [
+        ("Conv", ["x", "w1"], "c1", {"strides": [2, 2], **window}),
+        ("Conv", ["c1", "w2"], "c2", window),
+        ("Add", ["c1", "c2"], "a", {}),
+        ("Conv", ["a", "w2"], "c3", window),
+        ("Concat", ["a", "c3"], "j", {"axis": 1}),
+        ("Conv", ["j", "w3"], "c4", window),
+        ("Sigmoid", ["c4"], "s", {}),
+        ("Conv", ["s", "w2"], "c5", window),
+        ("Sin", ["c5"], "n", {}),
+        ("Conv", ["n", "w2"], "c6", window),
+        ("GlobalAveragePool", ["c6"], "p", {}),
+        ("Flatten", ["p"], "f", {}),
+        ("Gemm", ["f", "w4"], "y", {"transB": 1}),
+    ]
+    constants = {
+        "w1": weights(g, 8, 3, 3, 3), "w2": weights(g, 8, 8, 3, 3),
+        "w3": weights(g, 8, 16, 3, 3), "w4": weights(g, 10, 8) * 4,
+    }  # fmt: skip
+    source = foreign(tmp_path / "float.onnx", nodes, constants)
+    made = quantize(source, QuantizeConfig(calib_count=16), tmp_path / "int8.onnx")
+    operators = integer_and_float(made.path)
+    integer = ("QLinearAdd", "QLinearConcat", "QLinearSigmoid")
+    assert [operators[name] for name in integer] == [1, 1, 1]
+    assert operators["Sin"] == 1
+    assert made.record.float_layers == ("n",)
+
+
 def test_what_has_no_integer_form_stays_float_and_is_listed(tmp_path):
     source = mixed(tmp_path / "float.onnx")
     made = quantize(source, QuantizeConfig(calib_count=24), tmp_path / "int8.onnx")
