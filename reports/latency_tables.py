@@ -56,7 +56,7 @@ def bench_tables(record: BenchRecord) -> list[Section]:
     return [
         Section("", latency_grid(record)),
         *engines,
-        Section("", classic_grid(record)),
+        *([Section("", classic_grid(record))] if record.classic else []),
         Section("", operators_grid(record), bench_notes(record)),
     ]
 
@@ -296,7 +296,9 @@ def classic_table(results: Sequence[BenchResult], here: MachineRecord) -> tuple[
             remark=remark_of(result, here, both),
         )
         for result in results
-        if result.direction == "forward" and result.engine in CLASSIC_ENGINES
+        if result.direction == "forward"
+        and result.engine in CLASSIC_ENGINES
+        and not result.provider.startswith("OpenVINO")  # which does not tell in what it computes
     )
 
 

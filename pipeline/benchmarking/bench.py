@@ -221,7 +221,7 @@ def bench(
     groups = list(itertools.product(config.sessions(), config.batches))
     for done, (session, batch) in enumerate(groups):
         threads = session.threads or usable_cpus()
-        if not _on_gpu(config.provider) and threads not in rooflines:
+        if config.provider == CPU and threads not in rooflines:
             rooflines[threads] = measure_roofline(threads)
         settings = (session, batch, config.compiled, config.engines)
         rows = [row for artifact in artifacts for row in rows_of(artifact, *settings)]

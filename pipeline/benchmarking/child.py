@@ -48,7 +48,8 @@ def pin(job: BenchJob) -> None:
     (``machine.runtime_knows_amx``).
     """
     if job.session.cpus:
-        pins_its_own = not job.is_checkpoint and job.engine == ONNX_RUNTIME
+        ours = not job.is_checkpoint and job.engine == ONNX_RUNTIME
+        pins_its_own = ours and job.session.provider == CPU
         os.sched_setaffinity(0, job.session.cpus[:1] if pins_its_own else job.session.cpus)
 
 

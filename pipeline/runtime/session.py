@@ -8,7 +8,9 @@ these is an error here.
 import contextlib
 import difflib
 import functools
+import importlib
 import io
+import json
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +23,7 @@ from mobilenet_cli.pipeline.errors import (
     OptionError,
     ProviderError,
     StorageError,
+    missing_extra,
 )
 from mobilenet_cli.pipeline.runtime import cuda
 from mobilenet_cli.pipeline.runtime.machine import usable_cpus
@@ -31,6 +34,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 SUFFIX = "ExecutionProvider"
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
+OPENVINO = "OpenVINOExecutionProvider"
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class Provider:
             separate, and whether they can be loaded is found out before a session is.
         device: ONNX Runtime's name for its memory; empty for the host's.
         int8_target: with memory of its own, the kernel target whose int8 files it runs well.
+        plugin: package that brings it as a library of its own, which ONNX Runtime is told to load;
+            empty of those in ONNX Runtime itself.
         optional: the doctor notes that it does not start, and does not call that a problem; so for
             one that most installations lack.
     """
@@ -49,6 +55,7 @@ class Provider:
     library: str = ""
     device: str = ""
     int8_target: str = ""
+    plugin: str = ""
     optional: bool = False
 
 
@@ -58,6 +65,7 @@ PROVIDERS = {
     "TensorrtExecutionProvider": Provider(
         "libonnxruntime_providers_tensorrt.so", "cuda", int8_target="tensorrt", optional=True
     ),
+    OPENVINO: Provider(plugin="onnxruntime_ep_openvino", optional=True),
 }
 
 
@@ -110,6 +118,8 @@ def check_provider(name: str) -> None:
     known = PROVIDERS.get(name)
     if known and known.library and (obstacle := cuda.obstacle(known.library)):
         raise ProviderError(f"{name} cannot run here: {obstacle[0]}", obstacle[1])
+    if known and known.plugin and name not in ort.get_available_providers():
+        _load_plugin(name, known.plugin)
     available = ort.get_available_providers()
     if name in available:
         return
@@ -119,6 +129,39 @@ def check_provider(name: str) -> None:
         f"which has {', '.join(available)}",
         cure if known else nearest_provider(name, {*PROVIDERS, *available}),
     )
+
+
+def _load_plugin(name: str, package: str) -> None:
+    import onnxruntime as ort
+
+    try:
+        library = importlib.import_module(package).get_library_path()
+        ort.register_execution_provider_library(name, library)
+    except ModuleNotFoundError as error:
+        missing = missing_extra(error.name)
+        raise ProviderError(
+            f"{name} needs the package {package}, which is not installed",
+            missing.fix if missing else f"Install {package}",
+        ) from error
+    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+        reason = " ".join(str(error).split())[:300]
+        raise ProviderError(
+            f"{name} does not start ({reason})",
+            f"Install versions of {package} and onnxruntime that belong together",
+        ) from error
+
+
+def _plugin_options(config: SessionConfig) -> dict[str, str]:
+    """Return the options of OpenVINO's provider, which takes threads in no other way.
+
+    It computes float32 in float32, as the file says, not in its own choice, bfloat16 on AMX; a
+    ``load_config`` among the provider's options replaces both.
+    """
+    settings = {
+        "INFERENCE_NUM_THREADS": str(config.threads or usable_cpus()),
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    return {"load_config": json.dumps({"CPU": settings})} | dict(config.provider_options)
 
 
 def nearest_provider(name: str, known: Collection[str]) -> str:
@@ -165,15 +208,22 @@ def open_session(model: Path | bytes, config: SessionConfig = SessionConfig()) -
         options.profile_file_prefix = str(config.profile_prefix)
     if config.provider != CPU and not config.allow_fallback:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    chosen: dict[str, Any] = {
+        "providers": [(config.provider, dict(config.provider_options))],
+        "disabled_optimizers": list(config.disabled_optimizers) or None,
+    }
     try:
+        if config.provider in PROVIDERS and PROVIDERS[config.provider].plugin:
+            devices = [d for d in ort.get_ep_devices() if d.ep_name == config.provider]
+            options.add_provider_for_devices(devices[:1], _plugin_options(config))
+            del chosen["providers"]
         readable = contextlib.nullcontext(model) if isinstance(model, bytes) else utf8_path(model)
         # Standard output is for results, and ONNX Runtime prints its retries there.
         with readable as source, contextlib.redirect_stdout(io.StringIO()):
             session = _session_type()(
                 source if isinstance(source, bytes) else str(source),
                 options,
-                providers=[(config.provider, dict(config.provider_options))],
-                disabled_optimizers=list(config.disabled_optimizers) or None,
+                **chosen,
             )
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
         raise _session_error(model, config, error, "load") from error

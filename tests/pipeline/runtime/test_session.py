@@ -9,13 +9,17 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from mobilenet_cli.pipeline.benchmarking.operator_profile import look_inside
 from mobilenet_cli.pipeline.errors import ModelError, OptionError, ProviderError
 from mobilenet_cli.pipeline.runtime.machine import usable_cpus
+from mobilenet_cli.pipeline.runtime.parity import sqnr_db
 from mobilenet_cli.pipeline.runtime.session import (
     CPU,
+    OPENVINO,
     PROVIDERS,
     Provider,
     SessionConfig,
+    check_provider,
     nearest_provider,
     open_session,
 )
@@ -154,3 +158,28 @@ def test_simulation_does_not_saturate():
     session = open_session(model.SerializeToString(), SessionConfig(integer_kernels=False))
     found = session.run(None, {"x": np.full((1, 64), 255, np.float32)})[0]
     assert found.item() == pytest.approx(64 * 255 * 127)
+
+
+def test_openvino_runs_whole_models_in_the_arithmetic_of_the_file(chain):
+    pytest.importorskip("onnxruntime_ep_openvino", reason="the extra openvino is missing")
+    images = np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype(np.float32)
+    for model, least in ((chain.folded, 60), (chain.int8, 25)):
+        session = open_session(model.path, SessionConfig(provider=OPENVINO, threads=1))
+        expected = open_session(model.path, SessionConfig(integer_kernels=False))
+        name = session.get_inputs()[0].name
+        made, wanted = (s.run(None, {name: images})[0] for s in (session, expected))
+        assert sqnr_db(wanted, made) > least
+        assert set(session.get_providers()) == {OPENVINO, CPU}  # the last one may run no node
+    inside = look_inside(chain.int8.path, images, SessionConfig(provider=OPENVINO, threads=1))
+    assert {where for _, where in inside.nodes} == {OPENVINO}
+    wrong = SessionConfig(provider=OPENVINO, provider_options={"load_config": "no JSON"})
+    with pytest.raises(ProviderError, match=r"OpenVINOExecutionProvider cannot run .*folded.onnx"):
+        open_session(chain.folded.path, wrong)
+
+
+def test_openvino_without_its_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime_ep_openvino", None)
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [CPU])
+    check_provider.cache_clear()
+    with pytest.raises(ProviderError, match=r"which is not installed. Install it with pip .*openv"):
+        check_provider(OPENVINO)
