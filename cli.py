@@ -368,6 +368,8 @@ def quantize_command(
     max_drop: Float = None,
     labelled: Text = None,
     seed: int = 0,
+    tune: bool = False,
+    keep_float: Texts = None,
     run: Text = None,
     width: Float = None,
     out: File = None,
@@ -377,9 +379,8 @@ def quantize_command(
     from mobilenet_cli.pipeline.quantizing.quantize import quantize
     from mobilenet_cli.reports import terminal
 
-    config = QuantizeConfig(
-        calib_dir, calib_count, calibrator, target, cross, max_drop, labelled, seed
-    )
+    choices = (max_drop, labelled, seed, tune, tuple(keep_float or ()))
+    config = QuantizeConfig(calib_dir, calib_count, calibrator, target, cross, *choices)
     source = source_of(model, run, width, "folded")
     fetch(calib_dir, labelled)
     with progress_bar("quantizing", "images") as progress:

@@ -157,7 +157,7 @@ def stages_of(
             "quantize",
             run.int8,
             QuantizeRecord,
-            asdict(config.quantize.resolved()),
+            config.quantize.resolved().recorded,
             lambda models, progress: quantize(models[-1], config.quantize, run.int8, progress),
         ),
     )

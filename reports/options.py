@@ -70,6 +70,7 @@ OPTIONS: dict[str, Any] = {
     "into": option("--into", "Also bring the marked tables of a Markdown file up to date."),
     "json_lines": option("--jsonl", "Print a JSON document on each line, as answers come."),
     "kit": typer.Argument(help="A folder that quantize --cross has made."),
+    "keep_float": option("--keep-float", "Keep a layer in float, as --tune names it; repeatable."),
     "labelled": option("--data", "Labelled images; by default those held out from training."),
     "list_recipes": option("--list-recipes", "Show the recipes and their values, and leave."),
     "logits": option("--logits", "With --out, write the logits of all classes."),
@@ -150,6 +151,7 @@ OPTIONS: dict[str, Any] = {
         help="Weights of Keras, torch, TensorFlow or safetensors, a folder or an id of the Hugging "
         "Face hub (google/mobilenet_v1_1.0_224), or any float classifier as .onnx."
     ),
+    "tune": option("--tune", "Find which layers are faster in float here, and keep those so."),
     "width": option("--width", "Take the newest run of this width multiplier."),
     "width_check": option("--width", "Refuse weights of another width multiplier."),
 }

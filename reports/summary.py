@@ -8,7 +8,7 @@ from mobilenet_cli.reports.latency_tables import fastest_notes
 from mobilenet_cli.reports.records.accuracy import EvaluationRecord, Interval
 from mobilenet_cli.reports.records.conversion import ImportRecord
 from mobilenet_cli.reports.records.latency import BenchRecord
-from mobilenet_cli.reports.records.quantization import QuantizeRecord
+from mobilenet_cli.reports.records.quantization import QuantizeRecord, SpeedRecord
 from mobilenet_cli.reports.records.run import ArtifactRecord, ReportRecord, ReportRow, RunRecord
 from mobilenet_cli.reports.records.training import TrainRecord
 
@@ -127,6 +127,15 @@ def facts(run: RunRecord) -> tuple[str, ...]:
         own = "training" if trained and last.config.get("calib_dir") is None else "calibration"
         found.append(f"Quantized with {counted(quantized.images, f'{own} image')}")
     return (*found, *(fastest_notes(run.bench) if run.bench else ()))
+
+
+def slower_sentence(speed: SpeedRecord) -> str:
+    """Say that the float model is faster, and by how much."""
+    return (
+        f"the float model is faster on the machine that quantized it: the int8 model takes "
+        f"{speed.ratio:.2f} ({speed.low:.2f} to {speed.high:.2f}) of its {speed.float_ms:.3g} ms "
+        "on one thread"
+    )
 
 
 def kept(trained: TrainRecord) -> str:

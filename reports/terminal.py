@@ -32,6 +32,7 @@ from mobilenet_cli.reports.records.proof import ProofRecord
 from mobilenet_cli.reports.records.quantization import QuantizeRecord
 from mobilenet_cli.reports.records.run import ComparisonRecord, HistoryRecord, ReportRecord
 from mobilenet_cli.reports.records.training import EpochRecord, TrainingStart, TrainRecord
+from mobilenet_cli.reports.summary import slower_sentence
 from mobilenet_cli.reports.tables import Section, grid_text, sections_markdown, sections_text
 
 MANY_IMAGES = 100_000  # with fewer photos, weights that know photos are the better start
@@ -188,6 +189,14 @@ def quantize_notes(record: QuantizeRecord) -> list[str]:
             f"{counted(record.drop_images or 0, 'image')} of {record.drop_data}; a loss of "
             f"{record.max_drop:g} was allowed"
         )
+    if record.tuning:
+        t = record.tuning
+        notes.append(
+            f"tuned: of {counted(t.tried, 'choice')}, {len(t.kept)} kept, and the network takes "
+            f"{t.ratio:.3f} ({t.low:.3f} to {t.high:.3f}) of its time in integers alone"
+        )
+    if record.speed and record.speed.slower:
+        notes.append(f"warning: {slower_sentence(record.speed)}")
     return notes
 
 

@@ -1,8 +1,8 @@
 """Training through grids shares the settings of ``quantize``."""
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
 
 from mobilenet_cli.calibration.kernels import TARGETS, Target
 from mobilenet_cli.calibration.ranges.calibrators import CALIBRATORS
@@ -26,6 +26,8 @@ class QuantizeConfig:
         max_drop: keep the fewest layers in float by which top-1 drops no more than so many points.
         data: labelled images that this is measured on; None takes the model's evaluation images.
         seed: of the choice of images.
+        tune: find by measuring which layers are faster in float here, and keep them in float.
+        keep_float: layers that stay in float, by the tensors they make; as ``tune`` records them.
     """
 
     calib_dir: str | None = None
@@ -38,6 +40,8 @@ class QuantizeConfig:
     max_drop: float | None = None
     data: str | None = None
     seed: int = 0
+    tune: bool = False
+    keep_float: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.calibrator not in CALIBRATORS:
@@ -49,17 +53,39 @@ class QuantizeConfig:
             raise OptionError(
                 f"unknown target '{self.target}'", f"Use auto or one of {', '.join(TARGETS)}"
             )
+        if self.tune and self.keep_float:
+            raise OptionError(
+                "--tune chooses the layers that stay in float", "Leave --keep-float or --tune out"
+            )
+        elsewhere = self.cross or (self.target != "auto" and not TARGETS[self.target].cpu)
+        if self.tune and elsewhere:
+            raise OptionError(
+                "--tune measures on this machine, and this model is for another",
+                "Tune it there, and give the layers in its record to --keep-float",
+            )
         if self.max_drop is None:
             return
         if not (math.isfinite(self.max_drop) and self.max_drop >= 0):
             raise OptionError(
                 f"--max-drop {self.max_drop:g} is no number of points", "Use 0 or more, such as 0.3"
             )
-        if self.cross or (self.target != "auto" and not TARGETS[self.target].cpu):
+        if elsewhere:
             raise OptionError(
                 "--max-drop is measured on this machine, and this model is for another",
                 "Leave one of the two out",
             )
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """Return the settings that are kept in the file: what tuning chose, not that it did.
+
+        Files made before there were layers to choose have no list of them.
+        """
+        values = asdict(self)
+        del values["tune"]
+        if not self.keep_float:
+            del values["keep_float"]
+        return values
 
     @property
     def kernels(self) -> Target:

@@ -23,9 +23,9 @@ from mobilenet_cli.pipeline.errors import CheckError, counted
 from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, evaluate
 from mobilenet_cli.pipeline.evaluating.evaluate_detector import evaluate_detector
 from mobilenet_cli.pipeline.quantizing.quantizer import QuantizedModel, Quantizer
+from mobilenet_cli.pipeline.quantizing.speed import time_models
 from mobilenet_cli.pipeline.runtime.parity import sqnr_db
-from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
-from mobilenet_cli.pipeline.runtime.timing import Subject, interleave, ratio, time_block
+from mobilenet_cli.pipeline.runtime.timing import ratio
 from mobilenet_cli.reports.records.accuracy import EvaluationRecord
 from mobilenet_cli.reports.records.detection import DetectionRecord
 from mobilenet_cli.reports.records.quantization import FloatLayer
@@ -196,13 +196,8 @@ def time_float_layers(
     Returns:
         The layers in the order in which they were taken.
     """
-
-    def subject(candidate: Candidate) -> Subject:
-        session = open_session(candidate.model.content, SessionConfig(threads=1))
-        name = session.get_inputs()[0].name
-        return lambda runs: time_block(lambda: session.run(None, {name: image}), runs)
-
-    timings = interleave([subject(c) for c in candidates], TIMING_NS) if candidates[1:] else []
+    contents = [candidate.model.content for candidate in candidates]
+    timings = time_models(contents, image, TIMING_NS) if candidates[1:] else []
     return tuple(
         FloatLayer(
             name=candidate.kept[-1],

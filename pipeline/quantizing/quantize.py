@@ -19,6 +19,8 @@ from mobilenet_cli.pipeline.quantizing.float_layers import FloatChoice, within_d
 from mobilenet_cli.pipeline.quantizing.kit import kit_folder, write_kit
 from mobilenet_cli.pipeline.quantizing.proof import check_integer, joins_outputs, running_operators
 from mobilenet_cli.pipeline.quantizing.quantizer import Quantizer
+from mobilenet_cli.pipeline.quantizing.speed import speed_of
+from mobilenet_cli.pipeline.quantizing.tune import tune
 from mobilenet_cli.pipeline.runtime.machine import peak_rss_mb
 from mobilenet_cli.pipeline.runtime.parity import compare_outputs
 from mobilenet_cli.reports.records.quantization import QuantizeRecord
@@ -44,8 +46,11 @@ def quantize(
     refuse_overwrite(out, [source.path])
     folder = kit_folder(out)
     quantizer = Quantizer.prepare(source, config, progress)
+    tuning = None
+    if quantizer.config.tune:
+        quantizer, tuning = tune(quantizer)
     chosen = within_drop(quantizer)
-    record = prove(quantizer, chosen, started)
+    record = prove(quantizer, chosen, started).model_copy(update={"tuning": tuning})
     if chosen.model.proofs:
         write_kit(folder, quantizer, chosen.model)
         record = record.model_copy(update={"kit": folder.name})
@@ -106,6 +111,9 @@ def prove(quantizer: Quantizer, chosen: FloatChoice, started: float) -> Quantize
         drop_images=chosen.images,
         drop_measure="AP" if boxes else "top-1",
         kept_float=chosen.layers,
+        speed=None
+        if config.cross
+        else speed_of(source.path, chosen.model.content, next(calibration.first_batches(1))),
         seconds=time.monotonic() - started,
         peak_rss_mb=peak_rss_mb(),
     )

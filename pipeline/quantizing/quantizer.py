@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mobilenet_cli.calibration.graph.parse import Network, parse
 from mobilenet_cli.calibration.graph.widen_channels import widen_channels
-from mobilenet_cli.calibration.integer_network import RECONSTRUCTION_IMAGES, build
+from mobilenet_cli.calibration.integer_network import RECONSTRUCTION_IMAGES, Quantized, build
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.facts import Facts
 from mobilenet_cli.pipeline.artifacts.files import foreign
@@ -41,12 +41,14 @@ class QuantizedModel:
         network: the float network that it stands for.
         layers: the measurements of each step, in the order of computation.
         content: the ONNX file.
+        integers: the grids and integer parameters that are in it.
         proofs: what kernels elsewhere must make of each step; empty unless it is for those.
     """
 
     network: Network
     layers: tuple[LayerRecord, ...]
     content: bytes
+    integers: Quantized
     proofs: tuple[StepProof, ...] = ()
 
 
@@ -87,9 +89,16 @@ class Quantizer:
                 "quantized",
             )
         config = config.resolved()
-        if source.facts.grids and (config.calibrator != "minmax" or config.max_drop is not None):
+        chooses = config.max_drop is not None or config.tune or config.keep_float
+        if source.facts.grids and (config.calibrator != "minmax" or chooses):
             raise OptionError(
-                f"{source.path} was trained on its grids", "Leave --calibrator and --max-drop out"
+                f"{source.path} was trained on its grids",
+                "Leave --calibrator, --max-drop, --tune and --keep-float out",
+            )
+        if unknown := [name for name in config.keep_float if name not in network.linears]:
+            raise OptionError(
+                f"{source.path} has no layer {unknown[0]} to keep in float",
+                f"Its layers are {', '.join(network.linears)}",
             )
         if config.kernels.direct:
             model = widen_channels(network)
@@ -99,7 +108,9 @@ class Quantizer:
     @property
     def facts(self) -> Facts:
         """Return the facts of the quantized model."""
-        return self.source.derived("quantize", self.config, "numpy", "onnx", "onnxruntime")
+        made = self.source.derived("quantize", self.config, "numpy", "onnx", "onnxruntime")
+        kept = {name: made.config[name] for name in self.config.recorded}
+        return made.model_copy(update={"config": kept})
 
     def make(
         self, kept: tuple[str, ...] = (), calibration: Calibration | None = None
@@ -118,7 +129,7 @@ class Quantizer:
         that counts the border differently, stays in float as well: no target mends that.
         """
         images, kernels = calibration or self.calibration, self.config.kernels
-        network = parse(self.model, frozenset(kept))
+        network = parse(self.model, frozenset((*self.config.keep_float, *kept)))
         layers: list[LayerRecord] = []
         elsewhere: list[StepProof] | None = [] if self.config.cross and kernels.cpu else None
         watch = partial(layer_meter, network, images, layers, elsewhere)
@@ -129,7 +140,7 @@ class Quantizer:
             return self.make((*kept, *wrong), calibration)
         check_kernels(layers, self.config)
         content = with_facts(quantized.write(kernels), self.facts)
-        return QuantizedModel(network, tuple(layers), content, tuple(elsewhere or ()))
+        return QuantizedModel(network, tuple(layers), content, quantized, tuple(elsewhere or ()))
 
     def outputs(
         self, made: QuantizedModel, calibration: Calibration | None = None

@@ -8,7 +8,7 @@ from mobilenet_cli.reports.records.conversion import ImportRecord
 from mobilenet_cli.reports.records.quantization import QuantizeRecord
 from mobilenet_cli.reports.records.run import ArtifactRecord, RunRecord
 from mobilenet_cli.reports.records.training import TrainRecord
-from mobilenet_cli.reports.summary import evaluation_of, file_name
+from mobilenet_cli.reports.summary import evaluation_of, file_name, slower_sentence
 
 SCHEMA_VERSION = 1
 # What a command must be told of models that do not say on which images they were trained.
@@ -87,7 +87,9 @@ def record_warnings(artifact: ArtifactRecord) -> list[str]:
             (quantized.leakage, "calibration image", against),
             (quantized.float_layers, "layer", " in float"),
         ]
-    return [
+    speed = quantized.speed if quantized else None
+    slower = [f"{artifact.file}: {slower_sentence(speed)}"] if speed and speed.slower else []
+    return slower + [
         f"{artifact.file}: {counted(len(names), noun)}{rest}{examples(names)}"
         for names, noun, rest in noted
         if names

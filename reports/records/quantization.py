@@ -49,6 +49,62 @@ class FloatLayer(Record):
     slowdown: float
 
 
+class SpeedRecord(Record):
+    """A speed is a quantized model's latency beside the float model's, where it was quantized.
+
+    Attributes:
+        float_ms: the float model's median for one image on one thread, in milliseconds;
+            ``int8_ms`` that of the quantized model.
+        ratio: the second over the first, the median of turns that followed each other.
+        low: of the 95 % interval of that ratio; ``high`` its other end.
+    """
+
+    float_ms: float
+    int8_ms: float
+    ratio: float
+    low: float
+    high: float
+
+    @property
+    def slower(self) -> bool:
+        """Tell whether the quantized model is slower, by more than the noise."""
+        return self.low > 1
+
+
+class TunedLayers(Record):
+    """These layers stay in float because the whole network is faster here when they do.
+
+    Attributes:
+        names: of the tensors they make, one layer or two that follow each other.
+        ratio: the network's time over that without this choice, the median of turns; ``low`` and
+            ``high`` are the ends of its 95 % interval.
+    """
+
+    names: tuple[str, ...]
+    ratio: float
+    low: float
+    high: float
+
+
+class TuningRecord(Record):
+    """A tuning's record says which layers are faster in float here, found by measuring.
+
+    Attributes:
+        tried: the number of choices that were measured.
+        kept: those that were taken, in the order of computation.
+        ratio: the tuned network's time over that of the network that is integer throughout, 1
+            where nothing was kept; ``low`` and ``high`` are the ends of its 95 % interval.
+        seconds: wall time.
+    """
+
+    tried: int
+    kept: tuple[TunedLayers, ...]
+    ratio: float
+    low: float
+    high: float
+    seconds: float
+
+
 class QuantizeRecord(Record):
     """A quantization's record says what was done and proved.
 
@@ -73,6 +129,8 @@ class QuantizeRecord(Record):
         drop: what it is, measured on ``drop_images`` images of ``drop_data``.
         drop_measure: what drops: ``top-1``, or ``AP`` of a detector.
         kept_float: the layers that stayed in float for it, and their price.
+        speed: beside the float model's, on this machine; None where the model is for another one.
+        tuning: how layers in float were chosen for speed; None where nobody asked.
         seconds: wall time; ``peak_rss_mb`` the process's peak memory.
     """
 
@@ -100,5 +158,7 @@ class QuantizeRecord(Record):
     drop_measure: str = "top-1"
     kept_float: tuple[FloatLayer, ...] = ()
     kit: str | None = None
+    speed: SpeedRecord | None = None
+    tuning: TuningRecord | None = None
     seconds: float
     peak_rss_mb: float
