@@ -417,7 +417,10 @@ def result_of(
         operators=operators,
         operator_ms=dict(list(inside.milliseconds.items())[:TOP_OPERATORS]),
         nodes_by_provider=dict(Counter(provider for _, provider in inside.nodes)),
-        remarks=remarks_on(row.session, operators, inside, row.artifact.facts.boxes)
+        remarks=remarks_on(
+            *(row.session, operators, inside, row.artifact.facts.boxes),
+            chosen="keep_float" in row.artifact.facts.config,
+        )
         if ours
         else (),
         limit_ms=limit_ms(row, integer, roofline),

@@ -20,6 +20,7 @@ def remarks_on(
     operators: Mapping[str, int],
     inside: Inside,
     boxes: BoxSpec | None = None,
+    chosen: bool = False,
 ) -> tuple[str, ...]:
     """Return what a reader must know about the row, each remark with its cure.
 
@@ -28,6 +29,7 @@ def remarks_on(
         operators: nodes by type in the graph that ran.
         inside: what was seen while it ran.
         boxes: of a detector, each of whose heads leaves the integers by itself.
+        chosen: layers were kept in float on purpose.
     """
     remarks = []
     if (session.threads or 1) > usable_cpus():
@@ -44,7 +46,7 @@ def remarks_on(
             f"not all nodes ran on {provider}: {count}. Bench another artifact to avoid it."
         )
     left = float_leftovers(operators, 2 * len(boxes.anchors) if boxes else 1)
-    if left:
+    if left and not chosen:
         count = ", ".join(f"{n} {operator}" for operator, n in left.items())
         remarks.append(
             f"this model is not fully integer: {count}. Make it with 'mobilenet-cli quantize', "
