@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from mobilenet_cli.calibration.graph.parse import GraphStep, Network
 from mobilenet_cli.calibration.grid import Grid
@@ -228,18 +228,24 @@ def step_model(
     step: GraphStep,
     grids: dict[str, Grid],
     linear: QuantizedLinear | None,
+    types: dict[str, np.dtype[Any]],
 ) -> bytes:
     """Write one step as a model, from codes to codes, with its tensors under their own names.
 
     Whether it is computed in integers or simulated in float is the session's choice. Tensors
-    without a grid are float on either side.
+    without a grid are what they were on either side: float, or conditions.
+
+    Args:
+        network: what the step is part of.
+        step: the step.
+        grids: of all tensors that become codes.
+        linear: its integer parameters, if it has weights.
+        types: of what it reads.
     """
     writer = Writer()
-    inputs = {}
-    for name in dict.fromkeys(step.inputs):
-        inputs[name] = TensorProto.FLOAT
+    inputs = {n: helper.np_dtype_to_tensor_dtype(types[n]) for n in dict.fromkeys(step.inputs)}
+    for name in inputs:
         if name in grids:
-            inputs[name] = helper.np_dtype_to_tensor_dtype(grids[name].dtype)
             parameters = writer.grid(name, grids[name])
             writer.nodes.append(
                 helper.make_node("DequantizeLinear", [name, *parameters], [f"{name}_real"])

@@ -27,6 +27,7 @@ from mobilenet_cli.calibration.tensor_statistics import Images, Opener, Tick
 from mobilenet_cli.calibration.weights import rounding
 from mobilenet_cli.calibration.weights.input_moments import Codes, mean_outputs, second_moments
 from mobilenet_cli.calibration.weights.trained_weights import quantize_trained_linear
+from mobilenet_cli.pipeline.errors import ModelError
 
 # A bias is kept within a quarter of int32, so that adding the products cannot overflow it.
 BIAS_ROOM = 2.0**29
@@ -180,10 +181,11 @@ def reconstruct(
                     grids[step.output].scale if step.output in grids else 0.0,
                 )
             )
-        model = step_model(network, step, grids, quantized.get(step.output))
-        session = simulate(model)
         read = {name: values[name] for name in step.inputs}
-        values |= zip(step.outputs, _run_step(session, read, count), strict=True)
+        types = {name: value.dtype for name, value in read.items()}
+        model = step_model(network, step, grids, quantized.get(step.output), types)
+        session = simulate(model)
+        values |= zip(step.outputs, _run_step(step, session, read, count), strict=True)
         if watch is not None:
             watch(step, model, read, values[step.output])
         needed = {name for later in network.steps[index + 1 :] for name in later.inputs}
@@ -197,11 +199,14 @@ def _input_codes(images: Images, grid: Grid | None) -> NDArray[Any]:
 
 
 def _run_step(
-    session: Any, inputs: dict[str, NDArray[Any]], images: int, batch: int = 16
+    step: GraphStep, session: Any, inputs: dict[str, NDArray[Any]], images: int, batch: int = 16
 ) -> list[NDArray[Any]]:
     """Run a step over all images, writing into one array a tensor so that nothing is held twice.
 
     A tensor may have several rows an image: some networks move channels into the batch.
+
+    Raises:
+        ModelError: a tensor has no rows of its own for each image.
     """
     made: list[NDArray[Any]] = []
     for start in range(0, images, batch):
@@ -209,6 +214,12 @@ def _run_step(
         part = {n: v[start * len(v) // images : stop * len(v) // images] for n, v in inputs.items()}
         results = session.run(None, part)
         if not made:
+            if any(len(result) % (stop - start) for result in results):
+                raise ModelError(
+                    f"the {step.node.op_type} node that makes '{step.output}' moves the images to "
+                    "another dimension than the first",
+                    "Export the model with the images in the first dimension throughout",
+                )
             rows = [len(result) // (stop - start) for result in results]
             shapes = [(images * n, *r.shape[1:]) for n, r in zip(rows, results, strict=True)]
             made = [np.empty(s, r.dtype) for s, r in zip(shapes, results, strict=True)]

@@ -9,6 +9,7 @@ import onnx
 from mobilenet_cli.pipeline.errors import ModelError, OptionError
 
 SIDE = 224  # where the model takes any size
+BATCH = "batch"  # the name of the first dimension
 STANDARD = ("", "ai.onnx")
 FUSED = {"FusedConv": "Conv", "FusedGemm": "Gemm"}  # ONNX Runtime's own, and what they consist of
 RECURRENT = {"LSTM", "GRU", "RNN"}
@@ -106,14 +107,23 @@ def refuse_leftovers(path: Path, model: onnx.ModelProto) -> None:
     """Refuse what should have gone when everything was computed that does not need the image.
 
     Raises:
-        ModelError: there is control flow, training, or weights of another type.
+        ModelError: there is control flow, training, weights or values of another type, or the
+            images leave the first dimension.
     """
+    values = {value.name: value.type.tensor_type for value in model.graph.value_info}
     for node in all_nodes(model.graph):
         if node.op_type in CONTROL_FLOW:
             raise refused(path, f"{described(node)} is control flow that depends on the image")
         trained = any(a.name == "training_mode" and a.i for a in node.attribute)
         if node.op_type == "Dropout" or (node.op_type == "BatchNormalization" and trained):
             raise refused(path, f"{described(node)} is in training mode")
+        for made in (values[name] for name in node.output if name in values):
+            if made.elem_type in WIDTHS:
+                raise refused(
+                    path, f"{described(node)} makes {type_name(made.elem_type)}, not float32"
+                )
+            if BATCH in [dim.dim_param for dim in made.shape.dim[1:]]:
+                raise refused(path, f"{described(node)} moves the images to another dimension")
     for tensor in model.graph.initializer:
         if tensor.data_type in WIDTHS:
             raise refused(path, f"'{tensor.name}' is {type_name(tensor.data_type)}, not float32")

@@ -52,6 +52,7 @@ from onnxscript.rewriter.rules.common import (
 
 from mobilenet_cli.pipeline.errors import ModelError, counted
 from mobilenet_cli.pipeline.importing.foreign_graph import (
+    BATCH,
     FUSED,
     STANDARD,
     ImageInput,
@@ -67,7 +68,6 @@ from mobilenet_cli.pipeline.runtime.tensor_values import EXACT, tensor_values
 
 OPSET, IR_VERSION = 18, 10
 BATCHES = (1, 2, 7)
-BATCH = "batch"
 QUANTIZING = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
 ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Cast", "Clip", "Relu", "Neg", "Abs", "Sqrt"}
 BY_SHAPE = ("Expand", "ConstantOfShape")

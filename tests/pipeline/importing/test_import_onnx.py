@@ -180,6 +180,19 @@ def test_gray_images(home: Path, small_graph):
     assert len(run("bench", "--run", "other", "--seconds", "0.05")["results"]) == 2
 
 
+def test_conditions_between_layers(home: Path, small_graph):
+    g = small_graph()
+    x = g.conv("x", 3, 8, strides=[2, 2])
+    leak = g.node("Mul", x, g.constant(0.1))
+    x = g.node("Where", g.node("Greater", x, g.constant(0.0)), x, leak)
+    g.head(g.node("Relu", g.conv(x, 8, 8)), 8)
+    onnx.save(g.model(), home / "other.onnx")
+    run("import", "other.onnx", *IMPORT)
+    made = run("quantize", "--run", "other", "--calib-dir", "animals")
+    assert made["sqnr_db"] > 30
+    assert made["kernel_sqnr_db"] > 30
+
+
 def test_bytes_need_no_normalization(home: Path, small_graph):
     g = small_graph(dtype=TensorProto.UINT8)
     x = g.node("Cast", "x", to=TensorProto.FLOAT)

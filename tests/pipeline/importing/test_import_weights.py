@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
@@ -34,7 +35,10 @@ from mobilenet_cli.pipeline.importing.import_weights import (
 from mobilenet_cli.pipeline.importing.layouts import hugging_face
 from mobilenet_cli.pipeline.importing.layouts.plan import width_of
 from mobilenet_cli.pipeline.importing.layouts.timm import BLOCKS
+from mobilenet_cli.pipeline.importing.normalize_graph import normalize_graph
 from mobilenet_cli.pipeline.importing.weight_files import WeightFile
+from mobilenet_cli.pipeline.runtime.session import open_session
+from mobilenet_cli.pipeline.runtime.tensor_values import EXACT
 
 KERAS = {"weight": "gamma", "bias": "beta"} | {
     "running_mean": "moving_mean",
@@ -672,12 +676,19 @@ def published_v2(shared, tmp_path_factory) -> Artifact:
     return write_checkpoint(imported, out / "model.safetensors")
 
 
-def test_torchvisions_mobilenet_v2_gives_the_reference_logits(shared, published_v2):
+def test_both_files_of_mobilenet_v2_give_the_reference_logits(shared, published_v2):
     golden = np.load(shared / "reference/mobilenet_v2_golden.npz")
     images = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         found = load_network(published_v2)(images).numpy()
     assert np.abs(found - golden["random_logits"]).max() <= 1e-4
+    # TorchScript's exporter wrote the same network, with all its BatchNormalization
+    path = shared / "weights/mobilenet_v2_torchscript_bn.onnx"
+    model = normalize_graph(path, onnx.load(path), None).model
+    session = open_session(model.SerializeToString(), EXACT)
+    (logits,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    assert np.abs(logits - golden["random_logits"]).max() <= 1e-4
+    assert np.abs(logits - found).max() <= 1e-4
 
 
 @pytest.mark.slow

@@ -410,6 +410,23 @@ def test_graphs_in_training_mode(small_graph):
     assert f"the Dropout node 'node_{x}' is in training mode" in refusal(g.model())
 
 
+def test_images_that_leave_the_first_dimension(small_graph):
+    """As where weights are multiplied from the left, which no stage could cut into images."""
+    g = small_graph()
+    flat = g.node("Flatten", g.node("GlobalAveragePool", g.node("Relu", g.conv("x", 3, 8))))
+    columns = g.node("Transpose", flat, perm=[1, 0])
+    g.node("Transpose", g.node("MatMul", g.weights(3, 8), columns), output="y", perm=[1, 0])
+    sentence = f"the Transpose node 'node_{columns}' moves the images to another dimension"
+    assert sentence in refusal(g.model())
+
+
+def test_values_of_other_types(small_graph):
+    g = small_graph()
+    half = g.node("Cast", g.node("Relu", g.conv("x", 3, 8)), to=TensorProto.BFLOAT16)
+    g.head(g.node("Cast", half, to=TensorProto.FLOAT), 8)
+    assert f"the Cast node 'node_{half}' makes bfloat16, not float32" in refusal(g.model())
+
+
 def test_a_name_that_two_nodes_make(small_graph):
     g = small_graph()
     x = g.node("Relu", g.conv("x", 3, 8), output="twice")

@@ -348,6 +348,22 @@ def test_sums_and_joined_maps_that_run_in_integers_are_not_listed_as_float(tmp_p
     assert made.record.float_layers == ("n",)
 
 
+def test_images_that_leave_the_first_dimension_are_refused(tmp_path):
+    g = np.random.default_rng(2)
+    nodes = [
+        ("Conv", ["x", "w1"], "c", {"strides": [2, 2]}),
+        ("Transpose", ["c"], "t", {"perm": [1, 0, 2, 3]}),
+        ("Transpose", ["t"], "u", {"perm": [1, 0, 2, 3]}),
+        ("GlobalAveragePool", ["u"], "p", {}),
+        ("Flatten", ["p"], "f", {}),
+        ("Gemm", ["f", "w2"], "y", {"transB": 1}),
+    ]
+    constants = {"w1": weights(g, 8, 3, 3, 3), "w2": weights(g, 10, 8)}
+    source = foreign(tmp_path / "float.onnx", nodes, constants)
+    with pytest.raises(ModelError, match="the Transpose node that makes 't' moves the images"):
+        quantize(source, QuantizeConfig(calib_count=16), tmp_path / "int8.onnx")
+
+
 def test_what_has_no_integer_form_stays_float_and_is_listed(tmp_path):
     source = mixed(tmp_path / "float.onnx")
     made = quantize(source, QuantizeConfig(calib_count=24), tmp_path / "int8.onnx")
