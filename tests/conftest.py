@@ -314,7 +314,7 @@ def small_graph() -> type[SmallGraph]:
 
 @pytest.fixture(scope="session")
 def detector(tmp_path_factory: pytest.TempPathFactory) -> Chain:
-    """The same of an untrained SSD of two classes, width 0.25, 64 pixels, with statistics."""
+    """The same of an untrained SSD of two classes, width 0.0625, 64 pixels, with statistics."""
     import torch
 
     from mobilenet_cli.data.loader import batches
@@ -334,7 +334,7 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Chain:
 
     folder = tmp_path_factory.mktemp("detector")
     torch.manual_seed(0)
-    spec = ModelSpec(architecture="ssd_mobilenet_v1", width=0.25, classes=3, padding="same")
+    spec = ModelSpec(architecture="ssd_mobilenet_v1", width=0.0625, classes=3, padding="same")
     network = MODELS[spec.architecture].build(spec)
     with torch.no_grad():
         for norm in network.modules():
