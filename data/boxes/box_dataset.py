@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,12 +19,18 @@ OUTSIDE = "boxes lie outside their image or have no area, and were left out"
 REVERSED = "boxes have their corners swapped and were turned"
 NOT_FINITE = "boxes have no finite corners and were left out"
 UNKNOWN_CLASS = "boxes are of a class that is not listed, and were left out"
-IGNORED = "boxes are crowds or marked as difficult, and count neither way"
+IGNORED = "boxes are of crowds or marked as difficult, and count neither way"
 FROM_POLYGONS = "boxes were drawn around a segmentation, since none was given"
 WITHOUT_BOX = "annotations have no box and no polygon, and were left out"
-NO_IMAGE = "labels are of images that are not there, and were left out"
+NO_IMAGE = "labels have no image and were left out"
 NO_LABEL = "images have no label and count as empty"
 SKIPPED = "images have no label and were left out"
+# Words of these sentences where only one thing is counted.
+SINGULAR = {
+    **{"annotations": "annotation", "boxes": "box", "images": "image", "labels": "label"},
+    **{"are": "is", "count": "counts", "have": "has", "lie": "lies", "reach": "reaches"},
+    **{"their": "its", "were": "was"},
+}
 Corners = tuple[float, float, float, float]
 
 
@@ -47,8 +54,14 @@ class Remarks:
     def sentences(self) -> tuple[str, ...]:
         """Return each remark with its number."""
         return tuple(
-            f"{count} {what}, such as in {self.first[what]}" for what, count in self.counts.items()
+            f"{count} {singular(what) if count == 1 else what}, such as in {self.first[what]}"
+            for what, count in self.counts.items()
         )
+
+
+def singular(what: str) -> str:
+    """Say of one thing what is said of several."""
+    return re.sub(r"\w+", lambda word: SINGULAR.get(word[0], word[0]), what)
 
 
 @dataclass(frozen=True)

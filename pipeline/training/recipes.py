@@ -169,7 +169,7 @@ RECIPES: dict[str, Recipe] = {
         magnitude=3,
         ema=0.99,
         source="our own; loss and matching of SSD, arXiv:1512.02325; see docs/detection.md",
-        expected="not measured to its end yet; docs/detection.md has what is known",
+        expected="AP50 of 80 % on the 87 held-out images of BCCD, in 20 epochs; docs/detection.md",
         note="a detector, from ImageNet weights with --init or from nothing",
     ),
     "qat": Recipe(

@@ -125,10 +125,10 @@ def test_boxes_that_are_not_as_they_should_be_are_counted(folder: Folder, kind: 
     ]
     counts = {text.split(" ", 1)[1].split(",")[0][:30]: text.split()[0] for text in found.remarks}
     assert counts == {
-        "boxes reach outside their image and were clipped"[:30]: "1",
-        "boxes have their corners swapped and were turned"[:30]: "1",
-        "boxes lie outside their image or have no area"[:30]: "1",
-        "boxes have no finite corners and were left out"[:30]: "1",
+        "box reaches outside its image and was clipped"[:30]: "1",
+        "box has its corners swapped and was turned"[:30]: "1",
+        "box lies outside its image or has no area"[:30]: "1",
+        "box has no finite corners and was left out"[:30]: "1",
     }
     assert all("such as in" in text and "a.png" in text for text in found.remarks)
 
@@ -140,7 +140,7 @@ def test_a_label_of_an_image_that_is_not_there(folder: Folder, kind: str) -> Non
     found = open_boxes(str(root), "all")
     assert [Path(image.sample.key).stem for image in found.images] == ["b", "c"]
     (remark,) = found.remarks
-    assert remark.startswith("1 labels are of images that are not there")
+    assert remark.startswith("1 label has no image and was left out")
 
 
 def test_an_image_without_labels(folder: Folder) -> None:
@@ -149,14 +149,14 @@ def test_an_image_without_labels(folder: Folder) -> None:
     found = open_boxes(str(root), "all")
     assert [len(image.boxes) for image in found.images] == [2, 0, 0]
     assert found.remarks == (
-        f"1 images have no label and count as empty, such as in {root}/images/c.png",
+        f"1 image has no label and counts as empty, such as in {root}/images/c.png",
     )
     root = folder("voc", ANIMALS)
     (root / "Annotations" / "c.xml").unlink()
     found = open_boxes(str(root), "all")
     assert len(found.images) == 2
     assert found.remarks == (
-        f"1 images have no label and were left out, such as in {root}/JPEGImages/c.png",
+        f"1 image has no label and was left out, such as in {root}/JPEGImages/c.png",
     )
 
 
@@ -197,7 +197,7 @@ def test_yolo_polygons_names_and_classes_out_of_range(folder: Folder) -> None:
     (root / "labels" / "a.txt").write_text("1 0.1 0.1 0.5 0.1 0.5 0.5\n7 0.5 0.5 0.1 0.1\n")
     found = open_boxes(str(root), "all")
     assert boxes_of(found)[0] == ("a", "dog", [4, 3.2, 20, 16])
-    assert found.remarks[0].startswith("1 boxes are of a class that is not listed")
+    assert found.remarks[0].startswith("1 box is of a class that is not listed")
     (root / "classes.txt").unlink()
     assert open_boxes(str(root), "all").classes == tuple("01234567")
     for text in ("names: [cat, dog, cow]", "names:\n  0: cat\n  1: dog\n  2: cow\n"):
@@ -236,18 +236,18 @@ def test_coco_segmentations_crowds_areas_and_unknown_categories(folder: Folder) 
     root = folder("coco", ANIMALS)
     drawn = changed(root, bbox=None, segmentation=[[4, 6, 20, 6, 20, 30]])
     assert boxes_of(drawn)[0] == ("a", "dog", [4, 6, 20, 30])
-    assert drawn.remarks[0].startswith("1 boxes were drawn around a segmentation")
+    assert drawn.remarks[0].startswith("1 box was drawn around a segmentation")
     lengths = {"counts": "abc", "size": [32, 40]}
     crowd = changed(root, bbox=[4, 6, 16, 24], segmentation=lengths, iscrowd=1, area=99)
     assert crowd.images[0].boxes.ignored.tolist() == [True, False]
     assert crowd.images[0].boxes.areas[0] == 99
-    assert crowd.remarks[0].startswith("1 boxes are crowds")
+    assert crowd.remarks[0].startswith("1 box is of crowds")
     without = changed(root, bbox=[], segmentation=lengths)
-    assert without.remarks[0].startswith("1 annotations have no box and no polygon")
+    assert without.remarks[0].startswith("1 annotation has no box and no polygon")
     unknown = changed(root, bbox=[4, 6, 16, 24], category_id=99)
-    assert unknown.remarks[0].startswith("1 boxes are of a class that is not listed")
+    assert unknown.remarks[0].startswith("1 box is of a class that is not listed")
     elsewhere = changed(root, image_id=99)
-    assert elsewhere.remarks[0].startswith("1 labels are of images that are not there")
+    assert elsewhere.remarks[0].startswith("1 label has no image and was left out")
 
 
 @pytest.mark.parametrize(
