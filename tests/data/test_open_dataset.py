@@ -137,7 +137,7 @@ def test_file_that_vanishes_is_a_data_error(class_folders):
     root = class_folders({"cat": 1})
     sample = open_dataset(str(root), "all").samples[0]
     (root / "cat" / "000.png").unlink()
-    with pytest.raises(DataError, match=r"000\.png cannot be read"):
+    with pytest.raises(DataError, match=r"000\.png does not exist"):
         sample.read()
 
 

@@ -167,7 +167,7 @@ def test_shards_patterns_and_lists(model, encoded, tmp_path):
         ("lost.png", False),
     ]
     assert "has no image bytes" in found[1]["error"]
-    assert "lost.png cannot be read" in found[5]["error"]
+    assert "lost.png does not exist" in found[5]["error"]
     wanted = [hashlib.sha256(p).hexdigest() for p in (pictures[2], pictures[3], *pictures[:2])]
     assert [row["sha256"] for row in found if row["error"] is None] == wanted
     assert record.parts == 4

@@ -65,6 +65,25 @@ def starts():
     return start
 
 
+@pytest.fixture(scope="module")
+def learned(chain, tmp_path_factory):
+    """Train once for each target; give the checkpoint and its folded graph."""
+    made: dict[str, tuple] = {}
+
+    def learn(target):
+        if target not in made:
+            folder = tmp_path_factory.mktemp(target)
+            init = str(chain.checkpoint.path)
+            config = TrainConfig(data="digits", init=init, qat=True, target=target, epochs=0.2)
+            checkpoint = train(config, folder / "model.safetensors")
+            fp32 = export(checkpoint, ExportConfig(), folder / "fp32.onnx")
+            folded = simplify(fp32, SimplifyConfig(), folder / "folded.onnx")
+            made[target] = checkpoint, folded
+        return made[target]
+
+    return learn
+
+
 @pytest.fixture(autouse=True)
 def start_once(starts, monkeypatch):
     """Training takes its start from there."""
@@ -120,17 +139,12 @@ def test_training_starts_from_what_quantize_makes(chain, images, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "target", ["avx2", *(pytest.param(t, marks=pytest.mark.slow) for t in ("vnni", "tensorrt"))]
+    "target", ["vnni", *(pytest.param(t, marks=pytest.mark.slow) for t in ("avx2", "tensorrt"))]
 )
-def test_quantize_makes_what_was_trained(chain, starts, images, tmp_path, target):
+def test_quantize_makes_what_was_trained(chain, starts, learned, images, tmp_path, target):
     """Through export and simplify, the int8 model is the network that learned, to its ties."""
-    config = TrainConfig(
-        data="digits", init=str(chain.checkpoint.path), qat=True, target=target, epochs=0.2
-    )
-    made = train(config, tmp_path / "model.safetensors")
+    made, folded = learned(target)
     assert made.record.epochs == 0.2
-    fp32 = export(made, ExportConfig(), tmp_path / "fp32.onnx")
-    folded = simplify(fp32, SimplifyConfig(), tmp_path / "folded.onnx")
     settings = QuantizeConfig(calib_count=40, target=target, cross=True)
     int8 = quantize(folded, settings, tmp_path / "int8.onnx")
     assert int8.record.calibrator == "training"
@@ -184,13 +198,8 @@ def layer_codes(path, images):
     return open_session(model.SerializeToString(), SIMULATED).run(codes, {"input": images})
 
 
-def test_weights_for_other_kernels_are_refused(chain, tmp_path):
-    config = TrainConfig(
-        data="digits", init=str(chain.checkpoint.path), qat=True, target="vnni", epochs=0.1
-    )
-    made = train(config, tmp_path / "model.safetensors")
-    fp32 = export(made, ExportConfig(), tmp_path / "fp32.onnx")
-    folded = simplify(fp32, SimplifyConfig(), tmp_path / "folded.onnx")
+def test_weights_for_other_kernels_are_refused(learned, tmp_path):
+    _, folded = learned("vnni")
     settings = QuantizeConfig(calib_count=8, target="avx2", cross=True)
     with pytest.raises(ModelError, match="were trained for other kernels"):
         quantize(folded, settings, tmp_path / "int8.onnx")
