@@ -27,6 +27,8 @@ DEPTHWISE_POWER, DENSE_POWER = 1.0, 0.5
 # What a residual stream loses is in all the sums after it, what a layer's weights lose is not:
 # measured on MobileNetV2, 1.0 gives a decibel more than 0.5, and 0.5 two more than no factors.
 STREAM_POWER = 1.0
+# Nothing bounds a stream but its codes, and what goes beyond them is rare: no margin is a decibel.
+STREAM_MARGIN = 1.0
 
 
 def channel_factors(
@@ -56,7 +58,10 @@ def channel_factors(
         factors[step.output] = _factors(room, DEPTHWISE_POWER if depthwise else DENSE_POWER)
     for stream in residual_streams(network):
         rooms = [
-            np.minimum(_room(largest[name], high), _room(-smallest[name], -low))
+            np.minimum(
+                _room(largest[name], high, STREAM_MARGIN),
+                _room(-smallest[name], -low, STREAM_MARGIN),
+            )
             for name, (low, high) in ((name, ranges[name]) for name in stream if name in ranges)
         ]
         if len({len(room) for room in rooms}) > 1:
@@ -94,11 +99,11 @@ def _takes_up(step: GraphStep) -> bool:
     return step.kind == "linear" and step.node.op_type == "Conv"
 
 
-def _room(peak: NDArray[np.float64], ceiling: float) -> NDArray[np.float64]:
+def _room(peak: NDArray[np.float64], ceiling: float, margin: float = MARGIN) -> NDArray[np.float64]:
     """Return by how much each channel could grow [channels]; without end where it is 0."""
     if ceiling <= 0:
         return np.full_like(peak, SILENT)
-    return ceiling / np.maximum(MARGIN * peak, ceiling / SILENT)
+    return ceiling / np.maximum(margin * peak, ceiling / SILENT)
 
 
 def _factors(room: NDArray[np.float64], power: float) -> NDArray[np.float64]:
