@@ -160,11 +160,11 @@ def headline(run: RunRecord, rows: Sequence[ReportRow]) -> str:
         names = ", ".join(row.file for row in rows) or "no model"
         return f"{first}Run {run.run} has {names}; int8 cannot be compared with fp32 yet."
     files = (base.file, int8.file)
-    accuracy = _accuracy(int8, base)
-    for measure, pairs in (("top-1", run.paired), ("AP50", run.paired_precision)):
-        for pair in pairs:
-            if (pair.base, pair.other) == files:
-                accuracy = points(pair.difference, measure)
+    found = [points(p.difference) for p in run.paired if (p.base, p.other) == files]
+    found += [
+        points(p.difference, "AP50") for p in run.paired_precision if (p.base, p.other) == files
+    ]
+    accuracy = found[-1] if found else _accuracy(int8, base)
     said = f"{base.size_mb / int8.size_mb:.1f}× smaller than fp32"
     if int8.speedup is not None and int8.speedup_over == base.file:
         sure, text = speed(int8.speedup)

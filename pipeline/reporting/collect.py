@@ -44,6 +44,7 @@ COMMANDS = {
     "bench.json": "bench",
 }
 T = TypeVar("T")
+Answers = TypeVar("Answers", PredictionsRecord, DetectionRecord)
 EPOCHS = TypeAdapter(list[dict[str, JsonValue]])
 EVALUATIONS = TypeAdapter(list[EvaluationRecord])
 DETECTIONS = TypeAdapter(list[DetectionRecord])
@@ -170,9 +171,7 @@ def with_precisions(run: RunRecord) -> RunRecord:
     return run.model_copy(update={"paired_precision": found})
 
 
-def newest(
-    records: Sequence[PredictionsRecord], sha256: str, data: str | None = None
-) -> PredictionsRecord | None:
+def newest(records: Sequence[Answers], sha256: str, data: str | None = None) -> Answers | None:
     """Return the last record of exactly this file, of the data set ``data`` if there is one."""
     found = [record for record in records if record.sha256 == sha256]
     same = [record for record in found if record.data_fingerprint == data]

@@ -1,8 +1,9 @@
 """Runs are compared with each other, side by side and over time."""
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from mobilenet_cli.pipeline.artifacts.files import write_atomically
 from mobilenet_cli.pipeline.artifacts.runs import Run
@@ -13,7 +14,7 @@ from mobilenet_cli.reports.accuracy_statistics import compare_paired, compare_pr
 from mobilenet_cli.reports.compare import compare_latency, comparison_markdown, history_markdown
 from mobilenet_cli.reports.compare_html import comparison_html, history_html
 from mobilenet_cli.reports.records.accuracy import PairedRecord, PredictionsRecord
-from mobilenet_cli.reports.records.detection import PairedPrecision
+from mobilenet_cli.reports.records.detection import DetectionRecord, PairedPrecision
 from mobilenet_cli.reports.records.run import (
     BOXES,
     ComparedPair,
@@ -26,6 +27,8 @@ from mobilenet_cli.reports.records.training import TrainRecord
 from mobilenet_cli.reports.summary import summarize
 
 Read = tuple[RunRecord, Sequence[PredictionsRecord]]
+A = TypeVar("A", PredictionsRecord, DetectionRecord)
+P = TypeVar("P", PairedRecord, PairedPrecision)
 
 
 def compare_runs(runs: Sequence[Run]) -> ComparisonRecord:
@@ -89,17 +92,24 @@ def compare_two(base: Read, other: Read) -> list[ComparedPair]:
     for kind in (kind for kind in first if kind in second):
         hashes = first[kind].sha256, second[kind].sha256
         detects = first[kind].output == second[kind].output == BOXES
-        compare_answers = compare_detectors if detects else compare_accuracy
-        accuracy, accuracy_note = compare_answers(base, other, kind)
+        accuracy, precision = None, None
+        if detects:
+            precision, accuracy_note = compare_answers(
+                *(base, other, kind), resampled_of, compare_precision, "AP50 of resampled images"
+            )
+        else:
+            accuracy, accuracy_note = compare_answers(
+                *(base, other, kind), predictions_of, compare_paired, "predictions"
+            )
         speedup, latency_note = compare_latency(base[0].bench, other[0].bench, *hashes)
         pairs.append(
             ComparedPair(
                 stage=kind,
                 base=base[0].run,
                 other=other[0].run,
-                accuracy=accuracy if isinstance(accuracy, PairedRecord) else None,
+                accuracy=accuracy,
                 accuracy_note=accuracy_note,
-                precision=accuracy if isinstance(accuracy, PairedPrecision) else None,
+                precision=precision,
                 speedup=speedup,
                 latency_note=latency_note,
             )
@@ -112,40 +122,50 @@ def kind_of(stage: str) -> str:
     return "checkpoint" if stage in ("train", "import") else stage
 
 
-def compare_accuracy(base: Read, other: Read, kind: str) -> tuple[PairedRecord | None, str]:
-    """Compare top-1 of one kind of artifact on the same images, or say why that cannot be done."""
+def compare_answers(
+    base: Read,
+    other: Read,
+    kind: str,
+    find: Callable[[Read, str], A | None],
+    compare: Callable[[A, A], P | None],
+    what: str,
+) -> tuple[P | None, str]:
+    """Compare one kind of artifact on the same images, or say why that cannot be done.
+
+    Args:
+        base: the one run.
+        other: the other run.
+        kind: of the artifact, as ``kind_of`` has it.
+        find: returns what a run knows of the file with a hash.
+        compare: compares that of both; None where the images are not the same.
+        what: what is missing where ``find`` returns None.
+    """
     found = []
-    for run, predictions in (base, other):
+    for read in (base, other):
+        run = read[0]
         artifact = next(a for a in run.artifacts if kind_of(a.stage) == kind)
-        record = newest(predictions, artifact.sha256)
+        record = find(read, artifact.sha256)
         if record is None:
             return None, (
-                f"{run.run}/{artifact.file} has no predictions: run "
+                f"{run.run}/{artifact.file} has no {what}: run "
                 f"'{command('evaluate', run.run, artifact.data)}'"
             )
         found.append(record)
-    pair = compare_paired(*found)
+    pair = compare(found[0], found[1])
     if pair is None:
         return None, f"evaluated on different images: {found[0].data} and {found[1].data}"
     return pair, ""
 
 
-def compare_detectors(base: Read, other: Read, kind: str) -> tuple[PairedPrecision | None, str]:
-    """Compare AP50 of one kind of artifact on the same images, or say why that cannot be done."""
-    found = []
-    for run, _ in (base, other):
-        artifact = next(a for a in run.artifacts if kind_of(a.stage) == kind)
-        record = next((r for r in reversed(run.detections) if r.sha256 == artifact.sha256), None)
-        if record is None or not record.ap50_resampled:
-            return None, (
-                f"{run.run}/{artifact.file} has no AP50 of resampled images: run "
-                f"'{command('evaluate', run.run, artifact.data)}'"
-            )
-        found.append(record)
-    pair = compare_precision(*found)
-    if pair is None:
-        return None, f"evaluated on different images: {found[0].data} and {found[1].data}"
-    return pair, ""
+def predictions_of(read: Read, sha256: str) -> PredictionsRecord | None:
+    """Return the newest predictions of a file."""
+    return newest(read[1], sha256)
+
+
+def resampled_of(read: Read, sha256: str) -> DetectionRecord | None:
+    """Return the newest average precision of a file, if that of resampled images is known."""
+    record = newest(read[0].detections, sha256)
+    return record if record is not None and record.ap50_resampled else None
 
 
 def history(folder: Path) -> HistoryRecord:
