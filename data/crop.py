@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from mobilenet_cli.data.decode import MEMORY, check_size, decoded
+from mobilenet_cli.data.decode import MEMORY, ORIENTATION, check_size, decoded
 from mobilenet_cli.data.preprocess import InputSpec, frame, offset, square_of_bytes
 
 ATTEMPTS = 10  # to find a crop within the image, as everybody's random-resized-crop
@@ -29,7 +29,6 @@ START_OF_SCAN = b"\xff\xda"  # JPEG marker
 HUFFMAN_PROCESSES = (b"\xff\xc0", b"\xff\xc1", b"\xff\xc2")  # SOF0, SOF1, SOF2
 NO_FRAMES = (b"\xff\xc4", b"\xff\xc8", b"\xff\xcc")  # DHT, JPG, DAC lie among the SOF markers
 METADATA = (b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0")
-ORIENTATION = 274  # EXIF tag
 PLAIN_BYTES = 9  # a pixel: coefficients of progressive files, and the result
 PLAIN = frozenset({"Gray", "YCbCr", "RGB"})
 
@@ -216,7 +215,7 @@ def _upright(encoded: bytes) -> bool:
     try:
         with Image.open(io.BytesIO(encoded), formats=("JPEG",)) as image:
             return bool(image.getexif().get(ORIENTATION, 1) == 1)
-    except (ValueError, OSError, SyntaxError):
+    except Exception:  # decoders raise whatever they stumble over; decoded() says what it is
         return False
 
 

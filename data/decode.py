@@ -6,6 +6,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,8 @@ DECODER_BYTES = {"JPEG": 6, "MPO": 6, "PPM": 12, "WEBP": 20, "AVIF": 24, "HEIF":
 # TIFF 6.0, sections 3, 8 and 15.
 BITS, PHOTOMETRIC, SAMPLES, STRIP_ROWS, TILE_WIDTH, TILE_ROWS = 258, 262, 277, 278, 322, 323
 WHITE_IS_ZERO = 0
+ORIENTATION = 274  # EXIF tag
+SIDEWAYS = 5  # from this value of it on, width and height change places
 
 # Both once for the process: warnings.catch_warnings is not safe in the threads that decode.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses twice as many
@@ -144,6 +147,19 @@ def _reported(encoded: bytes, key: str) -> Iterator[None]:
         ) from error
 
 
+def upright_size(source: Path | io.BytesIO, key: str) -> tuple[int, int]:
+    """Return width and height of an image as ``decoded`` turns it, from its header.
+
+    Whether a PNG is turned is not looked at: asking that decodes it.
+
+    Raises:
+        DataError: not an image.
+    """
+    with _reported(b"", key), Image.open(source, formats=FORMATS) as image:
+        turned = image.format != "PNG" and image.getexif().get(ORIENTATION, 1) >= SIDEWAYS
+        return (image.height, image.width) if turned else image.size
+
+
 def check_size(size: tuple[int, int], key: str, most: int = MAX_PIXELS) -> None:
     """Refuse an image (width, height) with more pixels before it takes that memory.
 
@@ -204,7 +220,7 @@ def _cost(image: Image.Image, encoded: bytes) -> int:
         each += 4
     # Asking a PNG for its orientation decodes it.
     turned = b"rientation" in encoded or b"eXIf" in encoded
-    if turned if image.format == "PNG" else image.getexif().get(0x0112, 1) != 1:
+    if turned if image.format == "PNG" else image.getexif().get(ORIENTATION, 1) != 1:
         each += 4
     return pixels * each + 2 * _piece_bytes(image)
 

@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mobilenet_cli.data.decode import DECODER_BYTES, MEMORY, check_size
+from mobilenet_cli.data.decode import DECODER_BYTES, MEMORY, ORIENTATION, check_size
 from mobilenet_cli.data.preprocess import RESAMPLING, InputSpec, frame, normalize, offset, prepare
 
 MARGIN = 4  # below it, more than one answer in 200 is another (docs/scale.md)
-ORIENTATION = 274  # EXIF tag
 SOI = b"\xff\xd8"  # with which a JPEG begins
 PLAIN = ("RGB", "L")
 BYTES = 4 + DECODER_BYTES["JPEG"]  # a pixel
@@ -40,7 +39,7 @@ def _square(encoded: bytes, key: str, spec: InputSpec) -> NDArray[np.uint8] | No
     try:
         image = Image.open(io.BytesIO(encoded), formats=["JPEG"])
         upright = image.getexif().get(ORIENTATION, 1) == 1
-    except (OSError, SyntaxError, ValueError):
+    except Exception:  # decoders raise whatever they stumble over; prepare says what it is
         return None
     if image.mode not in PLAIN or not upright:
         return None
@@ -51,8 +50,8 @@ def _square(encoded: bytes, key: str, spec: InputSpec) -> NDArray[np.uint8] | No
         try:
             image.draft(image.mode, (width * MARGIN, height * MARGIN))
             image.load()
-        except (OSError, SyntaxError, ValueError):
-            return None  # and what it is, the other way says
+        except Exception:  # likewise
+            return None
         left, top = offset((width, height), spec)
         by = image.width / width, image.height / height
         right, bottom = left + spec.resolution, top + spec.resolution

@@ -1,16 +1,19 @@
 """A set of images with boxes, and what is wrong with them, said once and counted."""
 
 import hashlib
+import io
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mobilenet_cli.data.dataset import Dataset, Sample, printable
+from mobilenet_cli.data.decode import upright_size
 from mobilenet_cli.pipeline.errors import DataError
 
 # What becomes of a box that is not as it should be, as the end of a sentence.
@@ -187,7 +190,25 @@ def checked(labelled: Labelled, remarks: Remarks) -> BoxImage:
         np.array([ignored for *_, ignored, _ in kept], bool),
         np.array([area for *_, area in kept], np.float32),
     )
-    return BoxImage(labelled.sample, labelled.size, boxes)
+    read = partial(_read_as_labelled, labelled.sample.read, key, labelled.size)
+    return BoxImage(replace(labelled.sample, read=read), labelled.size, boxes)
+
+
+def _read_as_labelled(read: Callable[[], bytes], key: str, size: tuple[int, int]) -> bytes:
+    """Read an image whose boxes were drawn on it as it is decoded, and not before it was turned.
+
+    Raises:
+        DataError: it cannot be read, or its orientation makes it upright, and its boxes lie.
+    """
+    encoded = read()
+    width, height = upright_size(io.BytesIO(encoded), key)
+    if width != height and size == (height, width):
+        raise DataError(
+            f"{key} has {width}×{height} pixels when it is turned as its EXIF orientation says, "
+            f"and boxes that were drawn on {height}×{width}",
+            "Remove the orientation from the image, or draw the boxes on it as it is shown",
+        )
+    return encoded
 
 
 def make_dataset(

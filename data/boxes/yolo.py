@@ -10,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from mobilenet_cli.data.boxes import box_dataset as remark
 from mobilenet_cli.data.boxes.box_dataset import (
     BoxDataset,
@@ -21,6 +19,7 @@ from mobilenet_cli.data.boxes.box_dataset import (
     make_dataset,
 )
 from mobilenet_cli.data.dataset import Sample
+from mobilenet_cli.data.decode import upright_size
 from mobilenet_cli.data.readers.files import is_image, read_file
 from mobilenet_cli.data.split import Split
 from mobilenet_cli.pipeline.errors import DataError
@@ -91,10 +90,9 @@ def read(folder: Path, images: list[Path], name: str) -> BoxDataset:
     labelled = []
     for image, found in rows:
         try:
-            with Image.open(image) as opened:
-                size = opened.size
-        except (OSError, ValueError, SyntaxError) as error:
-            lost.append(DataError(f"{image} cannot be read ({error})", "Remove it"))
+            size = upright_size(image, str(image))
+        except DataError as error:
+            lost.append(error)
             continue
         boxes: list[tuple[int, Corners, bool, float | None]] = []
         for index, fractions in found:

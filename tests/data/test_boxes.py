@@ -1,11 +1,13 @@
 """Images with boxes in three formats, and everything that can be wrong with them."""
 
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mobilenet_cli.data.boxes.box_dataset import BoxDataset
 from mobilenet_cli.data.boxes.open_boxes import (
@@ -15,6 +17,7 @@ from mobilenet_cli.data.boxes.open_boxes import (
     open_boxes,
 )
 from mobilenet_cli.data.boxes.voc import parse_xml
+from mobilenet_cli.data.decode import ORIENTATION
 from mobilenet_cli.pipeline.errors import DataError
 
 SIZE = (40, 32)
@@ -316,6 +319,38 @@ def test_splits_of_voc_and_yolo_are_taken(folder: Folder) -> None:
     assert len(open_boxes(str(root), "train").images) == 2
     assert boxes_of(open_boxes(str(root), "val")) == [("c", "cat", [4, 6, 20, 30])]
     assert len(open_boxes(str(root), "all").images) == 3
+
+
+def test_boxes_of_turned_images_are_on_what_is_decoded(
+    folder: Folder, encoded: Callable[..., bytes]
+) -> None:
+    """YOLO's fractions are of the upright image; a format that gives sizes says what it means."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    turned = encoded(size=SIZE, form="JPEG", exif=exif)
+    root = folder("yolo", ANIMALS)
+    (root / "images" / "a.png").write_bytes(turned)
+    first, *_ = open_boxes(str(root), "all").images
+    assert first.size == SIZE[::-1]
+    assert first.sample.read() == turned
+    root = folder("coco", ANIMALS)
+    (root / "pictures" / "a.png").write_bytes(turned)
+    first, *_ = open_boxes(str(root), "all").images
+    with pytest.raises(DataError, match=r"32×40 pixels when it is turned .* on 40×32"):
+        first.sample.read()
+
+
+def test_image_that_claims_billions_of_pixels_is_named(folder: Folder) -> None:
+    root = folder("yolo", ANIMALS)
+    header = b"IHDR" + b"\0\0\xea\x60" * 2
+    image = root / "images" / "a.png"
+    content = image.read_bytes()
+    start = content.index(b"IHDR")
+    broken = content[:start] + header + content[start + 12 : start + 17]
+    crc = zlib.crc32(broken[start:]).to_bytes(4, "big")
+    image.write_bytes(broken + crc + content[start + 21 :])
+    (lost,) = open_boxes(str(root), "all").lost
+    assert "a.png has 3,600,000,000 pixels" in lost.what
 
 
 def test_bccd(shared: Path) -> None:

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mobilenet_cli.data.crop import CentreCrop
+from mobilenet_cli.data.decode import ORIENTATION
 from mobilenet_cli.data.preprocess import InputSpec, prepare
 from mobilenet_cli.data.scaled import prepare_scaled
-from mobilenet_cli.pipeline.errors import DataError
+from mobilenet_cli.pipeline.errors import DataError, TooLargeError
 
 SPEC = InputSpec(resolution=64, resize=72)
 
@@ -70,3 +72,19 @@ def test_damage_is_said_as_the_exact_decoder_says_it():
                 decoder(damaged, "x", SPEC)
             said.append(str(error.value))
         assert said[0] == said[1]
+
+
+def test_bomb_with_an_orientation_is_a_data_error():
+    """Pillow's own refusal is no ValueError, and came through where orientation is looked up."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    whole = jpeg((90, 80), exif=exif)
+    frame = whole.index(b"\xff\xc0")  # its length, its precision, then height and width
+    bomb = whole[: frame + 5] + b"\xea\x60\xea\x60" + whole[frame + 9 :]
+    for decoder in (
+        lambda: prepare(bomb, "x", SPEC),
+        lambda: prepare_scaled(bomb, "x", SPEC),
+        lambda: CentreCrop(SPEC)(bomb, "x", np.zeros(0)),
+    ):
+        with pytest.raises(TooLargeError, match="3,600,000,000 pixels"):
+            decoder()
