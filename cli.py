@@ -351,9 +351,8 @@ def simplify_command(
     from mobilenet_cli.reports.terminal import simplify_text
 
     source = source_of(model, run, width, "fp32")
-    config = SimplifyConfig(data=images)
     with console.status("simplifying"):
-        made = simplify(source, config, out or source.path.with_name("folded.onnx"))
+        made = simplify(source, SimplifyConfig(images), out or source.path.with_name("folded.onnx"))
     return Output(document(made), simplify_text(made.path, made.record))
 
 
@@ -429,6 +428,7 @@ def deploy_command(
     images: Text = None,
     targets: Texts = None,
     top: int | None = None,
+    min_score: Float = None,
     run: Text = None,
     width: Float = None,
     out: File = None,
@@ -438,7 +438,7 @@ def deploy_command(
     from mobilenet_cli.reports.terminal import deploy_text
 
     source = source_of(model, run, width, "deployed")
-    config = DeployConfig(data=images, targets=tuple(targets or ()), top=top)
+    config = DeployConfig(images, targets=tuple(targets or ()), top=top, min_score=min_score)
     fetch(images)
     with progress_bar("deploying", "") as progress:
         made = deploy(source, config, out or source.path.with_name("package"), progress)

@@ -237,8 +237,9 @@ def proof_text(record: ProofRecord) -> str:
 
 def deploy_text(folder: Path, package: PackageRecord) -> str:
     """Say what is in a package and what was proved of it."""
+    same = "predict's most probable boxes in" if package.nms else "same class as predict on"
     lines = [
-        f"{folder / variant.image.model}: same class as predict on "
+        f"{folder / variant.image.model}: {same} "
         f"{100 * variant.image.agreement:.1f} % of {counted(package.images, 'image')}, "
         f"probabilities up to {variant.image.max_difference:.2g} apart; given predict's pixels, "
         f"{100 * variant.pixels.agreement:.1f} % and {variant.pixels.max_difference:.1g}"

@@ -7,7 +7,7 @@ is kept.
 import hashlib
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,22 @@ from PIL import Image
 from mobilenet_cli.calibration.kernels import TARGETS
 from mobilenet_cli.data.dataset import printable
 from mobilenet_cli.data.decode import decode
-from mobilenet_cli.data.preprocess import normalize, square_of_bytes
+from mobilenet_cli.data.preprocess import InputSpec, normalize, square_of_bytes
+from mobilenet_cli.models.boxes import BoxSpec
+from mobilenet_cli.models.detections import NmsConfig
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
 from mobilenet_cli.pipeline.artifacts.facts import METADATA_KEY
 from mobilenet_cli.pipeline.artifacts.files import sha256_file, write_atomically
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
-from mobilenet_cli.pipeline.artifacts.onnx_graph import output_kind
 from mobilenet_cli.pipeline.artifacts.package_folder import MANIFEST, is_package
 from mobilenet_cli.pipeline.artifacts.sidecar import read_sidecar
+from mobilenet_cli.pipeline.deploying.answering import Answering, Boxes, answering_of
 from mobilenet_cli.pipeline.deploying.card import card
 from mobilenet_cli.pipeline.deploying.image import MIN_OPSET, take_image
 from mobilenet_cli.pipeline.deploying.package import Package
 from mobilenet_cli.pipeline.deploying.pixels import take_pixels
-from mobilenet_cli.pipeline.deploying.probabilities import give_probabilities
 from mobilenet_cli.pipeline.deploying.probe import (
+    RAW_TOLERANCE,
     TOLERANCE,
     answers_of,
     distance,
@@ -40,13 +42,14 @@ from mobilenet_cli.pipeline.deploying.probe import (
 )
 from mobilenet_cli.pipeline.deploying.programs import programs, triton
 from mobilenet_cli.pipeline.errors import CheckError, ModelError, OptionError, StorageError
+from mobilenet_cli.pipeline.exporting.nms import MIN_SCORE
 from mobilenet_cli.pipeline.progress import Progress, silent
 from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
 from mobilenet_cli.pipeline.quantizing.quantize import quantize
 from mobilenet_cli.pipeline.runtime.integer_kernels import pairs_saturate
-from mobilenet_cli.pipeline.runtime.predictor import logits_of, probabilities_of
 from mobilenet_cli.pipeline.runtime.probe_images import spread_samples
 from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
+from mobilenet_cli.reports.records.conversion import NmsRecord
 from mobilenet_cli.reports.records.deployment import (
     InputProof,
     LiteRtRecord,
@@ -71,6 +74,7 @@ FLOAT = "fp32"
 LITERT, LITERT_FILE = "litert", "model.tflite"
 PROBE = "probe.bin"
 LABELS = "labels.txt"
+OF_BOXES = 16  # images in which all boxes are compared with the reference's, one by one
 # Pixels reach the network as the same numbers; float32 may be summed in another order.
 PIXELS_TOLERANCE = 1e-4
 # Resampling differs from Pillow's by one level in a thousandth of the pixels, which may decide
@@ -89,12 +93,14 @@ class DeployConfig:
         targets: kernels to quantize for, besides those of the model given; ``litert`` writes the
             integers of the fastest one for LiteRT.
         top: how many of the most probable classes the models give; None for probabilities alone.
+        min_score: a detector's boxes are above this probability; None takes ``MIN_SCORE``.
     """
 
     data: str | None = None
     images: int = 64
     targets: tuple[str, ...] = ()
     top: int | None = None
+    min_score: float | None = None
 
     def __post_init__(self) -> None:
         known = (*MACHINES, LITERT)
@@ -103,6 +109,50 @@ class DeployConfig:
                 f"no variant can be made for '{unknown[0]}'", f"Use {', '.join(known)}"
             )
 
+    def refuse_for(self, source: Artifact) -> None:
+        """Refuse settings that the model's task has no use for.
+
+        Raises:
+            OptionError: one of them is given.
+        """
+        detects = source.facts.task == "detection"
+        if detects and self.top is not None:
+            raise OptionError(
+                f"{source.path} is a detector, whose package gives boxes", "Leave --top out"
+            )
+        if detects and LITERT in self.targets:
+            raise OptionError(
+                f"{source.path} is a detector, and files for LiteRT are made of classifiers alone",
+                f"Leave --target {LITERT} out",
+            )
+        if not detects and self.min_score is not None:
+            raise OptionError(
+                f"{source.path} is a classifier, which finds no boxes", "Leave --min-score out"
+            )
+
+    def nms(self, spec: BoxSpec | None) -> NmsConfig:
+        """Return how boxes are chosen of what a detector with this spec gives."""
+        least = MIN_SCORE if self.min_score is None else self.min_score
+        return NmsConfig(min_score=least, max_overlap=spec.max_overlap if spec else 0.5)
+
+
+@dataclass(frozen=True)
+class Trials:
+    """These are the inputs on which every variant is tried.
+
+    Attributes:
+        images: decoded ones of any size [rows, columns, 3], and ``images_from`` their source.
+        probe: pixels [n, R, R, 3], which travel with the package.
+    """
+
+    images: Sequence[NDArray[np.uint8]]
+    images_from: str
+    probe: NDArray[np.uint8]
+
+    def squares(self, spec: InputSpec) -> list[NDArray[np.uint8]]:
+        """Return the images [1, R, R, 3] as ``predict`` resizes and cuts them."""
+        return [square_of_bytes(Image.fromarray(image), spec)[None] for image in self.images]
+
 
 def deploy(
     source: Artifact, config: DeployConfig, out: Path, progress: Progress = silent
@@ -110,22 +160,19 @@ def deploy(
     """Write the folder ``out``: a package with the model, its float parent, and more targets.
 
     Raises:
-        ModelError: the model is a checkpoint, or not a classifier that names its classes.
+        ModelError: the model is a checkpoint, or does not name its classes.
+        OptionError: a setting is for models of the other task.
         DataError: the images cannot be used.
         CheckError: a variant does not answer like ``predict``; nothing is written.
         StorageError: ``out`` cannot be written, or has something else in it.
     """
     facts = source.facts
-    if facts.task == "detection":
-        raise ModelError(
-            f"{source.path} is a detector, and packages are for classifiers",
-            "Give it final boxes with 'mobilenet-cli export --nms', and take that file",
-        )
     if source.is_checkpoint or not facts.classes:
         raise ModelError(
-            f"{source.path} is not an ONNX classifier that names its classes",
+            f"{source.path} is not an ONNX model that names its classes",
             "Deploy a run's int8.onnx or folded.onnx",
         )
+    config.refuse_for(source)
     if out.exists() and not is_package(out) and (out.is_file() or any(out.iterdir())):
         raise StorageError(f"{out} exists and is no package", "Choose another --out")
     if fixed := load_onnx(source.path).graph.input[0].type.tensor_type.shape.dim[0].dim_value:
@@ -133,37 +180,44 @@ def deploy(
             f"the batch size of {source.path} is fixed at {fixed}",
             "Import the file with 'mobilenet-cli import', which frees it",
         )
-    images, images_from = _images(source, config)
-    probe = probe_pixels(facts.input.resolution)
+    nms = config.nms(facts.boxes)
+    answering = answering_of(facts, nms, config.top)
+    trials = _trials(source, config)
     with tempfile.TemporaryDirectory() as folder:
         sources = _sources(source, config, Path(folder), progress)
         order = [target for target in MACHINES if target in sources]
         variants: list[VariantRecord] = []
         files: dict[str, bytes] = {}
+        boxes = 0
         for done, target in enumerate(order):
             progress(done, len(order), f"proving {target}")
-            variant, content = _variant(target, sources[target], config, images, probe)
+            arguments = (target, sources[target], config, answering, trials)
+            variant, content, checked = _variant(*arguments)
             variants.append(variant)
             files |= content
+            boxes += checked
         litert = None
         if LITERT in config.targets:
-            litert, files[LITERT_FILE] = _litert(order[0], sources[order[0]], config, images)
+            arguments = (order[0], sources[order[0]], config, answering, trials)
+            litert, files[LITERT_FILE] = _litert(*arguments)
     names = facts.names or facts.classes
     files[LABELS] = ("\n".join(names) + "\n").encode()
-    files[PROBE] = probe.tobytes()
-    files |= programs() | triton(variants, files, facts.input.resolution, len(facts.classes))
-    name = printable(source.path.resolve().parent.name)
-    files["README.md"] = card(*(name, facts, variants, len(images), images_from, litert)).encode()
+    files[PROBE] = trials.probe.tobytes()
+    files |= programs(facts.task) | triton(variants, files, facts)
     manifest = PackageRecord(
-        name=name,
+        name=printable(source.path.resolve().parent.name),
         parent=source.sha256,
-        images=len(images),
-        images_from=images_from,
-        files={file: hashlib.sha256(made).hexdigest() for file, made in files.items()},
-        probe=Probe(file=PROBE, shape=probe.shape),
+        images=len(trials.images),
+        images_from=trials.images_from,
+        files={},
+        probe=Probe(file=PROBE, shape=trials.probe.shape),
         variants=tuple(variants),
         litert=litert,
+        nms=_nms_record(nms, boxes, trials) if facts.boxes else None,
     )
+    files["README.md"] = card(manifest, facts).encode()
+    hashes = {file: hashlib.sha256(made).hexdigest() for file, made in files.items()}
+    manifest = manifest.model_copy(update={"files": hashes})
     for file, written in files.items():
         write_atomically(out / file, written)
     # The manifest comes last: until it is there, an old one does not fit the files.
@@ -171,15 +225,25 @@ def deploy(
     return Package(out, manifest)
 
 
-def _images(source: Artifact, config: DeployConfig) -> tuple[list[NDArray[np.uint8]], str]:
-    """Return decoded images of any size, and where they come from."""
+def _nms_record(nms: NmsConfig, boxes: int, trials: Trials) -> NmsRecord:
+    return NmsRecord(
+        **asdict(nms),
+        boxes_checked=boxes,
+        images=len(trials.images[:OF_BOXES]),
+        images_from=trials.images_from,
+    )
+
+
+def _trials(source: Artifact, config: DeployConfig) -> Trials:
+    """Return images of any size, and the probe."""
     data = config.data or source.facts.data
     if data is None:
         raise OptionError(
             f"{source.path} does not say what it was trained on", "Pass --data with some images"
         )
     samples = spread_samples(source.facts, data, config.images)
-    return [np.asarray(decode(sample.read(), sample.key)) for sample in samples], data
+    images = [np.asarray(decode(sample.read(), sample.key)) for sample in samples]
+    return Trials(images, data, probe_pixels(source.facts.input.resolution))
 
 
 def _sources(
@@ -220,13 +284,13 @@ def _variant(
     target: str,
     source: Artifact,
     config: DeployConfig,
-    images: Sequence[NDArray[np.uint8]],
-    probe: NDArray[np.uint8],
-) -> tuple[VariantRecord, dict[str, bytes]]:
+    answering: Answering,
+    trials: Trials,
+) -> tuple[VariantRecord, dict[str, bytes], int]:
     """Write and prove one variant.
 
     Returns:
-        What was proved, and its files by their names.
+        What was proved, its files by their names, and how many boxes were compared.
 
     Raises:
         CheckError: it does not answer like ``predict``.
@@ -236,8 +300,7 @@ def _variant(
         source.facts.input,
     )
     model = load_onnx(source.path)
-    given = give_probabilities(model, output_kind(model.graph), len(facts.classes), config.top)
-    taking = take_pixels(given, spec)
+    taking = take_pixels(answering.behind(model), spec)
     content = {"pixels": taking, "image": take_image(_with_resize(taking), spec)}
     files = {}
     for name, graph in content.items():
@@ -245,27 +308,26 @@ def _variant(
         files[name] = with_facts(graph, facts)
     kernels = _computes(target)
     running = SessionConfig(threads=1, integer_kernels=kernels)
-    expected = _predict(source, model, images, running)
-    pixels = [square_of_bytes(Image.fromarray(image), spec)[None] for image in images]
-    found = {
-        "pixels": _run(files["pixels"], "pixels", pixels, running),
-        "image": _run(files["image"], "image", images, running),
-    }
-    proofs = {
-        name: InputProof(
+    expected = _predict(source, model, trials, answering, running)
+    inputs = {"pixels": trials.squares(spec), "image": trials.images}
+    proofs, boxes = {}, 0
+    for name, graph in content.items():
+        found = _run(files[name], answering, inputs[name], running)
+        agreement, difference = answering.compare(expected, found)
+        proofs[name] = InputProof(
             model=f"{target}/{name}.onnx",
             size=len(files[name]),
-            agreement=float((expected.argmax(1) == values.argmax(1)).mean()),
-            max_difference=float(np.abs(expected - values).max()),
+            agreement=agreement,
+            max_difference=difference,
         )
-        for name, values in found.items()
-    }
+        if isinstance(answering, Boxes):
+            boxes += answering.check_chosen(graph, inputs[name][:OF_BOXES], running)
     check(target, proofs)
-    defined = _run(files["pixels"], "pixels", [probe], replace(running, integer_kernels=False))
-    answers = answers_of(defined)
-    tolerance = TOLERANCE
+    simulated = replace(running, integer_kernels=False)
+    answers = answers_of(_run(files["pixels"], answering, [trials.probe], simulated), facts.boxes)
+    tolerance = RAW_TOLERANCE if facts.boxes else TOLERANCE
     if kernels:
-        apart = distance(answers, _run(files["pixels"], "pixels", [probe], running))
+        apart = distance(answers, _run(files["pixels"], answering, [trials.probe], running))
         tolerance = max(tolerance, 2 * apart)
     sidecar = read_sidecar(source.path)
     quantized = (
@@ -282,11 +344,11 @@ def _variant(
         answers=answers,
         tolerance=tolerance,
     )
-    return variant, {proofs[name].model: files[name] for name in files}
+    return variant, {proofs[name].model: files[name] for name in files}, boxes
 
 
 def _litert(
-    target: str, source: Artifact, config: DeployConfig, images: Sequence[NDArray[np.uint8]]
+    target: str, source: Artifact, config: DeployConfig, answering: Answering, trials: Trials
 ) -> tuple[LiteRtRecord, bytes]:
     """Write and prove the LiteRT file.
 
@@ -309,14 +371,15 @@ def _litert(
         model, source.facts.input, **{METADATA_KEY: facts.model_dump_json()}
     )
     running = SessionConfig(threads=1, integer_kernels=_computes(target))
-    expected = _predict(source, model, images, running)
-    pixels = [square_of_bytes(Image.fromarray(image), facts.input)[None] for image in images]
-    found = run_litert(content, pixels)
+    expected = _predict(source, model, trials, answering, running)
+    agreement, difference = answering.compare(
+        expected, run_litert(content, trials.squares(facts.input))
+    )
     record = LiteRtRecord(
         model=LITERT_FILE,
         size=len(content),
-        agreement=float((expected.argmax(1) == found.argmax(1)).mean()),
-        max_difference=float(np.abs(expected - found).max()),
+        agreement=agreement,
+        max_difference=difference,
         target=target,
         layers=layers,
     )
@@ -339,7 +402,7 @@ def check(target: str, proofs: dict[str, InputProof]) -> None:
     pixels, image = proofs["pixels"], proofs["image"]
     if not pixels.max_difference <= PIXELS_TOLERANCE or not image.agreement >= IMAGE_AGREEMENT:
         told = ", ".join(
-            f"{name}: same class on {100 * proof.agreement:.1f} %, probabilities up to "
+            f"{name}: the same class or box in {100 * proof.agreement:.1f} %, probabilities up to "
             f"{proof.max_difference:.2g} apart"
             for name, proof in proofs.items()
         )
@@ -367,24 +430,29 @@ def _with_resize(model: onnx.ModelProto) -> onnx.ModelProto:
 def _predict(
     source: Artifact,
     model: onnx.ModelProto,
-    images: Sequence[NDArray[np.uint8]],
+    trials: Trials,
+    answering: Answering,
     running: SessionConfig,
-) -> NDArray[np.float64]:
-    """Return the probabilities [images, classes] that ``predict`` gives."""
-    session, kind = open_session(source.path, running), output_kind(model.graph)
-    rows = []
-    for image in images:
-        values = normalize(
-            square_of_bytes(Image.fromarray(image), source.facts.input), source.facts.input
-        )
-        outputs = session.run(None, {model.graph.input[0].name: values[None]})[0].reshape(1, -1)
-        rows.append(probabilities_of(logits_of(outputs, kind), kind == "sigmoid"))
-    return np.concatenate(rows)
+) -> NDArray[np.float32]:
+    """Return the answers [images, ...] that ``predict`` gives."""
+    session, spec, name = (
+        open_session(source.path, running),
+        source.facts.input,
+        model.graph.input[0].name,
+    )
+    inputs = [normalize(square[0], spec)[None] for square in trials.squares(spec)]
+    made = [session.run(None, {name: values}) for values in inputs]
+    return np.concatenate([answering.of_model(model, outputs) for outputs in made])
 
 
 def _run(
-    content: bytes, name: str, inputs: Sequence[NDArray[np.uint8]], running: SessionConfig
+    content: bytes,
+    answering: Answering,
+    inputs: Sequence[NDArray[np.uint8]],
+    running: SessionConfig,
 ) -> NDArray[np.float32]:
-    """Return the probabilities [n, classes] of a deployed model."""
+    """Return the answers [n, ...] of a deployed model."""
     session = open_session(content, running)
-    return np.concatenate([session.run(["probabilities"], {name: value})[0] for value in inputs])
+    name = session.get_inputs()[0].name
+    made = [session.run(answering.outputs, {name: values}) for values in inputs]
+    return np.concatenate([np.concatenate(outputs, axis=-1) for outputs in made])

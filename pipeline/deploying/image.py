@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 from mobilenet_cli.calibration.graph.write_qdq import Writer
 from mobilenet_cli.data.preprocess import InputSpec, slim_fraction
 from mobilenet_cli.pipeline.deploying.pixels import PIXELS
+from mobilenet_cli.pipeline.exporting.nms import SIZES
 
 IMAGE = "image"
 FILTERS: dict[str, dict[str, Any]] = {
@@ -42,13 +43,24 @@ def take_image(model: onnx.ModelProto, spec: InputSpec) -> onnx.ModelProto:
         _write_frame(writer, spec)
         _write_resize(writer, IMAGE, "frame", "image_resized", FILTERS[spec.interpolation])
         _write_crop(writer, spec)
+    constants = [tensor for tensor in taken.graph.initializer if tensor.name != SIZES]
+    if len(constants) < len(taken.graph.initializer):
+        _write_sizes(writer)
     nodes = [*writer.nodes, *taken.graph.node]
-    del taken.graph.node[:], taken.graph.input[:]
+    del taken.graph.node[:], taken.graph.input[:], taken.graph.initializer[:]
     taken.graph.node.extend(nodes)
-    taken.graph.initializer.extend(writer.constants.values())
+    taken.graph.initializer.extend([*constants, *writer.constants.values()])
     size = ("rows", "columns", 3)
     taken.graph.input.append(helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, size))
     return taken
+
+
+def _write_sizes(writer: Writer) -> None:
+    """Write ``sizes`` [1, 2], the width and height in whose pixels a detector's boxes are."""
+    order = writer.constant("sizes_order", np.array([[1, 0]]))
+    writer.node("Shape", [IMAGE], "sizes_shape")
+    writer.node("Gather", ["sizes_shape", order], "sizes_whole")
+    writer.node("Cast", ["sizes_whole"], SIZES, to=TensorProto.FLOAT)
 
 
 def _write_resize(

@@ -1,4 +1,4 @@
-"""A package is a folder with one classifier for every CPU; it is read, checked and tried here."""
+"""A package is a folder with one model for every CPU; it is read, checked and tried here."""
 
 import json
 import platform

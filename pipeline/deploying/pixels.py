@@ -40,7 +40,7 @@ def take_pixels(model: onnx.ModelProto, spec: InputSpec) -> onnx.ModelProto:
     """Return the model with the input ``pixels``, uint8 RGB [N, R, R, 3], instead of its floats.
 
     Args:
-        model: a classifier whose only input is a batch of normalized images.
+        model: its only input is a batch of normalized images.
         spec: how its images are normalized.
     """
     taken, writer = onnx.ModelProto(), Writer()

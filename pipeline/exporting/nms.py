@@ -10,6 +10,7 @@ and height of each image in pixels, may be left out: boxes are then in pixels of
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -28,9 +29,11 @@ from mobilenet_cli.pipeline.runtime.session import open_session
 from mobilenet_cli.reports.records.conversion import NmsRecord
 
 RAW = ("boxes", "scores")
+KEPT_RAW = ("raw_boxes", "raw_scores")  # what they are called beside final boxes
 OUTPUTS = ("boxes", "scores", "classes", "count")
 SIZES = "sizes"
 DECODED = ("nms_corners", "nms_scores")
+LEAST = "nms_min_score"  # the constant
 BATCHES = (1, 3)
 PROBE_SIZES = np.array([[640, 480], [333, 500], [64, 64]], np.float32)  # that images may have
 MIN_SCORE = 0.5
@@ -107,7 +110,7 @@ def export_nms(source: Artifact, config: NmsExportConfig, out: Path) -> Artifact
 
 
 def append_nms(
-    model: onnx.ModelProto, spec: BoxSpec, config: NmsConfig, side: int
+    model: onnx.ModelProto, spec: BoxSpec, config: NmsConfig, side: int, keep_raw: bool = False
 ) -> onnx.ModelProto:
     """Return a model whose outputs are final boxes.
 
@@ -116,6 +119,7 @@ def append_nms(
         spec: what they mean.
         config: which boxes to keep.
         side: of the input in pixels.
+        keep_raw: the raw outputs follow the final ones, as ``KEPT_RAW``.
 
     Raises:
         ModelError: it has other outputs.
@@ -135,9 +139,10 @@ def append_nms(
     made = onnx.ModelProto()
     made.CopyFrom(model)
     graph, writer = made.graph, Writer()
+    renamed = dict(zip(RAW, KEPT_RAW, strict=True))
     for node in graph.node:  # the raw outputs give their names to the final ones
         for names in (node.input, node.output):
-            names[:] = [f"raw_{name}" if name in RAW else name for name in names]
+            names[:] = [renamed.get(name, name) for name in names]
     _write_corners(writer, spec)
     _write_scores(writer, spec)
     _write_choice(writer, spec, config)
@@ -156,6 +161,9 @@ def append_nms(
     }
     for name, (kind, shape) in shapes.items():
         graph.output.append(helper.make_tensor_value_info(name, kind, shape))
+    if keep_raw:
+        graph.output.extend(model.graph.output)
+        graph.output[-2].name, graph.output[-1].name = KEPT_RAW
     return made
 
 
@@ -222,7 +230,7 @@ def _write_choice(writer: Writer, spec: BoxSpec, config: NmsConfig) -> None:
     settings = [
         writer.constant("nms_limit", np.array([config.max_detections], np.int64)),
         writer.constant("nms_max_overlap", np.array([config.max_overlap], np.float32)),
-        writer.constant("nms_min_score", np.array([config.min_score], np.float32)),
+        writer.constant(LEAST, np.array([config.min_score], np.float32)),
     ]
     writer.node("NonMaxSuppression", ["nms_corners", "nms_scores", *settings], "nms_selected")
     writer.node("GatherND", ["nms_scores", "nms_selected"], "nms_selected_scores")
@@ -293,23 +301,49 @@ def check_boxes(
             batch = images[place : place + BATCHES[turn % len(BATCHES)]]
             place, turn = place + len(batch), turn + 1
             own = np.resize(PROBE_SIZES, (len(batch), 2))
-            *outputs, corners, scores = final.run(None, {name: batch, SIZES: own})
-            _check_decoded(raw.run(None, {name: batch}), corners, scores, own, spec)
-            found = detections_of(outputs)
-            for boxes, probabilities, got in zip(corners, scores, found, strict=True):
-                wanted = choose(boxes, probabilities.T, tried)
-                same = all(
-                    np.array_equal(getattr(wanted, part.name), getattr(got, part.name))
-                    for part in fields(Detections)
-                )
-                if not same:
-                    raise CheckError(
-                        f"the graph chooses {len(got)} boxes of an image where the reference "
-                        f"chooses {len(wanted)}, or others",
-                        "Install the onnxruntime version of constraints.txt; nothing was written",
-                    )
-                compared += len(got)
+            made = final.run(None, {name: batch, SIZES: own})
+            compared += check_answers(made, raw.run(None, {name: batch}), own, spec, tried)
     return compared
+
+
+def check_answers(
+    made: Sequence[NDArray[Any]],
+    raw: Sequence[NDArray[np.float32]],
+    sizes: NDArray[np.float32],
+    spec: BoxSpec,
+    config: NmsConfig,
+) -> int:
+    """Compare what a graph made of a batch with what the reference makes of the raw outputs.
+
+    Args:
+        made: ``OUTPUTS`` and ``DECODED``.
+        raw: boxes [N, A, 4] and scores [N, A, C].
+        sizes: width and height [N, 2] of each image.
+        spec: what they mean.
+        config: which boxes are chosen.
+
+    Returns:
+        The number of chosen boxes.
+
+    Raises:
+        CheckError: they differ.
+    """
+    *outputs, corners, scores = made
+    _check_decoded(raw, corners, scores, sizes, spec)
+    found = detections_of(outputs)
+    for boxes, probabilities, got in zip(corners, scores, found, strict=True):
+        wanted = choose(boxes, probabilities.T, config)
+        same = all(
+            np.array_equal(getattr(wanted, part.name), getattr(got, part.name))
+            for part in fields(Detections)
+        )
+        if not same:
+            raise CheckError(
+                f"the graph chooses {len(got)} boxes of an image where the reference chooses "
+                f"{len(wanted)}, or others",
+                "Install the onnxruntime version of constraints.txt; nothing was written",
+            )
+    return sum(map(len, found))
 
 
 def _check_decoded(

@@ -16,6 +16,7 @@ from mobilenet_cli.pipeline.errors import DataError, ModelError, ProviderError, 
 from mobilenet_cli.pipeline.runtime.session import CPU, CUDA, SessionConfig, open_session
 
 TORCH = "torch"
+RAW = "raw_"  # so begin the names of a deployed detector's raw outputs, beside its final boxes
 GPU_BATCH = 32
 CPU_BATCH = 4  # int8 is a tenth faster than with one, float as fast; more do not stay in the caches
 
@@ -125,13 +126,14 @@ def open_predictor(
             "Export the model again",
         )
     boxes = artifact.facts.boxes
+    raw = [o.name for o in session.get_outputs() if o.name.startswith(RAW)] or None
     kind = "logits" if features or boxes else output_kind(load_onnx(artifact.path).graph)
     fixed = image.shape[0] if isinstance(image.shape[0], int) else None
 
     def logits(images: NDArray[np.float32]) -> NDArray[np.float32]:
         given = denormalize(images, spec) if takes_pixels else images
         if boxes is not None:
-            return _joined(artifact, session.run(None, {image.name: given}), len(images), boxes)
+            return _joined(artifact, session.run(raw, {image.name: given}), len(images), boxes)
         outputs: NDArray[np.float32] = session.run(None, {image.name: given})[0]
         if features:
             outputs = outputs.reshape(len(outputs), -1)

@@ -62,6 +62,11 @@ def open_server(folder: Path, config: ServeConfig) -> tuple[ServeRecord, Run]:
             "Make one with 'mobilenet-cli deploy', and name its folder",
         )
     token, package = config.token(), open_package(folder)
+    if package.manifest.nms:
+        raise ModelError(
+            f"{folder} is the package of a detector, and classifiers alone are served",
+            f"Run {folder / 'detect.py'}, or serve {folder / 'triton'} with Triton",
+        )
     classifier = open_classifier(package)
     listener = _listen(config)
     host, port, *_ = listener.getsockname()

@@ -1,6 +1,7 @@
 """These are the records of deployment: a package's manifest."""
 
 from mobilenet_cli.reports.records.base import Record
+from mobilenet_cli.reports.records.conversion import NmsRecord
 
 
 class ProbeAnswer(Record):
@@ -15,14 +16,28 @@ class ProbeAnswer(Record):
     log_probabilities: tuple[float, ...]
 
 
+class RawAnswer(Record):
+    """A raw answer is what a detector says about one image of the probe at its surest anchors.
+
+    Attributes:
+        anchors: indices into the anchors, the most probable one first.
+        values: raw outputs of each of them: four of the box, then one logit a score.
+    """
+
+    anchors: tuple[int, ...]
+    values: tuple[tuple[float, ...], ...]
+
+
 class InputProof(Record):
     """A proof compares one input form of a variant with ``predict``, on the same images.
 
     Attributes:
         model: the file, relative to the package.
         size: of the file in bytes.
-        agreement: fraction of images with the same top-1 class, 0..1.
-        max_difference: largest difference of a probability.
+        agreement: fraction of images with the same top-1 class, 0..1; of a detector the fraction
+            of the ten most probable boxes of each image that ``predict`` finds, too: of the same
+            class, with an overlap of at least 0.5.
+        max_difference: largest difference of a probability, of a detector at any anchor.
     """
 
     model: str
@@ -44,7 +59,9 @@ class VariantRecord(Record):
         kernels: this variant was proven on the integer kernels of the machine that made the
             package; otherwise in simulation.
         answers: what it must say about each image of the probe, by its definition.
-        tolerance: largest difference of a log-probability of those classes from ``answers``.
+        tolerance: largest difference of a log-probability of those classes from ``answers``; of a
+            detector the largest root mean square of the differences of those values, as a share of
+            the values' own.
     """
 
     target: str
@@ -54,7 +71,7 @@ class VariantRecord(Record):
     sqnr_db: float | None
     agreement: float | None
     kernels: bool
-    answers: tuple[ProbeAnswer, ...]
+    answers: tuple[ProbeAnswer, ...] | tuple[RawAnswer, ...]
     tolerance: float
 
 
@@ -94,6 +111,7 @@ class PackageRecord(Record):
         probe: the images by which a program tries the variants.
         variants: the fastest first; a program takes the first that answers the probe rightly.
         litert: the LiteRT file; None where there is none.
+        nms: of a detector, how its boxes are chosen, and how that was proved; None of a classifier.
     """
 
     name: str
@@ -104,6 +122,7 @@ class PackageRecord(Record):
     probe: Probe
     variants: tuple[VariantRecord, ...]
     litert: LiteRtRecord | None = None
+    nms: NmsRecord | None = None
 
 
 class ServeRecord(Record):

@@ -322,7 +322,7 @@ def test_deploy_writes_over_packages_alone(chain, tmp_path):
     assert "exists and is no package" in result.stderr.replace("\n", " ")
     result = CliRunner().invoke(app, ["deploy", str(chain.checkpoint.path), "--out", "unused"])
     assert result.exit_code == 2
-    assert "is not an ONNX classifier" in result.stderr.replace("\n", " ")
+    assert "is not an ONNX model that names its classes" in result.stderr.replace("\n", " ")
 
 
 def test_this_machine_takes_what_it_computes_rightly(package):
