@@ -145,15 +145,22 @@ def detect(
     return choose(corners * scale, spec.probabilities(logits), config)
 
 
-def common(first: Detections, second: Detections, overlap: float = 0.5) -> int:
-    """Count the boxes that two detectors both find: of one class, and overlapping enough.
+def matches(first: Detections, second: Detections, overlap: float = 0.5) -> NDArray[np.int64]:
+    """Return for each box of ``first`` the index of that of ``second`` which means the same, or -1.
 
-    Each box of ``first``, the most probable one first, takes the box of ``second`` that it overlaps
-    most of those that are left.
+    They are of one class and overlap enough. Each box of ``first``, the most probable one first,
+    takes the box of ``second`` that it overlaps most of those that are left.
     """
     free = np.ones(len(second), bool)
-    for box, label in zip(first.boxes, first.classes, strict=True):
+    found = np.full(len(first), -1)
+    for place, (box, label) in enumerate(zip(first.boxes, first.classes, strict=True)):
         near = np.where(free & (second.classes == label), overlaps(box, second.boxes), 0.0)
         if len(near) and near.max() >= overlap:
-            free[near.argmax()] = False
-    return int((~free).sum())
+            found[place] = near.argmax()
+            free[found[place]] = False
+    return found
+
+
+def common(first: Detections, second: Detections, overlap: float = 0.5) -> int:
+    """Count the boxes that two detectors both find, as ``matches`` tells."""
+    return int((matches(first, second, overlap) >= 0).sum())

@@ -17,7 +17,7 @@ from mobilenet_cli.reports.records.conversion import (
     SimplifyRecord,
 )
 from mobilenet_cli.reports.records.deployment import PackageRecord, ServeRecord
-from mobilenet_cli.reports.records.detection import DetectionRecord
+from mobilenet_cli.reports.records.detection import BoxesRecord, DetectionRecord
 from mobilenet_cli.reports.records.latency import BenchRecord
 from mobilenet_cli.reports.records.prediction import JobRecord, PredictRecord
 from mobilenet_cli.reports.records.proof import KitRecord, ProofRecord
@@ -29,6 +29,7 @@ from mobilenet_cli.reports.records.training import EpochRecord, TrainRecord
 # name leaves as "record" in the sidecar of the model it made.
 SCHEMAS: dict[str, TypeAdapter[object]] = {
     "bench": TypeAdapter(BenchRecord),
+    "boxes": TypeAdapter(list[BoxesRecord]),
     "comparison": TypeAdapter(ComparisonRecord),
     "detection": TypeAdapter(list[DetectionRecord]),
     "evaluate": TypeAdapter(list[EvaluationRecord]),

@@ -40,6 +40,7 @@ class Run:
     fp16 = RunFile("fp16.onnx")
     evaluation = RunFile("evaluate.json")
     predictions = RunFile("predictions.json")
+    boxes = RunFile("boxes.json")
     detection = RunFile("detection.json")
     many_predictions = RunFile("predictions")  # a folder
     bench = RunFile("bench.json")

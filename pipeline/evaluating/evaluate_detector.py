@@ -17,15 +17,25 @@ from mobilenet_cli.pipeline.errors import DataError, OptionError
 from mobilenet_cli.pipeline.evaluating.average_precision import Coco, check_pycocotools, measure
 from mobilenet_cli.pipeline.evaluating.detecting import open_detector
 from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, preprocessing
+from mobilenet_cli.pipeline.evaluating.predict_boxes import MIN_SCORE as SHOWN
 from mobilenet_cli.pipeline.progress import Progress, silent
 from mobilenet_cli.reports.records.accuracy import Interval
-from mobilenet_cli.reports.records.detection import ClassPrecision, DetectionRecord
+from mobilenet_cli.reports.records.detection import (
+    BoxesRecord,
+    ClassPrecision,
+    DetectionRecord,
+    ImageBoxes,
+)
 
+FEW = 500  # images whose boxes are kept for people to look at
 MIN_SCORE = 0.02  # far below what anybody shows, so that all of the curve is there
 
 
 def evaluate_detector(
-    artifact: Artifact, config: EvaluateConfig, progress: Progress = silent
+    artifact: Artifact,
+    config: EvaluateConfig,
+    progress: Progress = silent,
+    kept: list[ImageBoxes] | None = None,
 ) -> DetectionRecord:
     """Measure average precision, as COCO has it.
 
@@ -33,6 +43,7 @@ def evaluate_detector(
         artifact: a detector, in any file.
         config: on which images, and how.
         progress: is told how many images are done.
+        kept: takes what was found in the first ``FEW`` images, for people to look at.
 
     Raises:
         DataError: no data, labels that the model does not know, no readable image; or, if strict,
@@ -71,6 +82,8 @@ def evaluate_detector(
             else:
                 found.append(answer[0])
                 truth.append(replace(image.boxes, classes=index[image.boxes.classes]))
+                if kept is not None and len(kept) < FEW:
+                    kept.append(image_boxes(image.sample.key, image.size, truth[-1], found[-1]))
             progress(len(found) + len(bad) - len(dataset.lost), len(samples), "")
     seconds = time.perf_counter() - started
     if not found:
@@ -107,6 +120,48 @@ def evaluate_detector(
         seconds=seconds,
         preprocessing=preprocessing(facts),
         ap50_resampled=resampled(rows[:, 1]),
+    )
+
+
+def image_boxes(key: str, size: tuple[int, int], truth: Boxes, found: Detections) -> ImageBoxes:
+    """Return what is worth a look in one image: its objects, and the boxes that are shown."""
+    objects = [
+        (int(label), *(round(float(edge), 1) for edge in corners))
+        for label, corners in zip(truth.classes, truth.corners, strict=True)
+    ]
+    boxes = [
+        (int(label), *(round(float(edge), 1) for edge in corners), round(float(score), 4))
+        for label, corners, score in zip(found.classes, found.boxes, found.scores, strict=True)
+        if score > SHOWN
+    ]
+    return ImageBoxes.model_validate(
+        {
+            "key": key,
+            "size": size,
+            "objects": [o for o, out in zip(objects, truth.ignored, strict=True) if not out],
+            "ignored": [o for o, out in zip(objects, truth.ignored, strict=True) if out],
+            "found": boxes,
+        }
+    )
+
+
+def boxes_record(record: DetectionRecord, source: str, kept: Sequence[ImageBoxes]) -> BoxesRecord:
+    """Return what an evaluation found in each image.
+
+    Args:
+        record: of the evaluation.
+        source: where the images are, as ``open_boxes`` takes it.
+        kept: the images.
+    """
+    return BoxesRecord(
+        model=record.model,
+        sha256=record.sha256,
+        data=record.data,
+        source=source,
+        data_fingerprint=record.data_fingerprint,
+        provider=record.provider,
+        min_score=SHOWN,
+        images=tuple(kept),
     )
 
 

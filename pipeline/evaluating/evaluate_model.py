@@ -4,11 +4,11 @@ from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.runs import Run, run_of
 from mobilenet_cli.pipeline.errors import OptionError
 from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, evaluate_and_keep
-from mobilenet_cli.pipeline.evaluating.evaluate_detector import evaluate_detector
-from mobilenet_cli.pipeline.evaluating.records import detections_of
+from mobilenet_cli.pipeline.evaluating.evaluate_detector import boxes_record, evaluate_detector
+from mobilenet_cli.pipeline.evaluating.records import boxes_in, detections_of
 from mobilenet_cli.pipeline.progress import Progress, silent
 from mobilenet_cli.reports.records.accuracy import EvaluationRecord
-from mobilenet_cli.reports.records.detection import DetectionRecord
+from mobilenet_cli.reports.records.detection import DetectionRecord, ImageBoxes
 
 
 def evaluate_model(
@@ -30,7 +30,9 @@ def evaluate_model(
         return evaluate_and_keep(artifact, config, run, progress)
     if config.cluster is not None:
         raise OptionError("detectors are not evaluated on a cluster", "Leave --ray out")
-    record = evaluate_detector(artifact, config, progress)
+    kept: list[ImageBoxes] = []
+    record = evaluate_detector(artifact, config, progress, kept)
     if home := run or run_of(artifact.path):
         detections_of(home).merge(record)
+        boxes_in(home).merge(boxes_record(record, config.data or artifact.facts.data or "", kept))
     return record

@@ -12,13 +12,14 @@ from mobilenet_cli.pipeline.errors import (
     StorageError,
 )
 from mobilenet_cli.reports.records.accuracy import EvaluationRecord, PredictionsRecord
-from mobilenet_cli.reports.records.detection import DetectionRecord
+from mobilenet_cli.reports.records.detection import BoxesRecord, DetectionRecord
 
 Key = tuple[str, str, str]
-T = TypeVar("T", bound=EvaluationRecord | PredictionsRecord | DetectionRecord)
+Kept = EvaluationRecord | PredictionsRecord | DetectionRecord | BoxesRecord
+T = TypeVar("T", bound=Kept)
 
 
-def key_of(record: EvaluationRecord | PredictionsRecord | DetectionRecord) -> Key:
+def key_of(record: Kept) -> Key:
     """Return what a run has one record of: the model's file name, the data and the provider."""
     return Path(record.model).name, record.data, record.provider
 
@@ -90,6 +91,11 @@ def evaluations_of(run: Run) -> RecordFile[EvaluationRecord]:
 def detections_of(run: Run) -> RecordFile[DetectionRecord]:
     """Return the file with the average precisions of a run's detectors."""
     return RecordFile(run.detection, DetectionRecord, indent=2)
+
+
+def boxes_in(run: Run) -> RecordFile[BoxesRecord]:
+    """Return the file with what a run's detectors found in each image."""
+    return RecordFile(run.boxes, BoxesRecord)
 
 
 def predictions_in(run: Run) -> RecordFile[PredictionsRecord]:

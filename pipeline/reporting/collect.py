@@ -22,12 +22,13 @@ from mobilenet_cli.pipeline.errors import (
     ModelError,
 )
 from mobilenet_cli.pipeline.evaluating.answers import read_many
+from mobilenet_cli.pipeline.reporting.box_cases import differing_boxes, mistaken_boxes
 from mobilenet_cli.pipeline.reporting.report_warnings import NEEDS, command, warnings_of
 from mobilenet_cli.pipeline.reporting.weight_ranges import weight_ranges
 from mobilenet_cli.reports.accuracy_statistics import compare_paired, compare_precision
 from mobilenet_cli.reports.answers import confusion, disagreements, mistakes
 from mobilenet_cli.reports.records.accuracy import EvaluationRecord, PredictionsRecord
-from mobilenet_cli.reports.records.detection import DetectionRecord
+from mobilenet_cli.reports.records.detection import BoxesRecord, DetectionRecord
 from mobilenet_cli.reports.records.latency import BenchRecord
 from mobilenet_cli.reports.records.run import BOXES, ArtifactRecord, Missing, RunRecord
 from mobilenet_cli.reports.summary import main_data
@@ -40,14 +41,16 @@ COMMANDS = {
     "train.jsonl": "train",
     "evaluate.json": "evaluate",
     "predictions.json": "evaluate",
+    "boxes.json": "evaluate",
     "detection.json": "evaluate",
     "bench.json": "bench",
 }
 T = TypeVar("T")
-Answers = TypeVar("Answers", PredictionsRecord, DetectionRecord)
+Answers = TypeVar("Answers", PredictionsRecord, DetectionRecord, BoxesRecord)
 EPOCHS = TypeAdapter(list[dict[str, JsonValue]])
 EVALUATIONS = TypeAdapter(list[EvaluationRecord])
 DETECTIONS = TypeAdapter(list[DetectionRecord])
+BOX_RECORDS = TypeAdapter(list[BoxesRecord])
 PREDICTIONS = TypeAdapter(list[PredictionsRecord])
 BENCH = TypeAdapter(BenchRecord)
 
@@ -84,6 +87,8 @@ def collect(run: Run, layers: bool = True) -> tuple[RunRecord, list[PredictionsR
     if run.predictions.is_file() or not (predictions or detects):
         few = read_part(run, run.predictions, missing, reader(PREDICTIONS))
         predictions = [*(few or []), *predictions]
+    kept = detects and run.boxes.is_file()  # which older runs do not have
+    boxes = (read_part(run, run.boxes, missing, reader(BOX_RECORDS)) if kept else None) or []
     both = layers and run.folded.is_file() and run.int8.is_file()
     weights = read_part(run, run.int8, missing, partial(weight_ranges, run.folded)) if both else ()
     record = RunRecord(
@@ -98,6 +103,7 @@ def collect(run: Run, layers: bool = True) -> tuple[RunRecord, list[PredictionsR
         network=title_of(artifacts[-1]),
     )
     record = with_answers(with_precisions(without_outdated(record)), predictions)
+    record = with_boxes(record, boxes)
     record = record.model_copy(update={"multiply_adds": products(run.artifacts())})
     return record.model_copy(update={"warnings": warnings_of(record)}), predictions
 
@@ -169,6 +175,20 @@ def with_precisions(run: RunRecord) -> RunRecord:
     pairs = (compare_precision(base, record) for record in others)
     found = tuple(pair for pair in pairs if pair is not None)
     return run.model_copy(update={"paired_precision": found})
+
+
+def with_boxes(run: RunRecord, boxes: Sequence[BoxesRecord]) -> RunRecord:
+    """Add to a detector's run the images worth a look."""
+    found = {a.stage: r for a in run.artifacts if (r := newest(boxes, a.sha256)) is not None}
+    if not found:
+        return run
+    last = run.artifacts[-1]
+    names = last.names or last.classes
+    update = {"mistaken_boxes": mistaken_boxes(list(found.values())[-1], names)}
+    base, int8 = found.get("simplify") or found.get("export"), found.get("quantize")
+    if base and int8 and base.data_fingerprint == int8.data_fingerprint:
+        update["differing_boxes"] = differing_boxes(base, int8, names)
+    return run.model_copy(update=update)
 
 
 def newest(records: Sequence[Answers], sha256: str, data: str | None = None) -> Answers | None:

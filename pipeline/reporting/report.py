@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from mobilenet_cli.pipeline.artifacts.files import write_atomically
 from mobilenet_cli.pipeline.artifacts.runs import Run
@@ -10,6 +11,7 @@ from mobilenet_cli.pipeline.errors import (
     OptionError,
     StorageError,
 )
+from mobilenet_cli.pipeline.evaluating.records import boxes_in
 from mobilenet_cli.pipeline.reporting.collect import collect, newest
 from mobilenet_cli.pipeline.reporting.gallery import pictures
 from mobilenet_cli.reports.embed import BENCH_SECTIONS, MARK, SECTIONS, embed
@@ -17,6 +19,7 @@ from mobilenet_cli.reports.html import report_html
 from mobilenet_cli.reports.markdown import report_markdown
 from mobilenet_cli.reports.model_card import model_card
 from mobilenet_cli.reports.records.accuracy import PredictionsRecord
+from mobilenet_cli.reports.records.detection import BoxesRecord
 from mobilenet_cli.reports.records.run import ReportRecord, RunRecord
 from mobilenet_cli.reports.summary import summarize
 
@@ -26,6 +29,8 @@ FORMATS = {
     "report.html": "html",
     "model_card.md": "model_card",
 }
+
+Shown = TypeVar("Shown", PredictionsRecord, BoxesRecord)
 
 
 def report(run: Run) -> tuple[ReportRecord, dict[str, Path]]:
@@ -37,11 +42,15 @@ def report(run: Run) -> tuple[ReportRecord, dict[str, Path]]:
     """
     run_record, predictions = collect(run)
     record = summarize(run_record)
+    if run_record.mistaken_boxes or run_record.differing_boxes:
+        shown = gallery_pictures(run_record, boxes_in(run).read())
+    else:
+        shown = gallery_pictures(run_record, predictions)
     texts = {
         "report.md": report_markdown(record),
         "report.json": record.model_dump_json(indent=2) + "\n",
         "model_card.md": model_card(record),
-        "report.html": report_html(record, *gallery_pictures(run_record, predictions)),
+        "report.html": report_html(record, *shown),
     }
     for file, text in texts.items():
         write_atomically(run.folder / file, text.encode())
@@ -77,18 +86,15 @@ def embed_into(path: Path, record: ReportRecord) -> None:
     write_atomically(path, text.encode())
 
 
-def gallery_pictures(
-    run: RunRecord, predictions: Sequence[PredictionsRecord]
-) -> tuple[dict[str, str], str]:
+def gallery_pictures(run: RunRecord, answers: Sequence[Shown]) -> tuple[dict[str, str], str]:
     """Return pictures of the images that the report shows by name; or none, and why."""
     keys = [case.key for case in (*run.disagreements, *run.mistakes)]
+    keys += [case.key for case in (*run.differing_boxes, *run.mistaken_boxes)]
     last = run.artifacts[-1]
-    record = next(
-        (r for a in reversed(run.artifacts) if (r := newest(predictions, a.sha256))), None
-    )
+    record = next((r for a in reversed(run.artifacts) if (r := newest(answers, a.sha256))), None)
     if record is None or not keys:
         return {}, ""
     try:
-        return pictures(record.source, last.data, record.data_fingerprint, keys), ""
+        return pictures(record, last.data, keys), ""
     except DataError as error:
         return {}, error.what

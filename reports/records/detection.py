@@ -1,5 +1,8 @@
 """These are the records of a detector's accuracy."""
 
+from collections import Counter
+from typing import Literal
+
 from pydantic import JsonValue
 
 from mobilenet_cli.reports.records.accuracy import Interval
@@ -79,6 +82,85 @@ class DetectionRecord(Record):
         for name, metric in (("ap", self.ap), ("ap50", self.ap50), ("ap75", self.ap75)):
             document |= {name: metric.value, f"{name}_interval": [metric.low, metric.high]}
         return document
+
+
+class ImageBoxes(Record):
+    """These are the objects in one image, and the boxes that a detector found in it.
+
+    Attributes:
+        key: the image's name in its data set.
+        size: width and height in pixels, in which all corners are.
+        objects: index of the class, left, top, right, bottom.
+        ignored: likewise those that count neither as found nor as missed.
+        found: index of the class, left, top, right, bottom, probability; the most probable first.
+    """
+
+    key: str
+    size: tuple[int, int]
+    objects: tuple[tuple[int, float, float, float, float], ...]
+    ignored: tuple[tuple[int, float, float, float, float], ...]
+    found: tuple[tuple[int, float, float, float, float, float], ...]
+
+
+class BoxesRecord(Record):
+    """A boxes record says what one detector found in each image of a set.
+
+    Attributes:
+        model: path of the artifact; ``sha256`` its hash.
+        data: the data set's name, as in the detection record of the same evaluation.
+        source: where the images are, as ``evaluate --data`` took it.
+        data_fingerprint: its hash over names, sizes and boxes.
+        provider: what ran the model.
+        min_score: the probability above which boxes are here.
+        images: in the set's order, no more than the first 500.
+    """
+
+    model: str
+    sha256: str
+    data: str
+    source: str
+    data_fingerprint: str
+    provider: str
+    min_score: float
+    images: tuple[ImageBoxes, ...]
+
+
+BoxKind = Literal["right", "missed", "invented", "both", "float", "int8"]
+
+
+class CaseBox(Record):
+    """This is a box that a report draws.
+
+    Attributes:
+        kind: an object that was found or missed, or a box that is none; or who found it.
+        name: of the class.
+        probability: 0..1, of the surer one where both found it; None of a missed object.
+        corners: left, top, right, bottom in pixels of the image.
+    """
+
+    kind: BoxKind
+    name: str
+    probability: float | None
+    corners: tuple[float, float, float, float]
+
+
+class BoxCase(Record):
+    """A case is one evaluation image with the boxes that are worth a look.
+
+    Attributes:
+        key: the image's name in its data set.
+        size: width and height in pixels.
+        boxes: those to draw, the plain ones first.
+    """
+
+    key: str
+    size: tuple[int, int]
+    boxes: tuple[CaseBox, ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Return how many boxes there are of each kind."""
+        return dict(Counter(box.kind for box in self.boxes))
 
 
 class PairedPrecision(Record):

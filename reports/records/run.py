@@ -23,7 +23,7 @@ from mobilenet_cli.reports.records.conversion import (
     ImportRecord,
     SimplifyRecord,
 )
-from mobilenet_cli.reports.records.detection import DetectionRecord, PairedPrecision
+from mobilenet_cli.reports.records.detection import BoxCase, DetectionRecord, PairedPrecision
 from mobilenet_cli.reports.records.latency import BenchRecord
 from mobilenet_cli.reports.records.quantization import QuantizeRecord
 from mobilenet_cli.reports.records.training import TrainRecord
@@ -147,6 +147,8 @@ class RunRecord(Record):
             ``paired_precision``.
         disagreements: images on which the int8 and the float artifact differ most surely.
         mistakes: images on which the last artifact is wrong most surely.
+        mistaken_boxes: of detectors, images in which the last artifact misses objects or invents
+            some; ``differing_boxes`` those in which int8 and float find different ones.
         confusion: of the last artifact's worst classes.
         weights: of the layers before and after quantization.
         missing: what the report has to do without.
@@ -165,6 +167,8 @@ class RunRecord(Record):
     paired_precision: tuple[PairedPrecision, ...] = ()
     disagreements: tuple[ImageCase, ...] = ()
     mistakes: tuple[ImageCase, ...] = ()
+    mistaken_boxes: tuple[BoxCase, ...] = ()
+    differing_boxes: tuple[BoxCase, ...] = ()
     confusion: Confusion | None = None
     weights: tuple[WeightRange, ...] = ()
     missing: tuple[Missing, ...] = ()
