@@ -35,6 +35,7 @@ SMALLEST_BIAS_SCALE = 1e-36  # is a normal number of float32 still, which kernel
 # Second moments are K x K: a layer of more taps than ResNet's widest convolution, 3 x 3 x 512, is
 # rounded in parts of at most so many, as if these had nothing in common.
 WIDEST, PART = 4608, 2048
+MOST_IMAGES, MOST_VALUES = 16, 1 << 24  # that a step reads at a time
 SCALE_OF_NOTHING = 1e-12  # of a channel whose weights and bias are 0: any scale will do, but not 0
 
 
@@ -199,9 +200,11 @@ def _input_codes(images: Images, grid: Grid | None) -> NDArray[Any]:
 
 
 def _run_step(
-    step: GraphStep, session: Any, inputs: dict[str, NDArray[Any]], images: int, batch: int = 16
+    step: GraphStep, session: Any, inputs: dict[str, NDArray[Any]], images: int
 ) -> list[NDArray[Any]]:
     """Run a step over all images, writing into one array a tensor so that nothing is held twice.
+
+    So many are run at a time that memory does not grow with their resolution.
 
     A tensor may have several rows an image: some networks move channels into the batch.
 
@@ -209,6 +212,8 @@ def _run_step(
         ModelError: a tensor has no rows of its own for each image.
     """
     made: list[NDArray[Any]] = []
+    values = sum(value.size for value in inputs.values()) // images
+    batch = min(MOST_IMAGES, max(1, MOST_VALUES // max(1, values)))
     for start in range(0, images, batch):
         stop = min(start + batch, images)
         part = {n: v[start * len(v) // images : stop * len(v) // images] for n, v in inputs.items()}

@@ -21,6 +21,12 @@ BATCH = 8
 # Float activations of so few images stay in the caches: ranges take 0.8 of the time, and 0.6 of the
 # memory, that they take with BATCH. Where a session is short, more of them cost more.
 RANGE_BATCH = 2
+PIXELS = 224 * 224  # of the images that these numbers are meant for
+
+
+def at_once(count: int, spec: InputSpec) -> int:
+    """Return how many images to run at a time, so that memory does not grow with resolution."""
+    return max(1, count * PIXELS // max(PIXELS, spec.resolution**2))
 
 
 @dataclass(frozen=True)
@@ -44,13 +50,13 @@ class Calibration:
         return len(self.samples)
 
     def first_batches(self, count: int) -> Iterator[NDArray[np.float32]]:
-        """Return the first ``count`` images, prepared, ``BATCH`` at a time."""
-        for batch in batches(self.samples[:count], self.spec, BATCH):
+        """Return the first ``count`` images, prepared, ``BATCH`` at a time; of large ones fewer."""
+        for batch in batches(self.samples[:count], self.spec, at_once(BATCH, self.spec)):
             yield batch.images
 
     def all_batches(self) -> Iterator[NDArray[np.float32]]:
-        """Return all prepared images, ``RANGE_BATCH`` at a time."""
-        for batch in batches(self.samples, self.spec, RANGE_BATCH):
+        """Return all prepared images, ``RANGE_BATCH`` at a time; of large ones fewer."""
+        for batch in batches(self.samples, self.spec, at_once(RANGE_BATCH, self.spec)):
             yield batch.images
 
 

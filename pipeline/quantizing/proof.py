@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 
@@ -25,7 +24,9 @@ from mobilenet_cli.reports.records.quantization import LayerRecord
 
 SIMULATED = SessionConfig(integer_kernels=False)
 KIT_IMAGES = 2  # that travel to other machines
-PROBE_IMAGES = 4  # on which each layer is compared with the float network and with the kernels
+# On which each layer is compared with the float network and with the kernels, unless fewer large
+# ones are run at once.
+PROBE_IMAGES = 4
 
 
 def calibration_runtime(
@@ -133,7 +134,7 @@ def layer_meter(
     there; steps without weights are tried here all the same, for what they compute wrongly is no
     matter of the CPU.
     """
-    few_images = np.concatenate(list(images.first_batches(PROBE_IMAGES)))
+    few_images = next(images.first_batches(PROBE_IMAGES))
     session = exposing(network, [step.output for step in network.steps], open_session)
 
     def measure(

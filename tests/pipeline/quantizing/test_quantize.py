@@ -13,6 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mobilenet_cli.calibration.ranges.calibrators import CALIBRATORS
+from mobilenet_cli.calibration.weights import reconstruct
 from mobilenet_cli.data.loader import batches
 from mobilenet_cli.data.open_dataset import open_dataset
 from mobilenet_cli.data.preprocess import InputSpec
@@ -273,12 +274,19 @@ def test_batch_size_does_not_matter(tmp_path, monkeypatch, calibrator):
 
 def test_batch_size_does_not_matter_to_deep_networks(chain, tmp_path, monkeypatch):
     made = []
-    for size in (5, 13):
+    for size, values in ((5, 1), (13, 1 << 24)):
+        monkeypatch.setattr(reconstruct, "MOST_VALUES", values)  # 1: one image at a time
         monkeypatch.setattr(calibration_images, "BATCH", size)
         monkeypatch.setattr(calibration_images, "RANGE_BATCH", size)
         config = QuantizeConfig(calib_count=13, calibrator="mse")
         made.append(quantize(chain.folded, config, tmp_path / f"{size}.onnx").sha256)
     assert made[0] == made[1]
+
+
+def test_of_large_images_fewer_are_run_at_once():
+    sides = (32, 224, 225, 320, 512, 1024)
+    found = [calibration_images.at_once(8, InputSpec.stretched(side)) for side in sides]
+    assert found == [8, 8, 7, 3, 1, 1]
 
 
 @pytest.mark.parametrize("calibrator", sorted(CALIBRATORS.keys() - {"minmax"}))
