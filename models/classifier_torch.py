@@ -24,8 +24,12 @@ class Classifier(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map normalized images [N, 3, H, W] to logits [N, classes]."""
+        logits: torch.Tensor = self.classifier(self.embed(images))
+        return logits
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """Map normalized images [N, 3, H, W] to pooled features [N, C]."""
         features = self.layers(images)
         # A window of the whole map rather than a mean: it exports as one AveragePool.
         pooled = F.avg_pool2d(features, features.shape[-2:])
-        logits: torch.Tensor = self.classifier(pooled.reshape(-1, self.classifier.in_features))
-        return logits
+        return pooled.reshape(-1, self.classifier.in_features)

@@ -143,7 +143,10 @@ def kept(trained: TrainRecord) -> str:
     epoch = trained.kept_epoch
     if epoch is None or epoch >= trained.epochs:
         return ""
-    return f", of which epoch {epoch} was the best and is kept" if epoch else ", none of them kept"
+    if epoch:
+        return f", of which epoch {epoch} was the best and is kept"
+    start = "a new classifier alone" if trained.start_top1 is None else "what they started from"
+    return f", none of them better than {start}, which is kept"
 
 
 def headline(run: RunRecord, rows: Sequence[ReportRow]) -> str:

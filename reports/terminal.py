@@ -69,8 +69,9 @@ def _recipe_text(name: str, values: Mapping[str, Any]) -> str:
 def training_text(record: TrainingStart | EpochRecord) -> str:
     """Say what a training starts with, or what an epoch reached."""
     if isinstance(record, EpochRecord):
+        name = f"epoch {record.epoch}" if record.epoch else "a new classifier alone"
         return (
-            f"epoch {record.epoch}: {_measured(record)} of the held-out images; training: "
+            f"{name}: {_measured(record)} of the held-out images; training: "
             f"loss {record.loss:.3f}, {'matched anchors' if record.detects else 'top-1'} "
             f"{record.train_top1:.2f} %"
         )
@@ -119,9 +120,10 @@ def _replaced(file: str | None) -> list[str]:
 def train_text(file: Path, record: TrainRecord) -> str:
     """Say what a training reached, and which epoch it was."""
     after, kept = counted(record.epochs, "epoch"), record.kept_epoch
-    best = ""
-    if kept and record.last_top1 is not None and kept < record.epochs:
-        best = f" (epoch {kept}, the best, is kept; the last had {record.last_top1:.2f} %)"
+    best, name = "", f"epoch {kept}, the best," if kept else "a new classifier alone was better and"
+    started = record.start_top1 is not None and not kept
+    if kept is not None and record.last_top1 is not None and kept < record.epochs and not started:
+        best = f" ({name} is kept; the last epoch had {record.last_top1:.2f} %)"
     return (
         f"{file}: {_measured(record)} of the held-out images after {after}{best}, "
         f"{record.images_per_second:.0f} images/s; curves in {file.with_name('curves.png')}"

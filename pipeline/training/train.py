@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mobilenet_cli.data.dataset import Sample
 from mobilenet_cli.data.training_batches import EpochPlan, RankShard, TrainBatch, training_batches
@@ -22,6 +23,7 @@ from mobilenet_cli.pipeline.training.allocator import keep_freed_memory
 from mobilenet_cli.pipeline.training.config import TrainConfig
 from mobilenet_cli.pipeline.training.distributed import process_group
 from mobilenet_cli.pipeline.training.learner import Learner, make_learner
+from mobilenet_cli.pipeline.training.linear_probe import linear_probe, wants_probe
 from mobilenet_cli.pipeline.training.log import write_curves, write_log
 from mobilenet_cli.pipeline.training.setup import (
     ResolvedTraining,
@@ -34,6 +36,9 @@ from mobilenet_cli.pipeline.training.step import take_step
 from mobilenet_cli.pipeline.training.tensorboard import Board, board
 from mobilenet_cli.pipeline.training.validation import count_correct
 from mobilenet_cli.reports.records.training import EpochRecord, TrainingStart, TrainRecord
+
+if TYPE_CHECKING:
+    from mobilenet_cli.models.architecture import Network
 
 SAVE_SECONDS = 300.0  # between two states of a training that is under way
 
@@ -170,8 +175,10 @@ class Trainer:
         """
         main = self.setup.group.is_main
         if self.setup.grids is not None and self.state.start is None:
-            top1, top5, _ = self.validate()
+            top1, top5, _ = self.validate(self.learner.kept)
             self.state.start = top1, top5
+        if not self.steps_done and wants_probe(self.setup):
+            self.probe()
         for epoch in range(self.state.epoch, self.setup.epochs):
             self.run_epoch()
             self.history.append(self.epoch_record())
@@ -185,6 +192,34 @@ class Trainer:
             self.finish()
             for file in (self.setup.state_file, self.setup.best_file):
                 file.unlink(missing_ok=True)
+
+    def probe(self) -> None:
+        """Fit a new classifier alone, as epoch 0, which is kept unless a later one is better."""
+        from mobilenet_cli.models.classifier_torch import Classifier
+
+        setup, network = self.setup, self.learner.network
+        assert isinstance(network, Classifier)  # wants_probe asked that
+
+        def tick(seen: int) -> None:
+            note = f"a new classifier alone: {seen} of {len(setup.images.samples)} images"
+            self.listener.progress(0, self.images_total, note)
+
+        found = linear_probe(setup, network, tick, self.on_bad)
+        top1, top5, loss = self.validate(found.network)
+        record = EpochRecord(
+            epoch=0,
+            loss=found.loss,
+            train_top1=found.top1,
+            top1=top1,
+            top5=top5,
+            validation_loss=loss,
+            learning_rate=0.0,
+        )
+        self.history.append(record)
+        if setup.group.is_main:
+            write_atomically(setup.best_file, checkpoint_bytes(found.network, setup.facts))
+            write_log(setup.out, self.history)
+            self.listener.tell(record)
 
     @property
     def steps_done(self) -> int:
@@ -269,8 +304,8 @@ class Trainer:
             f"lr {self.learner.learning_rate:.1e}, {100 * state.waiting:.0f} % waiting for data"
         )
 
-    def validate(self) -> tuple[float, float, float | None]:
-        """Evaluate on the held-out images that can be read.
+    def validate(self, network: "Network") -> tuple[float, float, float | None]:
+        """Evaluate a network on the held-out images that can be read.
 
         Returns:
             Top-1 and top-5, or a detector's AP50 and AP, in percent; and the mean loss, None where
@@ -279,22 +314,22 @@ class Trainer:
         Raises:
             DataError: none of them can be read.
         """
-        setup, kept = self.setup, self.learner.kept
+        setup = self.setup
         images = len(setup.validation_shard.samples)
 
         def tick(seen: int) -> None:
             note = f"held-out images: {seen} of {images}"
             self.listener.progress(self.images_done, self.images_total, note)
 
-        setup.group.broadcast_buffers(kept)
+        setup.group.broadcast_buffers(network)
         if setup.detection is not None:
             spec, device = setup.training.input, setup.device
             ap50, ap, loss = setup.detection.validate(
-                kept, setup.validation_shard, spec, device, tick, self.on_bad
+                network, setup.validation_shard, spec, device, tick, self.on_bad
             )
             return 100 * ap50, 100 * ap, loss if math.isfinite(loss) else None
         counts = count_correct(
-            setup.computed(kept),
+            setup.computed(network),
             setup.validation_shard,
             setup.classes,
             setup.training.input,
@@ -313,7 +348,7 @@ class Trainer:
 
     def epoch_record(self) -> EpochRecord:
         """Evaluate the epoch that has just ended."""
-        top1, top5, loss = self.validate()
+        top1, top5, loss = self.validate(self.learner.kept)
         state = self.state
         return EpochRecord(
             epoch=state.epoch + 1,
@@ -342,7 +377,7 @@ class Trainer:
         }
 
     def best_epoch(self) -> int:
-        """Return the best epoch, from 1; 0 where, with ``--qat``, none is as good as the start."""
+        """Return the best epoch, from 1; 0 for a better start with ``--qat``, or a better probe."""
         start = self.state.start
         best = best_epoch(self.history, 100 / len(self.setup.validation.samples))
         return 0 if start and start[0] > self.history[best - 1].top1 else best
@@ -360,15 +395,14 @@ class Trainer:
         """Choose the weights to keep: those of the best epoch, or with ``--qat`` of the start.
 
         Returns:
-            The epoch, from 1, or 0 for the start; the checkpoint; its facts; its top-1 and top-5.
+            The epoch, from 1, or 0 for the start or the probe; the checkpoint; its facts; its top-1
+            and top-5.
         """
         best = self.best_epoch()
-        if best == len(self.history):
-            last = self.history[-1]
-            return best, self.content(), self.setup.facts, (last.top1, last.top5)
-        if best:
-            epoch = self.history[best - 1]
-            content = self.setup.best_file.read_bytes()
+        epoch = next((epoch for epoch in self.history if epoch.epoch == best), None)
+        if epoch is not None:
+            last = epoch is self.history[-1]
+            content = self.content() if last else self.setup.best_file.read_bytes()
             return best, content, self.setup.facts, (epoch.top1, epoch.top5)
         source, start = self.setup.training.source, self.state.start
         assert source is not None  # with --qat there are both
@@ -409,7 +443,7 @@ class Trainer:
 
 
 def best_epoch(history: Sequence[EpochRecord], image: float) -> int:
-    """Return the epoch, from 1, whose weights are worth keeping.
+    """Return the epoch, from 1, or 0 for the probe, whose weights are worth keeping.
 
     It is the one of the highest top-1; one held-out image more or less makes no difference, so that
     among such equals the lowest held-out loss decides, and then the later epoch.

@@ -329,7 +329,8 @@ def curves(
     columns = [c for c in columns if any(number(epoch.get(c)) is not None for epoch in epochs)]
     if not columns:
         return None
-    x = [number(epoch.get("epoch")) or index + 1 for index, epoch in enumerate(epochs)]
+    numbers = [number(epoch.get("epoch")) for epoch in epochs]
+    x = [index + 1 if n is None else n for index, n in enumerate(numbers)]
     titles = [words.get(column, plain(column.replace("_", " "))) for column in columns]
     data = []
     for index, (column, curve) in enumerate(zip(columns, titles, strict=True)):
@@ -354,7 +355,7 @@ def curves(
     return Chart(
         name,
         title,
-        f"{counted(len(epochs), 'epoch')}; the last: {last}.",
+        f"{counted(sum(n > 0 for n in x), 'epoch')}; the last: {last}.",
         data,
         axes("epoch", unit)
         | {"xaxis": {"title": {"text": "epoch"}, "tick0": x[0], "dtick": max(1, len(x) // 10)}},

@@ -7,7 +7,7 @@ class EpochRecord(Record):
     """An epoch's record is one line of ``train.jsonl``.
 
     Attributes:
-        epoch: from 1.
+        epoch: from 1; 0 for a new classifier alone, on the layers as they were given.
         loss: mean training loss; ``train_top1`` the accuracy on the augmented images, in percent.
         top1: on the held-out images, in percent; likewise ``top5``.
         validation_loss: mean loss on the held-out images; None where it is not finite.
@@ -62,7 +62,8 @@ class TrainRecord(Record):
         top1: of what was kept, on the held-out images, in percent; likewise ``top5``.
         detects: the network is a detector, and ``top1`` is its AP50, ``top5`` its AP.
         start_top1: likewise of what training started from, with ``--qat``.
-        kept_epoch: whose weights were kept, from 1; 0 for those that it started from.
+        kept_epoch: whose weights were kept, from 1; 0 for those that it started from, with
+            ``--qat``, or else for a new classifier alone.
         last_top1: top-1 after the last epoch, on the held-out images, in percent.
         seconds: of the steps, without evaluation; ``images_per_second`` over them.
         parameters: trainable parameters; ``multiply_adds`` of one image.

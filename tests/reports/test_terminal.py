@@ -92,7 +92,7 @@ def test_a_training_says_which_epoch_is_kept():
     file = Path("runs/a/model.safetensors")
     assert train_text(file, TRAINED) == (
         "runs/a/model.safetensors: top-1 25.00 % of the held-out images after 3 epochs (epoch 2, "
-        "the best, is kept; the last had 23.15 %), 96 images/s; curves in runs/a/curves.png"
+        "the best, is kept; the last epoch had 23.15 %), 96 images/s; curves in runs/a/curves.png"
     )
     one = TRAINED.model_copy(update={"epochs": 1, "kept_epoch": 1})
     assert "after 1 epoch, " in train_text(file, one)
@@ -266,7 +266,11 @@ def test_facts_say_which_epoch_is_kept():
     assert kept(TRAINED) == ", of which epoch 2 was the best and is kept"
     assert kept(TRAINED.model_copy(update={"kept_epoch": 3})) == ""
     assert kept(TRAINED.model_copy(update={"kept_epoch": None})) == ""
-    assert kept(TRAINED.model_copy(update={"kept_epoch": 0})) == ", none of them kept"
+    none = ", none of them better than {}, which is kept"
+    probe = TRAINED.model_copy(update={"kept_epoch": 0})
+    assert kept(probe) == none.format("a new classifier alone")
+    started = probe.model_copy(update={"start_top1": 99.0})
+    assert kept(started) == none.format("what they started from")
 
 
 def test_small_ratios_show_their_digits():

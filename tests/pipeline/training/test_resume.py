@@ -246,7 +246,7 @@ def test_the_best_epoch_is_exported(
     assert not torch.equal(judged[0]["classifier.weight"], judged[1]["classifier.weight"])
     record = made.record
     assert (record.kept_epoch, record.top1, record.last_top1) == (1, 62.5, 37.5)
-    assert "(epoch 1, the best, is kept; the last had 37.50 %)" in train_text(out, record)
+    assert "(epoch 1, the best, is kept; the last epoch had 37.50 %)" in train_text(out, record)
     assert not list(tmp_path.glob("best*"))
     epochs = [2] if stopped_in_the_last_epoch else [1, 2]
     assert [said.epoch for said in told[1:]] == epochs

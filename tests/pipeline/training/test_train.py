@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,16 +26,21 @@ from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact, load_with_record, save_artifact
 from mobilenet_cli.pipeline.artifacts.checkpoint import checkpoint_bytes, load_network
 from mobilenet_cli.pipeline.errors import CheckError, DataError, OptionError, StorageError
+from mobilenet_cli.pipeline.reporting.collect import read_epochs
+from mobilenet_cli.pipeline.training import linear_probe
 from mobilenet_cli.pipeline.training.augmentation import augmented
 from mobilenet_cli.pipeline.training.config import TrainConfig
 from mobilenet_cli.pipeline.training.recipes import RECIPES
 from mobilenet_cli.pipeline.training.setup import names_of, resolve, training_classes
 from mobilenet_cli.pipeline.training.train import train
 from mobilenet_cli.pipeline.training.validation import count_correct
+from mobilenet_cli.reports.charts.run_charts import training_charts
 from mobilenet_cli.reports.records.base import Record
-from mobilenet_cli.reports.records.training import TrainRecord
+from mobilenet_cli.reports.records.training import EpochRecord, TrainingStart, TrainRecord
+from mobilenet_cli.reports.terminal import train_text, training_text
 
 SMALL = TrainConfig(width=0.25, epochs=2)
+IDLE = ("learning_rate=0", "shift=0", "zoom=0", "rotation=0")
 
 
 @pytest.fixture(scope="module")
@@ -227,18 +233,45 @@ def other_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_fine_tuning_keeps_the_layers_and_replaces_the_head(
-    trained: Path, other_digits: Path, tmp_path: Path
+def test_fine_tuning_that_teaches_nothing_leaves_a_new_classifier_alone(
+    chain: Any, other_digits: Path, tmp_path: Path
 ) -> None:
-    frozen = ("learning_rate=0", "shift=0", "zoom=0", "rotation=0")
-    config = TrainConfig(str(other_digits), init=str(trained), epochs=1, changes=frozen)
-    made = train(config, tmp_path / "model.safetensors")
-    before, after = load_network(load_artifact(trained)), load_network(made)
-    assert torch.equal(before.layers[5].conv.weight, after.layers[5].conv.weight)
+    """On few images the layers as they are may be best: fine-tuning must beat what they give."""
+    told: list[TrainingStart | EpochRecord] = []
+    config = TrainConfig(str(other_digits), init=str(chain.checkpoint.path), epochs=1, changes=IDLE)
+    made = train(config, tmp_path / "model.safetensors", tell=told.append)
+    probe, epoch = [record for record in told if isinstance(record, EpochRecord)]
+    assert [probe.epoch, epoch.epoch] == [0, 1]
+    assert probe.top1 > 60 > epoch.top1
+    assert (made.record.kept_epoch, made.record.top1) == (0, probe.top1)
+    before, after = load_network(chain.checkpoint), load_network(made)
+    for name, tensor in before.layers.state_dict().items():
+        assert torch.equal(after.layers.state_dict()[name], tensor), name
     assert after.classifier.weight.shape == (3, 256)
-    assert made.facts.parent == load_artifact(trained).sha256
-    assert made.facts.classes == ("class-3", "class-5", "class-8")
-    assert (made.facts.model.width, made.facts.input.resolution) == (0.25, 32)
+    held = open_dataset(str(other_digits), "val")
+    facts, cpu = made.facts, torch.device("cpu")
+    top1, *_, seen = count_correct(after, held, facts.classes, facts.input, cpu)
+    assert 100 * top1 / seen == probe.top1
+    assert facts.parent == chain.checkpoint.sha256
+    assert facts.classes == ("class-3", "class-5", "class-8")
+    assert (facts.model.width, facts.input.resolution) == (0.25, 32)
+    assert training_text(probe).startswith("a new classifier alone: top-1")
+    assert "a new classifier alone was better and is kept" in train_text(made.path, made.record)
+    loss, accuracy = training_charts(read_epochs(tmp_path / "train.jsonl"), classes=3)
+    assert loss.data[0]["x"] == [0, 1]
+    assert "1 epoch; the last" in accuracy.summary
+
+
+def test_probe_is_for_other_classes_and_few_images(
+    trained: Path, other_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def epochs_of(config: TrainConfig, name: str) -> list[int]:
+        train(config, tmp_path / name / "model.safetensors")
+        return [int(str(e["epoch"])) for e in read_epochs(tmp_path / name / "train.jsonl")]
+
+    assert epochs_of(TrainConfig(init=str(trained), epochs=0.02), "same") == [1]
+    monkeypatch.setattr(linear_probe, "MOST_IMAGES", 10)
+    assert epochs_of(TrainConfig(str(other_digits), init=str(trained), epochs=1), "many") == [1]
 
 
 def test_the_same_classes_keep_their_head(trained: Path, tmp_path: Path) -> None:
