@@ -158,24 +158,23 @@ def _write_step(
     node.input[:] = [f"{name}_real" if name in grids else name for name in node.input]
     if step.apart:
         _keep_apart(writer, step, node, grids)
-    named = dict(zip(step.outputs, made, strict=True))
+    # What an activation behind it makes is the step's output, in place of the node's own.
+    named = dict(zip((node.output[0], *step.further), made, strict=True))
+    node.output[:] = [named.get(name, name) for name in node.output]
     if linear is None:
-        node.output[:] = [named.get(name, name) for name in node.output]
-        writer.nodes.append(node)
         for name in step.node.input:
             if name in network.constants:
                 writer.constant(name, network.constants[name])
-        return
-    (node.output[0],) = made
-    weight, bias = _write_parameters(writer, step, linear)
+    else:
+        weight, bias = _write_parameters(writer, step, linear)
+        node.input[:] = [node.input[0], weight, bias]
+        if node.op_type == "Gemm":  # weights are kept as [out, in]
+            kept = [a for a in node.attribute if a.name != "transB"]
+            del node.attribute[:]
+            node.attribute.extend([*kept, helper.make_attribute("transB", 1)])
     writer.nodes.append(node)  # after what makes its weights: ONNX wants nodes in order
-    node.input[:] = [node.input[0], weight, bias]
-    if node.op_type == "Gemm":  # weights are kept as [out, in]
-        kept = [a for a in node.attribute if a.name != "transB"]
-        del node.attribute[:]
-        node.attribute.extend([*kept, helper.make_attribute("transB", 1)])
     if not enforces_activation(grids.get(step.output), step):
-        node.output[:] = [f"{made[0]}_linear"]
+        node.output[0] = f"{made[0]}_linear"
         operator, limits = "Relu", []
         if step.output not in grids and np.isfinite(step.high):
             operator = "Clip"

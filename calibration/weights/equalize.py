@@ -87,11 +87,16 @@ def residual_streams(network: Network) -> list[list[str]]:
         for stream in streams
         if not {*stream} & {*network.outputs, network.input}
         and all(
-            _takes_up(step) or (step.node.op_type == "Add" and {*step.inputs} <= {*stream})
+            _takes_up(step) or (_is_unbounded_sum(step) and {*step.inputs} <= {*stream})
             for step in network.steps
             if {*step.inputs, step.output} & {*stream}
         )
     ]
+
+
+def _is_unbounded_sum(step: GraphStep) -> bool:
+    """Tell whether a step adds, and what is above some bound is not cut off behind it."""
+    return step.node.op_type == "Add" and step.high == np.inf
 
 
 def _takes_up(step: GraphStep) -> bool:
@@ -146,8 +151,7 @@ def equalize_channels(
             weight, bias = weight * made[:, None, None, None], bias * made
         read = factors.get(inputs[output])
         if read is not None:
-            weight = weight / (
-                read[:, None, None, None] if linear.depthwise else read[:, None, None]
-            )
-        equalized[output] = Linear(weight, bias, linear.depthwise)
+            by_group = np.repeat(read.reshape(linear.groups, -1), len(weight) // linear.groups, 0)
+            weight = weight / by_group[:, :, None, None]
+        equalized[output] = Linear(weight, bias, linear.groups)
     return equalized

@@ -79,7 +79,7 @@ def second_moments(
     linear: Linear,
     part: NDArray[np.intp] | None = None,
 ) -> NDArray[np.float64]:
-    """Return the damped covariance of a layer's inputs in codes: [K, K] or [channels, K, K].
+    """Return the damped covariance of a layer's inputs in codes: [K, K], or [groups, K, K].
 
     The covariance rather than the raw moments, since the bias absorbs every change of the mean.
 
@@ -95,8 +95,7 @@ def second_moments(
     count = 0
     for image in _images(codes, linear):
         seen = patches(image.astype(np.float32) - np.float32(grid.zero_point), step, linear)
-        if not linear.depthwise:
-            seen = seen.reshape(1, -1, seen.shape[2])
+        seen = seen.reshape(linear.groups, -1, seen.shape[2])
         if part is not None:
             seen = seen[:, part]
         total = total + (seen @ seen.transpose(0, 2, 1)).astype(np.float64)
@@ -106,7 +105,7 @@ def second_moments(
             break
     mean = np.asarray(sums) / count
     covariance = np.asarray(total) / count - mean[:, :, None] * mean[:, None, :]
-    return rounding.damped(covariance if linear.depthwise else covariance[0])
+    return rounding.damped(covariance if linear.groups > 1 else covariance[0])
 
 
 def _images(codes: Codes, linear: Linear) -> Iterator[Codes]:
@@ -125,13 +124,9 @@ def mean_outputs(
     mean_input: NDArray[np.float64],
 ) -> NDArray[np.float64]:
     """Return a layer's mean outputs [out] without bias, over positions, given its mean input."""
-    taps = weight.reshape(len(weight), -1).astype(np.float64)
-    linear = Linear(weight.astype(np.float64), np.zeros(len(weight)), _is_depthwise(network, step))
+    groups = network.linears[step.output].groups
+    taps = weight.reshape(groups, len(weight) // groups, -1).astype(np.float64)
+    linear = Linear(weight.astype(np.float64), np.zeros(len(weight)), groups)
     seen = patches(mean_input.astype(np.float32), step, linear).mean(2, dtype=np.float64)
-    means: NDArray[np.float64]
-    means = (taps * seen).sum(1) if linear.depthwise else taps @ seen.ravel()
+    means: NDArray[np.float64] = (taps @ seen.reshape(groups, -1, 1)).ravel()
     return means
-
-
-def _is_depthwise(network: Network, step: GraphStep) -> bool:
-    return network.linears[step.output].depthwise

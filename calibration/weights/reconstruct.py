@@ -104,11 +104,15 @@ def quantize_linear(
         if linear.depthwise:
             return rounding.round_depthwise(taps, exact, hessians[0])
         rounded = np.empty_like(taps)
+        size = len(taps) // linear.groups
         for (part, partner), hessian in zip(parts, hessians, strict=True):
             chosen = slice(None) if part is None else part
-            rounded[:, chosen] = rounding.round_dense(
-                taps[:, chosen], exact, hessian, partner if target.pairs_saturate else None
-            )
+            limited = partner if target.pairs_saturate else None
+            for group, moments in enumerate(hessian.reshape(linear.groups, *hessian.shape[-2:])):
+                made = slice(group * size, (group + 1) * size)
+                rounded[made, chosen] = rounding.round_dense(
+                    taps[made, chosen], exact[made], moments, limited
+                )
         return rounded
 
     rounded = rounded_to(linear.taps)

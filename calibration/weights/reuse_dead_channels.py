@@ -146,10 +146,10 @@ def _copy(
     for step, linear in zip(chain, made, strict=False):
         weight, bias = linear.weight.copy(), linear.bias.copy()
         weight[slots], bias[slots] = weight[originals], bias[originals]
-        linears[step.output] = Linear(weight, bias, linear.depthwise)
+        linears[step.output] = Linear(weight, bias, linear.groups)
         copies[step.output] = np.stack([slots, originals], axis=1)
     bias = reader.bias + reader.weight.sum((2, 3))[:, slots] @ constant[slots]
     weight = reader.weight.copy()
     weight[:, slots] = weight[:, originals] / 2
     weight[:, originals] /= 2
-    linears[chain[-1].output] = Linear(weight, bias, reader.depthwise)
+    linears[chain[-1].output] = Linear(weight, bias, reader.groups)

@@ -1,5 +1,6 @@
 """A quantized model is proven to be integer, and to compute on this machine what it says."""
 
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -70,6 +71,9 @@ def check_integer(network: Network, operators: Counter[str]) -> None:
     """
     kept = [s for s in network.steps if s.kind == "float"]
     allowed = Counter(s.node.op_type for s in kept)
+    for step in kept:
+        if step.low == 0.0:  # with an activation behind it
+            allowed["Clip" if math.isfinite(step.high) else "Relu"] += 1
     allowed["Clip"] += sum(len(s.inputs) for s in kept if s.apart)  # as ``write_qdq`` parts them
     for operator in ("Conv", "Gemm", "MatMul", "Clip", "Relu"):
         found = operators[operator] + operators[f"Fused{operator}"]

@@ -29,17 +29,20 @@ def saturating(operator, shape, groups):
     weight = np.zeros((len(pairs), taps), np.int16)
     for row, pair in zip(weight, pairs):
         row[list(pair)] = 127
-    channels = shape[0] if groups == 1 else len(pairs)
+    found = len(pairs)
+    weight = np.tile(weight, (groups, 1)) if groups else weight
+    groups = groups or len(pairs)
+    channels = shape[0] * groups
     image = [1, channels, *shape[1:]] if operator == "Conv" else [1, taps]
     constants = {
         "xs": np.float32(1), "xz": np.uint8(0),
-        "w": weight.astype(np.int8).reshape(len(pairs), *shape),
-        "ws": np.ones(len(pairs), np.float32), "wz": np.zeros(len(pairs), np.int8),
+        "w": weight.astype(np.int8).reshape(len(weight), *shape),
+        "ws": np.ones(len(weight), np.float32), "wz": np.zeros(len(weight), np.int8),
         "ys": np.float32(2 * 127), "yz": np.uint8(0),
     }
     attributes = {"transB": 1}
     if operator == "Conv":
-        attributes = {"group": len(pairs) if groups != 1 else 1}
+        attributes = {"group": groups}
     nodes = [
         helper.make_node("DequantizeLinear", ["x", "xs", "xz"], ["xd"]),
         helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wd"], axis=0),
@@ -55,11 +58,13 @@ def saturating(operator, shape, groups):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     session = open_session(model.SerializeToString())
     codes = session.run(None, {"x": np.full(image, 255, np.uint8)})[0].ravel()
-    return [pair for pair, code in zip(pairs, codes) if code != 255]
+    by_group = codes.reshape(-1, found)
+    assert (by_group == by_group[0]).all()
+    return [pair for pair, code in zip(pairs, by_group[0]) if code != 255]
 
 print(json.dumps([saturating(*case) for case in json.loads(sys.argv[1])]))
 """
-# operator, one output channel's weights, groups
+# operator, one output channel's weights, groups: 0 for one of each output
 DENSE = {
     "first": ("Conv", (3, 3, 3), 1),
     "square": ("Conv", (4, 3, 3), 1),
@@ -67,6 +72,9 @@ DENSE = {
     "pointwise": ("Conv", (8, 1, 1), 1),
     "odd pointwise": ("Conv", (7, 1, 1), 1),
     "odd square": ("Conv", (5, 3, 3), 1),
+    "grouped": ("Conv", (4, 3, 3), 3),
+    "odd grouped": ("Conv", (5, 3, 1), 2),
+    "wide grouped": ("Conv", (24, 1, 1), 2),
     "product": ("Gemm", (10,), 1),
     "odd product": ("Gemm", (11,), 1),
 }

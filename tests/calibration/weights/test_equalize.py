@@ -128,18 +128,23 @@ def residual(graph, activated: bool = False) -> ModelProto:
     return graph.model()
 
 
-def test_tensors_that_additions_join_are_a_stream(small_graph):
-    network = parse(residual(small_graph()))
+@pytest.mark.parametrize("activated", [False, True])
+def test_tensors_that_additions_join_are_a_stream(small_graph, activated):
+    network = parse(residual(small_graph(), activated))
     (stream,) = residual_streams(network)
     made = [step.node.op_type for step in network.steps if step.output in stream]
     assert sorted(made) == ["Add", "Add", "Conv", "Conv", "Conv"]
-    assert residual_streams(parse(residual(small_graph(), activated=True))) == []
+
+
+def test_a_stream_with_an_end_in_float_is_not_scaled(small_graph):
+    network = parse(residual(small_graph()))
     kept = network.steps[0].output
     assert residual_streams(parse(residual(small_graph()), keep_float=frozenset({kept}))) == []
 
 
-def test_a_stream_is_scaled_as_one_and_the_function_stays(small_graph):
-    model = residual(small_graph())
+@pytest.mark.parametrize("activated", [False, True])
+def test_a_stream_is_scaled_as_one_and_the_function_stays(small_graph, activated):
+    model = residual(small_graph(), activated)
     network = parse(model)
     generator = np.random.default_rng(0)
     sizes = {step.output: 16 for step in network.steps}

@@ -22,7 +22,7 @@ LAYERS = {
 def test_a_wide_layer_is_rounded_in_parts(kind: str, target: str, monkeypatch):
     (operator, attributes), shape, image = LAYERS[kind]
     g = np.random.default_rng(0)
-    linear = Linear(g.normal(size=shape), g.normal(size=shape[0]), depthwise=False)
+    linear = Linear(g.normal(size=shape), g.normal(size=shape[0]))
     step = GraphStep("linear", helper.make_node(operator, ["x"], ["y"], **attributes), ("x",), "y")
     network, grid = Network(ModelProto(), (step,), {"y": linear}, {}), asymmetric(0.0, 6.0)
     mixing = g.normal(size=(9, int(np.prod(image))))
@@ -54,7 +54,7 @@ def test_a_wide_layer_is_rounded_in_parts(kind: str, target: str, monkeypatch):
 def test_moments_of_a_part_are_a_block_of_all():
     (operator, attributes), shape, image = LAYERS["Gemm"]
     g = np.random.default_rng(0)
-    linear = Linear(g.normal(size=shape), np.zeros(shape[0]), depthwise=False)
+    linear = Linear(g.normal(size=shape), np.zeros(shape[0]))
     step = GraphStep("linear", helper.make_node(operator, ["x"], ["y"], **attributes), ("x",), "y")
     codes = g.integers(0, 256, (300, *image)).astype(np.uint8)
     part, diagonal = np.array([3, 1, 40]), np.eye(3, dtype=bool)
