@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from mobilenet_cli.calibration.graph.parse import parse
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
-from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
 from mobilenet_cli.pipeline.errors import CheckError, counted
 from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, evaluate
 from mobilenet_cli.pipeline.evaluating.evaluate_detector import evaluate_detector
@@ -137,7 +136,7 @@ def within_drop(quantizer: Quantizer) -> FloatChoice:
         return min(map(sqnr_db, expected, found))
 
     def ranked() -> list[str]:
-        layers = parse(load_onnx(quantizer.source.path)).linears
+        layers = parse(quantizer.model).linears
         return sorted(layers, key=sqnr_alone, reverse=True)
 
     candidates = smallest_float_set(quantizer.make, ranked, meter.drop, limit)

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from mobilenet_cli.calibration.graph.join_groups import join_groups
 from mobilenet_cli.calibration.graph.parse import Network, parse
 from mobilenet_cli.calibration.graph.widen_channels import widen_channels
 from mobilenet_cli.calibration.integer_network import RECONSTRUCTION_IMAGES, Quantized, build
@@ -58,7 +59,7 @@ class Quantizer:
 
     Attributes:
         source: the float model.
-        model: its graph, with as many channels as the target's kernels like.
+        model: its graph, with as many channels, also in a group, as the target's kernels like.
         config: the settings, with a target that is not ``auto``.
         calibration: the images to calibrate on.
         progress: is told how far a quantization is.
@@ -95,13 +96,14 @@ class Quantizer:
                 f"{source.path} was trained on its grids",
                 "Leave --calibrator, --max-drop, --tune and --keep-float out",
             )
+        if config.kernels.direct:
+            model = join_groups(widen_channels(network))
+            network = parse(model)
         if unknown := [name for name in config.keep_float if name not in network.linears]:
             raise OptionError(
                 f"{source.path} has no layer {unknown[0]} to keep in float",
                 f"Its layers are {', '.join(network.linears)}",
             )
-        if config.kernels.direct:
-            model = widen_channels(network)
         calibration = choose_images(source, config.calib_dir, config.calib_count, config.seed)
         return cls(source, model, config, calibration, progress)
 

@@ -110,14 +110,14 @@ def bounded_sums(g):
     return g.node("Relu", g.conv(x, 16, 16, 1)), 16
 
 
-def groups(width):
-    """The block of ResNeXt and RegNet, of three groups with so many channels."""
+def groups(count, width):
+    """The block of ResNeXt and RegNet, of so many groups with so many channels."""
 
     def build(g):
-        c = 3 * width
+        c = count * width
         x = g.node("Relu", g.conv("x", 3, c, strides=[2, 2]))
         inner = g.node("Relu", g.conv(x, c, c, 1))
-        inner = g.node("Relu", g.conv(inner, c, c, 3, group=3))
+        inner = g.node("Relu", g.conv(inner, c, c, 3, group=count))
         return g.node("Relu", g.node("Add", g.conv(inner, c, c, 1), x)), c
 
     return build
@@ -179,8 +179,8 @@ def scaled(factor, channels):
         (bounded_in_two_steps, {}),
         (residual_blocks, {}),
         (bounded_sums, {}),
-        (groups(24), {}),
-        (groups(4), {"Conv": 1}),
+        (groups(2, 24), {}),
+        (groups(3, 4), {"Conv": 1}),
         (average_with_the_border, {"AveragePool": 1}),
         (constant_behind_a_border, {}),
         (scaled(1e-12, 16), {}),
@@ -213,4 +213,12 @@ def test_a_layer_that_is_kept_in_float_runs_in_float(small_graph, quantized):
     made = quantized(g, keep_float=(kept,))
     operators = running(made.path)
     assert (operators["Conv"], operators["QLinearConv"]) == (1, 2)
+    assert made.record.sqnr_db > 34
+
+
+def test_narrow_groups_become_integer_where_joining_them_pays(small_graph, quantized):
+    g = small_graph()
+    g.head(*groups(4, 12)(g), CLASSES)
+    made = quantized(g, target="vnni", cross=True)
+    assert made.record.float_layers == ()
     assert made.record.sqnr_db > 34
