@@ -64,7 +64,6 @@ MODELS: dict[str, Architecture] = {
         smallest_side=32,
         heads=ssd.heads,
         anchors=ssd.anchors,
-        smallest_anchor=ssd.SMALLEST_ANCHOR,
         backbone="mobilenet_v1",
     ),
     "retinaface_mobilenet_v1": Architecture(
@@ -86,7 +85,6 @@ MODELS: dict[str, Architecture] = {
         smallest_side=32,
         heads=ssd.heads,
         anchors=ssd.anchors,
-        smallest_anchor=ssd.SMALLEST_ANCHOR,
         backbone="mobilenet_v1",
     ),
 }

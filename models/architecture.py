@@ -29,10 +29,7 @@ class Architecture:
         layers: the convolutional layers of a spec, in the order of computation. In a classifier,
             global average pooling and a fully connected layer follow.
         heads: what makes the outputs of a detector, in pairs: boxes, scores; None of a classifier.
-        anchors: of a detector, for images of so many pixels a side; none of a classifier. Where
-            they can be made smaller than they were published, the second argument says so.
-        smallest_anchor: side of the smallest one as it was published, as a fraction of the image's;
-            0 where anchors are as they are.
+        anchors: of a detector, for images of so many pixels a side; none of a classifier.
         side_step: sides of images in pixels are multiples of this.
         backbone: the architecture whose weights a detector can start from; empty of a classifier.
         build: makes the torch module of a spec, with random weights; imports torch.
@@ -46,8 +43,7 @@ class Architecture:
     width_layer: str
     smallest_side: int
     heads: Callable[[ModelSpec], tuple[Head, ...]] | None = None
-    anchors: Callable[..., tuple[AnchorMap, ...]] = lambda _: ()
-    smallest_anchor: float = 0.0
+    anchors: Callable[[int], tuple[AnchorMap, ...]] = lambda _: ()
     side_step: int = 1
     backbone: str = ""
 

@@ -25,8 +25,7 @@ EXTRAS = ((256, 512), (128, 256), (128, 256), (64, 128))
 # anchor_generators/multiple_grid_anchor_generator.py, create_ssd_anchors: sizes grow evenly.
 SMALLEST, LARGEST = 0.2, 0.95
 RATIOS = (1.0, 2.0, 0.5, 3.0, 0.3333)  # of width to height; the last one is what the file says
-# The first map has a smaller square and two ratios (reduce_boxes_in_lowest_layer).
-SMALLEST_ANCHOR, FIRST_RATIOS = 0.1, (2.0, 0.5)
+FIRST_MAP = ((0.1, 1.0), (SMALLEST, 2.0), (SMALLEST, 0.5))  # reduce_boxes_in_lowest_layer
 BOX, SCORES = "boxes", "scores"
 
 
@@ -60,7 +59,7 @@ def heads(spec: ModelSpec) -> tuple[Head, ...]:
     """Return what makes the outputs of each map: boxes, then scores."""
     found = []
     for index, (source, width) in enumerate(_maps(spec)):
-        anchors = 1 + len(FIRST_RATIOS) if index == 0 else len(RATIOS) + 1
+        anchors = len(FIRST_MAP) if index == 0 else len(RATIOS) + 1
         for kind, each in ((BOX, 4), (SCORES, spec.classes)):
             name = f"heads.{index}.{kind}"
             read = f"{name}_depthwise" if spec.architecture == LITE else source
@@ -76,16 +75,11 @@ def _maps(spec: ModelSpec) -> list[tuple[str, int]]:
     return own + [(f"extras.{index}.expand", channels) for index, channels in enumerate(wide)]
 
 
-def anchors(resolution: int, smallest: float = SMALLEST_ANCHOR) -> tuple[AnchorMap, ...]:
+def anchors(resolution: int) -> tuple[AnchorMap, ...]:
     """Return the anchors of each map for images of ``resolution`` pixels a side.
 
     Sizes grow evenly from map to map. Each map has an anchor for each of ``RATIOS`` and a square
     between its own size and the next map's.
-
-    Args:
-        resolution: in pixels.
-        smallest: side of the smallest anchor, a square on the first map, as a fraction of the
-            image's.
     """
     spec = ModelSpec(architecture="ssd_mobilenet_v1")
     sides = dict(
@@ -94,12 +88,11 @@ def anchors(resolution: int, smallest: float = SMALLEST_ANCHOR) -> tuple[AnchorM
     maps = [sides[name] for name, _ in _maps(spec)]
     grows = (LARGEST - SMALLEST) / (len(maps) - 1)
     scales = [*(SMALLEST + grows * index for index in range(len(maps))), 1.0]
-    first_map = [(smallest, 1.0), *((SMALLEST, ratio) for ratio in FIRST_RATIOS)]
     found = []
     for index, (side, (scale, following)) in enumerate(zip(maps, pairwise(scales), strict=True)):
         shapes = [(scale, ratio) for ratio in RATIOS]
         shapes.insert(1, (math.sqrt(scale * following), 1.0))
-        sizes = first_map if index == 0 else shapes
+        sizes = FIRST_MAP if index == 0 else shapes
         rows = tuple((s * math.sqrt(ratio), s / math.sqrt(ratio)) for s, ratio in sizes)
         found.append(AnchorMap(side=side, step=1 / side, sizes=rows))
     return tuple(found)

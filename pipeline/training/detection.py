@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     import torch
 
 MIN_SCORE = 0.02
-SMALLEST_SIDE = 0.02  # of an anchor: its map has positions that are further apart
-RARE = 0.01  # classes with a smaller share of the objects say nothing about sizes
 VALIDATION_BATCH = 16
 WHOLE = Window(0.0, 0.0, 1.0, 1.0, mirrored=False)
 
@@ -145,21 +143,3 @@ def check_objects(dataset: BoxDataset) -> None:
             f"{dataset.name} has {len(dataset.images)} images and no object in any",
             "Check the labels",
         )
-
-
-def fitted_side(images: BoxDataset, published: float) -> float:
-    """Return the side of the smallest anchor, as a fraction of the image's, that objects ask for.
-
-    That is the median side of the class whose objects are smallest, the side of an object being the
-    root of its share of the image, and no more than is ``published``.
-    """
-    boxes = [image.boxes.corners / np.array([*image.size, *image.size]) for image in images.images]
-    corners = np.concatenate(boxes)
-    classes = np.concatenate([image.boxes.classes for image in images.images])
-    sides = np.sqrt((corners[:, 2:] - corners[:, :2]).prod(1))
-    medians = [
-        float(np.median(sides[classes == label]))
-        for label, count in zip(*np.unique(classes, return_counts=True), strict=True)
-        if count >= RARE * len(classes)
-    ]
-    return round(min(published, max(SMALLEST_SIDE, min(medians))), 3)

@@ -12,7 +12,6 @@ from mobilenet_cli.pipeline.errors import OptionError
 LIMITS: dict[str, tuple[float, float]] = {
     "epochs": (0.001, math.inf),
     "batch": (2, math.inf),  # BatchNorm needs two images
-    "fit_anchors": (0, 1),
     "views": (1, math.inf),
     "accumulate": (1, math.inf),
     "learning_rate": (0, math.inf),
@@ -46,8 +45,6 @@ class Recipe:
     Attributes:
         epochs: passes over the training images; the last may be a part of one.
         batch: images a step.
-        fit_anchors: 1 makes the smallest anchor of an SSD as small as the objects of the class
-            whose objects are smallest.
         views: copies of each image that a step takes, every other one reflected, each augmented by
             itself: more work, and a better gradient (arXiv:1901.09335).
         accumulate: parts of a batch that are computed one after another, to save memory; each has
@@ -91,7 +88,6 @@ class Recipe:
 
     epochs: float
     batch: int
-    fit_anchors: int = 0
     views: int = 1
     accumulate: int = 1
     optimizer: str = "adamw"

@@ -36,7 +36,7 @@ from mobilenet_cli.pipeline.training.config import (
     UPRIGHT,
     TrainConfig,
 )
-from mobilenet_cli.pipeline.training.detection import DetectionTask, check_objects, fitted_side
+from mobilenet_cli.pipeline.training.detection import DetectionTask, check_objects
 from mobilenet_cli.pipeline.training.distillation import Teacher, open_teacher
 from mobilenet_cli.pipeline.training.distributed import ProcessGroup
 from mobilenet_cli.pipeline.training.qat import Grids, quantized_start
@@ -90,10 +90,7 @@ class ResolvedTraining:
         values["target"] = self.quantization.target if self.quantization else None
         if self.teacher is not None:
             values["teacher_sha256"] = self.teacher.sha256
-        recipe = asdict(self.recipe) | {"name": config.recipe_name}
-        if not config.detects:
-            del recipe["fit_anchors"]
-        return values | {"recipe": recipe}
+        return values | {"recipe": asdict(self.recipe) | {"name": config.recipe_name}}
 
     @property
     def run_name(self) -> str:
@@ -400,19 +397,8 @@ def detection_of(training: ResolvedTraining) -> DetectionTask:
     check_objects(images)
     architecture = find_architecture(training.network.architecture)
     columns = tuple(range(1, len(images.classes) + 1))  # behind background
-    known = training.source.facts if training.source else None
-    resolution, published = training.input.resolution, architecture.smallest_anchor
-    if training.recipe.fit_anchors:
-        if not published:
-            raise OptionError(
-                f"the anchors of {architecture.title} are as they are", "Leave fit_anchors out"
-            )
-        anchors = architecture.anchors(resolution, fitted_side(images, published))
-    elif known and known.boxes and known.input.resolution == resolution:
-        anchors = known.boxes.anchors  # to which its weights belong
-    else:
-        anchors = architecture.anchors(resolution)
-    return DetectionTask(BoxSpec(anchors=anchors, columns=columns), images, validation)
+    spec = BoxSpec(anchors=architecture.anchors(training.input.resolution), columns=columns)
+    return DetectionTask(spec, images, validation)
 
 
 def cache_of(training: ResolvedTraining, group: ProcessGroup) -> CachedCrops:

@@ -9,18 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from mobilenet_cli.data.boxes.box_dataset import BoxDataset, Labelled, Remarks, make_dataset
 from mobilenet_cli.data.boxes.open_boxes import has_boxes, held_out_boxes, open_boxes
-from mobilenet_cli.data.dataset import Sample
 from mobilenet_cli.models import MODELS
 from mobilenet_cli.models.boxes import BoxSpec
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
 from mobilenet_cli.pipeline.artifacts.checkpoint import load_network
 from mobilenet_cli.pipeline.errors import DataError, OptionError
-from mobilenet_cli.pipeline.training import setup
 from mobilenet_cli.pipeline.training.config import DETECTOR, TrainConfig, named_model
-from mobilenet_cli.pipeline.training.detection import fitted_side
 from mobilenet_cli.pipeline.training.learner import starting_network
 from mobilenet_cli.pipeline.training.multibox import (
     NEGATIVES,
@@ -30,7 +26,7 @@ from mobilenet_cli.pipeline.training.multibox import (
     multibox_loss,
     pairwise_overlaps,
 )
-from mobilenet_cli.pipeline.training.setup import detection_of, resolve
+from mobilenet_cli.pipeline.training.setup import resolve
 from mobilenet_cli.pipeline.training.train import train
 
 SPEC = BoxSpec(anchors=MODELS[DETECTOR].anchors(64), columns=(1, 2))
@@ -104,42 +100,6 @@ def small(**more: object) -> TrainConfig:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     return train(small(), tmp_path_factory.mktemp("detector") / "model.safetensors")
-
-
-def sized(*objects: tuple[int, float]) -> BoxDataset:
-    """A set of one image, 200 pixels wide and 100 high, with squares of class and relative side."""
-    boxes = [(label, (0.0, 0.0, 200 * side, 100 * side), False, None) for label, side in objects]
-    labelled = [Labelled(Sample("a.png", None, bytes), (200, 100), boxes)]
-    return make_dataset("sized", labelled, ("a", "b", "c"), Remarks())
-
-
-@pytest.mark.parametrize(
-    ("objects", "side"),
-    [
-        ([(0, 0.3), (0, 0.5), (1, 0.06), (1, 0.08), (1, 0.2)], 0.08),  # the median of the smaller
-        ([(0, 0.3), (1, 0.5)], 0.1),  # never more than was published
-        ([(0, 0.005), (1, 0.5)], 0.02),
-        ([(0, 0.05), *[(1, 0.3)] * 150], 0.1),  # one in 151 says nothing
-    ],
-)
-def test_the_smallest_anchor_is_that_of_the_class_whose_objects_are_smallest(objects, side) -> None:
-    assert fitted_side(sized(*objects), 0.1) == side
-
-
-def test_anchors_are_fitted_if_asked_and_else_those_of_known_weights(trained, monkeypatch) -> None:
-    monkeypatch.setattr(setup, "fitted_side", lambda *_: 0.05)
-    assert trained.facts.boxes.anchors == MODELS[DETECTOR].anchors(64)
-    fitted = detection_of(resolve(small(changes=("fit_anchors=1",)))).boxes
-    assert fitted.anchors == MODELS[DETECTOR].anchors(64, 0.05)
-    assert fitted.anchors[0].sizes[0] == (0.05, 0.05)
-    assert fitted.count == trained.facts.boxes.count
-    source = replace(trained, facts=trained.facts.model_copy(update={"boxes": fitted}))
-    again = resolve(small(width=None, init=str(trained.path)))
-    assert detection_of(replace(again, source=source)).boxes.anchors == fitted.anchors
-    other = small(model="retinaface_mobilenet_v1", changes=("fit_anchors=1",))
-    with pytest.raises(OptionError, match="are as they are"):
-        detection_of(resolve(other))
-    assert "fit_anchors" not in resolve(TrainConfig()).recorded["recipe"]
 
 
 def test_a_trained_detector_says_what_it_is(trained) -> None:
