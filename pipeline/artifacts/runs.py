@@ -112,7 +112,7 @@ def find_run(name: str | None, needs: str, width: float | None = None) -> Run:
     if not runs:
         which = f"no run of width {width:g}" if width is not None else "no run"
         file = Run(Path()).path(needs).name
-        raise ModelError(f"{which} under {RUNS}/ has a {file}", _stage_hint(needs))
+        raise ModelError(f"{which} under {RUNS}/ holds {file}", _stage_hint(needs))
     return max(runs, key=lambda run: run.path(needs).stat().st_mtime)
 
 

@@ -172,7 +172,7 @@ def nearest_provider(name: str, known: Collection[str]) -> str:
         spellings |= {full.lower(): full for full in known}
     typed = typed.removesuffix(SUFFIX.lower())
     near = difflib.get_close_matches(typed, spellings, n=1, cutoff=0.7)
-    return f"Did you mean {spellings[near[0]]}" if near else "Choose one of these"
+    return f"Perhaps {spellings[near[0]]} is meant" if near else "Choose one of these"
 
 
 def open_session(model: Path | bytes, config: SessionConfig = SessionConfig()) -> Any:

@@ -41,7 +41,7 @@ def test_newest_run_of_a_width(tmp_path):
     make(tmp_path / "runs" / "c", 0.25, 10)
     assert find_run(None, "folded", 0.5).name == "b"
     with pytest.raises(
-        ModelError, match=r"no run of width 0\.75 .* has a folded\.onnx\. .*simplify"
+        ModelError, match=r"no run of width 0\.75 .* holds folded\.onnx\. .*simplify"
     ):
         find_run(None, "folded", 0.75)
 

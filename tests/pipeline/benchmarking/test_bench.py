@@ -362,7 +362,7 @@ def test_profile_summary_leaves_the_first_run_out():
 def test_missing_provider_is_not_replaced(exported):
     with pytest.raises(ProviderError, match="CUDAExecutionProvider cannot run here"):
         bench([exported], BenchConfig(provider="CUDAExecutionProvider"))
-    with pytest.raises(ProviderError, match="Did you mean CPUExecutionProvider"):
+    with pytest.raises(ProviderError, match="Perhaps CPUExecutionProvider is meant"):
         bench([exported], BenchConfig(provider="CPUExecutionProvidr"))
 
 

@@ -85,9 +85,9 @@ def test_other_versions_are_looked_up_by_the_loader():
 @pytest.mark.parametrize(
     ("name", "advice"),
     [
-        ("CudaExecutionProvider", "Did you mean CUDAExecutionProvider"),
-        ("cpu", "Did you mean CPUExecutionProvider"),
-        ("tensorrt", "Did you mean TensorrtExecutionProvider"),
+        ("CudaExecutionProvider", "Perhaps CUDAExecutionProvider is meant"),
+        ("cpu", "Perhaps CPUExecutionProvider is meant"),
+        ("tensorrt", "Perhaps TensorrtExecutionProvider is meant"),
         ("Quantum", "Choose one of these"),
     ],
 )

@@ -56,7 +56,7 @@ def test_no_threads(threads):
     ],
 )
 def test_misspelt_provider(chain, name, meant):
-    with pytest.raises(ProviderError, match=f"Did you mean {meant}") as caught:
+    with pytest.raises(ProviderError, match=f"Perhaps {meant} is meant") as caught:
         open_session(chain.folded.path, SessionConfig(provider=name))
     assert name in caught.value.what
     assert CPU in caught.value.what
