@@ -28,7 +28,7 @@ CLIENT_LEFT = 499  # nginx's status, for the log alone
 
 
 class Api:
-    """The routes share a classifier, its batcher and the pool that decodes.
+    """The routes share a classifier, its batcher and the threads that decode and run the model.
 
     Args:
         classifier: what is served.
@@ -46,9 +46,9 @@ class Api:
     ) -> None:
         self.classifier, self.config, self.metrics, self.ready = classifier, config, metrics, ready
         threads = usable_cpus()
-        self.decoding = ThreadPoolExecutor(threads, "decode")
+        self.pool = ThreadPoolExecutor(threads, "work")
         self.batcher = Batcher(
-            *(classifier.answers, threads, config.max_batch),
+            *(classifier.answers, self.pool, threads, config.max_batch),
             *(config.max_wait_ms / 1e3, config.max_queue, metrics.ran),
         )
         metrics.queue.set_function(lambda: self.batcher.admitted)
@@ -58,12 +58,11 @@ class Api:
 
     async def decode(self, work: Callable[..., Any], *given: Any) -> Any:
         """Do work of milliseconds in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self.decoding, work, *given)
+        return await asyncio.get_running_loop().run_in_executor(self.pool, work, *given)
 
     def close(self) -> None:
         """End the threads."""
-        self.decoding.shutdown()
-        self.batcher.close()
+        self.pool.shutdown()
 
     # -- encoded images ----------------------------------------------------------------------------
 

@@ -2,13 +2,13 @@
 
 import asyncio
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 from mobilenet_cli.pipeline.serving.classifier import Answer, Image
 
@@ -37,12 +37,14 @@ class _Waiting:
 class Batcher:
     """A batcher gathers waiting images, and runs the model on them in threads.
 
-    A batch leaves when a thread is free, and either ``max_batch`` images wait or the oldest has
-    waited ``max_wait`` seconds. While all threads are busy, images gather by themselves.
+    A run is due as soon as ``max_batch`` images wait, or the oldest has waited ``max_wait``
+    seconds, and takes those that wait when a thread begins it. The threads do other work, too, such
+    as decoding: while they do, images gather by themselves.
 
     Args:
         run: the model.
-        threads: how many runs there are at a time.
+        pool: runs it, and is shared with other work.
+        threads: of the pool.
         max_batch: images of one run.
         max_wait: seconds.
         max_queue: images that are admitted at a time.
@@ -52,6 +54,7 @@ class Batcher:
     def __init__(
         self,
         run: Run,
+        pool: Executor,
         threads: int,
         max_batch: int,
         max_wait: float,
@@ -59,8 +62,8 @@ class Batcher:
         ran: Callable[[int, float], None] = lambda *_: None,
     ) -> None:
         self.run, self.ran = run, ran
-        self.pool = ThreadPoolExecutor(threads, "model")
-        self.threads = self.free = threads
+        self.pool, self.threads = pool, threads
+        self.lock, self.called = threading.Lock(), 0  # runs that no thread has begun yet
         self.max_batch, self.max_wait, self.max_queue = max_batch, max_wait, max_queue
         self.admitted = 0
         self.waiting: deque[_Waiting] = deque()
@@ -100,45 +103,47 @@ class Batcher:
         self._leave()
         return await asyncio.gather(*(waiting.answer for waiting in coming))
 
-    def close(self) -> None:
-        """End the threads."""
-        self.pool.shutdown()
-
     def _leave(self) -> None:
-        """Let batches leave; wake up again when the next one is due."""
+        """Call for as many runs as are due; wake up again when the next one is."""
         loop = asyncio.get_running_loop()
-        while self.waiting and self.free:
-            due = self.waiting[0].due
-            if len(self.waiting) < self.max_batch and loop.time() < due:
-                if self.timer is None:
-                    self.timer = loop.call_at(due, self._woken)
-                return
-            count = min(self.max_batch, len(self.waiting))
-            batch = [self.waiting.popleft() for _ in range(count)]
-            self.free -= 1
-            work = loop.run_in_executor(self.pool, self._timed, [w.image for w in batch])
-            work.add_done_callback(partial(self._arrived, batch))
+        with self.lock:
+            while len(self.waiting) > self.called * self.max_batch:
+                oldest = self.called * self.max_batch
+                due = self.waiting[oldest].due
+                if len(self.waiting) - oldest < self.max_batch and loop.time() < due:
+                    if self.timer is None:
+                        self.timer = loop.call_at(due, self._woken)
+                    return
+                self.called += 1
+                work = loop.run_in_executor(self.pool, self._timed)
+                work.add_done_callback(self._arrived)
 
     def _woken(self) -> None:
         self.timer = None
         self._leave()
 
-    def _timed(self, images: Sequence[Image]) -> list[Answer]:
+    def _timed(self) -> list[tuple[_Waiting, Answer | BaseException]]:
+        with self.lock:
+            self.called -= 1
+            count = min(self.max_batch, len(self.waiting))
+            batch = [self.waiting.popleft() for _ in range(count)]
         start = time.perf_counter()
-        made = self.run(images)
+        try:
+            made: Sequence[Answer | BaseException] = self.run([w.image for w in batch])
+        except Exception as error:  # each request of the batch is told
+            made = [error] * count
         seconds = time.perf_counter() - start
-        self.seconds_per_image = seconds / len(images)
-        self.ran(len(images), seconds)
-        return made
+        self.seconds_per_image = seconds / count
+        self.ran(count, seconds)
+        return list(zip(batch, made, strict=True))
 
-    def _arrived(self, batch: Sequence[_Waiting], done: "asyncio.Future[list[Answer]]") -> None:
-        self.free += 1
-        self._leave()
-        error = done.exception()
-        for index, waiting in enumerate(batch):
+    def _arrived(
+        self, done: "asyncio.Future[list[tuple[_Waiting, Answer | BaseException]]]"
+    ) -> None:
+        for waiting, answer in done.result():
             if waiting.answer.done():  # its request has been cancelled
                 continue
-            if error is not None:
-                waiting.answer.set_exception(error)
+            if isinstance(answer, BaseException):
+                waiting.answer.set_exception(answer)
             else:
-                waiting.answer.set_result(done.result()[index])
+                waiting.answer.set_result(answer)

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -18,9 +19,11 @@ class Model:
     def __init__(self) -> None:
         self.may_go = threading.Event()
         self.may_go.set()
+        self.began = threading.Event()
         self.batches: list[int] = []
 
     def run(self, images: Sequence[np.ndarray]) -> list[tuple[np.ndarray, ...]]:
+        self.began.set()
         self.may_go.wait(10)
         self.batches.append(len(images))
         if any(image[0, 0, 0] == 7 for image in images):
@@ -34,7 +37,7 @@ def model() -> Model:
 
 
 def batcher(model: Model, max_batch: int = 4, max_wait: float = 0.0, queue: int = 8) -> Batcher:
-    return Batcher(model.run, 1, max_batch, max_wait, queue)
+    return Batcher(model.run, ThreadPoolExecutor(1), 1, max_batch, max_wait, queue)
 
 
 async def settle() -> None:
@@ -47,16 +50,30 @@ def test_what_waits_for_a_thread_leaves_together(model):
         made = batcher(model)
         model.may_go.clear()
         first = asyncio.ensure_future(made.answers(IMAGES[:1]))
-        await settle()
+        await asyncio.to_thread(model.began.wait, 10)
         others = [asyncio.ensure_future(made.answers([image])) for image in IMAGES[1:7]]
         await settle()
         model.may_go.set()
         answers = [await task for task in (first, *others)]
-        made.close()
+        made.pool.shutdown()
         return [int(answer[0][0][0]) for answer in answers]
 
     assert asyncio.run(scenario()) == list(range(7))
     assert model.batches == [1, 4, 2]
+
+
+def test_images_gather_while_the_threads_decode(model):
+    async def scenario() -> None:
+        made, decoded = batcher(model), threading.Event()
+        made.pool.submit(decoded.wait, 10)
+        tasks = [asyncio.ensure_future(made.answers([image])) for image in IMAGES[:6]]
+        await settle()
+        decoded.set()
+        await asyncio.gather(*tasks)
+        made.pool.shutdown()
+
+    asyncio.run(scenario())
+    assert model.batches == [4, 2]
 
 
 def test_images_wait_for_others_until_a_batch_is_full_or_due(model):
@@ -67,7 +84,7 @@ def test_images_wait_for_others_until_a_batch_is_full_or_due(model):
         await asyncio.gather(*(made.answers([image]) for image in IMAGES[:4]))
         full = loop.time() - start
         await asyncio.gather(*(made.answers([image]) for image in IMAGES[:3]))
-        made.close()
+        made.pool.shutdown()
         return full, loop.time() - start - full
 
     _, due = asyncio.run(scenario())
@@ -85,7 +102,7 @@ def test_a_full_queue_says_when_to_come_back(model):
         with made.admit(3):
             assert made.admitted == 8
     assert made.admitted == 0
-    made.close()
+    made.pool.shutdown()
 
 
 def test_a_run_that_fails_fails_its_images_alone(model):
@@ -93,7 +110,7 @@ def test_a_run_that_fails_fails_its_images_alone(model):
         made = batcher(model, max_batch=1)
         tasks = [made.answers([image]) for image in (IMAGES[7], IMAGES[1])]
         found = await asyncio.gather(*tasks, return_exceptions=True)
-        made.close()
+        made.pool.shutdown()
         return found
 
     failed, answered = asyncio.run(scenario())
@@ -111,7 +128,7 @@ def test_a_request_that_was_cancelled_keeps_nobody_from_an_answer(model):
         await settle()
         model.may_go.set()
         answer = await tasks[2]
-        made.close()
+        made.pool.shutdown()
         return int(answer[0][0][0])
 
     assert asyncio.run(scenario()) == 2
