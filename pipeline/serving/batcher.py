@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from mobilenet_cli.pipeline.serving.classifier import Answer, Image
 
@@ -107,43 +108,39 @@ class Batcher:
         """Call for as many runs as are due; wake up again when the next one is."""
         loop = asyncio.get_running_loop()
         with self.lock:
-            while len(self.waiting) > self.called * self.max_batch:
-                oldest = self.called * self.max_batch
-                due = self.waiting[oldest].due
-                if len(self.waiting) - oldest < self.max_batch and loop.time() < due:
+            while len(self.waiting) > (taken := self.called * self.max_batch):
+                due = self.waiting[taken].due
+                if len(self.waiting) - taken < self.max_batch and loop.time() < due:
                     if self.timer is None:
                         self.timer = loop.call_at(due, self._woken)
                     return
                 self.called += 1
-                work = loop.run_in_executor(self.pool, self._timed)
-                work.add_done_callback(self._arrived)
+                batch: list[_Waiting] = []  # filled when a thread begins the run
+                work = loop.run_in_executor(self.pool, self._timed, batch)
+                work.add_done_callback(partial(self._arrived, batch))
 
     def _woken(self) -> None:
         self.timer = None
         self._leave()
 
-    def _timed(self) -> list[tuple[_Waiting, Answer | BaseException]]:
+    def _timed(self, batch: list[_Waiting]) -> list[Answer]:
         with self.lock:
             self.called -= 1
             count = min(self.max_batch, len(self.waiting))
-            batch = [self.waiting.popleft() for _ in range(count)]
+            batch.extend(self.waiting.popleft() for _ in range(count))
         start = time.perf_counter()
-        try:
-            made: Sequence[Answer | BaseException] = self.run([w.image for w in batch])
-        except Exception as error:  # each request of the batch is told
-            made = [error] * count
+        made = self.run([waiting.image for waiting in batch])
         seconds = time.perf_counter() - start
         self.seconds_per_image = seconds / count
         self.ran(count, seconds)
-        return list(zip(batch, made, strict=True))
+        return made
 
-    def _arrived(
-        self, done: "asyncio.Future[list[tuple[_Waiting, Answer | BaseException]]]"
-    ) -> None:
-        for waiting, answer in done.result():
+    def _arrived(self, batch: Sequence[_Waiting], done: "asyncio.Future[list[Answer]]") -> None:
+        error = done.exception()
+        for index, waiting in enumerate(batch):
             if waiting.answer.done():  # its request has been cancelled
                 continue
-            if isinstance(answer, BaseException):
-                waiting.answer.set_exception(answer)
+            if error is not None:
+                waiting.answer.set_exception(error)
             else:
-                waiting.answer.set_result(answer)
+                waiting.answer.set_result(done.result()[index])

@@ -106,8 +106,11 @@ def test_a_full_queue_says_when_to_come_back(model):
 
 
 def test_a_run_that_fails_fails_its_images_alone(model):
+    counted: list[int] = []
+
     async def scenario() -> list[object]:
         made = batcher(model, max_batch=1)
+        made.ran = lambda images, _: counted.append(images)
         tasks = [made.answers([image]) for image in (IMAGES[7], IMAGES[1])]
         found = await asyncio.gather(*tasks, return_exceptions=True)
         made.pool.shutdown()
@@ -116,6 +119,7 @@ def test_a_run_that_fails_fails_its_images_alone(model):
     failed, answered = asyncio.run(scenario())
     assert isinstance(failed, ValueError)
     assert isinstance(answered, list)
+    assert counted == [1]  # the run that failed is none of those that are measured
 
 
 def test_a_request_that_was_cancelled_keeps_nobody_from_an_answer(model):
