@@ -70,7 +70,9 @@ def test_curves_are_those_of_the_log_and_weights_the_same(config: TrainConfig, t
     assert [step for step, _ in found["loss/step"]] == list(range(0, 3 * steps, 2))
     for tag in ("loss/epoch", "top1/training", "top1/held_out", "top5/held_out", "learning_rate"):
         assert [step for step, _ in found[tag]] == ends
-    assert found["top1/held_out"][-1][1] == pytest.approx(made.record.top1)
+    held_out = [value for _, value in found["top1/held_out"]]
+    assert held_out[-1] == pytest.approx(made.record.last_top1)
+    assert held_out[made.record.kept_epoch - 1] == pytest.approx(made.record.top1)
     rate = found["images_per_second"][-1][1]
     assert rate == pytest.approx(made.record.images_per_second, rel=1e-4)
     assert found["waiting"][-1][1] == pytest.approx(made.record.waiting, rel=1e-4)
