@@ -263,7 +263,8 @@ def square_of_bytes(image: Image.Image, spec: InputSpec, key: str = "image") -> 
         DataError: as ``resize_and_crop``.
     """
     pixels = resize_and_crop(image, spec, key)
-    return np.rint(pixels).astype(np.uint8)
+    # NumPy would round bytes through half-precision floats, which takes as long as decoding.
+    return pixels if pixels.dtype == np.uint8 else np.rint(pixels).astype(np.uint8)
 
 
 def frame(size: tuple[int, int], spec: InputSpec, key: str) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from mobilenet_cli.models.boxes import BoxSpec
 from mobilenet_cli.pipeline.deploying.pixels import PIXELS
 from mobilenet_cli.pipeline.deploying.probabilities import PROBABILITIES
 from mobilenet_cli.pipeline.exporting.nms import KEPT_RAW
+from mobilenet_cli.pipeline.runtime.predictor import largest
 from mobilenet_cli.reports.records.deployment import ProbeAnswer, RawAnswer, VariantRecord
 
 IMAGES = 4
@@ -56,7 +57,7 @@ def answers_of(found: NDArray[np.float32], spec: BoxSpec | None) -> Answers:
         return tuple(RawAnswer(anchors=anchors, values=tuple(map(tuple, row))) for row in rows)
     answers = []
     for row in np.log(np.maximum(found, TINY)):
-        classes = np.argsort(-row, kind="stable")[:TOP]
+        classes = largest(row, TOP)
         answers.append(
             ProbeAnswer(
                 classes=tuple(classes.tolist()), log_probabilities=tuple(row[classes].tolist())

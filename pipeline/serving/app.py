@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from starlette.routing import Route
 
 from mobilenet_cli.pipeline.errors import DataError, MobilenetError, TooLargeError
 from mobilenet_cli.pipeline.runtime.machine import usable_cpus
+from mobilenet_cli.pipeline.runtime.predictor import largest
 from mobilenet_cli.pipeline.serving import protocol
 from mobilenet_cli.pipeline.serving.batcher import Batcher, FullError
 from mobilenet_cli.pipeline.serving.bodies import Bodies, files_of, is_form
@@ -100,15 +102,14 @@ class Api:
     async def _classify(
         self, name: str, encoded: bytes, top: int
     ) -> list[dict[str, Any]] | DataError:
-        square = self.classifier.square
+        square = partial(self.classifier.square, encoded, name, self.config.max_pixels)
         try:
-            pixels = await self.decode(square, encoded, name, self.config.max_pixels)
+            probabilities, *_ = await self.batcher.answer(square)
         except DataError as error:
             return error
-        ((probabilities, *_),) = await self.batcher.answers([pixels])
         return [
             {"class": identifier, "name": label, "probability": float(probabilities[index])}
-            for index in np.argsort(-probabilities, kind="stable")[:top]
+            for index in largest(probabilities, top)
             for identifier, label in [self.classifier.classes[index]]
         ]
 
@@ -199,9 +200,10 @@ def routes(api: Api) -> list[Route]:
     for path in (model, model + "/versions/{version}"):
         get |= {path: api.model, f"{path}/ready": api.model_ready}
         post[f"{path}/infer"] = api.infer
+    # They are tried in turn, so what is asked most comes first.
     return [
-        *(Route(path, answer, methods=["GET"]) for path, answer in get.items()),
         *(Route(path, answer, methods=["POST"]) for path, answer in post.items()),
+        *(Route(path, answer, methods=["GET"]) for path, answer in get.items()),
     ]
 
 

@@ -5,11 +5,10 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 from mobilenet_cli.pipeline.serving.classifier import Answer, Image
 
@@ -28,7 +27,7 @@ class FullError(Exception):
         self.seconds = seconds
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Waiting:
     image: Image
     due: float
@@ -38,9 +37,10 @@ class _Waiting:
 class Batcher:
     """A batcher gathers waiting images, and runs the model on them in threads.
 
-    A run is due as soon as ``max_batch`` images wait, or the oldest has waited ``max_wait``
-    seconds, and takes those that wait when a thread begins it. The threads do other work, too, such
-    as decoding: while they do, images gather by themselves.
+    Images are ready as soon as ``max_batch`` of them wait, or the oldest has waited ``max_wait``
+    seconds. The runs that are called for share those that are ready when they begin, so that no
+    thread is idle while another has many images. The threads do other work, too, such as decoding:
+    while they do, images gather by themselves.
 
     Args:
         run: the model.
@@ -64,12 +64,14 @@ class Batcher:
     ) -> None:
         self.run, self.ran = run, ran
         self.pool, self.threads = pool, threads
-        self.lock, self.called = threading.Lock(), 0  # runs that no thread has begun yet
         self.max_batch, self.max_wait, self.max_queue = max_batch, max_wait, max_queue
         self.admitted = 0
-        self.waiting: deque[_Waiting] = deque()
-        self.timer: asyncio.TimerHandle | None = None
         self.seconds_per_image = 0.0
+        self.lock = threading.Lock()  # of what follows
+        self.waiting: deque[_Waiting] = deque()
+        self.timed = False  # something wakes up when the oldest of these is due
+        self.ready: deque[_Waiting] = deque()
+        self.called = 0  # runs that no thread has begun yet; each will find an image
 
     def check(self, images: int = 1) -> None:
         """Raise FullError unless so many more images may come."""
@@ -98,49 +100,89 @@ class Batcher:
             MobilenetError: the model cannot be run.
         """
         loop = asyncio.get_running_loop()
-        due = loop.time() + self.max_wait
-        coming = [_Waiting(image, due, loop.create_future()) for image in images]
-        self.waiting.extend(coming)
-        self._leave()
-        return await asyncio.gather(*(waiting.answer for waiting in coming))
+        answers: list[asyncio.Future[Answer]] = [loop.create_future() for _ in images]
+        for image, answer in zip(images, answers, strict=True):
+            self._wait(image, answer)
+        return await asyncio.gather(*answers)
 
-    def _leave(self) -> None:
-        """Call for as many runs as are due; wake up again when the next one is."""
-        loop = asyncio.get_running_loop()
+    async def answer(self, decode: Callable[[], Image]) -> Answer:
+        """Return the model's outputs for an image that one of the threads decodes.
+
+        Raises:
+            MobilenetError: as ``decode`` does, or the model cannot be run.
+        """
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        # What is decoded waits at once: the event loop need not be woken up in between.
+        self.pool.submit(self._decode, decode, answer)
+        return await answer
+
+    def _decode(self, decode: Callable[[], Image], answer: "asyncio.Future[Answer]") -> None:
+        if answer.cancelled():
+            return
+        try:
+            image = decode()
+        except Exception as error:
+            answer.get_loop().call_soon_threadsafe(_fail, [answer], error)
+        else:
+            self._wait(image, answer)
+
+    def _wait(self, image: Image, answer: "asyncio.Future[Answer]") -> None:
+        due = answer.get_loop().time() + self.max_wait
         with self.lock:
-            while len(self.waiting) > (taken := self.called * self.max_batch):
-                due = self.waiting[taken].due
-                if len(self.waiting) - taken < self.max_batch and loop.time() < due:
-                    if self.timer is None:
-                        self.timer = loop.call_at(due, self._woken)
-                    return
-                self.called += 1
-                batch: list[_Waiting] = []  # filled when a thread begins the run
-                work = loop.run_in_executor(self.pool, self._timed, batch)
-                work.add_done_callback(partial(self._arrived, batch))
+            self.waiting.append(_Waiting(image, due, answer))
+            self._leave(answer.get_loop())
 
-    def _woken(self) -> None:
-        self.timer = None
-        self._leave()
+    def _leave(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let images leave that are due, or enough; the lock is held."""
+        while self.waiting:
+            full, due = len(self.waiting) >= self.max_batch, self.waiting[0].due
+            if not full and loop.time() < due:
+                if not self.timed:
+                    self.timed = True
+                    loop.call_soon_threadsafe(loop.call_at, due, self._woken, loop)
+                return
+            for _ in range(min(self.max_batch, len(self.waiting))):
+                self.ready.append(self.waiting.popleft())
+            self._call()
 
-    def _timed(self, batch: list[_Waiting]) -> list[Answer]:
+    def _woken(self, loop: asyncio.AbstractEventLoop) -> None:
         with self.lock:
+            self.timed = False
+            self._leave(loop)
+
+    def _call(self) -> None:
+        """Call for the runs that the images need, and for one in each thread if they suffice."""
+        needed = math.ceil(len(self.ready) / self.max_batch)
+        for _ in range(max(needed, min(self.threads, len(self.ready))) - self.called):
+            self.called += 1
+            self.pool.submit(self._run)
+
+    def _run(self) -> None:
+        with self.lock:
+            count = min(self.max_batch, math.ceil(len(self.ready) / self.called))
             self.called -= 1
-            count = min(self.max_batch, len(self.waiting))
-            batch.extend(self.waiting.popleft() for _ in range(count))
-        start = time.perf_counter()
-        made = self.run([waiting.image for waiting in batch])
-        seconds = time.perf_counter() - start
-        self.seconds_per_image = seconds / count
-        self.ran(count, seconds)
-        return made
+            batch = [self.ready.popleft() for _ in range(count)]
+        answers = [waiting.answer for waiting in batch]
+        loop = answers[0].get_loop()
+        try:
+            start = time.perf_counter()
+            made = self.run([waiting.image for waiting in batch])
+            seconds = time.perf_counter() - start
+        except Exception as error:
+            loop.call_soon_threadsafe(_fail, answers, error)
+        else:
+            self.seconds_per_image = seconds / count
+            self.ran(count, seconds)
+            loop.call_soon_threadsafe(_give, answers, made)
 
-    def _arrived(self, batch: Sequence[_Waiting], done: "asyncio.Future[list[Answer]]") -> None:
-        error = done.exception()
-        for index, waiting in enumerate(batch):
-            if waiting.answer.done():  # its request has been cancelled
-                continue
-            if error is not None:
-                waiting.answer.set_exception(error)
-            else:
-                waiting.answer.set_result(done.result()[index])
+
+def _give(answers: Iterable["asyncio.Future[Answer]"], made: Iterable[Answer]) -> None:
+    for answer, outputs in zip(answers, made, strict=True):
+        if not answer.done():  # its request has been cancelled
+            answer.set_result(outputs)
+
+
+def _fail(answers: Iterable["asyncio.Future[Answer]"], error: Exception) -> None:
+    for answer in answers:
+        if not answer.done():
+            answer.set_exception(error)

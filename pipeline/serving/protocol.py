@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenet_cli.pipeline.errors import DataError
+from mobilenet_cli.pipeline.runtime.predictor import largest
 from mobilenet_cli.pipeline.serving.classifier import Image, Tensor
 
 JSON_LENGTH = "inference-header-content-length"
@@ -227,9 +228,7 @@ def write_inference(
 
 def _named(values: NDArray[Any], top: int, labels: Sequence[str]) -> NDArray[Any]:
     """Name the classes of the largest values [N, classes] as ``value:index:label``."""
-    order = np.argsort(-values, axis=1, kind="stable")[:, :top]
-    pairs = zip(values, order, strict=True)
-    rows = [[f"{row[i]:f}:{i}:{labels[i]}" for i in best] for row, best in pairs]
+    rows = [[f"{row[i]:f}:{i}:{labels[i]}" for i in largest(row, top)] for row in values]
     return np.array(rows, object)
 
 

@@ -34,6 +34,7 @@ UVICORN: dict[str, Any] = {
     "log_config": None,
     "access_log": False,
     "server_header": False,
+    "proxy_headers": False,
     "limit_concurrency": CONNECTIONS,
     "timeout_keep_alive": IDLE_SECONDS,
     "timeout_graceful_shutdown": DRAIN_SECONDS,

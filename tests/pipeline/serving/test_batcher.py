@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -36,8 +37,11 @@ def model() -> Model:
     return Model()
 
 
-def batcher(model: Model, max_batch: int = 4, max_wait: float = 0.0, queue: int = 8) -> Batcher:
-    return Batcher(model.run, ThreadPoolExecutor(1), 1, max_batch, max_wait, queue)
+def batcher(
+    model: Model, max_batch: int = 4, max_wait: float = 0.0, queue: int = 8, threads: int = 1
+) -> Batcher:
+    pool = ThreadPoolExecutor(threads)
+    return Batcher(model.run, pool, threads, max_batch, max_wait, queue)
 
 
 async def settle() -> None:
@@ -59,7 +63,7 @@ def test_what_waits_for_a_thread_leaves_together(model):
         return [int(answer[0][0][0]) for answer in answers]
 
     assert asyncio.run(scenario()) == list(range(7))
-    assert model.batches == [1, 4, 2]
+    assert model.batches == [1, 3, 3]
 
 
 def test_images_gather_while_the_threads_decode(model):
@@ -73,7 +77,50 @@ def test_images_gather_while_the_threads_decode(model):
         made.pool.shutdown()
 
     asyncio.run(scenario())
-    assert model.batches == [4, 2]
+    assert model.batches == [3, 3]
+
+
+@pytest.mark.parametrize(("images", "batches"), [(1, [1]), (5, [2, 3]), (7, [3, 4]), (8, [4, 4])])
+def test_threads_share_the_images_that_wait(model, images, batches):
+    async def scenario() -> None:
+        made, decoded = batcher(model, max_batch=6, threads=2), threading.Event()
+        for _ in range(made.threads):
+            made.pool.submit(decoded.wait, 10)
+        tasks = [asyncio.ensure_future(made.answers([image])) for image in IMAGES[:7] * 2]
+        for task in tasks[images:]:
+            task.cancel()
+        await settle()
+        decoded.set()
+        await asyncio.gather(*tasks[:images])
+        made.pool.shutdown()
+
+    asyncio.run(scenario())
+    assert sorted(model.batches) == batches
+
+
+def test_every_image_of_many_is_run_once(model):
+    """Decoding and runs of five threads are mixed at random."""
+    runs: list[int] = []
+    model.run = lambda images: (
+        (time.sleep(0.001), runs.append(len(images)))[:0]
+        or [(image[0, 0, :1],) for image in images]
+    )
+
+    async def scenario() -> list[int]:
+        made = batcher(model, max_batch=3, threads=5)
+
+        async def one(number: int) -> int:
+            await asyncio.get_running_loop().run_in_executor(made.pool, time.sleep, number % 7e-3)
+            ((answer,),) = await made.answers([IMAGES[number % 7]])
+            return int(answer[0])
+
+        found = await asyncio.gather(*map(one, range(500)))
+        assert (made.called, len(made.ready)) == (0, 0)
+        made.pool.shutdown()
+        return found
+
+    assert asyncio.run(scenario()) == [number % 7 for number in range(500)]
+    assert (sum(runs), max(runs)) == (500, 3)
 
 
 def test_images_wait_for_others_until_a_batch_is_full_or_due(model):
