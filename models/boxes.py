@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mobilenet_cli.pipeline.errors import OptionError
 
 CORNERS = 4  # numbers of a box
+KEPT_RAW = ("raw_boxes", "raw_scores")  # what a graph calls raw outputs beside its final boxes
 Scores = Literal["softmax", "sigmoid"]
 # Of the logarithm of a size beside its anchor's: larger is a box of a thousand images' width, and
 # exp would overflow float32 (torchvision's BoxCoder has the same bound, log(1000 / 16)).

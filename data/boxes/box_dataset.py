@@ -190,8 +190,11 @@ def checked(labelled: Labelled, remarks: Remarks) -> BoxImage:
         np.array([ignored for *_, ignored, _ in kept], bool),
         np.array([area for *_, area in kept], np.float32),
     )
-    read = partial(_read_as_labelled, labelled.sample.read, key, labelled.size)
-    return BoxImage(replace(labelled.sample, read=read), labelled.size, boxes)
+    sample = labelled.sample
+    if width != height:  # a square keeps its width and height when it is turned
+        read = partial(_read_as_labelled, sample.read, key, labelled.size)
+        sample = replace(sample, read=read)
+    return BoxImage(sample, labelled.size, boxes)
 
 
 def _read_as_labelled(read: Callable[[], bytes], key: str, size: tuple[int, int]) -> bytes:
@@ -202,7 +205,7 @@ def _read_as_labelled(read: Callable[[], bytes], key: str, size: tuple[int, int]
     """
     encoded = read()
     width, height = upright_size(io.BytesIO(encoded), key)
-    if width != height and size == (height, width):
+    if size == (height, width):
         raise DataError(
             f"{key} has {width}×{height} pixels when it is turned as its EXIF orientation says, "
             f"and boxes that were drawn on {height}×{width}",

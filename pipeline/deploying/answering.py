@@ -13,14 +13,13 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from mobilenet_cli.models.boxes import CORNERS, BoxSpec
+from mobilenet_cli.models.boxes import CORNERS, KEPT_RAW, BoxSpec
 from mobilenet_cli.models.detections import Detections, NmsConfig, common, detect
 from mobilenet_cli.pipeline.artifacts.facts import Facts
 from mobilenet_cli.pipeline.artifacts.onnx_graph import OutputKind, output_kind
 from mobilenet_cli.pipeline.deploying.probabilities import PROBABILITIES, give_probabilities
 from mobilenet_cli.pipeline.exporting.nms import (
     DECODED,
-    KEPT_RAW,
     LEAST,
     OUTPUTS,
     SIZES,
@@ -88,9 +87,8 @@ class Boxes:
         made.graph.input.extend(kept)
         return made
 
-    def of_model(self, model: onnx.ModelProto, made: Sequence[NDArray[Any]]) -> Answers:
+    def of_model(self, _model: onnx.ModelProto, made: Sequence[NDArray[Any]]) -> Answers:
         """Return the raw outputs, joined."""
-        del model
         return np.concatenate(made, axis=-1)
 
     def compare(self, expected: Answers, found: Answers) -> tuple[float, float]:

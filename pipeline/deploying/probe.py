@@ -7,10 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mobilenet_cli.models.boxes import BoxSpec
+from mobilenet_cli.models.boxes import KEPT_RAW, BoxSpec
 from mobilenet_cli.pipeline.deploying.pixels import PIXELS
 from mobilenet_cli.pipeline.deploying.probabilities import PROBABILITIES
-from mobilenet_cli.pipeline.exporting.nms import KEPT_RAW
 from mobilenet_cli.pipeline.runtime.predictor import largest
 from mobilenet_cli.reports.records.deployment import ProbeAnswer, RawAnswer, VariantRecord
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from mobilenet_cli.calibration.graph.write_qdq import Writer
-from mobilenet_cli.models.boxes import LARGEST_EXPONENT, BoxSpec
+from mobilenet_cli.models.boxes import KEPT_RAW, LARGEST_EXPONENT, BoxSpec
 from mobilenet_cli.models.detections import MAX_DETECTIONS, Detections, NmsConfig, choose
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, save_artifact
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
@@ -29,7 +29,6 @@ from mobilenet_cli.pipeline.runtime.session import open_session
 from mobilenet_cli.reports.records.conversion import NmsRecord
 
 RAW = ("boxes", "scores")
-KEPT_RAW = ("raw_boxes", "raw_scores")  # what they are called beside final boxes
 OUTPUTS = ("boxes", "scores", "classes", "count")
 SIZES = "sizes"
 DECODED = ("nms_corners", "nms_scores")

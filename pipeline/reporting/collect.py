@@ -27,7 +27,11 @@ from mobilenet_cli.pipeline.reporting.report_warnings import NEEDS, command, war
 from mobilenet_cli.pipeline.reporting.weight_ranges import weight_ranges
 from mobilenet_cli.reports.accuracy_statistics import compare_paired, compare_precision
 from mobilenet_cli.reports.answers import confusion, disagreements, mistakes
-from mobilenet_cli.reports.records.accuracy import EvaluationRecord, PredictionsRecord
+from mobilenet_cli.reports.records.accuracy import (
+    AnswersRecord,
+    EvaluationRecord,
+    PredictionsRecord,
+)
 from mobilenet_cli.reports.records.detection import BoxesRecord, DetectionRecord
 from mobilenet_cli.reports.records.latency import BenchRecord
 from mobilenet_cli.reports.records.run import BOXES, ArtifactRecord, Missing, RunRecord
@@ -46,7 +50,7 @@ COMMANDS = {
     "bench.json": "bench",
 }
 T = TypeVar("T")
-Answers = TypeVar("Answers", PredictionsRecord, DetectionRecord, BoxesRecord)
+Answers = TypeVar("Answers", bound=AnswersRecord | DetectionRecord)
 EPOCHS = TypeAdapter(list[dict[str, JsonValue]])
 EVALUATIONS = TypeAdapter(list[EvaluationRecord])
 DETECTIONS = TypeAdapter(list[DetectionRecord])
@@ -55,11 +59,12 @@ PREDICTIONS = TypeAdapter(list[PredictionsRecord])
 BENCH = TypeAdapter(BenchRecord)
 
 
-def collect(run: Run, layers: bool = True) -> tuple[RunRecord, list[PredictionsRecord]]:
+def collect(run: Run, layers: bool = True) -> tuple[RunRecord, Sequence[AnswersRecord]]:
     """Read everything in a run's folder; what is missing or broken is listed, not raised.
 
-    The predictions, one entry an image and artifact, are too many for the record. Without
-    ``layers`` the models are not opened for the ranges of their weights, which saves a third.
+    What the models say about each image is too much for the record, and is returned beside it:
+    a detector's boxes, or a classifier's predictions. Without ``layers`` the models are not opened
+    for the ranges of their weights, which saves a third.
 
     Raises:
         ModelError: there is no such run, or it has no model.
@@ -105,7 +110,7 @@ def collect(run: Run, layers: bool = True) -> tuple[RunRecord, list[PredictionsR
     record = with_answers(with_precisions(without_outdated(record)), predictions)
     record = with_boxes(record, boxes)
     record = record.model_copy(update={"multiply_adds": products(run.artifacts())})
-    return record.model_copy(update={"warnings": warnings_of(record)}), predictions
+    return record.model_copy(update={"warnings": warnings_of(record)}), boxes or predictions
 
 
 def many_predictions(run: Run, missing: list[Missing]) -> Iterator[PredictionsRecord]:

@@ -13,7 +13,7 @@ from mobilenet_cli.pipeline.reporting.report_warnings import command
 from mobilenet_cli.reports.accuracy_statistics import compare_paired, compare_precision
 from mobilenet_cli.reports.compare import compare_latency, comparison_markdown, history_markdown
 from mobilenet_cli.reports.compare_html import comparison_html, history_html
-from mobilenet_cli.reports.records.accuracy import PairedRecord, PredictionsRecord
+from mobilenet_cli.reports.records.accuracy import AnswersRecord, PairedRecord, PredictionsRecord
 from mobilenet_cli.reports.records.detection import DetectionRecord, PairedPrecision
 from mobilenet_cli.reports.records.run import (
     BOXES,
@@ -26,7 +26,7 @@ from mobilenet_cli.reports.records.run import (
 from mobilenet_cli.reports.records.training import TrainRecord
 from mobilenet_cli.reports.summary import summarize
 
-Read = tuple[RunRecord, Sequence[PredictionsRecord]]
+Read = tuple[RunRecord, Sequence[AnswersRecord]]
 A = TypeVar("A", PredictionsRecord, DetectionRecord)
 P = TypeVar("P", PairedRecord, PairedPrecision)
 
@@ -159,7 +159,7 @@ def compare_answers(
 
 def predictions_of(read: Read, sha256: str) -> PredictionsRecord | None:
     """Return the newest predictions of a file."""
-    return newest(read[1], sha256)
+    return newest([r for r in read[1] if isinstance(r, PredictionsRecord)], sha256)
 
 
 def resampled_of(read: Read, sha256: str) -> DetectionRecord | None:

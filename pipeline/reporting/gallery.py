@@ -9,7 +9,7 @@ from mobilenet_cli.data.dataset import Sample
 from mobilenet_cli.data.decode import decode
 from mobilenet_cli.data.open_dataset import held_out
 from mobilenet_cli.pipeline.errors import DataError
-from mobilenet_cli.reports.records.accuracy import PredictionsRecord
+from mobilenet_cli.reports.records.accuracy import AnswersRecord
 from mobilenet_cli.reports.records.detection import BoxesRecord
 
 SIDE = 128  # pixels
@@ -17,9 +17,7 @@ SIDE_WITH_BOXES = 256
 QUALITY = 80
 
 
-def pictures(
-    record: PredictionsRecord | BoxesRecord, trained_on: str | None, keys: Iterable[str]
-) -> dict[str, str]:
+def pictures(record: AnswersRecord, trained_on: str | None, keys: Iterable[str]) -> dict[str, str]:
     """Return JPEG data URIs by key, at most ``SIDE`` pixels wide and high, or ``SIDE_WITH_BOXES``.
 
     Args:

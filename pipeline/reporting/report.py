@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from mobilenet_cli.pipeline.artifacts.files import write_atomically
 from mobilenet_cli.pipeline.artifacts.runs import Run
@@ -11,15 +10,13 @@ from mobilenet_cli.pipeline.errors import (
     OptionError,
     StorageError,
 )
-from mobilenet_cli.pipeline.evaluating.records import boxes_in
 from mobilenet_cli.pipeline.reporting.collect import collect, newest
 from mobilenet_cli.pipeline.reporting.gallery import pictures
 from mobilenet_cli.reports.embed import BENCH_SECTIONS, MARK, SECTIONS, embed
 from mobilenet_cli.reports.html import report_html
 from mobilenet_cli.reports.markdown import report_markdown
 from mobilenet_cli.reports.model_card import model_card
-from mobilenet_cli.reports.records.accuracy import PredictionsRecord
-from mobilenet_cli.reports.records.detection import BoxesRecord
+from mobilenet_cli.reports.records.accuracy import AnswersRecord
 from mobilenet_cli.reports.records.run import ReportRecord, RunRecord
 from mobilenet_cli.reports.summary import summarize
 
@@ -30,8 +27,6 @@ FORMATS = {
     "model_card.md": "model_card",
 }
 
-Shown = TypeVar("Shown", PredictionsRecord, BoxesRecord)
-
 
 def report(run: Run) -> tuple[ReportRecord, dict[str, Path]]:
     """Write the report of a run into its folder; return it and the paths by format.
@@ -40,17 +35,13 @@ def report(run: Run) -> tuple[ReportRecord, dict[str, Path]]:
         ModelError: there is no such run, or it has no model.
         StorageError: the folder cannot be written to.
     """
-    run_record, predictions = collect(run)
+    run_record, answers = collect(run)
     record = summarize(run_record)
-    if run_record.mistaken_boxes or run_record.differing_boxes:
-        shown = gallery_pictures(run_record, boxes_in(run).read())
-    else:
-        shown = gallery_pictures(run_record, predictions)
     texts = {
         "report.md": report_markdown(record),
         "report.json": record.model_dump_json(indent=2) + "\n",
         "model_card.md": model_card(record),
-        "report.html": report_html(record, *shown),
+        "report.html": report_html(record, *gallery_pictures(run_record, answers)),
     }
     for file, text in texts.items():
         write_atomically(run.folder / file, text.encode())
@@ -86,7 +77,9 @@ def embed_into(path: Path, record: ReportRecord) -> None:
     write_atomically(path, text.encode())
 
 
-def gallery_pictures(run: RunRecord, answers: Sequence[Shown]) -> tuple[dict[str, str], str]:
+def gallery_pictures(
+    run: RunRecord, answers: Sequence[AnswersRecord]
+) -> tuple[dict[str, str], str]:
     """Return pictures of the images that the report shows by name; or none, and why."""
     keys = [case.key for case in (*run.disagreements, *run.mistakes)]
     keys += [case.key for case in (*run.differing_boxes, *run.mistaken_boxes)]

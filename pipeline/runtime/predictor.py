@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenet_cli.data.preprocess import denormalize
-from mobilenet_cli.models.boxes import CORNERS, BoxSpec
+from mobilenet_cli.models.boxes import CORNERS, KEPT_RAW, BoxSpec
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
 from mobilenet_cli.pipeline.artifacts.onnx_graph import OutputKind, features_model, output_kind
@@ -16,7 +16,6 @@ from mobilenet_cli.pipeline.errors import DataError, ModelError, ProviderError, 
 from mobilenet_cli.pipeline.runtime.session import CPU, CUDA, SessionConfig, open_session
 
 TORCH = "torch"
-RAW = "raw_"  # so begin the names of a deployed detector's raw outputs, beside its final boxes
 GPU_BATCH = 32
 CPU_BATCH = 4  # int8 is a tenth faster than with one, float as fast; more do not stay in the caches
 
@@ -135,7 +134,7 @@ def open_predictor(
             "Export the model again",
         )
     boxes = artifact.facts.boxes
-    raw = [o.name for o in session.get_outputs() if o.name.startswith(RAW)] or None
+    raw = [o.name for o in session.get_outputs() if o.name in KEPT_RAW] or None
     kind = "logits" if features or boxes else output_kind(load_onnx(artifact.path).graph)
     fixed = image.shape[0] if isinstance(image.shape[0], int) else None
 

@@ -181,11 +181,9 @@ class Trainer:
             self.probe()
         for epoch in range(self.state.epoch, self.setup.epochs):
             self.run_epoch()
-            self.history.append(self.epoch_record())
+            self.add(self.epoch_record())
             if main:
-                write_log(self.setup.out, self.history)
                 self.listener.board.add(self.steps_done, self.scalars())
-                self.listener.tell(self.history[-1])
                 self.keep_best()
             self.state = replace(self.state.without_sums(), epoch=epoch + 1, step=0)
         if main:
@@ -215,10 +213,15 @@ class Trainer:
             validation_loss=loss,
             learning_rate=0.0,
         )
-        self.history.append(record)
         if setup.group.is_main:
             write_atomically(setup.best_file, checkpoint_bytes(found.network, setup.facts))
-            write_log(setup.out, self.history)
+        self.add(record)
+
+    def add(self, record: EpochRecord) -> None:
+        """Add an epoch to the history and to the log, and tell it."""
+        self.history.append(record)
+        if self.setup.group.is_main:
+            write_log(self.setup.out, self.history)
             self.listener.tell(record)
 
     @property

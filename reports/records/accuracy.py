@@ -51,18 +51,15 @@ class EvaluationRecord(Record):
         return document
 
 
-class PredictionsRecord(Record):
-    """Predictions are what one artifact says about every image of a data set, one entry an image.
+class AnswersRecord(Record):
+    """Answers are what one artifact says about each image of a data set.
 
     Attributes:
         model: path of the artifact; ``sha256`` its hash.
-        data: the data set's name, ``source`` what opens it; ``data_fingerprint`` its hash.
+        data: the data set's name, as in the record of the same evaluation.
+        source: where the images are, as ``evaluate --data`` took it.
+        data_fingerprint: the data set's hash, as in the record of the same evaluation.
         provider: what ran the model.
-        keys: names of the images that could be read.
-        targets: index of the right class of each.
-        ranks: how many classes came before the right one: 0 where top-1 is right.
-        top: indices of the most probable classes, at most three, most probable first.
-        probabilities: theirs, 0..1, to four decimals.
     """
 
     model: str
@@ -71,6 +68,19 @@ class PredictionsRecord(Record):
     source: str
     data_fingerprint: str
     provider: str
+
+
+class PredictionsRecord(AnswersRecord):
+    """Predictions are a classifier's answers about every image of a data set, one entry an image.
+
+    Attributes:
+        keys: names of the images that could be read.
+        targets: index of the right class of each.
+        ranks: how many classes came before the right one: 0 where top-1 is right.
+        top: indices of the most probable classes, at most three, most probable first.
+        probabilities: theirs, 0..1, to four decimals.
+    """
+
     keys: tuple[str, ...]
     targets: tuple[int, ...]
     ranks: tuple[int, ...]

@@ -17,10 +17,10 @@ class ProbeAnswer(Record):
 
 
 class RawAnswer(Record):
-    """A raw answer is what a detector says about one image of the probe at its surest anchors.
+    """A raw answer is what a detector says about one image of the probe at some of its anchors.
 
     Attributes:
-        anchors: indices into the anchors, the most probable one first.
+        anchors: indices of some anchors of each map, in rising order.
         values: raw outputs of each of them: four of the box, then one logit a score.
     """
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from mobilenet_cli.reports.records.accuracy import Interval
+from mobilenet_cli.reports.records.accuracy import AnswersRecord, Interval
 from mobilenet_cli.reports.records.base import Record
 
 
@@ -102,25 +102,14 @@ class ImageBoxes(Record):
     found: tuple[tuple[int, float, float, float, float, float], ...]
 
 
-class BoxesRecord(Record):
+class BoxesRecord(AnswersRecord):
     """A boxes record says what one detector found in each image of a set.
 
     Attributes:
-        model: path of the artifact; ``sha256`` its hash.
-        data: the data set's name, as in the detection record of the same evaluation.
-        source: where the images are, as ``evaluate --data`` took it.
-        data_fingerprint: its hash over names, sizes and boxes.
-        provider: what ran the model.
         min_score: the probability above which boxes are here.
         images: in the set's order, no more than the first 500.
     """
 
-    model: str
-    sha256: str
-    data: str
-    source: str
-    data_fingerprint: str
-    provider: str
     min_score: float
     images: tuple[ImageBoxes, ...]
 

@@ -1,4 +1,8 @@
-"""These are the programs that a package brings along; they use nothing of this project."""
+"""These are the programs that a package brings along; they use nothing of this project.
+
+``classify.py`` and ``detect.py`` begin alike, and share no module: each of them is copied into its
+package alone, and must run there with nothing of ours beside it.
+"""
 
 from collections.abc import Mapping, Sequence
 from importlib import resources

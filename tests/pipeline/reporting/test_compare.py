@@ -15,8 +15,11 @@ from mobilenet_cli.pipeline.benchmarking.bench import BenchConfig, bench
 from mobilenet_cli.pipeline.benchmarking.inputs import open_model
 from mobilenet_cli.pipeline.errors import ModelError, OptionError
 from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, evaluate_and_keep
-from mobilenet_cli.pipeline.reporting.compare import compare_runs, history
+from mobilenet_cli.pipeline.reporting.collect import collect
+from mobilenet_cli.pipeline.reporting.compare import compare_runs, history, predictions_of
 from mobilenet_cli.reports.compare import compare_latency, comparison_markdown, history_markdown
+from mobilenet_cli.reports.records.accuracy import AnswersRecord
+from mobilenet_cli.reports.records.detection import BoxesRecord
 from mobilenet_cli.reports.records.latency import BenchRecord
 
 
@@ -108,6 +111,14 @@ def test_missing_predictions_name_the_command(runs: tuple[Run, Run]) -> None:
     assert pair.accuracy_note == (
         "two/fp32.onnx has no predictions: run 'mobilenet-cli evaluate --run two'"
     )
+
+
+def test_a_detectors_boxes_are_no_predictions(runs: tuple[Run, Run]) -> None:
+    run, (predictions,) = collect(runs[0], layers=False)
+    common = predictions.model_dump(include=set(AnswersRecord.model_fields))
+    boxes = BoxesRecord(**common, min_score=0.5, images=())
+    assert predictions_of((run, [boxes]), predictions.sha256) is None
+    assert predictions_of((run, [predictions, boxes]), predictions.sha256) is predictions
 
 
 def test_two_runs_are_needed(runs: tuple[Run, Run]) -> None:
