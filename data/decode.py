@@ -218,9 +218,11 @@ def _cost(image: Image.Image, encoded: bytes) -> int:
         each += 2  # a fourth component's coefficients
     if image.mode != "RGB" or _transparent(image):
         each += 4
-    # Asking a PNG for its orientation decodes it.
-    turned = b"rientation" in encoded or b"eXIf" in encoded
-    if turned if image.format == "PNG" else image.getexif().get(ORIENTATION, 1) != 1:
+    if image.format == "PNG":  # asking it for its orientation decodes it
+        turned = b"rientation" in encoded or b"eXIf" in encoded
+    else:
+        turned = image.getexif().get(ORIENTATION, 1) != 1
+    if turned:
         each += 4
     return pixels * each + 2 * _piece_bytes(image)
 

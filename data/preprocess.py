@@ -264,7 +264,7 @@ def square_of_bytes(image: Image.Image, spec: InputSpec, key: str = "image") -> 
     """
     pixels = resize_and_crop(image, spec, key)
     # NumPy would round bytes through half-precision floats, which takes as long as decoding.
-    return pixels if pixels.dtype == np.uint8 else np.rint(pixels).astype(np.uint8)
+    return np.asarray(pixels if pixels.dtype == np.uint8 else np.rint(pixels), np.uint8)
 
 
 def frame(size: tuple[int, int], spec: InputSpec, key: str) -> tuple[int, int]:

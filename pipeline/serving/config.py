@@ -30,7 +30,7 @@ class ServeConfig:
 
     host: str = LOOPBACK
     port: int = 8000
-    max_batch: int = 8
+    max_batch: int = 4
     max_wait_ms: float = 0.0
     max_queue: int = 128
     max_body_mb: int = 32
