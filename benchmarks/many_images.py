@@ -6,12 +6,15 @@ model is loaded. ``listing``: seconds and memory to cut a folder of a million fi
 ``rate``: images a second of ``predict --out``, beside the ideal n / (d + i) of evaluate_rate.py, d
 and i being CPU time. ``kills``: jobs of 60 parts are killed at random moments until they are
 finished; how many end in the files of an uninterrupted job. ``cluster``: a Ray cluster of three
-nodes on this machine, of which one is killed in the middle; likewise. ``overhead``: the time of a
-job with Ray and without.
+nodes on this machine, of which one is killed in the middle; likewise. ``evaluation``: the same
+while digits are evaluated. ``overhead``: the time of jobs of a fifth and of all images, with Ray
+and without; their difference is what images take, the rest is the start.
 
 Usage: python benchmarks/many_images.py memory MODEL.onnx COUNTS...
        python benchmarks/many_images.py listing [COUNT]
-       python benchmarks/many_images.py rate|kills|cluster|overhead MODEL.onnx IMAGES [COUNT]
+       python benchmarks/many_images.py rate|kills|cluster MODEL.onnx IMAGES [KILLS]
+       python benchmarks/many_images.py evaluation MODEL.onnx [COUNT]
+       python benchmarks/many_images.py overhead MODEL.onnx IMAGES [COUNT] [ADDRESS]
 """
 # ruff: noqa: S603 - it starts itself
 
@@ -25,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from mobilenet_cli.data.open_dataset import open_dataset
@@ -32,7 +36,8 @@ from mobilenet_cli.data.parts import cut
 from mobilenet_cli.data.preprocess import prepare
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
 from mobilenet_cli.pipeline.artifacts.runs import Run
-from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, evaluate_and_keep
+from mobilenet_cli.pipeline.evaluating import evaluate
+from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig
 from mobilenet_cli.pipeline.predicting.answering import PredictConfig
 from mobilenet_cli.pipeline.predicting.job import predict_into
 from mobilenet_cli.pipeline.runtime.machine import usable_cpus
@@ -66,7 +71,7 @@ def one(what: str, model: str, images: str, out: str) -> None:
         seconds = predict_into(Path(out), artifact, [images], PredictConfig()).seconds
     else:
         config = EvaluateConfig(data=images)
-        seconds = evaluate_and_keep(artifact, config, Run(Path(out))).seconds
+        seconds = evaluate.evaluate_and_keep(artifact, config, Run(Path(out))).seconds
     print(json.dumps({"peak_mb": peak_mb(), "seconds": seconds}))
 
 
@@ -164,45 +169,91 @@ def kills(model: str, images: str, count: str = "100") -> dict[str, object]:
         return {"kills": killed, "jobs": finished, "equal": equal, "parts": len(digests(whole))}
 
 
-def cluster(model: str, images: str) -> dict[str, object]:
-    """Kill one of three nodes of a Ray cluster when a third of the parts are there."""
+def loses_a_node(command: list[str], done: Callable[[], int], third: int) -> dict[str, object]:
+    """Run a command on a Ray cluster of three nodes, and kill one when a third is done."""
     from ray.cluster_utils import Cluster
 
+    machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    nodes = [machines.add_node(num_cpus=1) for _ in range(2)]
+    started = time.perf_counter()
+    child = subprocess.Popen([*command, machines.address])
+    while done() < third and child.poll() is None:
+        time.sleep(0.05)
+    at_kill = done()
+    machines.remove_node(nodes[0], allow_graceful=False)
+    status = child.wait()
+    seconds = time.perf_counter() - started
+    machines.shutdown()
+    return {"at_kill": at_kill, "status": status, "seconds": seconds}
+
+
+def cluster(model: str, images: str) -> dict[str, object]:
+    """Let a job lose a node when a third of its parts are there."""
     with tempfile.TemporaryDirectory() as folder:
         whole, out = Path(folder) / "whole", Path(folder) / "out"
         subprocess.run(job(model, images, whole), check=True, stdout=subprocess.DEVNULL)
-        machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-        nodes = [machines.add_node(num_cpus=1) for _ in range(2)]
-        started = time.perf_counter()
-        child = subprocess.Popen([*job(model, images, out), machines.address])
-        while len(digests(out)) < 20 and child.poll() is None:
-            time.sleep(0.05)
-        at_kill = len(digests(out))
-        machines.remove_node(nodes[0], allow_graceful=False)
-        status = child.wait()
-        seconds = time.perf_counter() - started
-        machines.shutdown()
-        same = digests(out) == digests(whole)
-        there = len(digests(out))
-    return {"parts": there, "at_kill": at_kill, "status": status, "equal": same, "seconds": seconds}
+        found = loses_a_node(job(model, images, out), lambda: len(digests(out)), 20)
+        return found | {"parts": len(digests(out)), "equal": digests(out) == digests(whole)}
 
 
-def overhead(model: str, images: str, count: str = "10000") -> dict[str, object]:
-    """Compare the time of a job with and without Ray, on the same CPUs."""
+def evaluated(model: str, images: str, out: str, cluster: str = "") -> None:
+    """Evaluate in runs of 50 images, and write how many are done into a file."""
+    evaluate.RUN = 50
+    config = EvaluateConfig(data=images, cluster=cluster or None)
+    told = Path(f"{out}.done")
+
+    def progress(done: int, total: int, note: str = "") -> None:
+        told.write_text(f"{done} {total} {note}")
+
+    evaluate.evaluate_and_keep(load_artifact(Path(model)), config, Run(Path(out)), progress)
+
+
+def evaluation(model: str, count: str = "6000") -> dict[str, object]:
+    """Let an evaluation of digits lose a node when a third of them are counted."""
+    with tempfile.TemporaryDirectory() as folder:
+        images = repeated(Path(folder) / "images", digits(), int(count))
+        command = [sys.executable, __file__, "evaluated", model, str(images)]
+        outs = [Path(folder) / name for name in ("whole", "out")]
+        told = Path(f"{outs[1]}.done")
+        subprocess.run([*command, str(outs[0])], check=True)
+        found = loses_a_node(
+            [*command, str(outs[1])],
+            lambda: int((told.read_text() if told.exists() else "").split(" ")[0] or 0),
+            int(count) // 3,
+        )
+        answers = [answers_of(out) for out in outs]
+        counted = [len(kept) for kept in answers]
+        return found | {"images": int(count), "answers": counted, "equal": answers[0] == answers[1]}
+
+
+def answers_of(run: Path) -> list[object]:
+    """Return the rows that an evaluation has kept."""
+    import pyarrow.parquet
+
+    (path,) = (run / "predictions").glob("*.parquet")
+    rows: list[object] = pyarrow.parquet.read_table(path).to_pylist()
+    return rows
+
+
+def overhead(
+    model: str, images: str, count: str = "10000", address: str = "auto"
+) -> dict[str, object]:
+    """Compare the times of jobs with and without Ray, on the same CPUs."""
     found: dict[str, object] = {}
     contents = [("all", s.read()) for s in open_dataset(images, "all").samples]
     with tempfile.TemporaryDirectory() as folder:
-        many = repeated(Path(folder) / "images", contents, int(count))
-        for address in ("", "auto"):
-            out = Path(folder) / f"out{address}"
-            arguments = [*job(model, str(many), out), *filter(None, [address])]
-            done = subprocess.run(arguments, check=True, stdout=subprocess.PIPE)
-            found[address or "alone"] = json.loads(done.stdout)["seconds"]
+        for number in (int(count) // 5, int(count)):
+            many = repeated(Path(folder) / f"images{number}", contents, number)
+            for cluster in ("", address):
+                out = Path(folder) / f"out{number}{cluster}"
+                arguments = [*job(model, str(many), out), *filter(None, [cluster])]
+                done = subprocess.run(arguments, check=True, stdout=subprocess.PIPE)
+                found[f"{number} {cluster or 'alone'}"] = json.loads(done.stdout)["seconds"]
     return found
 
 
 if __name__ == "__main__":
-    commands = (one, memory, listing, rate, parts, kills, cluster, overhead)
+    commands = (one, memory, listing, rate, parts, kills, cluster, evaluated, evaluation, overhead)
     command = {function.__name__: function for function in commands}[sys.argv[1]]
     result = command(*sys.argv[2:])
     if result is not None:

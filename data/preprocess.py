@@ -369,12 +369,22 @@ def denormalize(values: NDArray[np.float32], spec: InputSpec) -> NDArray[np.uint
     return pixels[..., ::-1] if spec.channels == "BGR" else pixels
 
 
+def square_of_file(
+    encoded: bytes, key: str, spec: InputSpec
+) -> NDArray[np.uint8] | NDArray[np.float32]:
+    """Decode an image file's bytes, and make the square of ``resize_and_crop``.
+
+    Raises:
+        DataError: the image cannot be decoded.
+    """
+    with decoded(encoded, key) as image:
+        return resize_and_crop(image, spec, key)
+
+
 def prepare(encoded: bytes, key: str, spec: InputSpec) -> NDArray[np.float32]:
     """Prepare an image file's bytes as the network's input, of shape ``spec.shape``.
 
     Raises:
         DataError: the image cannot be decoded.
     """
-    with decoded(encoded, key) as image:
-        pixels = resize_and_crop(image, spec, key)
-    return normalize(pixels, spec)
+    return normalize(square_of_file(encoded, key, spec), spec)

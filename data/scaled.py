@@ -1,4 +1,4 @@
-"""JPEGs become a network's input faster, nearly the same: decoded no larger than they are needed.
+"""JPEGs become squares of pixels faster, nearly the same: decoded no larger than is needed.
 
 Of the frame only the square is resampled. And libjpeg's inverse transform gives 1/2, 1/4 or 1/8 of
 the size directly (libjpeg.txt, scale_denom), which is asked for where what is left is still
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mobilenet_cli.data.decode import DECODER_BYTES, MEMORY, ORIENTATION, check_size
-from mobilenet_cli.data.preprocess import RESAMPLING, InputSpec, frame, normalize, offset, prepare
+from mobilenet_cli.data.preprocess import RESAMPLING, InputSpec, frame, offset, square_of_file
 
 MARGIN = 4  # below it, more than one answer in 200 is another (docs/scale.md)
 SOI = b"\xff\xd8"  # with which a JPEG begins
@@ -21,8 +21,10 @@ PLAIN = ("RGB", "L")
 BYTES = 4 + DECODER_BYTES["JPEG"]  # a pixel
 
 
-def prepare_scaled(encoded: bytes, key: str, spec: InputSpec) -> NDArray[np.float32]:
-    """Prepare an image file's bytes as ``preprocess.prepare`` does, nearly.
+def square_scaled(
+    encoded: bytes, key: str, spec: InputSpec
+) -> NDArray[np.uint8] | NDArray[np.float32]:
+    """Make the square of an image file's bytes as ``preprocess.square_of_file`` does, nearly.
 
     Raises:
         DataError: the image cannot be decoded.
@@ -30,8 +32,8 @@ def prepare_scaled(encoded: bytes, key: str, spec: InputSpec) -> NDArray[np.floa
     if encoded.startswith(SOI) and spec.convention != "tf-slim":
         pixels = _square(encoded, key, spec)
         if pixels is not None:
-            return normalize(pixels, spec)
-    return prepare(encoded, key, spec)
+            return pixels
+    return square_of_file(encoded, key, spec)
 
 
 def _square(encoded: bytes, key: str, spec: InputSpec) -> NDArray[np.uint8] | None:
@@ -39,7 +41,7 @@ def _square(encoded: bytes, key: str, spec: InputSpec) -> NDArray[np.uint8] | No
     try:
         image = Image.open(io.BytesIO(encoded), formats=["JPEG"])
         upright = image.getexif().get(ORIENTATION, 1) == 1
-    except Exception:  # decoders raise whatever they stumble over; prepare says what it is
+    except Exception:  # decoders raise whatever they stumble over; square_of_file says what it is
         return None
     if image.mode not in PLAIN or not upright:
         return None
@@ -58,4 +60,4 @@ def _square(encoded: bytes, key: str, spec: InputSpec) -> NDArray[np.uint8] | No
         box = (left * by[0], top * by[1], right * by[0], bottom * by[1])
         side = (spec.resolution, spec.resolution)
         square = image.resize(side, RESAMPLING[spec.interpolation], box)
-        return np.asarray(square.convert("RGB"))
+        return np.asarray(square if square.mode == "RGB" else square.convert("RGB"))

@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 
 from mobilenet_cli.data.dataset import Sample
 from mobilenet_cli.data.decode import decoded
-from mobilenet_cli.data.preprocess import InputSpec, normalize, resize_and_crop
+from mobilenet_cli.data.preprocess import InputSpec, resize_and_crop
 from mobilenet_cli.models.boxes import CORNERS
 from mobilenet_cli.models.detections import Detections, NmsConfig, detect
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.errors import CheckError, DataError, ModelError
 from mobilenet_cli.pipeline.runtime.predictor import Predictor, open_predictor
-from mobilenet_cli.pipeline.runtime.stream import Outcome, Stream, batched
+from mobilenet_cli.pipeline.runtime.stream import Outcome, Pixels, Stream, batched
 
 
 @contextmanager
@@ -54,7 +54,7 @@ class Detector:
         self.provider = predictor.provider
         self.workers = workers
         self._sizes: dict[str, tuple[int, int]] = {}  # of the images that are on their way
-        self._stream = Stream(predictor, artifact.facts.input, self._finish, self._prepare)
+        self._stream = Stream(predictor, artifact.facts.input, self._finish, self._square)
 
     def find(
         self, samples: Iterable[Sample | DataError]
@@ -68,11 +68,10 @@ class Detector:
         for answers in self._stream.answers(batches, self.workers):
             yield from answers.outcomes
 
-    def _prepare(self, encoded: bytes, key: str, spec: InputSpec) -> NDArray[np.float32]:
+    def _square(self, encoded: bytes, key: str, spec: InputSpec) -> Pixels:
         with decoded(encoded, key) as image:
             self._sizes[key] = image.size
-            pixels = resize_and_crop(image, spec, key)
-        return normalize(pixels, spec)
+            return resize_and_crop(image, spec, key)
 
     def _finish(
         self, sample: Sample, row: NDArray[np.float32]

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from mobilenet_cli.data.dataset import Sample
 from mobilenet_cli.data.parts import FILES, Part
-from mobilenet_cli.data.preprocess import prepare
+from mobilenet_cli.data.preprocess import square_of_file
 from mobilenet_cli.data.readers.remote import fetch_file
-from mobilenet_cli.data.scaled import prepare_scaled
+from mobilenet_cli.data.scaled import square_scaled
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.errors import DataError
 from mobilenet_cli.pipeline.predicting.rows import ROW_GROUP, Kind, Row, row_of, table_of
@@ -152,6 +152,6 @@ def open_answering(
         def finish(sample: Sample, output: NDArray[np.float32]) -> Row:
             return row_of(sample, output, config.output, config.top, predictor.independent)
 
-        prepared_by = prepare_scaled if config.scaled else prepare
-        stream = Stream(predictor, artifact.facts.input, finish, prepared_by)
+        square = square_scaled if config.scaled else square_of_file
+        stream = Stream(predictor, artifact.facts.input, finish, square)
         yield Answering(artifact, config, stream, workers)

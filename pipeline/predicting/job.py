@@ -74,11 +74,6 @@ def predict_into(
     """
     if artifact.facts.task != "classification":
         raise OptionError(
-            f"{artifact.path} is a detector, whose boxes are not written as parts",
-            "Leave --out out, and pass --jsonl for many images",
-        )
-    if artifact.facts.task != "classification":
-        raise OptionError(
             f"{artifact.path} finds boxes, which are not written as parquet files",
             "Leave --out out, and pass --jsonl for many images",
         )

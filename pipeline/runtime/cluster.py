@@ -25,6 +25,8 @@ R = TypeVar("R")
 AUTO = "auto"
 ACTOR_CPUS = 4  # at most; a model and an interpreter take 200 MB for each actor
 ANSWER_SECONDS = 10
+TOKENS = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}  # variables
+TOKEN_FILE = Path.home() / ".ray" / "auth_token"
 WINDOW = 10_000  # items that Ray is told of at a time
 
 
@@ -99,6 +101,7 @@ def on_cluster(
         ProviderError: the cluster has given up.
         MobilenetError: what an actor says.
     """
+    _prepare_environment()
     import ray
 
     with contextlib.redirect_stdout(sys.stderr), _connected(address):  # Ray prints what it repeats
@@ -134,12 +137,20 @@ def _results(
     return iter(mapped.iter_rows())
 
 
-@contextlib.contextmanager
-def _connected(address: str) -> Iterator[None]:
-    """Connect to a cluster, unless this process is connected to one."""
+def _prepare_environment() -> None:
+    """Set what Ray reads when it is imported."""
     # Ray tells its makers about clusters, unless this is set; and it says much about itself.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # A cluster that finds a token asks for it (Ray 2.59), but a program that names the cluster's
+    # address does not send it by itself; where a cluster asks for none, to send it does no harm.
+    if TOKENS & os.environ.keys() or TOKEN_FILE.exists():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+@contextlib.contextmanager
+def _connected(address: str) -> Iterator[None]:
+    """Connect to a cluster, unless this process is connected to one."""
     import ray
     import ray.data
 
@@ -162,8 +173,8 @@ def _connected(address: str) -> Iterator[None]:
         reason = " ".join(str(error).split())[:200]
         raise OptionError(
             f"no Ray cluster can be used at {address} ({reason})",
-            "Start one with 'ray start --head' and give its host:port, or pass --ray auto to use "
-            "this machine alone",
+            "Start one with 'ray start --head' and give its host:port, bring its ~/.ray/auth_token "
+            "here if it has one, or pass --ray auto to use this machine alone",
         ) from error
     try:
         yield

@@ -27,18 +27,21 @@ class Predictor:
     Attributes:
         provider: the execution provider, or ``torch`` (``torch cuda``) for a checkpoint.
         batch: images to give it at a time.
-        logits: maps [n, C, R, R] to [n, classes]; one call occupies one CPU. Where a model gives
-            probabilities, these are the logits that they come from, up to a constant. Of a detector
-            [n, A, 4 + classes]: raw boxes and scores, joined.
+        logits: maps normalized images [n, C, R, R] to [n, classes]; one call occupies one CPU.
+            Where a model gives probabilities, these are the logits that they come from, up to a
+            constant. Of a detector [n, A, 4 + classes]: raw boxes and scores, joined.
         independent: each class has a probability of its own, by a sigmoid, instead of a share.
         whole_batches: the model takes ``batch`` images and no fewer, or would prepare itself again.
+        takes_pixels: ``logits`` takes pixels uint8 [n, R, R, 3] in RGB order, too, which are what
+            the model wants.
     """
 
     provider: str
     batch: int
-    logits: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+    logits: Callable[[NDArray[np.float32] | NDArray[np.uint8]], NDArray[np.float32]]
     independent: bool = False
     whole_batches: bool = False
+    takes_pixels: bool = False
 
 
 def refuse_not_finite(output: NDArray[np.float32], key: str) -> None:
@@ -138,8 +141,10 @@ def open_predictor(
     kind = "logits" if features or boxes else output_kind(load_onnx(artifact.path).graph)
     fixed = image.shape[0] if isinstance(image.shape[0], int) else None
 
-    def logits(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        given = denormalize(images, spec) if takes_pixels else images
+    def logits(images: NDArray[np.float32] | NDArray[np.uint8]) -> NDArray[np.float32]:
+        given = images
+        if takes_pixels and images.dtype != np.uint8:
+            given = denormalize(np.asarray(images, np.float32), spec)
         if boxes is not None:
             return _joined(artifact, session.run(raw, {image.name: given}), len(images), boxes)
         outputs: NDArray[np.float32] = session.run(None, {image.name: given})[0]
@@ -157,7 +162,7 @@ def open_predictor(
 
     batch = fixed or (CPU_BATCH if provider == CPU else GPU_BATCH)
     whole = fixed is not None or provider != CPU
-    yield Predictor(provider, batch, logits, kind == "sigmoid", whole)
+    yield Predictor(provider, batch, logits, kind == "sigmoid", whole, takes_pixels)
 
 
 def _joined(
@@ -194,7 +199,7 @@ def _torch_predictor(artifact: Artifact, provider: str) -> Iterator[Predictor]:
     device = devices[provider]
     network = load_network(artifact).to(device)
 
-    def logits(images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def logits(images: NDArray[np.float32] | NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():  # holds for the calling thread only
             made = network(torch.from_numpy(images).to(device))
             joined = made if isinstance(made, torch.Tensor) else torch.cat(made, -1)

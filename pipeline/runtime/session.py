@@ -149,6 +149,13 @@ def _load_plugin(name: str, package: str) -> None:
             f"{name} does not start ({reason})",
             f"Install versions of {package} and onnxruntime that belong together",
         ) from error
+    if name not in ort.get_available_providers():  # OpenVINO's takes Intel's processors alone
+        found = sorted({device.device.vendor for device in ort.get_ep_devices()})
+        raise ProviderError(
+            f"{name} has started and takes none of this machine's processors, "
+            f"which are by {', '.join(found) or 'nobody it knows'}",
+            "Choose another provider; 'bench --engine openvino' runs OpenVINO without it",
+        )
 
 
 def _plugin_options(config: SessionConfig) -> dict[str, str]:

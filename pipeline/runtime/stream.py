@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 
 from mobilenet_cli.data.dataset import Sample
 from mobilenet_cli.data.loader import ordered_map
-from mobilenet_cli.data.preprocess import InputSpec, prepare
+from mobilenet_cli.data.preprocess import InputSpec, normalize, square_of_file
 from mobilenet_cli.pipeline.errors import DataError
 from mobilenet_cli.pipeline.runtime.machine import usable_cpus
 from mobilenet_cli.pipeline.runtime.predictor import Predictor
 
 T = TypeVar("T")
 R = TypeVar("R")
-Prepare = Callable[[bytes, str, InputSpec], NDArray[np.float32]]
+Pixels = NDArray[np.uint8] | NDArray[np.float32]
+Square = Callable[[bytes, str, InputSpec], Pixels]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +66,13 @@ class Stream(Generic[R]):
         spec: how images are prepared.
         finish: makes an answer of one image's output, in the thread that ran the model; an image
             whose output it refuses with a DataError gets that for an answer.
-        prepare: prepares the bytes of an image; ``data.preprocess.prepare`` unless it is another.
+        square: makes pixels of an image file's bytes as ``data.preprocess.square_of_file`` does.
     """
 
     predictor: Predictor
     spec: InputSpec
     finish: Callable[[Sample, NDArray[np.float32]], R]
-    prepare: Prepare = prepare
+    square: Square = square_of_file
 
     def answers(
         self, batches: Iterable[Sequence[Sample | DataError]], workers: int | None = None
@@ -88,7 +89,8 @@ class Stream(Generic[R]):
         decoded = time.perf_counter()
         rows: Iterator[NDArray[np.float32]] = iter(())
         if images:
-            rows = iter(self.predictor.logits(self._padded(np.stack(images))))
+            stacked = np.concatenate([image[None] for image in images])
+            rows = iter(self.predictor.logits(self._padded(stacked)))
         finished = time.perf_counter()
         outcomes = [
             self._outcome(found, sha256, image if isinstance(image, DataError) else next(rows))
@@ -96,18 +98,19 @@ class Stream(Generic[R]):
         ]
         return Answers(outcomes, decoded - started, finished - decoded)
 
-    def _load(self, found: Sample | DataError) -> tuple[str, NDArray[np.float32] | DataError]:
+    def _load(self, found: Sample | DataError) -> tuple[str, Pixels | DataError]:
         sha256 = ""
         try:
             if isinstance(found, DataError):
                 raise found
             encoded = found.read()
             sha256 = hashlib.sha256(encoded).hexdigest()
-            return sha256, self.prepare(encoded, found.key, self.spec)
+            pixels = self.square(encoded, found.key, self.spec)
+            return sha256, pixels if self.predictor.takes_pixels else normalize(pixels, self.spec)
         except DataError as error:
             return sha256, error
 
-    def _padded(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _padded(self, images: Pixels) -> Pixels:
         """Repeat the last image where the model takes whole batches only."""
         missing = self.predictor.batch - len(images) if self.predictor.whole_batches else 0
         if not missing:

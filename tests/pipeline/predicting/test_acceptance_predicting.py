@@ -42,3 +42,12 @@ def test_a_cluster_that_loses_a_node_ends_in_the_same_files(tiny, images):
     assert found["equal"]
     assert found["parts"] == 60
     assert found["at_kill"] < 60
+
+
+def test_an_evaluation_that_loses_a_node_counts_each_image_once(tiny):
+    pytest.importorskip("ray")
+    found = measured("evaluation", tiny / "fp32.onnx")
+    assert found["status"] == 0
+    assert found["answers"] == [6000, 6000]
+    assert found["equal"]
+    assert found["at_kill"] < 6000

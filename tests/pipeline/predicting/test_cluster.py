@@ -1,6 +1,7 @@
 """A cluster answers as one machine does; what a worker says reaches the user as a sentence."""
 
 import hashlib
+import os
 import pickle
 import subprocess
 import sys
@@ -113,6 +114,20 @@ def test_actors_share_the_cpus_of_all_machines():
     assert (found["num_gpus"], found["compute"].max_size) == (1, 1)
     with pytest.raises(OptionError, match="has no GPU"):
         _actors(nodes[1:], "CUDAExecutionProvider")
+
+
+def test_a_token_that_is_here_is_sent(monkeypatch, tmp_path):
+    """A cluster that finds a token when it is started asks its clients for it."""
+    monkeypatch.setattr(os, "environ", {})
+    monkeypatch.setattr(cluster, "TOKEN_FILE", tmp_path / "auth_token")
+    cluster._prepare_environment()
+    assert "RAY_AUTH_MODE" not in os.environ
+    (tmp_path / "auth_token").write_text("secret")
+    cluster._prepare_environment()
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    cluster._prepare_environment()
+    assert os.environ["RAY_AUTH_MODE"] == "disabled"
 
 
 def test_an_address_without_a_cluster():

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import types
 
 import numpy as np
 import onnxruntime as ort
@@ -162,6 +163,12 @@ def test_simulation_does_not_saturate():
 
 def test_openvino_runs_whole_models_in_the_arithmetic_of_the_file(chain):
     pytest.importorskip("onnxruntime_ep_openvino", reason="the extra openvino is missing")
+    try:
+        check_provider(OPENVINO)
+    except ProviderError as error:
+        if "takes none of this machine's processors" not in error.what:
+            raise
+        pytest.skip("OpenVINO's provider takes Intel's processors alone")
     images = np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype(np.float32)
     for model, least in ((chain.folded, 60), (chain.int8, 25)):
         session = open_session(model.path, SessionConfig(provider=OPENVINO, threads=1))
@@ -175,6 +182,17 @@ def test_openvino_runs_whole_models_in_the_arithmetic_of_the_file(chain):
     wrong = SessionConfig(provider=OPENVINO, provider_options={"load_config": "no JSON"})
     with pytest.raises(ProviderError, match=r"OpenVINOExecutionProvider cannot run .*folded.onnx"):
         open_session(chain.folded.path, wrong)
+
+
+def test_a_plugin_that_takes_no_processor_of_this_machine(monkeypatch):
+    """OpenVINO's starts on AMD's processors, too, and then offers nothing."""
+    plugin = types.SimpleNamespace(get_library_path=lambda: "plugin.so")
+    monkeypatch.setitem(sys.modules, "onnxruntime_ep_openvino", plugin)
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [CPU])
+    monkeypatch.setattr(ort, "register_execution_provider_library", lambda *_: None)
+    check_provider.cache_clear()
+    with pytest.raises(ProviderError, match=r"takes none of this machine's processors, .* by \w+"):
+        check_provider(OPENVINO)
 
 
 def test_openvino_without_its_package(monkeypatch):
