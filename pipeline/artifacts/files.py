@@ -126,6 +126,42 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def alone_in(folder: Path, work: str) -> Iterator[None]:
+    """Hold a folder, made where it is missing, for work that two processes must not do in it.
+
+    On a file system without locks nobody is kept out.
+
+    Args:
+        folder: the folder.
+        work: what another process does there then, for the error.
+
+    Raises:
+        StorageError: another process does this work there now, or the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write to {folder} ({error.strerror or error})",
+            "Choose a folder you may write to",
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StorageError(
+                f"another process {work} in {folder}",
+                "Wait until it has ended, stop it, or choose another --run",
+            ) from error
+        except OSError:  # there are no locks
+            pass
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def check_writable(path: Path) -> None:
     """Find out before hours of work that their result cannot be written, and leave nothing.
 

@@ -25,8 +25,8 @@ R = TypeVar("R")
 AUTO = "auto"
 ACTOR_CPUS = 4  # at most; a model and an interpreter take 200 MB for each actor
 ANSWER_SECONDS = 10
-TOKENS = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}  # variables
-TOKEN_FILE = Path.home() / ".ray" / "auth_token"
+AUTH_MODE = "RAY_AUTH_MODE"  # "token" where the cluster asks for one (Ray 2.52 and later)
+LOST_BEGINNINGS = 10  # actors in a row; what they say themselves is a result, and ends it at once
 WINDOW = 10_000  # items that Ray is told of at a time
 
 
@@ -132,6 +132,9 @@ def _results(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = ordered
+    # From Ray 2.60 on, an actor that is lost with its machine while it begins would end everything.
+    if hasattr(context, "max_consecutive_actor_init_deaths"):
+        context.max_consecutive_actor_init_deaths = LOST_BEGINNINGS
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     mapped = dataset.map(_Actor, fn_constructor_args=arguments, **compute)
     return iter(mapped.iter_rows())
@@ -142,10 +145,6 @@ def _prepare_environment() -> None:
     # Ray tells its makers about clusters, unless this is set; and it says much about itself.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    # A cluster that finds a token asks for it (Ray 2.59), but a program that names the cluster's
-    # address does not send it by itself; where a cluster asks for none, to send it does no harm.
-    if TOKENS & os.environ.keys() or TOKEN_FILE.exists():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 @contextlib.contextmanager
@@ -171,10 +170,11 @@ def _connected(address: str) -> Iterator[None]:
         )
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
+        asked = "" if AUTH_MODE in os.environ else f", set {AUTH_MODE}=token if it asks for one"
         raise OptionError(
             f"no Ray cluster can be used at {address} ({reason})",
-            "Start one with 'ray start --head' and give its host:port, bring its ~/.ray/auth_token "
-            "here if it has one, or pass --ray auto to use this machine alone",
+            f"Start one with 'ray start --head' and give its host:port{asked}, or pass --ray auto "
+            "to use this machine alone",
         ) from error
     try:
         yield

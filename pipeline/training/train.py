@@ -1,5 +1,6 @@
 """Images become a checkpoint by a seeded, reproducible loop that can be interrupted."""
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,14 +15,14 @@ from mobilenet_cli.models import find_architecture
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_with_record, save_artifact
 from mobilenet_cli.pipeline.artifacts.checkpoint import checkpoint_bytes, load_network
 from mobilenet_cli.pipeline.artifacts.facts import Facts
-from mobilenet_cli.pipeline.artifacts.files import check_writable, write_atomically
+from mobilenet_cli.pipeline.artifacts.files import alone_in, check_writable, write_atomically
 from mobilenet_cli.pipeline.artifacts.sidecar import is_current, sidecar_path
 from mobilenet_cli.pipeline.errors import DataError, OptionError, StorageError
 from mobilenet_cli.pipeline.progress import Progress, silent
 from mobilenet_cli.pipeline.runtime.torch_kernels import kernel_folder
 from mobilenet_cli.pipeline.training.allocator import keep_freed_memory
 from mobilenet_cli.pipeline.training.config import TrainConfig
-from mobilenet_cli.pipeline.training.distributed import process_group
+from mobilenet_cli.pipeline.training.distributed import ProcessGroup, process_group
 from mobilenet_cli.pipeline.training.learner import Learner, make_learner
 from mobilenet_cli.pipeline.training.linear_probe import linear_probe, wants_probe
 from mobilenet_cli.pipeline.training.log import write_curves, write_log
@@ -87,11 +88,17 @@ def train(
             if group.is_main:
                 tell(setup.start)
             folder, wanted = out.with_name("tensorboard"), config.tensorboard and group.is_main
-            with board(folder, state.epoch * setup.steps + state.step, wanted) as shown:
+            first = state.epoch * setup.steps + state.step
+            with _alone(out, group), board(folder, first, wanted) as shown:
                 listener = Listener(progress, stop, shown, tell)
                 Trainer(setup, learner, state, history, listener).run()
         group.barrier()  # until the file is there
     return load_with_record(out, TrainRecord)
+
+
+def _alone(out: Path, group: ProcessGroup) -> contextlib.AbstractContextManager[None]:
+    """Keep a second training out of the folder, whose files would be a mixture of both."""
+    return alone_in(out.parent, "trains") if group.is_main else contextlib.nullcontext()
 
 
 def _check_out(training: ResolvedTraining, out: Path) -> None:

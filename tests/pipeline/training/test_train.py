@@ -25,6 +25,7 @@ from mobilenet_cli.models.mobilenet_v1_torch import MobileNetV1
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact, load_with_record, save_artifact
 from mobilenet_cli.pipeline.artifacts.checkpoint import checkpoint_bytes, load_network
+from mobilenet_cli.pipeline.artifacts.files import alone_in
 from mobilenet_cli.pipeline.errors import CheckError, DataError, OptionError, StorageError
 from mobilenet_cli.pipeline.reporting.collect import read_epochs
 from mobilenet_cli.pipeline.training import linear_probe
@@ -309,6 +310,17 @@ def test_normalization_is_that_of_the_weights_to_start_from(trained: Path, tmp_p
 def test_weights_of_another_width_are_refused(trained: Path) -> None:
     with pytest.raises(OptionError, match=r"has width 0\.25, not 1"):
         resolve(TrainConfig(init=str(trained), width=1.0))
+
+
+def test_two_trainings_do_not_mix_in_one_folder(tmp_path: Path) -> None:
+    config, out = TrainConfig(width=0.25, epochs=0.01), tmp_path / "run" / "model.safetensors"
+    with (
+        alone_in(out.parent, "trains"),
+        pytest.raises(StorageError, match=r"another process trains in .*run. Wait until"),
+    ):
+        train(config, out)
+    assert not list(out.parent.iterdir())
+    train(config, out)
 
 
 def test_fine_tuning_does_not_replace_what_it_starts_from(trained: Path) -> None:
