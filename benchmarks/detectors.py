@@ -1,15 +1,17 @@
-"""What int8 costs and gives a detector, on AVX2 and on VNNI kernels, beside ONNX Runtime's own.
+"""What int8 costs and gives a detector, on AVX2 and on VNNI kernels, beside other quantizers.
 
     python benchmarks/detectors.py MODEL OUT --calib-dir DIR --data LABELS [--seconds 60]
 
 MODEL is a folded fp32 detector of this tool, of LABELS the images with boxes. Everybody calibrates
-on the same images; the int8 files are kept in OUT, and those that are there are taken. For each
-family of kernels (``avx2_only.c``), in a process of its own: AP50 of every file, and latency of one
-image on one thread, all files taking turns, as the median of block-by-block ratios to float. A row
-of Markdown is printed for each file.
+on the same images: ours, ONNX Runtime's ``quantize_static``, and NNCF where it is installed. The
+int8 files are kept in OUT, and those that are there are taken. For each family of kernels
+(``avx2_only.c``; where a CPU cannot be held to one, for its own alone), in a process of its own:
+AP50 of every file, and latency of one image on one thread, all files taking turns, as the median of
+block-by-block ratios to float. A row of Markdown is printed for each file.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import subprocess
@@ -18,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from avx2_only import build_shim
-from quantizers import prepared, quantize_ort
+from quantizers import prepared, quantize_nncf, quantize_ort
 
 from mobilenet_cli.data.loader import batches
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact, save_artifact
@@ -44,14 +46,17 @@ def quantize_all(source: Artifact, arguments: argparse.Namespace) -> list[Path]:
         paths.append(arguments.out / f"{target}.onnx")
         if not paths[-1].exists():
             quantize(source, QuantizeConfig(*chosen, target=target, cross=True), paths[-1])
-    for name, weights in ORT.items():
+    others = {name: (quantize_ort, {"method": "minmax", "weights": w}) for name, w in ORT.items()}
+    if importlib.util.find_spec("nncf"):
+        others["nncf"] = (quantize_nncf, {})
+    for name, (work, settings) in others.items():
         paths.append(arguments.out / f"{name}.onnx")
         if not paths[-1].exists():
             samples = choose_images(source, *chosen, 0).samples
             images = prepared(samples, source.facts.input, arguments.out / "images.npy")
-            made = arguments.out / "ort.tmp"
+            made = arguments.out / f"{name}.tmp"
             job = {"model": str(source.path), "out": str(made), "images": str(images)}
-            quantize_ort(job | {"input": "input", "method": "minmax", "weights": weights})
+            work(job | {"input": "input"} | settings)
             content = with_facts(load_onnx(made), source.facts)
             save_artifact(paths[-1], content, source.facts, Record())
             made.unlink()
@@ -95,12 +100,11 @@ def main() -> None:
         return
     paths = quantize_all(load_artifact(arguments.model), arguments)
     shim = build_shim(arguments.out)
-    if shim is None:
-        sys.exit("Kernels cannot be chosen here: that needs gcc and a CPU whose CPUID can fault")
+    families = {"this CPU": {}} if shim is None else KERNELS
     print("| kernels | file | AP | AP50 | loss of AP50 | ms | times as fast as float |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    for kernels, hides in KERNELS.items():
-        environment = os.environ | hides | {"LD_PRELOAD": str(shim)}
+    for kernels, hides in families.items():
+        environment = os.environ | hides | ({"LD_PRELOAD": str(shim)} if shim else {})
         command = [sys.executable, __file__, *sys.argv[1:], "--child", *map(str, paths)]
         done = subprocess.run(  # noqa: S603 - this file, with this interpreter
             command, env=environment, stdout=subprocess.PIPE, text=True, check=True

@@ -150,6 +150,7 @@ def _load_plugin(name: str, package: str) -> None:
             f"Install versions of {package} and onnxruntime that belong together",
         ) from error
     if name not in ort.get_available_providers():  # OpenVINO's takes Intel's processors alone
+        ort.unregister_execution_provider_library(name)  # or to ask again would be another error
         found = sorted({device.device.vendor for device in ort.get_ep_devices()})
         raise ProviderError(
             f"{name} has started and takes none of this machine's processors, "

@@ -189,7 +189,8 @@ def test_a_plugin_that_takes_no_processor_of_this_machine(monkeypatch):
     plugin = types.SimpleNamespace(get_library_path=lambda: "plugin.so")
     monkeypatch.setitem(sys.modules, "onnxruntime_ep_openvino", plugin)
     monkeypatch.setattr(ort, "get_available_providers", lambda: [CPU])
-    monkeypatch.setattr(ort, "register_execution_provider_library", lambda *_: None)
+    for change in ("register", "unregister"):
+        monkeypatch.setattr(ort, f"{change}_execution_provider_library", lambda *_: None)
     check_provider.cache_clear()
     with pytest.raises(ProviderError, match=r"takes none of this machine's processors, .* by \w+"):
         check_provider(OPENVINO)
