@@ -40,8 +40,8 @@ import numpy as np
 from mobilenet_cli.data.open_dataset import open_dataset
 from mobilenet_cli.pipeline.deploying.package import open_package
 from mobilenet_cli.pipeline.runtime.machine import usable_cpus
-from mobilenet_cli.pipeline.serving.classifier import Classifier, open_classifier
 from mobilenet_cli.pipeline.serving.config import ServeConfig
+from mobilenet_cli.pipeline.serving.served import Served, open_served
 
 CONNECTIONS = 16
 ROUNDS = 5
@@ -204,7 +204,7 @@ async def open_loop(
     return answers, memory
 
 
-def bare_loop(classifier: Classifier, images: list[bytes], seconds: float) -> tuple[float, float]:
+def bare_loop(served: Served, images: list[bytes], seconds: float) -> tuple[float, float]:
     """Return images a second, and a CPU second, of decoding and classifying alone."""
     end, threads = time.perf_counter() + seconds, usable_cpus()
 
@@ -212,10 +212,10 @@ def bare_loop(classifier: Classifier, images: list[bytes], seconds: float) -> tu
         endless, done = islice(cycle(images), offset * BATCH, None), 0
         while time.perf_counter() < end:
             squares = [
-                classifier.square(encoded, "image", CONFIG.max_pixels)
+                served.square(encoded, "image", CONFIG.max_pixels)
                 for encoded in islice(endless, BATCH)
             ]
-            done += len(classifier.answers(squares))
+            done += len(served.answers(squares))
         return done
 
     start, used = time.perf_counter(), time.process_time()
@@ -226,11 +226,11 @@ def bare_loop(classifier: Classifier, images: list[bytes], seconds: float) -> tu
 
 def throughput(package: Path, images: list[bytes], requests: list[bytes], seconds: float) -> Any:
     """Measure points 1 and 2."""
-    classifier, rounds = open_classifier(open_package(package)), []
+    served, rounds = open_served(open_package(package)), []
     with serving(package) as server:
         asyncio.run(closed_loop(server.port, requests, CONNECTIONS, 1))
         for _ in range(ROUNDS):
-            bare, bare_cpu = bare_loop(classifier, images, seconds)
+            bare, bare_cpu = bare_loop(served, images, seconds)
             used, start, own = server.cpu_seconds(), time.perf_counter(), time.process_time()
             answers = asyncio.run(closed_loop(server.port, requests, CONNECTIONS, seconds))
             done, taken = answers.statuses[200], time.perf_counter() - start

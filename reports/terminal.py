@@ -259,10 +259,11 @@ def deploy_text(folder: Path, package: PackageRecord) -> str:
 
 def serve_text(record: ServeRecord) -> str:
     """Say what is served, on which kernels, and where."""
+    path = "/detect" if record.model == "detector" else "/classify"
     return (
         f"serving {record.package} ({record.name}, {counted(record.classes, 'class', 'classes')}) "
         f"at {record.address}, on the kernels {record.target}, which answer its probe rightly here"
-        f"\n  curl --data-binary @photo.jpg {record.address}/classify"
+        f"\n  curl --data-binary @photo.jpg {record.address}{path}"
     )
 
 

@@ -15,25 +15,24 @@ from starlette.routing import Route
 
 from mobilenet_cli.pipeline.errors import DataError, MobilenetError, TooLargeError
 from mobilenet_cli.pipeline.runtime.machine import usable_cpus
-from mobilenet_cli.pipeline.runtime.predictor import largest
 from mobilenet_cli.pipeline.serving import protocol
 from mobilenet_cli.pipeline.serving.batcher import Batcher, FullError
 from mobilenet_cli.pipeline.serving.bodies import Bodies, files_of, is_form
-from mobilenet_cli.pipeline.serving.classifier import Answer, Classifier
 from mobilenet_cli.pipeline.serving.config import ServeConfig
 from mobilenet_cli.pipeline.serving.metrics import CONTENT_TYPE_LATEST, LOGGER, Metrics
+from mobilenet_cli.pipeline.serving.served import CLASSIFIER, Answer, Served, Square
 
-MODEL, VERSION = "classifier", "1"  # as in the package's Triton repository
+VERSION = "1"  # as in the package's Triton repository, like the name of a classifier
 PLATFORM = "onnxruntime_onnx"
 TOP = 5
 CLIENT_LEFT = 499  # nginx's status, for the log alone
 
 
 class Api:
-    """The routes share a classifier, its batcher and the threads that decode and run the model.
+    """The routes share a model, its batcher and the threads that decode and run it.
 
     Args:
-        classifier: what is served.
+        served: the model.
         config: limits.
         metrics: told of every run.
         ready: tells whether new requests are welcome.
@@ -41,22 +40,22 @@ class Api:
 
     def __init__(
         self,
-        classifier: Classifier,
+        served: Served,
         config: ServeConfig,
         metrics: Metrics,
         ready: Callable[[], bool],
     ) -> None:
-        self.classifier, self.config, self.metrics, self.ready = classifier, config, metrics, ready
+        self.served, self.config, self.metrics, self.ready = served, config, metrics, ready
         threads = usable_cpus()
         self.pool = ThreadPoolExecutor(threads, "work")
         self.batcher = Batcher(
-            *(classifier.answers, self.pool, threads, config.max_batch),
+            *(served.answers, self.pool, threads, config.max_batch),
             *(config.max_wait_ms / 1e3, config.max_queue, metrics.ran),
         )
         metrics.queue.set_function(lambda: self.batcher.admitted)
         self.bodies = Bodies(config.max_body)
-        self.names = [tensor.name for tensor in classifier.outputs]
-        self.labels = [name for _, name in classifier.classes]
+        self.names = [tensor.name for tensor in served.outputs]
+        self.labels = [name for _, name in served.classes]
 
     async def decode(self, work: Callable[..., Any], *given: Any) -> Any:
         """Do work of milliseconds in a thread."""
@@ -68,8 +67,8 @@ class Api:
 
     # -- encoded images ----------------------------------------------------------------------------
 
-    async def classify(self, request: Request) -> Response:
-        """Classify the image that the body is, or the images of a form."""
+    async def images(self, request: Request) -> Response:
+        """Say what is on the image that the body is, or on the images of a form."""
         top = self._top(request.query_params.get("top", str(TOP)))
         self.batcher.check()  # before the body is read, which costs more than to refuse it
         kind = request.headers.get("content-type", "")
@@ -80,38 +79,32 @@ class Api:
                 given = await self.decode(files_of, body, kind, self.config.max_queue)
             with self.batcher.admit(len(given)):
                 told = await asyncio.gather(
-                    *(self._classify(name, image, top) for name, image in given)
+                    *(self._answer(name, image, top) for name, image in given)
                 )
         request.state.images = len(given)
         errors = [answer for answer in told if isinstance(answer, DataError)]
         if len(errors) == len(told):
             raise errors[0]
         documents = [
-            {"image": name}
-            | ({"error": str(answer)} if isinstance(answer, DataError) else {"predictions": answer})
+            {"image": name} | ({"error": str(answer)} if isinstance(answer, DataError) else answer)
             for (name, _), answer in zip(given, told, strict=True)
         ]
         return JSONResponse(documents if form else documents[0])
 
     def _top(self, text: str) -> int:
-        most = len(self.classifier.classes)
-        if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= most):
+        most = len(self.labels)
+        if self.served.name == CLASSIFIER and not (
+            text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= most
+        ):
             raise DataError("'top' is no number of classes", f"Pass ?top=1 to ?top={most}")
-        return int(text)
+        return int(text[:9]) if text.isdigit() else TOP
 
-    async def _classify(
-        self, name: str, encoded: bytes, top: int
-    ) -> list[dict[str, Any]] | DataError:
-        square = partial(self.classifier.square, encoded, name, self.config.max_pixels)
+    async def _answer(self, name: str, encoded: bytes, top: int) -> dict[str, Any] | DataError:
+        square = partial(self.served.square, encoded, name, self.config.max_pixels)
         try:
-            probabilities, *_ = await self.batcher.answer(square)
+            return self.served.describe(await self.batcher.answer(square), top)
         except DataError as error:
             return error
-        return [
-            {"class": identifier, "name": label, "probability": float(probabilities[index])}
-            for index in largest(probabilities, top)
-            for identifier, label in [self.classifier.classes[index]]
-        ]
 
     # -- the Open Inference Protocol ---------------------------------------------------------------
 
@@ -120,14 +113,16 @@ class Api:
         self._check_model(request)
         self.batcher.check()
         length = request.headers.get(protocol.JSON_LENGTH)
-        classifier = self.classifier
+        served = self.served
         async with self.bodies.read(request) as body:
             asked: protocol.Inference = await self.decode(
                 *(protocol.read_inference, body, length),
-                *(classifier.pixels, classifier.outputs, self.config.max_queue),
+                *(served.pixels, served.outputs, len(self.labels), self.config.max_queue),
             )
             with self.batcher.admit(len(asked.pixels)):
-                answers = await self.batcher.answers(list(asked.pixels))
+                side = served.spec.resolution
+                squares = [Square(pixels, (side, side)) for pixels in asked.pixels]
+                answers = await self.batcher.answers(squares)
         request.state.images = len(answers)
         content, json_length = await self.decode(self._write, asked, answers)
         if json_length is None:
@@ -139,14 +134,14 @@ class Api:
         self, asked: protocol.Inference, answers: Sequence[Answer]
     ) -> tuple[bytes, int | None]:
         values = {name: np.stack([a[i] for a in answers]) for i, name in enumerate(self.names)}
-        model = {"model_name": MODEL, "model_version": VERSION}
+        model = {"model_name": self.served.name, "model_version": VERSION}
         return protocol.write_inference(model, asked, values, self.labels)
 
     def _check_model(self, request: Request) -> None:
         name, version = (request.path_params.get(key) for key in ("model", "version"))
-        if name != MODEL or version not in (None, VERSION):
+        if name != self.served.name or version not in (None, VERSION):
             raise HTTPException(
-                404, f"There is no such model. Ask for '{MODEL}', version {VERSION}."
+                404, f"There is no such model. Ask for '{self.served.name}', version {VERSION}."
             )
 
     async def server(self, _: Request) -> Response:
@@ -160,14 +155,14 @@ class Api:
     async def model(self, request: Request) -> Response:
         """Describe the model."""
         self._check_model(request)
-        classifier = self.classifier
+        served = self.served
         return JSONResponse(
             {
-                "name": MODEL,
+                "name": served.name,
                 "versions": [VERSION],
                 "platform": PLATFORM,
-                "inputs": [classifier.pixels.as_document()],
-                "outputs": [tensor.as_document() for tensor in classifier.outputs],
+                "inputs": [served.pixels.as_document()],
+                "outputs": [tensor.as_document() for tensor in served.outputs],
             }
         )
 
@@ -196,7 +191,7 @@ def routes(api: Api) -> list[Route]:
         "/v2/health/ready": api.health,
         "/metrics": api.show_metrics,
     }
-    post = {"/classify": api.classify}
+    post = {api.served.path: api.images}
     for path in (model, model + "/versions/{version}"):
         get |= {path: api.model, f"{path}/ready": api.model_ready}
         post[f"{path}/infer"] = api.infer
@@ -212,12 +207,12 @@ def told(status: int, sentence: str, headers: Mapping[str, str] | None = None) -
     return JSONResponse({"error": sentence}, status, headers)
 
 
-async def refused(_: Request, error: Exception) -> Response:
-    """Turn what a route raises into a status and a sentence."""
+async def refused(path: str, _: Request, error: Exception) -> Response:
+    """Turn what a route raises into a status and a sentence; ``path`` answers image files."""
     if isinstance(error, HTTPException):
         sentence = error.detail
         if sentence == "Not Found":
-            sentence = "There is nothing here. Ask for /classify, /v2, /v2/models/... or /metrics."
+            sentence = f"There is nothing here. Ask for {path}, /v2, /v2/models/... or /metrics."
         elif sentence == "Method Not Allowed":
             sentence = f"This path takes {(error.headers or {}).get('Allow')} alone."
         return told(error.status_code, sentence, error.headers)
@@ -235,4 +230,5 @@ async def refused(_: Request, error: Exception) -> Response:
 def make_app(api: Api) -> Starlette:
     """Return the application."""
     kinds = (HTTPException, FullError, MobilenetError, ClientDisconnect)
-    return Starlette(routes=routes(api), exception_handlers=dict.fromkeys(kinds, refused))
+    handlers = dict.fromkeys(kinds, partial(refused, api.served.path))
+    return Starlette(routes=routes(api), exception_handlers=handlers)

@@ -10,9 +10,9 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from mobilenet_cli.pipeline.serving.classifier import Answer, Image
+from mobilenet_cli.pipeline.serving.served import Answer, Square
 
-Run = Callable[[Sequence[Image]], list[Answer]]
+Run = Callable[[Sequence[Square]], list[Answer]]
 
 
 class FullError(Exception):
@@ -29,7 +29,7 @@ class FullError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class _Waiting:
-    image: Image
+    image: Square
     due: float
     answer: "asyncio.Future[Answer]"
 
@@ -93,7 +93,7 @@ class Batcher:
         finally:
             self.admitted -= images
 
-    async def answers(self, images: Sequence[Image]) -> list[Answer]:
+    async def answers(self, images: Sequence[Square]) -> list[Answer]:
         """Return the model's outputs for each image.
 
         Raises:
@@ -105,7 +105,7 @@ class Batcher:
             self._wait(image, answer)
         return await asyncio.gather(*answers)
 
-    async def answer(self, decode: Callable[[], Image]) -> Answer:
+    async def answer(self, decode: Callable[[], Square]) -> Answer:
         """Return the model's outputs for an image that one of the threads decodes.
 
         Raises:
@@ -116,7 +116,7 @@ class Batcher:
         self.pool.submit(self._decode, decode, answer)
         return await answer
 
-    def _decode(self, decode: Callable[[], Image], answer: "asyncio.Future[Answer]") -> None:
+    def _decode(self, decode: Callable[[], Square], answer: "asyncio.Future[Answer]") -> None:
         if answer.cancelled():
             return
         try:
@@ -126,7 +126,7 @@ class Batcher:
         else:
             self._wait(image, answer)
 
-    def _wait(self, image: Image, answer: "asyncio.Future[Answer]") -> None:
+    def _wait(self, image: Square, answer: "asyncio.Future[Answer]") -> None:
         due = answer.get_loop().time() + self.max_wait
         with self.lock:
             self.waiting.append(_Waiting(image, due, answer))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mobilenet_cli.pipeline.errors import DataError
 from mobilenet_cli.pipeline.runtime.predictor import largest
-from mobilenet_cli.pipeline.serving.classifier import Image, Tensor
+from mobilenet_cli.pipeline.serving.served import Image, Tensor
 
 JSON_LENGTH = "inference-header-content-length"
 EXTENSIONS = ("binary_tensor_data", "classification")
@@ -61,7 +61,12 @@ class Inference:
 
 
 def read_inference(
-    body: bytes, json_length: str | None, pixels: Tensor, outputs: Sequence[Tensor], most: int
+    body: bytes,
+    json_length: str | None,
+    pixels: Tensor,
+    outputs: Sequence[Tensor],
+    classes: int,
+    most: int,
 ) -> Inference:
     """Read a request.
 
@@ -70,6 +75,7 @@ def read_inference(
         json_length: the header ``JSON_LENGTH``, if it was sent.
         pixels: the model's input.
         outputs: the model's outputs.
+        classes: how many the model knows.
         most: images of a request.
 
     Raises:
@@ -88,7 +94,7 @@ def read_inference(
             f"This model has one input, '{pixels.name}'",
         )
     image = _read_pixels(given[0], body[length:], pixels, most)
-    return Inference(identifier, image, _read_outputs(document, outputs))
+    return Inference(identifier, image, _read_outputs(document, outputs, classes))
 
 
 def _length(text: str, size: int) -> int:
@@ -171,7 +177,9 @@ def _numbers(data: Any, shape: list[int], name: str) -> Image:
     return values.astype(np.uint8).reshape(shape)
 
 
-def _read_outputs(document: dict[str, Any], outputs: Sequence[Tensor]) -> tuple[Wanted, ...]:
+def _read_outputs(
+    document: dict[str, Any], outputs: Sequence[Tensor], classes: int
+) -> tuple[Wanted, ...]:
     all_binary = _object(document.get("parameters", {}), "'parameters'").get("binary_data_output")
     known = {tensor.name: tensor for tensor in outputs}
     if not document.get("outputs"):
@@ -185,6 +193,10 @@ def _read_outputs(document: dict[str, Any], outputs: Sequence[Tensor]) -> tuple[
         top = parameters.get("classification", 0)
         if type(top) is not int or top < 0:
             raise wrong(f"'classification' is {_shown(top)}, which is no number of classes")
+        if top and known[name].shape[1:] != (classes,):
+            raise wrong(
+                f"'{name}' has no value for each class", "Ask for it without classification"
+            )
         binary = parameters.get("binary_data", all_binary) is True
         wanted.append(Wanted(known[name], binary, top))
     return tuple(wanted)

@@ -15,10 +15,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from mobilenet_cli.pipeline.artifacts.package_folder import is_package
 from mobilenet_cli.pipeline.deploying.package import open_package
 from mobilenet_cli.pipeline.errors import ModelError, OptionError
-from mobilenet_cli.pipeline.serving.app import MODEL, Api, make_app
-from mobilenet_cli.pipeline.serving.classifier import open_classifier
+from mobilenet_cli.pipeline.serving.app import Api, make_app
 from mobilenet_cli.pipeline.serving.config import ServeConfig
 from mobilenet_cli.pipeline.serving.metrics import LOGGER, Metrics, log_json_lines
+from mobilenet_cli.pipeline.serving.served import open_served
 from mobilenet_cli.pipeline.serving.watch import Watch
 from mobilenet_cli.reports.records.deployment import ServeRecord
 
@@ -63,20 +63,15 @@ def open_server(folder: Path, config: ServeConfig) -> tuple[ServeRecord, Run]:
             "Make one with 'mobilenet-cli deploy', and name its folder",
         )
     token, package = config.token(), open_package(folder)
-    if package.manifest.nms:
-        raise ModelError(
-            f"{folder} is the package of a detector, and classifiers alone are served",
-            f"Run {folder / 'detect.py'}, or serve {folder / 'triton'} with Triton",
-        )
-    classifier = open_classifier(package)
+    served = open_served(package)
     listener = _listen(config)
     host, port, *_ = listener.getsockname()
     record = ServeRecord(
         package=str(folder),
         name=package.manifest.name,
-        model=MODEL,
-        target=classifier.target,
-        classes=len(classifier.classes),
+        model=served.name,
+        target=served.target,
+        classes=len(served.classes),
         address=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}",
         token=token is not None,
         max_batch=config.max_batch,
@@ -86,7 +81,7 @@ def open_server(folder: Path, config: ServeConfig) -> tuple[ServeRecord, Run]:
 
     def run(started: Callable[[], None]) -> None:
         metrics = Metrics(name=record.name, target=record.target, parent=package.manifest.parent)
-        api = Api(classifier, config, metrics, ready=lambda: not server.should_exit)
+        api = Api(served, config, metrics, ready=lambda: not server.should_exit)
         app = Watch(make_app(api), metrics, token, stopping=lambda: server.leaving)
         server = _Server(uvicorn.Config(app, http=_Protocol, **UVICORN))
         server.when_started = started

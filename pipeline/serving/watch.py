@@ -10,7 +10,7 @@ from mobilenet_cli.pipeline.serving.app import told
 from mobilenet_cli.pipeline.serving.metrics import LOGGER, Metrics, log_request
 
 OPEN = "/v2/health/"  # which orchestrators ask without a token
-KNOWN = ("/classify", "/metrics", OPEN, "/v2")
+KNOWN = ("/classify", "/detect", "/metrics", OPEN, "/v2")
 
 
 class Watch:

@@ -21,12 +21,11 @@ from mobilenet_cli.pipeline.deploying.answering import Boxes
 from mobilenet_cli.pipeline.deploying.deploy import DeployConfig, deploy
 from mobilenet_cli.pipeline.deploying.package import Package, open_package
 from mobilenet_cli.pipeline.deploying.probe import RAW_TOLERANCE, answers_of, distance
-from mobilenet_cli.pipeline.errors import CheckError, ModelError, OptionError
+from mobilenet_cli.pipeline.errors import CheckError, OptionError
 from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig
 from mobilenet_cli.pipeline.evaluating.evaluate_detector import evaluate_detector
 from mobilenet_cli.pipeline.exporting import nms
 from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
-from mobilenet_cli.pipeline.serving.config import ServeConfig
 
 LEAST = 0.3
 
@@ -155,14 +154,6 @@ def test_what_a_task_cannot_have_is_refused_in_a_sentence(detector, chain, tmp_p
     with pytest.raises(OptionError, match="is a classifier, which finds no boxes"):
         deploy(chain.int8, DeployConfig(min_score=0.5), out)
     assert not out.exists()
-
-
-def test_a_detector_is_not_served(package):
-    pytest.importorskip("uvicorn")
-    from mobilenet_cli.pipeline.serving.serve import open_server
-
-    with pytest.raises(ModelError, match="classifiers alone are served"):
-        open_server(package.folder, ServeConfig())
 
 
 def test_triton_repository_is_one(package):

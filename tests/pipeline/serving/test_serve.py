@@ -8,13 +8,9 @@ import re
 import signal
 import socket
 import struct
-import subprocess
-import sys
 import threading
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +26,7 @@ from mobilenet_cli.data.open_dataset import open_dataset
 from mobilenet_cli.data.preprocess import square_of_bytes
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
 from mobilenet_cli.pipeline.evaluating.predict import predict
+from tests.running_server import FORM, Server, form, start
 
 for extra in ("starlette", "uvicorn", "httptools", "python_multipart", "prometheus_client"):
     pytest.importorskip(extra, reason=f"{extra} is not installed (extra serve)")
@@ -37,59 +34,6 @@ for extra in ("starlette", "uvicorn", "httptools", "python_multipart", "promethe
 INFER = "/v2/models/classifier/infer"
 SIDE = 32
 SAMPLES = open_dataset("digits", "val").samples[:6]
-
-
-@dataclass
-class Server:
-    """A server in a process of its own."""
-
-    process: subprocess.Popen[str]
-    port: int
-    log: Path
-
-    def ask(
-        self, path: str, body: bytes | None = None, method: str = "", **headers: str
-    ) -> tuple[int, Any, dict[str, str]]:
-        """Return status, document and headers of an answer."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request(method or ("GET" if body is None else "POST"), path, body, named)
-        answer = connection.getresponse()
-        content, found = answer.read(), {k.lower(): v for k, v in answer.getheaders()}
-        connection.close()
-        is_json = found.get("content-type") == "application/json"
-        return answer.status, json.loads(content) if is_json else content, found
-
-    def send(self, raw: bytes) -> bytes:
-        """Send bytes, and nothing after them; return what comes back."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=20) as connection:
-            connection.sendall(raw)
-            connection.shutdown(socket.SHUT_WR)
-            parts = []
-            try:
-                while part := connection.recv(1 << 16):
-                    parts.append(part)
-            except ConnectionResetError:
-                pass
-            return b"".join(parts)
-
-    def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
-
-
-def start(folder: Path, log: Path, *options: object) -> Server:
-    command = [sys.executable, "-m", "mobilenet_cli", "serve", folder, "--port", 0, "--json"]
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            [*map(str, command), *map(str, options)], stdout=subprocess.PIPE, stderr=file, text=True
-        )
-    assert process.stdout
-    text = ""
-    with process.stdout:
-        while (line := process.stdout.readline()) and not line.startswith("}"):
-            text += line
-    assert line, log.read_text()
-    return Server(process, int(json.loads(text + line)["address"].rsplit(":")[-1]), log)
 
 
 @pytest.fixture(scope="module")
@@ -113,20 +57,6 @@ def expected(package) -> list[list[dict[str, Any]]]:
     """What predict says."""
     artifact = load_artifact(package.folder / package.pick().pixels.model)
     return [p.as_document()["predictions"] for p in predict(artifact, SAMPLES)]  # type: ignore[misc]
-
-
-def form(files: list[tuple[str, bytes]], boundary: str = "line") -> bytes:
-    parts = [
-        f'--{boundary}\r\nContent-Disposition: form-data; name="f"; filename="{name}"'.encode()
-        + b"\r\n\r\n"
-        + content
-        + b"\r\n"
-        for name, content in files
-    ]
-    return b"".join(parts) + f"--{boundary}--\r\n".encode()
-
-
-FORM = "multipart/form-data; boundary=line"
 
 
 def assert_same(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> None:
@@ -419,12 +349,12 @@ def test_metrics_are_prometheus_text(server):
 def api(package) -> Iterator[Any]:
     """The routes in this process."""
     from mobilenet_cli.pipeline.serving.app import Api
-    from mobilenet_cli.pipeline.serving.classifier import open_classifier
     from mobilenet_cli.pipeline.serving.config import ServeConfig
     from mobilenet_cli.pipeline.serving.metrics import Metrics
+    from mobilenet_cli.pipeline.serving.served import open_served
 
     made = Api(
-        open_classifier(package), ServeConfig(max_queue=2), Metrics(name="x"), ready=lambda: True
+        open_served(package), ServeConfig(max_queue=2), Metrics(name="x"), ready=lambda: True
     )
     yield made
     made.close()
