@@ -10,6 +10,8 @@ from mobilenet_cli.pipeline.artifacts.sidecar import read_sidecar
 from mobilenet_cli.pipeline.errors import ModelError
 
 RUNS = Path("runs")
+BEGINNINGS = ("checkpoint", "fp32")  # what an imported ONNX file may not have
+AFTER_IMPORT = {"fp32.onnx": "simplify", "folded.onnx": "quantize"}
 
 
 class RunFile:
@@ -98,7 +100,7 @@ def find_run(name: str | None, needs: str, width: float | None = None) -> Run:
         if not run.folder.is_dir():
             raise no_such_run(name)
         if not path.is_file():
-            raise ModelError(f"run '{name}' has no {path.name}", _stage_hint(needs, name))
+            raise ModelError(f"run '{name}' has no {path.name}", _stage_hint(needs, run))
         found = recorded_width(path)
         if width is not None and found is not None and found != width:
             raise ModelError(
@@ -162,7 +164,13 @@ def recorded_width(path: Path) -> float | None:
     return sidecar.facts.model.width if sidecar and sidecar.facts.model else None
 
 
-def _stage_hint(needs: str, run: str | None = None) -> str:
+def _stage_hint(needs: str, run: Run | None = None) -> str:
+    first = next(iter(run.artifacts()), None) if run else None
+    if run and first and needs in BEGINNINGS and first.name in AFTER_IMPORT:
+        return (
+            f"It was imported as {first.name}, which needs none: go on with "
+            f"'mobilenet-cli {AFTER_IMPORT[first.name]} --run {run.name}'"
+        )
     stages = {
         "checkpoint": "train' or 'mobilenet-cli import",
         "start": "train' or 'mobilenet-cli import",
@@ -174,4 +182,6 @@ def _stage_hint(needs: str, run: str | None = None) -> str:
         "evaluation": "evaluate",
         "bench": "bench",
     }
-    return f"Make it first with 'mobilenet-cli {stages[needs]}{f' --run {run}' if run else ''}'"
+    return (
+        f"Make it first with 'mobilenet-cli {stages[needs]}{f' --run {run.name}' if run else ''}'"
+    )

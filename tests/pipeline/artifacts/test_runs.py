@@ -93,3 +93,20 @@ def test_run_of_a_model_file(tmp_path):
     assert found is not None
     assert found.name == "a"
     assert run_of(tmp_path / "folded.onnx") is None
+
+
+@pytest.mark.parametrize(
+    ("file", "needs", "cure"),
+    [
+        ("folded.onnx", "fp32", "'mobilenet-cli quantize --run a'"),
+        ("folded.onnx", "checkpoint", "'mobilenet-cli quantize --run a'"),
+        ("fp32.onnx", "checkpoint", "'mobilenet-cli simplify --run a'"),
+        ("fp32.onnx", "folded", "'mobilenet-cli simplify --run a'"),
+        ("model.safetensors", "fp32", "'mobilenet-cli export --run a'"),
+    ],
+)
+def test_a_run_that_begins_with_an_imported_file_says_how_it_goes_on(tmp_path, file, needs, cure):
+    make(tmp_path / "runs" / "a", 0.5, 0, file)
+    with pytest.raises(ModelError) as caught:
+        find_run("a", needs)
+    assert cure in caught.value.fix
