@@ -188,7 +188,15 @@ def document(made: "Artifact[BaseModel]") -> dict[str, Any]:
     return {"model": str(made.path), **made.record.model_dump(mode="json")}
 
 
-def source_of(model: Path | None, run: str | None, width: float | None, needs: str) -> "Artifact":
+# The types of options that may be left out.
+Text = str | None
+Float = float | None
+File = Path | None
+Texts = list[str] | None
+Files = list[Path] | None
+
+
+def source_of(model: File, run: Text, width: Float, needs: str, provider: str = CPU) -> "Artifact":
     """Load the model file given, or else the run's, and say which was taken."""
     from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
     from mobilenet_cli.pipeline.artifacts.runs import find_run
@@ -197,15 +205,7 @@ def source_of(model: Path | None, run: str | None, width: float | None, needs: s
     if model is None:
         model = find_run(run, needs, width).path(needs)
         say(f"taking {model}")
-    return load_artifact(model_in(model))
-
-
-# The types of options that may be left out.
-Text = str | None
-Float = float | None
-File = Path | None
-Texts = list[str] | None
-Files = list[Path] | None
+    return load_artifact(model_in(model, provider))
 
 
 def show_version(wanted: bool) -> None:
@@ -456,6 +456,7 @@ def serve_command(
     max_body_mb: int = 32,
     max_pixels: int = 89_478_485,
     token_file: File = None,
+    provider: str = CPU,
     as_json: bool = False,
 ) -> Output:
     """Answer over HTTP what a package says of images, until a signal stops it."""
@@ -464,9 +465,8 @@ def serve_command(
     from mobilenet_cli.reports.terminal import serve_text
 
     limits = (max_batch, max_wait_ms, max_queue, max_body_mb, max_pixels)
-    record, run = open_server(package, ServeConfig(host, port, *limits, token_file))
-    output = Output(record.model_dump(mode="json"), serve_text(record))
-    run(lambda: show(output, as_json))
+    record, run = open_server(package, ServeConfig(host, port, *limits, token_file, provider))
+    run(lambda: show(Output(record.model_dump(mode="json"), serve_text(record)), as_json))
     raise typer.Exit
 
 
@@ -496,7 +496,7 @@ def evaluate_command(
     documents = []
     for path in runnable_models(models, run, width, say):
         with progress_bar(f"evaluating {path.name}", "images") as progress:
-            record = evaluate_model(load_artifact(model_in(path)), config, home, progress)
+            record = evaluate_model(load_artifact(model_in(path, provider)), config, home, progress)
         documents.append(record.as_document())
         for note in terminal.evaluation_notes(record):
             say(note)
@@ -548,11 +548,11 @@ def bench_command(
     fetch(bench_data)
     if scenario:
         with progress_bar(scenario, "models") as progress:
-            files = [model_in(path) for path in paths]
+            files = [model_in(path, provider) for path in paths]
             report = run_scenarios(files, scenario, accuracy, server_qps, config, progress)
         return kept(report, latency_tables.loadgen_markdown(report), out)
     with progress_bar("bench", "%") as progress:
-        record = bench([open_model(model_in(path)) for path in paths], config, progress)
+        record = bench([open_model(model_in(path, provider)) for path in paths], config, progress)
     target = out or (None if models else paths[0].with_name("bench.json"))
     output = kept(record, terminal.tables_text(record, markdown), target)
     worse = slowdowns(record, before, allowed) if before else []
@@ -691,7 +691,7 @@ def predict_command(
 
     model, images = tell_model(sources)
     config = config_of(top, provider, embeddings, logits, scaled, folder)
-    artifact = source_of(model, run, width, "deployed")
+    artifact = source_of(model, run, width, "deployed", provider)
     boxes.refuse_for_classifiers(artifact, draw, min_score)
     if folder is not None:
         with progress_bar("predicting", "images") as progress:

@@ -260,9 +260,11 @@ def deploy_text(folder: Path, package: PackageRecord) -> str:
 def serve_text(record: ServeRecord) -> str:
     """Say what is served, on which kernels, and where."""
     path = "/detect" if record.model == "detector" else "/classify"
+    by = "" if record.provider.startswith("CPU") else f" by {record.provider}"
     return (
         f"serving {record.package} ({record.name}, {counted(record.classes, 'class', 'classes')}) "
-        f"at {record.address}, on the kernels {record.target}, which answer its probe rightly here"
+        f"at {record.address}, on the kernels {record.target}{by}, which answer its probe rightly "
+        "here"
         f"\n  curl --data-binary @photo.jpg {record.address}{path}"
     )
 

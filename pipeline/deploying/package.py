@@ -12,7 +12,7 @@ from mobilenet_cli.pipeline.artifacts.files import sha256_file
 from mobilenet_cli.pipeline.artifacts.package_folder import MANIFEST
 from mobilenet_cli.pipeline.deploying.probe import is_right
 from mobilenet_cli.pipeline.errors import ModelError, OptionError, ProviderError
-from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
+from mobilenet_cli.pipeline.runtime.session import CPU, SessionConfig, open_session
 from mobilenet_cli.reports.records.deployment import PackageRecord, VariantRecord
 
 VERSION = PackageRecord.model_fields["schema_version"].default
@@ -34,17 +34,19 @@ class Package:
         """Return the package as JSON: where it is, and its manifest."""
         return {"package": str(self.folder)} | self.manifest.model_dump(mode="json")
 
-    def pick(self, target: str | None = None) -> VariantRecord:
+    def pick(self, target: str | None = None, provider: str = CPU) -> VariantRecord:
         """Return the first variant that answers the probe rightly on this machine.
 
         Args:
             target: consider this variant alone.
+            provider: the execution provider that is to run it.
 
         Raises:
             OptionError: the package has no such variant.
             ProviderError: no variant computes rightly here.
         """
         probe, tried = self.manifest.probe, []
+        refused: ProviderError | None = None
         pixels = np.fromfile(self.folder / probe.file, np.uint8).reshape(probe.shape)
         known = [variant.target for variant in self.manifest.variants]
         if target not in (None, *known):
@@ -53,11 +55,19 @@ class Package:
             )
         for variant in self.manifest.variants:
             if target in (None, variant.target):
-                if platform.machine() in (variant.machines or [platform.machine()]):
-                    session = open_session(self.folder / variant.pixels.model, SessionConfig())
+                tried.append(variant.target)
+                if platform.machine() not in (variant.machines or [platform.machine()]):
+                    continue
+                model, running = self.folder / variant.pixels.model, SessionConfig(provider)
+                try:
+                    session = open_session(model, running)
+                except ProviderError as error:  # such as integers on a GPU
+                    refused = error
+                else:
                     if is_right(variant, pixels, session):
                         return variant
-                tried.append(variant.target)
+        if refused is not None:
+            raise refused
         raise ProviderError(
             f"this CPU cannot run {', '.join(tried)} of {self.folder} rightly",
             f"Use another of its variants ({', '.join(known)}), or deploy again with the target "
@@ -97,8 +107,8 @@ def open_package(folder: Path) -> Package:
     return Package(folder, manifest)
 
 
-def model_in(path: Path) -> Path:
-    """Return a model file, or of a package the file that this machine runs rightly.
+def model_in(path: Path, provider: str = CPU) -> Path:
+    """Return a model file, or of a package the file that the provider runs rightly here.
 
     Raises:
         ModelError: the package is damaged.
@@ -106,4 +116,4 @@ def model_in(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    return path / open_package(path).pick().pixels.model
+    return path / open_package(path).pick(provider=provider).pixels.model

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mobilenet_cli.data.decode import MAX_PIXELS
 from mobilenet_cli.pipeline.errors import OptionError
+from mobilenet_cli.pipeline.runtime.session import CPU
 
 LOOPBACK = "127.0.0.1"
 SHORTEST_TOKEN = 16
@@ -26,6 +27,7 @@ class ServeConfig:
         max_pixels: the most pixels of an encoded image.
         token_file: holds what clients must send as ``Authorization: Bearer``; None lets everybody
             in.
+        provider: the execution provider that runs the model, by its full name.
     """
 
     host: str = LOOPBACK
@@ -36,6 +38,7 @@ class ServeConfig:
     max_body_mb: int = 32
     max_pixels: int = MAX_PIXELS
     token_file: Path | None = None
+    provider: str = CPU
 
     def __post_init__(self) -> None:
         for name in ("max_batch", "max_queue", "max_body_mb", "max_pixels"):

@@ -63,7 +63,7 @@ def open_server(folder: Path, config: ServeConfig) -> tuple[ServeRecord, Run]:
             "Make one with 'mobilenet-cli deploy', and name its folder",
         )
     token, package = config.token(), open_package(folder)
-    served = open_served(package)
+    served = open_served(package, config.provider)
     listener = _listen(config)
     host, port, *_ = listener.getsockname()
     record = ServeRecord(
@@ -71,6 +71,7 @@ def open_server(folder: Path, config: ServeConfig) -> tuple[ServeRecord, Run]:
         name=package.manifest.name,
         model=served.name,
         target=served.target,
+        provider=config.provider,
         classes=len(served.classes),
         address=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}",
         token=token is not None,

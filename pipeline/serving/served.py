@@ -14,7 +14,7 @@ from mobilenet_cli.models.boxes import KEPT_RAW
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
 from mobilenet_cli.pipeline.deploying.package import Package
 from mobilenet_cli.pipeline.runtime.predictor import largest
-from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
+from mobilenet_cli.pipeline.runtime.session import CPU, SessionConfig, open_session
 
 Image = NDArray[np.uint8]
 Answer = tuple[NDArray[Any], ...]
@@ -131,16 +131,16 @@ class Served:
         return named | {"probability": float(probability), "box": box}
 
 
-def open_served(package: Package) -> Served:
-    """Load the first variant of a package that this machine runs rightly.
+def open_served(package: Package, provider: str = CPU) -> Served:
+    """Load the first variant of a package that an execution provider runs rightly here.
 
     Raises:
         ModelError: it cannot be loaded.
         ProviderError: there is no such variant.
     """
-    variant = package.pick()
+    variant = package.pick(provider=provider)
     path = package.folder / variant.pixels.model
-    facts, session = load_artifact(path).facts, open_session(path, SessionConfig(threads=1))
+    facts, session = load_artifact(path).facts, open_session(path, SessionConfig(provider, 1))
     (pixels,), outputs = map(partial(map, _tensor), (session.get_inputs(), session.get_outputs()))
     return Served(
         package=package,

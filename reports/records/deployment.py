@@ -133,6 +133,7 @@ class ServeRecord(Record):
         name: of the run, or of the model file, as in the manifest.
         model: the name that clients of the Open Inference Protocol ask for.
         target: the variant that answered the probe rightly on this machine.
+        provider: the execution provider that runs it.
         classes: how many.
         address: where it listens, as ``http://127.0.0.1:8000``.
         token: whether clients must send one.
@@ -145,6 +146,7 @@ class ServeRecord(Record):
     name: str
     model: str
     target: str
+    provider: str = "CPUExecutionProvider"
     classes: int
     address: str
     token: bool

@@ -26,12 +26,13 @@ from mobilenet_cli.data.preprocess import (
 from mobilenet_cli.pipeline.artifacts.artifact import save_artifact
 from mobilenet_cli.pipeline.artifacts.facts import Facts
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
+from mobilenet_cli.pipeline.deploying import package as package_room
 from mobilenet_cli.pipeline.deploying.deploy import DeployConfig, check
 from mobilenet_cli.pipeline.deploying.image import take_image
 from mobilenet_cli.pipeline.deploying.package import open_package
 from mobilenet_cli.pipeline.deploying.pixels import pixel_codes, take_pixels
 from mobilenet_cli.pipeline.deploying.stem import Stem, _fit_pairs
-from mobilenet_cli.pipeline.errors import CheckError, OptionError
+from mobilenet_cli.pipeline.errors import CheckError, OptionError, ProviderError
 from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
 from mobilenet_cli.pipeline.quantizing.quantize import quantize
 from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
@@ -217,6 +218,22 @@ def test_predict_and_evaluate_take_a_package(package, tmp_path):
     )
     assert result.exit_code == 0
     assert json.loads(result.stdout)[0]["images"] == 359
+
+
+def test_a_provider_takes_the_first_variant_that_it_runs(package, monkeypatch):
+    """As on a GPU, which refuses integers; a refusal of all is told as the provider told it."""
+    opened = package_room.open_session
+
+    def refusing(model, config):
+        if config.provider == "Float" and model.parent.name != "fp32":
+            raise ProviderError("integers are not for it", "Take fp32")
+        return opened(model, SessionConfig())
+
+    monkeypatch.setattr(package_room, "open_session", refusing)
+    assert package.pick().target != "fp32"
+    assert package.pick(provider="Float").target == "fp32"
+    with pytest.raises(ProviderError, match="integers are not for it"):
+        package.pick(package.pick().target, "Float")
 
 
 def test_a_saturating_variant_is_never_taken(package, avx2_only):

@@ -525,3 +525,14 @@ def test_whatever_is_sent_the_server_goes_on(server, path, body, headers):
     assert status < 500
     if status != 200 and answer != b"Invalid HTTP request received.":
         assert re.search(r"\w.*\.$", answer["error"], re.DOTALL)
+
+
+def test_a_provider_that_is_not_here_is_a_sentence(package):
+    arguments = ["serve", str(package.folder), "--port", "0", "--provider"]
+    for provider, words in (
+        ("CUDAExecutionProvider", "CUDAExecutionProvider"),
+        ("cuda", "Perhaps CUDAExecutionProvider is meant"),
+    ):
+        result = CliRunner().invoke(app, [*arguments, provider])
+        assert result.exit_code == 2
+        assert words in result.stderr
