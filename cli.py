@@ -690,7 +690,7 @@ def predict_command(
     from mobilenet_cli.reports import terminal
 
     model, images = tell_model(sources)
-    config = config_of(top, provider, embeddings, logits, scaled, folder)
+    config = config_of(top, provider, embeddings, logits, scaled, folder, draw, min_score)
     artifact = source_of(model, run, width, "deployed", provider)
     boxes.refuse_for_classifiers(artifact, draw, min_score)
     if folder is not None:

@@ -12,6 +12,7 @@ from mobilenet_cli.data.decode import MAX_PIXELS, decoded
 from mobilenet_cli.pipeline.errors import DataError, OptionError
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
+Pixels = NDArray[np.uint8] | NDArray[np.float32]
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -234,9 +235,7 @@ def _not_understood(text: str) -> OptionError:
     )
 
 
-def resize_and_crop(
-    image: Image.Image, spec: InputSpec, key: str = "image"
-) -> NDArray[np.uint8] | NDArray[np.float32]:
+def resize_and_crop(image: Image.Image, spec: InputSpec, key: str = "image") -> Pixels:
     """Make the square that the network sees of an image: [resolution, resolution, 3], 0..255.
 
     Resampling only the part that is kept would be faster, but rounds 2 % of the pixels to the
@@ -336,9 +335,7 @@ def _neighbours(
     return first, np.minimum(first + 1, length - 1), places - first.astype(np.float32)
 
 
-def normalize(
-    pixels: NDArray[np.uint8] | NDArray[np.float32], spec: InputSpec
-) -> NDArray[np.float32]:
+def normalize(pixels: Pixels, spec: InputSpec) -> NDArray[np.float32]:
     """Map pixels 0..255 [..., H, W, 3] in RGB order to float32 [..., C, H, W] in the spec's."""
     if spec.channels == "BGR":
         pixels = pixels[..., ::-1]
@@ -369,16 +366,27 @@ def denormalize(values: NDArray[np.float32], spec: InputSpec) -> NDArray[np.uint
     return pixels[..., ::-1] if spec.channels == "BGR" else pixels
 
 
-def square_of_file(
-    encoded: bytes, key: str, spec: InputSpec
-) -> NDArray[np.uint8] | NDArray[np.float32]:
-    """Decode an image file's bytes, and make the square of ``resize_and_crop``.
+@dataclass(frozen=True)
+class Square:
+    """A square is what a network sees of an image, before it is normalized.
+
+    Attributes:
+        pixels: [resolution, resolution, 3], RGB, as ``resize_and_crop`` makes them.
+        size: width and height of the upright image.
+    """
+
+    pixels: Pixels
+    size: tuple[int, int]
+
+
+def square_of_file(encoded: bytes, key: str, spec: InputSpec) -> Square:
+    """Decode an image file's bytes, and cut the square out.
 
     Raises:
         DataError: the image cannot be decoded.
     """
     with decoded(encoded, key) as image:
-        return resize_and_crop(image, spec, key)
+        return Square(resize_and_crop(image, spec, key), image.size)
 
 
 def prepare(encoded: bytes, key: str, spec: InputSpec) -> NDArray[np.float32]:
@@ -387,4 +395,4 @@ def prepare(encoded: bytes, key: str, spec: InputSpec) -> NDArray[np.float32]:
     Raises:
         DataError: the image cannot be decoded.
     """
-    return normalize(square_of_file(encoded, key, spec), spec)
+    return normalize(square_of_file(encoded, key, spec).pixels, spec)

@@ -9,11 +9,17 @@ What is no plain upright JPEG goes through ``preprocess``.
 import io
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from mobilenet_cli.data.decode import DECODER_BYTES, MEMORY, ORIENTATION, check_size
-from mobilenet_cli.data.preprocess import RESAMPLING, InputSpec, frame, offset, square_of_file
+from mobilenet_cli.data.preprocess import (
+    RESAMPLING,
+    InputSpec,
+    Square,
+    frame,
+    offset,
+    square_of_file,
+)
 
 MARGIN = 4  # below it, more than one answer in 200 is another (docs/scale.md)
 SOI = b"\xff\xd8"  # with which a JPEG begins
@@ -21,23 +27,21 @@ PLAIN = ("RGB", "L")
 BYTES = 4 + DECODER_BYTES["JPEG"]  # a pixel
 
 
-def square_scaled(
-    encoded: bytes, key: str, spec: InputSpec
-) -> NDArray[np.uint8] | NDArray[np.float32]:
-    """Make the square of an image file's bytes as ``preprocess.square_of_file`` does, nearly.
+def square_scaled(encoded: bytes, key: str, spec: InputSpec) -> Square:
+    """Cut the square out of an image file's bytes as ``preprocess.square_of_file`` does, nearly.
 
     Raises:
         DataError: the image cannot be decoded.
     """
     if encoded.startswith(SOI) and spec.convention != "tf-slim":
-        pixels = _square(encoded, key, spec)
-        if pixels is not None:
-            return pixels
+        square = _square(encoded, key, spec)
+        if square is not None:
+            return square
     return square_of_file(encoded, key, spec)
 
 
-def _square(encoded: bytes, key: str, spec: InputSpec) -> NDArray[np.uint8] | None:
-    """Return the square [side, side, 3] of a plain JPEG; None of another, or of a damaged one."""
+def _square(encoded: bytes, key: str, spec: InputSpec) -> Square | None:
+    """Return the square of a plain JPEG; None of another, or of a damaged one."""
     try:
         image = Image.open(io.BytesIO(encoded), formats=["JPEG"])
         upright = image.getexif().get(ORIENTATION, 1) == 1
@@ -60,4 +64,5 @@ def _square(encoded: bytes, key: str, spec: InputSpec) -> NDArray[np.uint8] | No
         box = (left * by[0], top * by[1], right * by[0], bottom * by[1])
         side = (spec.resolution, spec.resolution)
         square = image.resize(side, RESAMPLING[spec.interpolation], box)
-        return np.asarray(square if square.mode == "RGB" else square.convert("RGB"))
+        rgb = square if square.mode == "RGB" else square.convert("RGB")
+        return Square(np.asarray(rgb), size)

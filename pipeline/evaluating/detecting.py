@@ -7,14 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenet_cli.data.dataset import Sample
-from mobilenet_cli.data.decode import decoded
-from mobilenet_cli.data.preprocess import InputSpec, resize_and_crop
 from mobilenet_cli.models.boxes import CORNERS
 from mobilenet_cli.models.detections import Detections, NmsConfig, detect
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.errors import CheckError, DataError, ModelError
 from mobilenet_cli.pipeline.runtime.predictor import Predictor, open_predictor
-from mobilenet_cli.pipeline.runtime.stream import Outcome, Pixels, Stream, batched
+from mobilenet_cli.pipeline.runtime.stream import Outcome, Stream, batched
 
 
 @contextmanager
@@ -53,8 +51,7 @@ class Detector:
         self.config = config
         self.provider = predictor.provider
         self.workers = workers
-        self._sizes: dict[str, tuple[int, int]] = {}  # of the images that are on their way
-        self._stream = Stream(predictor, artifact.facts.input, self._finish, self._square)
+        self._stream = Stream(predictor, artifact.facts.input, self.boxes)
 
     def find(
         self, samples: Iterable[Sample | DataError]
@@ -68,18 +65,17 @@ class Detector:
         for answers in self._stream.answers(batches, self.workers):
             yield from answers.outcomes
 
-    def _square(self, encoded: bytes, key: str, spec: InputSpec) -> Pixels:
-        with decoded(encoded, key) as image:
-            self._sizes[key] = image.size
-            return resize_and_crop(image, spec, key)
-
-    def _finish(
-        self, sample: Sample, row: NDArray[np.float32]
+    def boxes(
+        self, sample: Sample, row: NDArray[np.float32], size: tuple[int, int]
     ) -> tuple[Detections, tuple[int, int]]:
+        """Return the boxes of an image of this size, and the size, from its raw outputs.
+
+        Raises:
+            CheckError: they are NaN.
+        """
         if np.isnan(row).any():
             raise CheckError(
                 f"the model's output for {sample.key} is NaN", "Train or import the model again"
             )
-        size = self._sizes[sample.key]
         boxes, logits = row[:, :CORNERS], row[:, CORNERS:]
         return detect(boxes, logits, self.spec, size, self.config), size

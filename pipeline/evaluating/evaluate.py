@@ -33,7 +33,7 @@ from mobilenet_cli.pipeline.progress import Progress, silent
 from mobilenet_cli.pipeline.runtime.cluster import SentModel, on_cluster
 from mobilenet_cli.pipeline.runtime.predictor import Predictor, open_predictor, top_classes
 from mobilenet_cli.pipeline.runtime.session import CPU
-from mobilenet_cli.pipeline.runtime.stream import Stream, batched
+from mobilenet_cli.pipeline.runtime.stream import Size, Stream, batched
 from mobilenet_cli.reports.accuracy_statistics import wilson_interval
 from mobilenet_cli.reports.records.accuracy import EvaluationRecord
 
@@ -167,7 +167,7 @@ def answers(
 ) -> Iterator[Answered]:
     """Yield what the model says about each image, or why it cannot be read."""
 
-    def finish(sample: Sample, logits: NDArray[np.float32]) -> Answer:
+    def finish(sample: Sample, logits: NDArray[np.float32], _size: Size) -> Answer:
         return answer_of(sample.key, targets[str(sample.label)], logits, predictor.independent)
 
     stream = Stream(predictor, artifact.facts.input, finish)

@@ -19,7 +19,7 @@ from mobilenet_cli.pipeline.artifacts.package_folder import is_package
 from mobilenet_cli.pipeline.errors import DataError, OptionError
 from mobilenet_cli.pipeline.runtime.predictor import open_predictor, refuse_not_finite, top_classes
 from mobilenet_cli.pipeline.runtime.session import CPU
-from mobilenet_cli.pipeline.runtime.stream import Outcome, Stream, batched
+from mobilenet_cli.pipeline.runtime.stream import Outcome, Size, Stream, batched
 
 MODEL_SUFFIXES = (".onnx", ".safetensors")
 
@@ -154,7 +154,7 @@ def predict(
     """
     with open_predictor(artifact, provider) as predictor:
 
-        def guesses(sample: Sample, logits: NDArray[np.float32]) -> tuple[Guess, ...]:
+        def guesses(sample: Sample, logits: NDArray[np.float32], _size: Size) -> tuple[Guess, ...]:
             refuse_not_finite(logits, sample.key)
             ranked = top_classes(logits, top, predictor.independent)
             return tuple(

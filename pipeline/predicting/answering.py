@@ -17,12 +17,15 @@ from mobilenet_cli.data.parts import FILES, Part
 from mobilenet_cli.data.preprocess import square_of_file
 from mobilenet_cli.data.readers.remote import fetch_file
 from mobilenet_cli.data.scaled import square_scaled
+from mobilenet_cli.models.detections import NmsConfig
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.errors import DataError
+from mobilenet_cli.pipeline.evaluating.detecting import Detector
+from mobilenet_cli.pipeline.evaluating.predict_boxes import MIN_SCORE
 from mobilenet_cli.pipeline.predicting.rows import ROW_GROUP, Kind, Row, row_of, table_of
-from mobilenet_cli.pipeline.runtime.predictor import open_predictor
+from mobilenet_cli.pipeline.runtime.predictor import open_predictor, refuse_not_finite
 from mobilenet_cli.pipeline.runtime.session import CPU
-from mobilenet_cli.pipeline.runtime.stream import Answers, Stream, batched
+from mobilenet_cli.pipeline.runtime.stream import Answers, Size, Stream, batched
 
 Count = Callable[[int, float, float], None]  # images, and seconds of decoding and of inference
 
@@ -32,8 +35,9 @@ class PredictConfig:
     """These settings decide what a job writes.
 
     Attributes:
-        output: most probable classes, pooled features, or logits.
+        output: most probable classes, pooled features, or logits; of a detector, boxes.
         top: how many classes.
+        min_score: a box is kept if its probability is above this.
         provider: an execution provider's full name.
         files: how many files of a folder make a part.
         scaled: decode JPEGs no larger than they are needed, as ``data.scaled`` does.
@@ -44,6 +48,7 @@ class PredictConfig:
     provider: str = CPU
     files: int = FILES
     scaled: bool = False
+    min_score: float = MIN_SCORE
 
     @property
     def decoder(self) -> str:
@@ -148,9 +153,18 @@ def open_answering(
         ProviderError: the provider cannot run it.
     """
     with open_predictor(artifact, config.provider, config.output == "embedding") as predictor:
+        detector = None
+        if artifact.facts.boxes is not None:
+            overlap = artifact.facts.boxes.max_overlap
+            chosen = NmsConfig(min_score=config.min_score, max_overlap=overlap)
+            detector = Detector(artifact, chosen, predictor, workers)
 
-        def finish(sample: Sample, output: NDArray[np.float32]) -> Row:
-            return row_of(sample, output, config.output, config.top, predictor.independent)
+        def finish(sample: Sample, output: NDArray[np.float32], size: Size) -> Row:
+            if detector is None:
+                return row_of(sample, output, config.output, config.top, predictor.independent)
+            refuse_not_finite(output, sample.key)
+            found, _ = detector.boxes(sample, output, size)
+            return Row(found.scores, tuple(found.classes.tolist()), found.boxes)
 
         square = square_scaled if config.scaled else square_of_file
         stream = Stream(predictor, artifact.facts.input, finish, square)

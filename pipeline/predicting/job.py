@@ -7,12 +7,14 @@ A part is there whole or not at all, so what is there is finished.
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from mobilenet_cli.data.loader import ordered_map
 from mobilenet_cli.data.parts import cut
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.errors import DataError, OptionError
+from mobilenet_cli.pipeline.evaluating.predict_boxes import MIN_SCORE
 from mobilenet_cli.pipeline.predicting.answering import (
     PredictConfig,
     locate,
@@ -28,7 +30,14 @@ DOWNLOADS = 2  # shards that are fetched at once, ahead of those that are read
 
 
 def config_of(
-    top: int, provider: str, embeddings: bool, logits: bool, scaled: bool, folder: Path | None
+    top: int,
+    provider: str,
+    embeddings: bool,
+    logits: bool,
+    scaled: bool,
+    folder: Path | None,
+    draw: Path | None = None,
+    min_score: float | None = None,
 ) -> PredictConfig:
     """Understand the options of ``predict``.
 
@@ -42,8 +51,11 @@ def config_of(
             "embeddings, logits and scaled decoding are for files of predictions",
             "Pass --out with a folder",
         )
+    if draw is not None and folder is not None:
+        raise OptionError("files of predictions hold no pictures", "Pass either --out or --draw")
     output: Kind = "embedding" if embeddings else "logits" if logits else "classes"
-    return PredictConfig(output, top, provider, scaled=scaled)
+    least = MIN_SCORE if min_score is None else min_score
+    return PredictConfig(output, top, provider, scaled=scaled, min_score=least)
 
 
 def predict_into(
@@ -66,17 +78,19 @@ def predict_into(
 
     Raises:
         DataError: a source cannot be used, or none has any image.
-        OptionError: the model is a detector, or the folder is of a job with another model, other
-            sources or other options.
+        OptionError: a detector is asked for features or logits, or the folder is of a job with
+            another model, other sources or other options.
         StorageError: the folder holds something else, or cannot be written to.
         ModelError: the model cannot be used.
         ProviderError: the provider cannot run it.
     """
-    if artifact.facts.task != "classification":
-        raise OptionError(
-            f"{artifact.path} finds boxes, which are not written as parquet files",
-            "Leave --out out, and pass --jsonl for many images",
-        )
+    if artifact.facts.boxes is not None:
+        if config.output != "classes":
+            raise OptionError(
+                f"{artifact.path} is a detector, which is asked for boxes",
+                "Leave --embeddings and --logits out",
+            )
+        config = replace(config, output="boxes")
     columns = schema(config.output, artifact.facts)  # first of all: pyarrow may be missing
     parts = list(cut(sources, config.files))
     if all(part.problem for part in parts):

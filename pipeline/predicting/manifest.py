@@ -20,10 +20,12 @@ def job_of(
     artifact: Artifact, sources: Sequence[str], parts: Sequence[Part], config: PredictConfig
 ) -> JobRecord:
     """Describe a job by all that decides about its rows."""
-    options: dict[str, str | int] = {"output": config.output, "provider": config.provider}
+    options: dict[str, str | int | float] = {"output": config.output, "provider": config.provider}
     options["decoder"] = config.decoder
     if config.output == "classes":
         options["top"] = config.top
+    if config.output == "boxes":
+        options["min_score"] = config.min_score
     return JobRecord(
         model=artifact.sha256,
         sources=tuple(map(printable, sources)),

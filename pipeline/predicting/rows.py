@@ -17,7 +17,7 @@ from mobilenet_cli.pipeline.errors import DataError
 from mobilenet_cli.pipeline.runtime.predictor import refuse_not_finite, top_classes
 from mobilenet_cli.pipeline.runtime.stream import Outcome
 
-Kind = Literal["classes", "embedding", "logits"]
+Kind = Literal["classes", "embedding", "logits", "boxes"]
 ROW_GROUP = 4096  # rows that are in memory until they are written
 ERRORS = b"errors"  # in the metadata of a part: how many of its rows are reasons
 
@@ -28,11 +28,19 @@ class Row:
 
     Attributes:
         values: probabilities of the classes in ``classes``, or features, or logits; float32.
-        classes: indices of the most probable classes, most probable first; empty of other kinds.
+        classes: indices of the most probable classes, or of the classes of boxes, most probable
+            first; empty of other kinds.
+        boxes: float32 [n, 4], left, top, right, bottom in pixels of the upright image; of a
+            detector alone.
     """
 
     values: NDArray[np.float32]
     classes: tuple[int, ...] = ()
+    boxes: NDArray[np.float32] | None = None
+
+    def corners(self) -> list[list[float]]:
+        """Return the boxes as numbers."""
+        return [] if self.boxes is None else self.boxes.tolist()
 
 
 def row_of(
@@ -59,6 +67,11 @@ def schema(kind: Kind, facts: Facts) -> Any:
         "classes": [("classes", pa.list_(text)), ("probabilities", floats)],
         "embedding": [("embedding", floats)],
         "logits": [("logits", floats)],
+        "boxes": [
+            ("classes", pa.list_(text)),
+            ("probabilities", floats),
+            ("boxes", pa.list_(pa.list_(pa.float32(), 4))),
+        ],
     }
     columns = [("source", text), ("key", text), ("sha256", text), *answers[kind], ("error", text)]
     return pa.schema(columns, {"classes": json.dumps(facts.classes)})
@@ -75,10 +88,15 @@ def table_of(part: Part, outcomes: Sequence[Outcome[Row]], kind: Kind, facts: Fa
         "key": [key for _, key in places],
         "sha256": [outcome.sha256 or None for outcome in outcomes],
         "error": [o.answer.what if isinstance(o.answer, DataError) else None for o in outcomes],
-        ("probabilities" if kind == "classes" else kind): [row and row.values for row in rows],
     }
-    if kind == "classes":
-        columns[kind] = [row and [name_of(index, facts) for index in row.classes] for row in rows]
+    values = [row and row.values for row in rows]
+    if kind in ("embedding", "logits"):
+        columns[kind] = values
+    else:
+        columns["probabilities"] = values
+        columns["classes"] = [row and [name_of(i, facts) for i in row.classes] for row in rows]
+    if kind == "boxes":
+        columns[kind] = [row and row.corners() for row in rows]
     return pa.table(columns, schema(kind, facts))
 
 

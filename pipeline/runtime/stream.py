@@ -7,7 +7,7 @@ the CPUs in the proportion of their costs. At most a few batches a thread are in
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Generic, TypeVar
 
@@ -16,15 +16,14 @@ from numpy.typing import NDArray
 
 from mobilenet_cli.data.dataset import Sample
 from mobilenet_cli.data.loader import ordered_map
-from mobilenet_cli.data.preprocess import InputSpec, normalize, square_of_file
+from mobilenet_cli.data.preprocess import InputSpec, Pixels, Square, normalize, square_of_file
 from mobilenet_cli.pipeline.errors import DataError
 from mobilenet_cli.pipeline.runtime.machine import usable_cpus
 from mobilenet_cli.pipeline.runtime.predictor import Predictor
 
 T = TypeVar("T")
 R = TypeVar("R")
-Pixels = NDArray[np.uint8] | NDArray[np.float32]
-Square = Callable[[bytes, str, InputSpec], Pixels]
+Size = tuple[int, int]  # width and height
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +63,16 @@ class Stream(Generic[R]):
     Attributes:
         predictor: what runs the model.
         spec: how images are prepared.
-        finish: makes an answer of one image's output, in the thread that ran the model; an image
+        finish: makes an answer of an image, its output and its size, in the thread that ran the
+            model; an image
             whose output it refuses with a DataError gets that for an answer.
-        square: makes pixels of an image file's bytes as ``data.preprocess.square_of_file`` does.
+        square: cuts the square out of a file's bytes as ``data.preprocess.square_of_file`` does.
     """
 
     predictor: Predictor
     spec: InputSpec
-    finish: Callable[[Sample, NDArray[np.float32]], R]
-    square: Square = square_of_file
+    finish: Callable[[Sample, NDArray[np.float32], Size], R]
+    square: Callable[[bytes, str, InputSpec], Square] = square_of_file
 
     def answers(
         self, batches: Iterable[Sequence[Sample | DataError]], workers: int | None = None
@@ -85,7 +85,7 @@ class Stream(Generic[R]):
         """Answer one batch, on one CPU."""
         started = time.perf_counter()
         loaded = [self._load(found) for found in batch]
-        images = [image for _, image in loaded if not isinstance(image, DataError)]
+        images = [square.pixels for _, square in loaded if not isinstance(square, DataError)]
         decoded = time.perf_counter()
         rows: Iterator[NDArray[np.float32]] = iter(())
         if images:
@@ -93,20 +93,22 @@ class Stream(Generic[R]):
             rows = iter(self.predictor.logits(self._padded(stacked)))
         finished = time.perf_counter()
         outcomes = [
-            self._outcome(found, sha256, image if isinstance(image, DataError) else next(rows))
-            for found, (sha256, image) in zip(batch, loaded, strict=True)
+            self._outcome(found, sha256, square, rows)
+            for found, (sha256, square) in zip(batch, loaded, strict=True)
         ]
         return Answers(outcomes, decoded - started, finished - decoded)
 
-    def _load(self, found: Sample | DataError) -> tuple[str, Pixels | DataError]:
+    def _load(self, found: Sample | DataError) -> tuple[str, Square | DataError]:
         sha256 = ""
         try:
             if isinstance(found, DataError):
                 raise found
             encoded = found.read()
             sha256 = hashlib.sha256(encoded).hexdigest()
-            pixels = self.square(encoded, found.key, self.spec)
-            return sha256, pixels if self.predictor.takes_pixels else normalize(pixels, self.spec)
+            square = self.square(encoded, found.key, self.spec)
+            if not self.predictor.takes_pixels:
+                square = replace(square, pixels=normalize(square.pixels, self.spec))
+            return sha256, square
         except DataError as error:
             return sha256, error
 
@@ -118,15 +120,20 @@ class Stream(Generic[R]):
         return np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
 
     def _outcome(
-        self, found: Sample | DataError, sha256: str, row: NDArray[np.float32] | DataError
+        self,
+        found: Sample | DataError,
+        sha256: str,
+        square: Square | DataError,
+        rows: Iterator[NDArray[np.float32]],
     ) -> Outcome[R]:
         if isinstance(found, DataError):
             return Outcome(None, sha256, found)
+        if isinstance(square, DataError):
+            return Outcome(found, sha256, square)
         try:
-            answer = row if isinstance(row, DataError) else self.finish(found, row)
+            return Outcome(found, sha256, self.finish(found, next(rows), square.size))
         except DataError as error:
             return Outcome(found, sha256, error)
-        return Outcome(found, sha256, answer)
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:

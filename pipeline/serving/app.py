@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from mobilenet_cli.data.preprocess import Square
 from mobilenet_cli.pipeline.errors import DataError, MobilenetError, TooLargeError
 from mobilenet_cli.pipeline.runtime.machine import usable_cpus
 from mobilenet_cli.pipeline.serving import protocol
@@ -20,7 +21,7 @@ from mobilenet_cli.pipeline.serving.batcher import Batcher, FullError
 from mobilenet_cli.pipeline.serving.bodies import Bodies, files_of, is_form
 from mobilenet_cli.pipeline.serving.config import ServeConfig
 from mobilenet_cli.pipeline.serving.metrics import CONTENT_TYPE_LATEST, LOGGER, Metrics
-from mobilenet_cli.pipeline.serving.served import CLASSIFIER, Answer, Served, Square
+from mobilenet_cli.pipeline.serving.served import CLASSIFIER, Answer, Served
 
 VERSION = "1"  # as in the package's Triton repository, like the name of a classifier
 PLATFORM = "onnxruntime_onnx"

@@ -10,7 +10,8 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from mobilenet_cli.pipeline.serving.served import Answer, Square
+from mobilenet_cli.data.preprocess import Square
+from mobilenet_cli.pipeline.serving.served import Answer
 
 Run = Callable[[Sequence[Square]], list[Answer]]
 

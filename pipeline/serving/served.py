@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenet_cli.data.decode import decoded
-from mobilenet_cli.data.preprocess import InputSpec, square_of_bytes
+from mobilenet_cli.data.preprocess import InputSpec, Square, square_of_bytes
 from mobilenet_cli.models.boxes import KEPT_RAW
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
 from mobilenet_cli.pipeline.deploying.package import Package
@@ -39,19 +39,6 @@ class Tensor:
     def as_document(self) -> dict[str, Any]:
         """Return the tensor as JSON."""
         return {"name": self.name, "datatype": self.datatype, "shape": list(self.shape)}
-
-
-@dataclass(frozen=True)
-class Square:
-    """This is what the model sees of an image.
-
-    Attributes:
-        pixels: uint8 [R, R, 3], RGB.
-        size: width and height in whose pixels boxes are told; of an image file, its own.
-    """
-
-    pixels: Image
-    size: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -93,7 +80,7 @@ class Served:
             return Square(square_of_bytes(image, self.spec, key), image.size)
 
     def answers(self, images: Sequence[Square]) -> list[Answer]:
-        """Run the model once, and return the outputs of each image."""
+        """Run the model once, and return the outputs of each image: boxes in pixels of its size."""
         names = [tensor.name for tensor in self.outputs]
         stacked = np.stack([image.pixels for image in images])
         made = self.session.run(names, {self.pixels.name: stacked})

@@ -11,14 +11,14 @@ class JobRecord(Record):
         sources: what was named.
         images: SHA-256 over all parts: names of files, and sizes of shards.
         parts: the number of parts.
-        options: what decides about the rows: output, top, provider and decoder.
+        options: what decides about the rows: output, top or least probability, provider, decoder.
     """
 
     model: str
     sources: tuple[str, ...]
     images: str
     parts: int
-    options: dict[str, str | int]
+    options: dict[str, str | int | float]
 
 
 class PredictRecord(Record):

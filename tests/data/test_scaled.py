@@ -29,7 +29,7 @@ def jpeg(size: tuple[int, int], mode: str = "RGB", **options: object) -> bytes:
 @pytest.mark.parametrize("size", [(100, 80), (80, 100), (300, 290), (640, 700), (72, 72)])
 def test_pixels_are_nearly_the_same(size, convention):
     spec = InputSpec(resolution=64, resize=72, convention=convention)
-    exact, fast = (f(jpeg(size), "x", spec) for f in (square_of_file, square_scaled))
+    exact, fast = (f(jpeg(size), "x", spec).pixels for f in (square_of_file, square_scaled))
     assert fast.shape == exact.shape
     assert np.abs(exact.astype(int) - fast).mean() < 0.5
 
@@ -43,24 +43,26 @@ def test_only_large_images_are_decoded_smaller(monkeypatch):
         lambda self, *a, **k: asked.append(self.size) or original(self, *a, **k),
     )
     for short in (100, 8 * 72 - 2, 8 * 72 + 2, 1300):
-        square_scaled(jpeg((short, short + 10)), "x", SPEC)
+        square = square_scaled(jpeg((short, short + 10)), "x", SPEC)
+        assert square.size == (short, short + 10)  # the image's, however it is decoded
     assert [size[0] for size in asked] == [100, 574, 289, 325]
 
 
 def test_gray_is_gray_and_the_rest_is_left_to_the_exact_decoder(encoded):
     gray = jpeg((90, 90), "L")
-    exact, fast = (f(gray, "x", SPEC).astype(int) for f in (square_of_file, square_scaled))
+    exact, fast = (f(gray, "x", SPEC).pixels.astype(int) for f in (square_of_file, square_scaled))
     assert np.abs(exact - fast).max() <= 3
     turned = Image.Exif()
     turned[274] = 6
     odd = [encoded(), jpeg((90, 80), "CMYK"), jpeg((90, 80), exif=turned)]
     for content in odd:
         np.testing.assert_array_equal(
-            square_of_file(content, "x", SPEC), square_scaled(content, "x", SPEC)
+            square_of_file(content, "x", SPEC).pixels, square_scaled(content, "x", SPEC).pixels
         )
     slim = InputSpec(resolution=64, resize=72, convention="tf-slim")
     np.testing.assert_array_equal(
-        square_of_file(jpeg((90, 80)), "x", slim), square_scaled(jpeg((90, 80)), "x", slim)
+        square_of_file(jpeg((90, 80)), "x", slim).pixels,
+        square_scaled(jpeg((90, 80)), "x", slim).pixels,
     )
 
 

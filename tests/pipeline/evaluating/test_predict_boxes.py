@@ -2,6 +2,7 @@
 
 import io
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,12 +11,15 @@ from typer.testing import CliRunner
 
 from mobilenet_cli.cli import app
 from mobilenet_cli.data.dataset import Sample
+from mobilenet_cli.models.detections import NmsConfig
 from mobilenet_cli.pipeline.errors import DataError
+from mobilenet_cli.pipeline.evaluating.detecting import open_detector
 from mobilenet_cli.pipeline.evaluating.predict_boxes import (
     FoundBox,
     picture_with,
     predict_boxes,
 )
+from mobilenet_cli.pipeline.runtime.session import CPU
 
 
 @pytest.fixture
@@ -66,9 +70,26 @@ def test_lost_images_and_wrong_options_are_sentences(detector, chain, photos):
     assert found.as_document() == {"image": "", "error": "lost"}
     assert "Leave --draw" in run(chain.fp32.path, photos / "a", "--draw", photos / "x").stderr
     assert "cannot be chosen" in run(detector.fp32.path, photos / "a", "--min-score", 2).stderr
-    into = run(detector.fp32.path, photos / "a", "--out", photos / "parts")
-    assert into.exit_code == 2
-    assert "finds boxes" in into.stderr
+    for options, words in (
+        (("--draw", photos / "x"), "Pass either --out or --draw"),
+        (("--logits",), "is a detector, which is asked for boxes"),
+    ):
+        into = run(detector.fp32.path, photos / "a", "--out", photos / "parts", *options)
+        assert into.exit_code == 2
+        assert words in into.stderr
+        assert not (photos / "parts").exists()
+
+
+def test_images_of_one_name_have_boxes_in_pixels_of_their_own(detector, encoded):
+    """As images of two folders that are read one after the other may be called the same."""
+    sizes = [(120, 90), (60, 45), (240, 180)]
+    files = [encoded(1, size) for size in sizes]
+    samples = [Sample("x.png", None, partial(bytes, file)) for file in files]
+    with open_detector(detector.fp32, NmsConfig(min_score=0.05), CPU) as finder:
+        found = [outcome.answer for outcome in finder.find(samples)]
+    assert [size for _, size in found] == sizes
+    for (boxes, _), (width, _) in zip(found, sizes, strict=True):
+        assert boxes.boxes[:, 2].max() == pytest.approx(width, rel=0.2)
 
 
 def test_a_box_is_drawn_where_it_is(encoded):

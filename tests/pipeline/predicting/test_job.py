@@ -13,6 +13,7 @@ import tarfile
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +24,12 @@ import pytest
 from typer.testing import CliRunner
 
 from mobilenet_cli.cli import app
+from mobilenet_cli.data.dataset import Sample
 from mobilenet_cli.data.readers import remote
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
 from mobilenet_cli.pipeline.artifacts.files import sha256_file
 from mobilenet_cli.pipeline.errors import DataError, OptionError, StorageError
+from mobilenet_cli.pipeline.evaluating.predict_boxes import predict_boxes
 from mobilenet_cli.pipeline.predicting.answering import PredictConfig
 from mobilenet_cli.pipeline.predicting.job import predict_into
 
@@ -144,6 +147,36 @@ def test_logits_and_embeddings(model, images, tmp_path):
     logits = pq.read_table(tmp_path / "logits")["logits"].to_pylist()
     again = features @ weights["classifier.weight"].T + weights["classifier.bias"]
     assert again == pytest.approx(np.array(logits), abs=1e-4)
+
+
+def test_boxes_of_a_detector(detector, encoded, tmp_path):
+    """They are those of predict for single images, and go on like other jobs."""
+    members = {f"{n}.png": encoded(n, (120, 40 + 20 * n)) for n in range(4)}
+    tars = [tar(tmp_path / "a.tar", members | {"broken.png": b"no image"})]
+    tars.append(tar(tmp_path / "b.tar", {"0.png": encoded(7, (64, 200))}))
+    out = tmp_path / "out"
+    config = PredictConfig(min_score=0.05)
+    predict_into(out, detector.int8, [str(path) for path in tars], config)
+    found = rows(out)
+    names = [f"a.tar/{name}" for name in (*members, "broken.png")]
+    assert [row["key"] for row in found] == [*names, "b.tar/0.png"]
+    assert "broken.png is not an image" in found.pop(4)["error"]
+    samples = [
+        Sample(f"{n}", None, partial(bytes, file))
+        for n, file in enumerate([*members.values(), encoded(7, (64, 200))])
+    ]
+    for row, wanted in zip(found, predict_boxes(detector.int8, samples, 0.05), strict=True):
+        assert len(wanted.boxes) > 0
+        assert row["classes"] == [box.identifier for box in wanted.boxes]
+        np.testing.assert_allclose(row["probabilities"], [b.probability for b in wanted.boxes])
+        np.testing.assert_allclose(row["boxes"], [box.corners for box in wanted.boxes])
+        assert row["error"] is None
+    before = hashes(out)
+    (out / "part-000001.parquet").unlink()
+    predict_into(out, detector.int8, [str(path) for path in tars], config)
+    assert hashes(out) == before
+    with pytest.raises(OptionError, match=r"its min_score was 0\.05, now 0\.5"):
+        predict_into(out, detector.int8, [str(path) for path in tars], PredictConfig())
 
 
 def test_shards_patterns_and_lists(model, encoded, tmp_path):
