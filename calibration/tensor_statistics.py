@@ -73,8 +73,7 @@ def observe(
     result does not depend on the batch size.
 
     Raises:
-        DataError: there are no images.
-        DataError: a tensor has NaN or infinity.
+        DataError: there are no images, or a tensor or an answer has NaN or infinity.
     """
     maps = [name for name in tensors if _is_map(network, name)]
     by_position = [name for name in maps if name in means and _position_counts(network, name)]

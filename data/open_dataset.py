@@ -21,7 +21,7 @@ SCHEMES = ("https", "http")
 
 
 class Reader(Protocol):
-    """A reader finds the images of data sets of one kind."""
+    """A reader finds the images of data sets of one kind; a source is a name or a local path."""
 
     def recognizes(self, source: str) -> bool:
         """Tell whether a name or a path is of this kind."""

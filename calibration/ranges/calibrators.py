@@ -1,4 +1,8 @@
-"""Range methods have names here; a new one is a function of a Histogram and one line."""
+"""Range methods have names here; a new one is a function of a Histogram and one line.
+
+A range [low, high] lies within what the histogram has seen, and holds 0. It scales with the values,
+and only of a tensor that is 0 throughout is it empty.
+"""
 
 from collections.abc import Callable
 

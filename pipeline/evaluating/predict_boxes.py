@@ -98,6 +98,7 @@ def predict_boxes(
         draw: a folder for pictures with the boxes drawn in; None draws none.
 
     Raises:
+        CheckError: the model's output is NaN.
         ModelError: the model is no detector, or cannot be used.
         OptionError: the probability is none.
         ProviderError: the provider cannot run it.

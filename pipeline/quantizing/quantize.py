@@ -37,7 +37,8 @@ def quantize(
 
     Raises:
         ModelError: the model is quantized already, not folded, or has nothing to quantize.
-        DataError: the calibration images cannot be used, or a tensor is NaN on them.
+        DataError: the calibration images cannot be used, or a tensor is NaN or infinite
+            on them.
         CheckError: the result is not integer, or the kernels here do not compute what the
             simulation says; nothing is written.
         StorageError: ``out`` cannot be written.

@@ -125,7 +125,7 @@ class Quantizer:
 
         Raises:
             CheckError: the kernels of this machine do not compute what the simulation says.
-            DataError: a tensor is NaN on the images.
+            DataError: a tensor is NaN or infinite on the images.
 
         A step without weights whose integer kernel computes something else, such as an average
         that counts the border differently, stays in float as well: no target mends that.

@@ -42,12 +42,13 @@ class Provider:
     """This is what we know about an execution provider.
 
     Attributes:
-        library: file of ONNX Runtime that holds it; empty when it is built in. NVIDIA's are
-            separate, and whether they can be loaded is found out before a session is.
+        library: file of ONNX Runtime that holds one of NVIDIA's, which are separate: whether it can
+            be loaded is found out before a session is. Empty of all others.
         device: ONNX Runtime's name for its memory; empty for the host's.
         int8_target: with memory of its own, the kernel target whose int8 files it runs well.
         plugin: package that brings it as a library of its own, which ONNX Runtime is told to load;
-            empty of those in ONNX Runtime itself.
+            empty of those in ONNX Runtime itself. ``_load_plugin`` and
+            ``_plugin_options`` know OpenVINO's alone.
         optional: the doctor notes that it does not start, and does not call that a problem; so for
             one that most installations lack.
     """
