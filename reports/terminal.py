@@ -329,8 +329,13 @@ def job_text(folder: Path, record: PredictRecord) -> str:
         f"{folder}: {record.rows:,} rows in {record.parts:,} parts, {record.errors:,} without an "
         "answer"
     )
-    if not record.images:
+    if record.failed:
+        failed = counted(len(record.failed), "part")
+        text += f"; {failed} could not be had, and the next start tries again"
+    elif not record.images:
         return f"{text}; nothing was left to do"
+    if not record.images:
+        return text
     return (
         f"{text}; {record.images:,} images at {record.images_per_second:.1f} images/s, "
         f"{record.decoding_share:.0%} of the threads' time for decoding"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mobilenet_cli.data.loader import ordered_map
 from mobilenet_cli.data.parts import cut
+from mobilenet_cli.data.readers.remote import is_address
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.errors import DataError, OptionError
 from mobilenet_cli.pipeline.evaluating.predict_boxes import MIN_SCORE
@@ -78,8 +79,8 @@ def predict_into(
 
     Raises:
         DataError: a source cannot be used, or none has any image.
-        OptionError: a detector is asked for features or logits, or the folder is of a job with
-            another model, other sources or other options.
+        OptionError: a detector is asked for features or logits, the folder lies in a source, or is
+            of a job with another model, other sources or other options.
         StorageError: the folder holds something else, or cannot be written to.
         ModelError: the model cannot be used.
         ProviderError: the provider cannot run it.
@@ -91,6 +92,7 @@ def predict_into(
                 "Leave --embeddings and --logits out",
             )
         config = replace(config, output="boxes")
+    _check_places(folder, sources)
     columns = schema(config.output, artifact.facts)  # first of all: pyarrow may be missing
     parts = list(cut(sources, config.files))
     if all(part.problem for part in parts):
@@ -113,6 +115,20 @@ def predict_into(
                 write_part(path_of(folder, found.number), tables, columns)
             meter.finish(found.problem)
     return record_of(folder, artifact, len(parts), meter)
+
+
+def _check_places(folder: Path, sources: Sequence[str]) -> None:
+    if "-" in sources:
+        raise OptionError(
+            "standard input cannot be read again, as a job may have to",
+            "Name a file, or leave --out out",
+        )
+    for source in sources:
+        if not is_address(source) and folder.resolve().is_relative_to(Path(source).resolve()):
+            raise OptionError(
+                f"{folder} lies in {source}, and what is written would become a part of it",
+                "Choose another --out",
+            )
 
 
 def _no_images(sources: Sequence[str]) -> DataError:

@@ -280,7 +280,7 @@ def _session_error(
         return ProviderError(
             f"{config.provider} cannot run every node of {name}, as with int8 on CUDA; "
             "some would run on the CPU",
-            "Use another artifact or provider, or pass --allow-fallback, which labels the row",
+            "Use another artifact or provider; bench takes --allow-fallback, which labels the row",
         )
     if config.optimized_path and "serialization failed" in reason:
         return StorageError(

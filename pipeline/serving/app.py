@@ -70,7 +70,7 @@ class Api:
 
     async def images(self, request: Request) -> Response:
         """Say what is on the image that the body is, or on the images of a form."""
-        top = self._top(request.query_params.get("top", str(TOP)))
+        top = self._top(request.query_params.get("top"))
         self.batcher.check()  # before the body is read, which costs more than to refuse it
         kind = request.headers.get("content-type", "")
         form = is_form(kind)
@@ -84,21 +84,23 @@ class Api:
                 )
         request.state.images = len(given)
         errors = [answer for answer in told if isinstance(answer, DataError)]
-        if len(errors) == len(told):
+        if errors and not form:
             raise errors[0]
         documents = [
             {"image": name} | ({"error": str(answer)} if isinstance(answer, DataError) else answer)
             for (name, _), answer in zip(given, told, strict=True)
         ]
-        return JSONResponse(documents if form else documents[0])
+        none = len(errors) == len(told)
+        return JSONResponse(documents if form else documents[0], 400 if none else 200)
 
-    def _top(self, text: str) -> int:
+    def _top(self, text: str | None) -> int:
         most = len(self.labels)
-        if self.served.name == CLASSIFIER and not (
-            text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= most
-        ):
+        if self.served.name != CLASSIFIER and text is not None:
+            raise DataError("'top' is for classifiers, and this is a detector", "Leave it out")
+        text = str(TOP) if text is None else text
+        if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= max(most, TOP)):
             raise DataError("'top' is no number of classes", f"Pass ?top=1 to ?top={most}")
-        return int(text[:9]) if text.isdigit() else TOP
+        return int(text)
 
     async def _answer(self, name: str, encoded: bytes, top: int) -> dict[str, Any] | DataError:
         square = partial(self.served.square, encoded, name, self.config.max_pixels)
@@ -228,8 +230,13 @@ async def refused(path: str, _: Request, error: Exception) -> Response:
     return told(500, "The model cannot be run. See the server's log.")
 
 
+async def bug(_: Request, _error: Exception) -> Response:
+    """Answer what no route has foreseen; the log has the rest."""
+    return told(500, "The server has a bug. See its log.")
+
+
 def make_app(api: Api) -> Starlette:
     """Return the application."""
     kinds = (HTTPException, FullError, MobilenetError, ClientDisconnect)
-    handlers = dict.fromkeys(kinds, partial(refused, api.served.path))
+    handlers = dict.fromkeys(kinds, partial(refused, api.served.path)) | {Exception: bug}
     return Starlette(routes=routes(api), exception_handlers=handlers)

@@ -42,7 +42,7 @@ class Bodies:
         """
         if int(request.headers.get("content-length", 0)) > self.most:
             raise self._too_large()
-        if request.headers.get("content-encoding", "identity") != "identity":
+        if request.headers.get("content-encoding", "").lower() not in ("", "identity"):
             raise HTTPException(415, "The body is compressed. Send it as it is.")
         body = bytearray()
         try:
@@ -90,6 +90,8 @@ def files_of(body: bytes, content_type: str, most: int) -> list[tuple[str, bytes
         files.append((name, file.file_object.read()))
 
     ended: list[bool] = []
+    if not options.get(b"boundary"):
+        raise DataError("the Content-Type of the form has no boundary", "Let a library make it")
     try:
         parser = FormParser(
             *(MULTIPART.decode(), lambda _: None, take, lambda: ended.append(True)),

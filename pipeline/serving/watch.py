@@ -27,7 +27,7 @@ class Watch:
         self, app: ASGIApp, metrics: Metrics, token: str | None, stopping: Callable[[], bool]
     ) -> None:
         self.app, self.metrics, self.stopping = app, metrics, stopping
-        self.credentials = f"Bearer {token}".encode() if token else None
+        self.token = token.encode() if token else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -51,9 +51,8 @@ class Watch:
             await app(scope, receive, sending)
         except Exception:
             LOGGER.exception("a bug")
-            if status != 500:  # the answer has begun
+            if status != 500:  # another answer has begun
                 raise
-            await told(500, "The server has a bug. See its log.")(scope, receive, sending)
         finally:
             known = next((prefix for prefix in KNOWN if path.startswith(prefix)), "other")
             self.metrics.requests.labels(known, str(status)).inc()
@@ -64,10 +63,11 @@ class Watch:
             log_request(fields, began)
 
     def _may_enter(self, scope: Scope) -> bool:
-        if self.credentials is None or scope["path"].startswith(OPEN):
+        if self.token is None or scope["path"].startswith(OPEN):
             return True
-        sent = dict(scope["headers"]).get(b"authorization", b"")
-        return hmac.compare_digest(sent, self.credentials)
+        scheme, _, token = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
+        known = scheme.lower() == b"bearer"  # RFC 9110, section 11.1
+        return hmac.compare_digest(token.strip(), self.token) and known
 
 
 async def _unauthorized(scope: Scope, receive: Receive, send: Send) -> None:

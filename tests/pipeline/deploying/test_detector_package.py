@@ -93,6 +93,9 @@ def test_the_program_finds_the_boxes_of_predict(package, photo):
     result = subprocess.run(command, capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (0, "")
     told = json.loads(result.stdout)
+    broken = subprocess.run([*command, "nowhere.jpg"], capture_output=True, text=True)
+    assert (broken.returncode, broken.stdout) == (1, result.stdout)
+    assert broken.stderr.startswith("nowhere.jpg cannot be read: ")
     wanted = predicted(package.folder / told["variant"] / "pixels.onnx", photo)
     kinds = ["disc", "square"]
     ours, theirs = (

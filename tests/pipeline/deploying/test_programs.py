@@ -80,6 +80,10 @@ def test_python(folder, photos):
     assert_told(result, folder, photos)
     text = (folder / "classify.py").read_text()
     assert "mobilenet" not in text
+    result = run([sys.executable, folder / "classify.py", folder / "labels.txt", *photos])
+    assert (result.returncode, len(result.stdout.splitlines())) == (1, len(photos))
+    assert "labels.txt cannot be read: " in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize(

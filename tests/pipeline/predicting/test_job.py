@@ -149,6 +149,15 @@ def test_logits_and_embeddings(model, images, tmp_path):
     assert again == pytest.approx(np.array(logits), abs=1e-4)
 
 
+def test_a_folder_among_its_own_sources_and_standard_input_are_refused(model, images, tmp_path):
+    for out in (images, images / "answers"):
+        with pytest.raises(OptionError, match="would become a part of it"):
+            predict_into(out, model, [str(images)], CONFIG)
+    assert sorted(path.name for path in images.iterdir()) == ["a", "b"]
+    with pytest.raises(OptionError, match="standard input cannot be read again"):
+        predict_into(tmp_path / "out", model, ["-"], CONFIG)
+
+
 def test_boxes_of_a_detector(detector, encoded, tmp_path):
     """They are those of predict for single images, and go on like other jobs."""
     members = {f"{n}.png": encoded(n, (120, 40 + 20 * n)) for n in range(4)}

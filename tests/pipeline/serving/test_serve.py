@@ -85,6 +85,16 @@ def test_a_form_is_answered_image_by_image(server, expected):
         assert_same(answer["predictions"], wanted)
 
 
+def test_a_form_without_any_image_says_why_of_each(server):
+    files = [("a.txt", b"buy milk"), ("b.png", b"")]
+    status, answers, _ = server.ask("/classify", form(files), Content_Type=FORM)
+    assert status == 400
+    assert [a["image"] for a in answers] == ["a.txt", "b.png"]
+    assert all("is not an image" in answer["error"] for answer in answers)
+    status, answer, _ = server.ask("/classify", form(files), Content_Type="multipart/form-data")
+    assert (status, "has no boundary" in answer["error"]) == (400, True)
+
+
 def squares(package) -> np.ndarray:
     spec = load_artifact(package.folder / "fp32" / "pixels.onnx").facts.input
     return np.stack([square_of_bytes(decode(s.read(), s.key), spec) for s in SAMPLES])
@@ -202,7 +212,6 @@ BAD: dict[str, tuple[str, bytes | None, dict[str, str], int, str]] = {
         *("/classify", form([("a", b"x")]), {"Content_Type": "multipart/form-data"}),
         *(400, "boundary"),
     ),
-    "bad files alone": ("/classify", form([("a", b"x")] * 2), {"Content_Type": FORM}, 400, "a is"),
     "many files": ("/classify", form([("a", b"")] * 33), {"Content_Type": FORM}, 400, "32 files"),
     "top 0": ("/classify?top=0", b"x", {}, 400, "top"),
     "top of all": ("/classify?top=11", b"x", {}, 400, "?top=10"),
@@ -536,3 +545,20 @@ def test_a_provider_that_is_not_here_is_a_sentence(package):
         result = CliRunner().invoke(app, [*arguments, provider])
         assert result.exit_code == 2
         assert words in result.stderr
+
+
+def test_a_bug_is_answered_as_json(api, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("not foreseen")
+
+    monkeypatch.setattr(type(api.served), "describe", broken)
+    status, headers = call(api, "/classify")
+    assert (status, headers["content-type"]) == (500, "application/json")
+
+
+def test_names_of_schemes_and_codings_are_of_any_case(api):
+    token = "0123456789abcdef"
+    assert call(api, "/classify", token, Authorization=f"bearer {token}")[0] == 200
+    assert call(api, "/classify", token, Authorization=f"Basic {token}")[0] == 401
+    assert call(api, "/classify", **{"Content-Encoding": "Identity"})[0] == 200
+    assert call(api, "/classify", **{"Content-Encoding": "gzip"})[0] == 415

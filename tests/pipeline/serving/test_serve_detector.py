@@ -102,6 +102,9 @@ def test_the_protocol_gives_final_boxes_in_pixels_of_the_input(server, photos):
 def test_what_a_detector_does_not_answer_is_said(server):
     status, answer, _ = server.ask("/classify", b"")
     assert (status, "Ask for /detect" in answer["error"]) == (404, True)
+    for top in ("3", "%C2%B2"):
+        status, answer, _ = server.ask(f"/detect?top={top}", b"")
+        assert (status, "this is a detector" in answer["error"]) == (400, True)
     status, answer, _ = server.ask("/detect", b"no image")
     assert (status, "is not an image" in answer["error"]) == (400, True)
     status, answer, _ = server.ask("/v2/models/classifier")

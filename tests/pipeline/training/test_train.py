@@ -323,6 +323,12 @@ def test_two_trainings_do_not_mix_in_one_folder(tmp_path: Path) -> None:
     train(config, out)
 
 
+def test_a_training_does_not_mix_with_an_imported_network(tmp_path: Path) -> None:
+    (tmp_path / "folded.onnx").write_bytes(b"imported")
+    with pytest.raises(StorageError, match=r"begins with folded\.onnx, an imported network"):
+        train(TrainConfig(width=0.25, epochs=0.01), tmp_path / "model.safetensors")
+
+
 def test_fine_tuning_does_not_replace_what_it_starts_from(trained: Path) -> None:
     before = trained.read_bytes()
     with pytest.raises(StorageError, match="holds the weights to start from"):
