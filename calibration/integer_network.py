@@ -18,6 +18,7 @@ from mobilenet_cli.calibration.grid import Grid
 from mobilenet_cli.calibration.kernels import Target
 from mobilenet_cli.calibration.ranges.calibrators import CALIBRATORS
 from mobilenet_cli.calibration.tensor_statistics import (
+    Images,
     Opener,
     Statistics,
     Tick,
@@ -29,7 +30,8 @@ from mobilenet_cli.calibration.weights.reconstruct import Watch, reconstruct
 from mobilenet_cli.calibration.weights.reuse_dead_channels import Reuse, reuse_dead_channels
 from mobilenet_cli.pipeline.errors import ModelError
 
-RECONSTRUCTION_IMAGES = 256  # codes of so many images are held in memory; ranges see all
+# Codes of so many images are held in memory, for rounding and biases; ranges see all images.
+RECONSTRUCTION_IMAGES = 256
 
 AsCoded = Callable[[str, NDArray[Any]], NDArray[Any]]
 """Maps a tensor's name and its float values to the values that its codes stand for."""
@@ -45,7 +47,10 @@ class CalibrationImages(Protocol):
         """Return all images, in batches [n, 3, R, R] whose activations stay in a CPU's caches."""
 
     def first_batches(self, count: int) -> Iterator[NDArray[np.float32]]:
-        """Return the first ``count`` images, in batches [n, 3, R, R]."""
+        """Return the first of ``RECONSTRUCTION_IMAGES`` images, in batches [n, 3, R, R].
+
+        These are all images, or come from everywhere in their order.
+        """
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,9 @@ def build(
 
     inputs = {s.output: s.inputs[0] for s in network.steps if s.kind == "linear"}
     each_image = 1 / len(images)
-    statistics = statistics_of(network, images, runtime, lambda n: tick(n * each_image, "ranges"))
+    statistics = statistics_of(
+        network, images.all_batches, runtime, lambda n: tick(n * each_image, "ranges")
+    )
     if trained:
         grids, factors = trained_grids(network, trained, target), {}
         reuse = Reuse(network.linears, {})
@@ -152,15 +159,20 @@ def build(
             return values * factors[name].astype(values.dtype)[:, None, None]
         return values
 
+    held = partial(images.first_batches, RECONSTRUCTION_IMAGES)
+    means = statistics.mean
+    if len(images) > RECONSTRUCTION_IMAGES:
+        # A bias makes good what the means of float and of codes differ by, on the same images.
+        means = statistics_of(network, held, runtime, lambda _: None).mean
     quantized = reconstruct(
         network,
         equalize_channels(reuse.linears, inputs, factors),
         grids,
-        {name: as_coded(name, mean) for name, mean in statistics.mean.items()},
+        {name: as_coded(name, mean) for name, mean in means.items()},
         target,
         reuse.copies,
         bool(trained),
-        partial(images.first_batches, RECONSTRUCTION_IMAGES),
+        held,
         runtime.simulate,
         lambda n: tick(n / len(network.steps), "rounding"),
         runtime.watch(grids, as_coded) if runtime.watch else None,
@@ -191,15 +203,13 @@ def trained_grids(network: Network, trained: tuple[Grid, ...], target: Target) -
     return dict(zip(tensors, trained, strict=True))
 
 
-def statistics_of(
-    network: Network, images: CalibrationImages, runtime: Runtime, tick: Tick
-) -> Statistics:
+def statistics_of(network: Network, images: Images, runtime: Runtime, tick: Tick) -> Statistics:
     """Make the first pass over the images: what each tensor covers, and its mean."""
     return observe(
         network,
         coded_tensors(network),
         frozenset(step.inputs[0] for step in network.steps if step.kind == "linear"),
-        images.all_batches,
+        images,
         runtime.run,
         tick,
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mobilenet_cli.calibration.integer_network import RECONSTRUCTION_IMAGES
 from mobilenet_cli.calibration.select_images import select
 from mobilenet_cli.data.dataset import Sample
 from mobilenet_cli.data.loader import batches
@@ -49,9 +50,15 @@ class Calibration:
         """Return the number of images."""
         return len(self.samples)
 
+    @property
+    def held(self) -> list[Sample]:
+        """List the images that rounding and biases are made on: from everywhere in the order."""
+        few = min(RECONSTRUCTION_IMAGES, len(self.samples))
+        return [self.samples[index * len(self.samples) // few] for index in range(few)]
+
     def first_batches(self, count: int) -> Iterator[NDArray[np.float32]]:
-        """Return the first ``count`` images, prepared, ``BATCH`` at a time; of large ones fewer."""
-        for batch in batches(self.samples[:count], self.spec, at_once(BATCH, self.spec)):
+        """Return the first ``count`` of ``held``, prepared, ``BATCH`` at a time, or fewer."""
+        for batch in batches(self.held[:count], self.spec, at_once(BATCH, self.spec)):
             yield batch.images
 
     def all_batches(self) -> Iterator[NDArray[np.float32]]:
