@@ -332,10 +332,8 @@ def job_text(folder: Path, record: PredictRecord) -> str:
     if record.failed:
         failed = counted(len(record.failed), "part")
         text += f"; {failed} could not be had, and the next start tries again"
-    elif not record.images:
-        return f"{text}; nothing was left to do"
     if not record.images:
-        return text
+        return text if record.failed else f"{text}; nothing was left to do"
     return (
         f"{text}; {record.images:,} images at {record.images_per_second:.1f} images/s, "
         f"{record.decoding_share:.0%} of the threads' time for decoding"

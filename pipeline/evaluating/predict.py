@@ -38,6 +38,10 @@ class Guess:
     name: str
     probability: float
 
+    def as_document(self) -> dict[str, JsonValue]:
+        """Return the guess as JSON."""
+        return {"class": self.identifier, "name": self.name, "probability": self.probability}
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -62,10 +66,7 @@ class Prediction:
         """Return the prediction as JSON."""
         if self.error:
             return {"image": self.image, "error": self.error.what}
-        guesses: list[JsonValue] = [
-            {"class": g.identifier, "name": g.name, "probability": g.probability}
-            for g in self.guesses
-        ]
+        guesses: list[JsonValue] = [guess.as_document() for guess in self.guesses]
         return {"image": self.image, "predictions": guesses}
 
 

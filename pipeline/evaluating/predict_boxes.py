@@ -39,6 +39,12 @@ class FoundBox:
     probability: float
     corners: tuple[float, float, float, float]
 
+    def as_document(self) -> dict[str, JsonValue]:
+        """Return the box as JSON."""
+        corners: list[JsonValue] = [round(edge, 2) for edge in self.corners]
+        named = {"class": self.identifier, "name": self.name}
+        return {**named, "probability": self.probability, "box": corners}
+
 
 @dataclass(frozen=True)
 class BoxPrediction:
@@ -68,15 +74,7 @@ class BoxPrediction:
         """Return the prediction as JSON."""
         if self.error:
             return {"image": self.image, "error": self.error.what}
-        boxes: list[JsonValue] = [
-            {
-                "class": box.identifier,
-                "name": box.name,
-                "probability": box.probability,
-                "box": [round(edge, 2) for edge in box.corners],
-            }
-            for box in self.boxes
-        ]
+        boxes: list[JsonValue] = [box.as_document() for box in self.boxes]
         drawn: dict[str, JsonValue] = {"drawn": str(self.drawn)} if self.drawn else {}
         return {"image": self.image, "boxes": boxes, **drawn}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenet_cli.data.preprocess import denormalize
+from mobilenet_cli.data.preprocess import Pixels, denormalize
 from mobilenet_cli.models.boxes import CORNERS, KEPT_RAW, BoxSpec
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
@@ -38,7 +38,7 @@ class Predictor:
 
     provider: str
     batch: int
-    logits: Callable[[NDArray[np.float32] | NDArray[np.uint8]], NDArray[np.float32]]
+    logits: Callable[[Pixels], NDArray[np.float32]]
     independent: bool = False
     whole_batches: bool = False
     takes_pixels: bool = False
@@ -141,7 +141,7 @@ def open_predictor(
     kind = "logits" if features or boxes else output_kind(load_onnx(artifact.path).graph)
     fixed = image.shape[0] if isinstance(image.shape[0], int) else None
 
-    def logits(images: NDArray[np.float32] | NDArray[np.uint8]) -> NDArray[np.float32]:
+    def logits(images: Pixels) -> NDArray[np.float32]:
         given = images
         if takes_pixels and images.dtype != np.uint8:
             given = denormalize(np.asarray(images, np.float32), spec)
@@ -199,7 +199,7 @@ def _torch_predictor(artifact: Artifact, provider: str) -> Iterator[Predictor]:
     device = devices[provider]
     network = load_network(artifact).to(device)
 
-    def logits(images: NDArray[np.float32] | NDArray[np.uint8]) -> NDArray[np.float32]:
+    def logits(images: Pixels) -> NDArray[np.float32]:
         with torch.inference_mode():  # holds for the calling thread only
             made = network(torch.from_numpy(images).to(device))
             joined = made if isinstance(made, torch.Tensor) else torch.cat(made, -1)

@@ -64,8 +64,7 @@ class Stream(Generic[R]):
         predictor: what runs the model.
         spec: how images are prepared.
         finish: makes an answer of an image, its output and its size, in the thread that ran the
-            model; an image
-            whose output it refuses with a DataError gets that for an answer.
+            model; an image whose output it refuses with a DataError gets that for an answer.
         square: cuts the square out of a file's bytes as ``data.preprocess.square_of_file`` does.
     """
 

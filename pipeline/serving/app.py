@@ -97,8 +97,9 @@ class Api:
         most = len(self.labels)
         if self.served.name != CLASSIFIER and text is not None:
             raise DataError("'top' is for classifiers, and this is a detector", "Leave it out")
-        text = str(TOP) if text is None else text
-        if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= max(most, TOP)):
+        if text is None:
+            return min(TOP, most)
+        if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= most):
             raise DataError("'top' is no number of classes", f"Pass ?top=1 to ?top={most}")
         return int(text)
 

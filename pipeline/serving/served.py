@@ -13,6 +13,8 @@ from mobilenet_cli.data.preprocess import InputSpec, Square, square_of_bytes
 from mobilenet_cli.models.boxes import KEPT_RAW
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
 from mobilenet_cli.pipeline.deploying.package import Package
+from mobilenet_cli.pipeline.evaluating.predict import Guess
+from mobilenet_cli.pipeline.evaluating.predict_boxes import FoundBox
 from mobilenet_cli.pipeline.runtime.predictor import largest
 from mobilenet_cli.pipeline.runtime.session import CPU, SessionConfig, open_session
 
@@ -97,25 +99,17 @@ class Served:
             top: how many classes of a classifier to name.
         """
         if self.name == DETECTOR:
-            return {
-                "boxes": [
-                    self._box(*values) for values in zip(*answer[:3], strict=True) if values[2] >= 0
-                ]
-            }
-        probabilities, *_ = answer
-        return {
-            "predictions": [
-                {"class": identifier, "name": name, "probability": float(probabilities[index])}
-                for index in largest(probabilities, top)
-                for identifier, name in [self.classes[index]]
+            found = zip(*(values.tolist() for values in answer[:3]), strict=True)
+            boxes = [
+                FoundBox(*self.classes[int(i)], share, box) for box, share, i in found if i >= 0
             ]
-        }
-
-    def _box(self, corners: NDArray[np.float32], probability: float, index: int) -> dict[str, Any]:
-        identifier, name = self.classes[index]
-        box = [round(float(edge), 2) for edge in corners]
-        named = {"class": identifier, "name": name}
-        return named | {"probability": float(probability), "box": box}
+            return {"boxes": [box.as_document() for box in boxes]}
+        probabilities, *_ = answer
+        guesses = [
+            Guess(*self.classes[int(index)], float(probabilities[index]))
+            for index in largest(probabilities, top)
+        ]
+        return {"predictions": [guess.as_document() for guess in guesses]}
 
 
 def open_served(package: Package, provider: str = CPU) -> Served:

@@ -25,6 +25,7 @@ from mobilenet_cli.data.decode import decode
 from mobilenet_cli.data.open_dataset import open_dataset
 from mobilenet_cli.data.preprocess import square_of_bytes
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
+from mobilenet_cli.pipeline.errors import DataError
 from mobilenet_cli.pipeline.evaluating.predict import predict
 from tests.running_server import FORM, Server, form, start
 
@@ -562,3 +563,10 @@ def test_names_of_schemes_and_codings_are_of_any_case(api):
     assert call(api, "/classify", token, Authorization=f"Basic {token}")[0] == 401
     assert call(api, "/classify", **{"Content-Encoding": "Identity"})[0] == 200
     assert call(api, "/classify", **{"Content-Encoding": "gzip"})[0] == 415
+
+
+def test_a_model_of_two_classes_names_both_unless_fewer_are_asked_for(api, monkeypatch):
+    monkeypatch.setattr(api, "labels", ["cat", "dog"])
+    assert (api._top(None), api._top("1"), api._top("2")) == (2, 1, 2)
+    with pytest.raises(DataError, match=r"Pass \?top=1 to \?top=2"):
+        api._top("3")
