@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def build_shim(folder: Path) -> Path | None:
-    """The library to preload, which hides what is newer; None without gcc or CPUID faulting."""
+    """Return the library to preload, which hides what is newer; None without gcc."""
     path = folder / "avx2_only.so"
     source = Path(__file__).with_name("avx2_only.c")
     compiler = shutil.which("gcc")

@@ -294,7 +294,9 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     if not with_nncf:
         notes.append("NNCF is not installed: its row is left out.")
     if newer and shim is None:
-        notes.append("The AVX2 kernels could not be had on this machine (gcc, cpuid_fault).")
+        notes.append(
+            "The AVX2 kernels could not be had on this machine (no gcc, or no code may be rewritten)."
+        )
     rows: dict[str, dict[str, Any]] = {FOLDED: {"path": common["model"]}}
     for position, (name, job) in enumerate(jobs(with_nncf).items()):
         say(f"quantizing: {name}")

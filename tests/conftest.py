@@ -225,7 +225,9 @@ def avx2_only(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
     environment = os.environ | {"LD_PRELOAD": str(library)}
     if subprocess.run(["true"], env=environment, capture_output=True).returncode == 77:
-        pytest.skip("this machine cannot intercept CPUID, so newer instructions cannot be hidden")
+        pytest.skip(
+            "this machine lets no code be rewritten, so newer instructions cannot be hidden"
+        )
     return environment
 
 
