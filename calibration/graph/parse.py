@@ -218,6 +218,11 @@ def _kind(node: onnx.NodeProto) -> Kind:
     """Tell what becomes of a node without weights that reads one tensor."""
     if node.op_type in POOLS and len(node.output) == 1:
         return "pool"
+    if node.op_type == "Resize":
+        attributes = attributes_of(node)
+        copies = attributes.get("mode", b"nearest") == b"nearest"
+        cuts = attributes.get("coordinate_transformation_mode") == b"tf_crop_and_resize"
+        return "shape" if copies and not cuts else "float"
     return "shape" if node.op_type in SHAPES else "float"
 
 

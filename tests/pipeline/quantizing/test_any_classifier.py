@@ -204,6 +204,23 @@ def test_the_integer_network_is_the_float_one(small_graph, quantized, build, in_
     assert made.record.sqnr_db > 34
 
 
+@pytest.mark.parametrize(("mode", "sums"), [("nearest", (1, 0)), ("linear", (0, 1))])
+def test_a_map_that_is_enlarged_by_copying_stays_codes(small_graph, quantized, mode, sums):
+    """As in a feature pyramid, where the smaller map is added to the larger one."""
+    g = small_graph()
+    large = g.node("Relu", g.conv("x", 3, 16, strides=[2, 2]))
+    small = g.node("Relu", g.conv(large, 16, 16, strides=[2, 2]))
+    form = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    enlarged = g.node("Resize", small, "", g.constant([1, 1, 2, 2]), mode=mode, **form)
+    g.head(g.node("Relu", g.conv(g.node("Add", large, enlarged), 16, 16)), 16, CLASSES)
+    made = quantized(g)
+    operators = running(made.path)
+    assert (operators["QLinearAdd"], operators["Add"]) == sums
+    assert bool(made.record.float_layers) == (mode == "linear")
+    assert made.record.kernel_sqnr_db > 34
+    assert made.record.sqnr_db > 34
+
+
 def test_a_layer_that_is_kept_in_float_runs_in_float(small_graph, quantized):
     """ONNX Runtime rounds constant weights between codes by itself, if nothing keeps it from it."""
     g = small_graph()
