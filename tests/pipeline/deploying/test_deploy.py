@@ -342,6 +342,22 @@ def test_deploy_writes_over_packages_alone(chain, tmp_path):
     assert "is not an ONNX model that names its classes" in result.stderr.replace("\n", " ")
 
 
+def test_an_image_that_cannot_be_read_is_left_out_and_counted(chain, class_folders, tmp_path):
+    photos = class_folders({"4": 3})
+    (photos / "4" / "000.png").write_bytes(b"no image")
+    arguments = ["--data", str(photos), "--out", str(tmp_path / "package")]
+    result = CliRunner().invoke(app, ["deploy", str(chain.folded.path), *arguments])
+    assert result.exit_code == 0, result.stderr
+    assert "left out, cannot be read: 1 image: " in result.stderr
+    manifest = json.loads((tmp_path / "package" / "manifest.json").read_text())
+    assert (manifest["images"], len(manifest["bad_images"])) == (2, 1)
+    for path in (photos / "4").iterdir():
+        path.write_bytes(b"no image")
+    result = CliRunner().invoke(app, ["deploy", str(chain.folded.path), *arguments])
+    assert result.exit_code == 2
+    assert "can be read: 3 images tried, such as: " in result.stderr
+
+
 def test_this_machine_takes_what_it_computes_rightly(package):
     assert open_package(package.folder) == package
     taken = package.pick()
