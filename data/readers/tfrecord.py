@@ -300,5 +300,8 @@ def _varint(message: memoryview, position: int) -> tuple[int, int]:
 
 
 TFRECORD = ShardFormat(
-    ".tfrecord", re.compile(r".*(\.tfrecords?|-\d{5}-of-\d{5})"), _read_records, _images
+    ".tfrecord",
+    re.compile(r".*(\.tfrecords?|-\d{5}-of-\d{5})", re.IGNORECASE),
+    _read_records,
+    _images,
 )
