@@ -1,5 +1,6 @@
 """Images lie in one folder for each class, with or without train/ and val/, or all in one."""
 
+import contextlib
 import os
 import re
 from bisect import bisect_right
@@ -41,19 +42,19 @@ class ImageFolder:
         A ``train`` beside other folders of images is a class, unless it has class folders itself.
         """
         root, parts = Path(source), _parts(Path(source))
-        others = [name for name in _entries(root)[0] if name not in parts.values()]
-        labelled = any(_entries(root / part)[0] for part in parts.values())
+        others = [name for name in _folders(root) if name not in parts.values()]
+        labelled = any(_folders(root / part) for part in parts.values())
         if parts.keys() <= set(MAYBE_UNLABELLED):  # as where there is none
             return labelled and not others
-        return labelled or not any(_entries(root / name)[1] for name in others)
+        return labelled or not any(_has_images(root / name) for name in others)
 
     def has_classes(self, source: str) -> bool:
         """Tell whether there are class folders of images, of a split or two or more without one."""
         root = Path(source)
         splits = [root / part for part in _parts(root).values()]
-        if any(_entries(f / name)[1] for f in splits for name in _entries(f)[0]):
+        if any(_has_images(f / name) for f in splits for name in _folders(f)):
             return True
-        with_images = (name for name in _entries(root)[0] if _entries(root / name)[1])
+        with_images = (name for name in _folders(root) if _has_images(root / name))
         return len(list(islice(with_images, 2))) == 2
 
     def open(self, source: str, split: Split, seed: int) -> Dataset:
@@ -99,7 +100,7 @@ class ImageFolder:
 
 def _parts(root: Path) -> dict[str, str]:
     """Return the folders that are called like a part of a set, by that name in small letters."""
-    return {name.lower(): name for name in _entries(root)[0] if name.lower() in PARTS}
+    return {name.lower(): name for name in _folders(root) if name.lower() in PARTS}
 
 
 def _training_folder(root: Path) -> str:
@@ -115,7 +116,7 @@ def _held_out_folder(root: Path) -> str:
         parts[name]
         for name in HELD_OUT_FOLDERS
         # Many a test/ has no labels.
-        if name in parts and (name not in MAYBE_UNLABELLED or _entries(root / parts[name])[0])
+        if name in parts and (name not in MAYBE_UNLABELLED or _folders(root / parts[name]))
     )
     return next(found, HELD_OUT_FOLDERS[0])
 
@@ -205,6 +206,24 @@ def _flat(folder: Path, names: list[str], root: Path) -> tuple["FileSamples", tu
     return samples, synsets() if known else ()
 
 
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in LITTER
+
+
+def _folders(folder: Path) -> list[str]:
+    """List the subfolders of a folder as ``_entries`` does; none of what cannot be read."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        return sorted(e.name for e in entries if not _is_hidden(e.name) and e.is_dir())
+    return []
+
+
+def _has_images(folder: Path) -> bool:
+    """Tell whether an image lies directly in a folder; none does where it cannot be read."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        return any(is_image(e.name) and not _is_hidden(e.name) for e in entries)
+    return False
+
+
 def _entries(folder: Path, unread: list[Path] | None = None) -> tuple[list[str], list[str]]:
     """List the subfolders and the images of a folder, sorted; hidden ones and litter are left out.
 
@@ -214,7 +233,7 @@ def _entries(folder: Path, unread: list[Path] | None = None) -> tuple[list[str],
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.startswith(".") or entry.name in LITTER:
+                if _is_hidden(entry.name):
                     continue
                 if entry.is_dir():
                     folders.append(entry.name)

@@ -5,6 +5,7 @@ is kept.
 """
 
 import hashlib
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -226,10 +227,16 @@ def deploy(
     files["README.md"] = card(manifest, facts).encode()
     hashes = {file: hashlib.sha256(made).hexdigest() for file, made in files.items()}
     manifest = manifest.model_copy(update={"files": hashes})
-    for file, written in files.items():
-        write_atomically(out / file, written)
-    # The manifest comes last: until it is there, an old one does not fit the files.
-    write_atomically(out / MANIFEST, (manifest.model_dump_json(indent=1) + "\n").encode())
+    is_new = not out.exists()
+    try:
+        for file, written in files.items():
+            write_atomically(out / file, written)
+        # The manifest comes last: until it is there, an old one does not fit the files.
+        write_atomically(out / MANIFEST, (manifest.model_dump_json(indent=1) + "\n").encode())
+    except BaseException:
+        if is_new:  # what is left would be no package, over which the next start does not write
+            shutil.rmtree(out, ignore_errors=True)
+        raise
     return Package(out, manifest)
 
 

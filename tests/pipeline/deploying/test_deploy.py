@@ -1,6 +1,7 @@
 """A model that takes bytes is the model that takes floats, and a package knows what runs where."""
 
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -356,6 +357,23 @@ def test_an_image_that_cannot_be_read_is_left_out_and_counted(chain, class_folde
     result = CliRunner().invoke(app, ["deploy", str(chain.folded.path), *arguments])
     assert result.exit_code == 2
     assert "can be read: 3 images tried, such as: " in result.stderr
+
+
+def test_a_package_that_cannot_be_written_whole_leaves_nothing(chain, tmp_path, monkeypatch):
+    written, fsync = [], os.fsync
+
+    def full(descriptor: int) -> None:
+        written.append(descriptor)
+        if len(written) == 3:
+            raise OSError(28, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    arguments = ["deploy", str(chain.folded.path), "--out", str(tmp_path / "package")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "No space left on device" in result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_this_machine_takes_what_it_computes_rightly(package):

@@ -176,7 +176,7 @@ def test_bad_images_and_labels_are_told(detector, squares, monkeypatch) -> None:
         evaluate_detector(detector.int8, EvaluateConfig(str(squares), strict=True))
     document["categories"][0]["name"] = "sqare"
     squares.write_text(json.dumps(document))
-    with pytest.raises(DataError, match=r"no classes of .*'sqare'\. Name the classes .* 'square'"):
+    with pytest.raises(DataError, match=r"is no class of .*'sqare'\. Name the classes .* 'square'"):
         evaluate_detector(detector.int8, EvaluateConfig(str(squares)))
     document["categories"][0]["name"] = "square"
     squares.write_text(json.dumps(document))
