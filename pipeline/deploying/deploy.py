@@ -26,7 +26,7 @@ from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
 from mobilenet_cli.pipeline.artifacts.facts import METADATA_KEY
 from mobilenet_cli.pipeline.artifacts.files import sha256_file, write_atomically
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
-from mobilenet_cli.pipeline.artifacts.package_folder import MANIFEST, is_package
+from mobilenet_cli.pipeline.artifacts.package_folder import LABELS, MANIFEST, PROBE, is_package
 from mobilenet_cli.pipeline.artifacts.sidecar import read_sidecar
 from mobilenet_cli.pipeline.deploying.answering import Answering, Boxes, answering_of
 from mobilenet_cli.pipeline.deploying.card import card
@@ -72,8 +72,6 @@ MACHINES: dict[str, tuple[str, ...]] = {
 }
 FLOAT = "fp32"
 LITERT, LITERT_FILE = "litert", "model.tflite"
-PROBE = "probe.bin"
-LABELS = "labels.txt"
 OF_BOXES = 16  # images in which all boxes are compared with the reference's, one by one
 # Pixels reach the network as the same numbers; float32 may be summed in another order.
 PIXELS_TOLERANCE = 1e-4

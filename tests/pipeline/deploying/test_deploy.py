@@ -334,7 +334,7 @@ def test_a_fixed_batch_is_refused_in_a_sentence(chain, tmp_path):
 
 
 def test_deploy_writes_over_packages_alone(chain, tmp_path):
-    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "manifest.json").write_text("of a web page")
     result = CliRunner().invoke(app, ["deploy", str(chain.folded.path), "--out", str(tmp_path)])
     assert result.exit_code == 2
     assert "exists and is no package" in result.stderr.replace("\n", " ")

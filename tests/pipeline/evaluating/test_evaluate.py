@@ -36,7 +36,7 @@ from mobilenet_cli.pipeline.evaluating.evaluate import (
     rank_of,
 )
 from mobilenet_cli.pipeline.evaluating.labels import targets_of
-from mobilenet_cli.pipeline.evaluating.predict import predict
+from mobilenet_cli.pipeline.evaluating.predict import predict, tell_model
 from mobilenet_cli.pipeline.evaluating.records import (
     RecordFile,
     evaluations_of,
@@ -358,6 +358,11 @@ def test_what_is_not_finite_is_no_answer_and_no_accuracy(tiny, ten, tmp_path, va
     with pytest.raises(NotFiniteError) as stopped:
         evaluate(broken, EvaluateConfig(str(ten)))
     assert stopped.value.what == sentences[0]
+
+
+def test_a_manifest_of_others_makes_no_package_of_a_folder(ten):
+    (ten / "manifest.json").write_text("{}")
+    assert tell_model(["m.onnx", str(ten)]) == (Path("m.onnx"), [str(ten)])
 
 
 def test_predict_files_folders_and_standard_input(tiny, ten, encoded):
