@@ -53,6 +53,10 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check
 DEPENDENCIES = .venv/dependencies-$(EXTRA)
 INSTALLED = .venv/installed
 R = runs/$(RUN)
+# Of DATA=. there is no name, and a name with a slash would lead out of runs/.
+ifneq ($(words $(RUN))$(findstring /,$(RUN))$(filter . ..,$(RUN)),1)
+$(error '$(RUN)' is not the name of a folder directly under runs/. Pass RUN=NAME)
+endif
 NODE_PACKAGES = onnxruntime-web@1.30.0 onnxruntime-node@1.30.0 sharp@0.35.5
 
 # A command's option, where its variable is set: $(call option,width,WIDTH).

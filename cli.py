@@ -3,6 +3,7 @@
 Stages are imported inside the commands: torch and ONNX Runtime take seconds, ``--help`` must not.
 """
 
+import contextlib
 import functools
 import importlib.metadata
 import inspect
@@ -20,7 +21,7 @@ from rich.console import Console
 
 from mobilenet_cli.pipeline.errors import MobilenetError, mendable
 from mobilenet_cli.pipeline.progress import bar, fetch_addresses
-from mobilenet_cli.pipeline.runtime.stopping import leave_quietly, stoppable
+from mobilenet_cli.pipeline.runtime.stopping import leave_quietly, open_streams, stoppable
 from mobilenet_cli.reports.meant import Guided, GuidedGroup, UsageError
 from mobilenet_cli.reports.options import OPTIONS
 
@@ -145,7 +146,9 @@ def complain(name: str, error: MobilenetError, as_json: bool) -> None:
     """Tell the user what is wrong and what to do; with ``--json`` as a document as well."""
     say(f"{name}: {error}", "bold red")
     if as_json:
-        print(as_json_text({"command": name, "error": error.what, "fix": error.fix}))
+        document = {"command": name, "error": error.what, "fix": error.fix}
+        with contextlib.suppress(OSError):  # standard error has the sentence
+            print(as_json_text(document), flush=True)
 
 
 def as_json_text(document: Any) -> str:
@@ -435,14 +438,15 @@ def deploy_command(
 ) -> Output:
     """Make a folder that programs in any language can use, proven to answer like predict."""
     from mobilenet_cli.pipeline.deploying.deploy import DeployConfig, deploy
-    from mobilenet_cli.reports.terminal import deploy_text
+    from mobilenet_cli.reports.terminal import deploy_text, left_out
 
     source = source_of(model, run, width, "deployed")
     config = DeployConfig(images, targets=tuple(targets or ()), top=top, min_score=min_score)
     fetch(images)
     with progress_bar("deploying", "") as progress:
         made = deploy(source, config, out or source.path.with_name("package"), progress)
-    return Output(made.as_document(), deploy_text(made.folder, made.manifest))
+    notes = left_out(made.manifest.bad_images)
+    return Output(made.as_document(), deploy_text(made.folder, made.manifest), notes=notes)
 
 
 @command("serve")
@@ -664,7 +668,7 @@ def run_command(
 @command("predict")
 def predict_command(
     sources: list[str],
-    top: int = 5,
+    top: int | None = None,
     provider: str = CPU,
     folder: File = None,
     embeddings: bool = False,
@@ -679,29 +683,25 @@ def predict_command(
     as_json: bool = False,
 ) -> Output:
     """Name the classes of images, or find boxes; of very many images, in files of a folder."""
+    from mobilenet_cli.pipeline.evaluating import predict as classes
     from mobilenet_cli.pipeline.evaluating import predict_boxes as boxes
-    from mobilenet_cli.pipeline.evaluating.predict import (
-        Prediction,
-        open_sources,
-        predict,
-        tell_model,
-    )
     from mobilenet_cli.pipeline.predicting.job import config_of, predict_into
     from mobilenet_cli.reports import terminal
 
-    model, images = tell_model(sources)
-    config = config_of(top, provider, embeddings, logits, scaled, folder, draw, min_score)
+    model, images = classes.tell_model(sources)
+    chosen = (top, provider, embeddings, logits, scaled, folder, draw, min_score)
+    config = config_of(*chosen, cluster, json_lines, as_json)
     artifact = source_of(model, run, width, "deployed", provider)
-    boxes.refuse_for_classifiers(artifact, draw, min_score)
+    boxes.refuse_for_task(artifact, top, draw, min_score)
     if folder is not None:
         with progress_bar("predicting", "images") as progress:
             record = predict_into(folder, artifact, images, config, progress, cluster)
         text, status = terminal.job_text(folder, record), MENDABLE if record.errors else 0
         return Output(record.model_dump(mode="json"), text, status, notes=record.failed)
     documents, bad = [], 0
-    _, samples = open_sources(sources, sys.stdin.buffer)
-    answers: Iterable[Prediction | boxes.BoxPrediction] = (
-        predict(artifact, samples, top, provider)
+    _, samples = classes.open_sources(sources, sys.stdin.buffer)
+    answers: Iterable[classes.Prediction | boxes.BoxPrediction] = (
+        classes.predict(artifact, samples, config.top, provider)
         if artifact.facts.task == "classification"
         else boxes.predict_boxes(artifact, samples, min_score, provider, draw)
     )
@@ -741,8 +741,7 @@ def doctor_command() -> Output:
 
 def main() -> None:
     """Run the program; a bug shows its traceback and exits with 70, which no gate does."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # both are files
+    open_streams()
     try:
         app()
     except Exception:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,6 +13,15 @@ from mobilenet_cli.pipeline.errors import DataError
 def printable(name: str) -> str:
     r"""Return a name with ``\xfc`` in place of a byte that is not UTF-8, as records hold it."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def class_name(name: str) -> str:
+    """Return the identifier of a class: ``printable``, and spelled as most systems spell it.
+
+    macOS writes an accented letter in a name as two characters, and others as one: NFD and NFC of
+    https://unicode.org/reports/tr15. A copied folder would else be another class.
+    """
+    return unicodedata.normalize("NFC", printable(name))
 
 
 def as_path(name: str) -> str:
@@ -49,10 +59,10 @@ class Sample:
     block: Block | None = None
 
     def __post_init__(self) -> None:
-        for name in ("key", "label"):
+        for name, spelled in (("key", printable), ("label", class_name)):
             value = getattr(self, name)
             if value is not None and not value.isascii():
-                object.__setattr__(self, name, printable(value))
+                object.__setattr__(self, name, spelled(value))
 
 
 @dataclass(frozen=True)
@@ -73,7 +83,7 @@ class Dataset:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", printable(self.name))
-        object.__setattr__(self, "classes", tuple(map(printable, self.classes)))
+        object.__setattr__(self, "classes", tuple(map(class_name, self.classes)))
 
     def labelled(self) -> "Dataset":
         """Return the set without the images that have no label where others have one.

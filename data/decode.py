@@ -107,6 +107,8 @@ def decoded(encoded: bytes, key: str, max_pixels: int = MAX_PIXELS) -> Iterator[
         TooLargeError: it has more pixels, or takes more memory than ``BUDGET``.
         DataError: not an image, truncated or corrupt.
     """
+    if not encoded:
+        raise DataError(f"{key} is empty", "Replace or remove the file")
     with _reported(encoded, key):
         # Some formats take memory when they are opened.
         claimed = _claimed_cost(encoded, key, max_pixels)

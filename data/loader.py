@@ -4,6 +4,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from threading import get_ident
@@ -117,9 +118,10 @@ def batches(
         except DataError as error:
             return error
 
-    loaded = ordered_map(load, samples, workers, ahead=2 * size + workers)
-    for start in range(0, len(samples), size):
-        chosen = samples[start : start + size]
-        images, places = collect_readable(islice(loaded, size), chosen, on_bad)
-        if images:
-            yield Batch(np.stack(images), tuple(start + place for place in places))
+    # It is closed here: in an end that garbage collection brings, Ctrl-C would be lost.
+    with closing(ordered_map(load, samples, workers, ahead=2 * size + workers)) as loaded:
+        for start in range(0, len(samples), size):
+            chosen = samples[start : start + size]
+            images, places = collect_readable(islice(loaded, size), chosen, on_bad)
+            if images:
+                yield Batch(np.stack(images), tuple(start + place for place in places))

@@ -17,6 +17,7 @@ from mobilenet_cli.data.readers.webdataset import WEBDATASET
 from mobilenet_cli.data.split import Split
 from mobilenet_cli.pipeline.errors import DataError
 
+ARCHIVE = re.compile(r"\.(zip|rar|7z|tgz|tbz2?|txz|tar\.\w+|gz|bz2|xz|zst)$", re.IGNORECASE)
 SCHEMES = ("https", "http")
 
 
@@ -102,12 +103,22 @@ def _path(source: str) -> str:
 
 
 def _reader(source: str) -> Reader:
-    folder = ImageFolder()
-    if folder.recognizes(source) and folder.has_split_classes(source):
-        return folder  # even if archives lie beside it, as in ImageNet's
-    for reader in DATASETS.values():
-        if reader.recognizes(source):
-            return reader
+    if _has_class_folders(source):
+        return ImageFolder()
+    found = [reader for reader in DATASETS.values() if reader.recognizes(source)]
+    endings = [reader.ending for reader in found if isinstance(reader, ShardFormat)]
+    if len(endings) > 1:
+        raise DataError(
+            f"{source} holds {' and '.join(endings)} files, and it is not said which count",
+            "Leave those of one format in the folder",
+        )
+    if found:
+        return found[0]
+    if Path(source).exists() and ARCHIVE.search(source):
+        raise DataError(
+            f"data '{source}' is packed, so images cannot be read singly",
+            "Unpack it, and give the folder that holds the images",
+        )
     if Path(source).exists():
         raise DataError(
             f"data '{source}' is not a folder, nor a {shard_endings()} file",
@@ -124,6 +135,15 @@ def _reader(source: str) -> Reader:
     )
 
 
+def _has_class_folders(source: str) -> bool:
+    """Tell whether a folder's classes are folders, even if archives lie beside them.
+
+    They were often unpacked from these, as ImageNet's.
+    """
+    folder = ImageFolder()
+    return folder.recognizes(source) and folder.has_classes(source)
+
+
 def shard_format(name: str) -> ShardFormat | None:
     """Return the format of a file that holds many images, by its name; None of any other file."""
     found = (format_ for format_ in SHARDS if format_.pattern.fullmatch(name))
@@ -137,6 +157,7 @@ def shard_endings() -> str:
 
 
 def shards_of(folder: str) -> list[Path]:
-    """List the files in a folder that hold many images; none where it holds the images itself."""
-    reader = _reader(folder)
-    return reader.files(Path(folder)) if isinstance(reader, ShardFormat) else []
+    """List the files in a folder that hold many images, but for archives of its class folders."""
+    if _has_class_folders(folder):
+        return []
+    return sorted(path for format_ in SHARDS for path in format_.files(Path(folder)))

@@ -4,6 +4,7 @@ A part is small enough to be done again, and says all that is needed to find its
 of parts is the plan of a job. Names of files are kept as bytes, which a million of take 30 MB.
 """
 
+import codecs
 import contextlib
 import glob
 import hashlib
@@ -24,6 +25,7 @@ from mobilenet_cli.data.readers.remote import expand, is_address
 from mobilenet_cli.pipeline.errors import DataError, OptionError
 
 FILES = 1000  # in a part
+BOM = codecs.BOM_UTF8  # which editors on Windows write first
 LIST = "@"  # before the name of a file that lists sources
 PATTERN = re.compile(r"[*?[]|\{[^{}]*\}")
 
@@ -120,17 +122,26 @@ def cut(sources: Sequence[str], files: int = FILES) -> Iterator[Part]:
         yield Part("", b"\0".join(singles))
 
 
+def refuse_missing(sources: Sequence[str], parts: Iterable[Part]) -> None:
+    """Refuse a source that is named and not there, which is a mistake that costs hours to see late.
+
+    Single files of a list may be missing: each has a row that says so.
+
+    Raises:
+        DataError: a source that was named, or a shard of a list, does not exist.
+    """
+    named = (s for s in sources if not (is_address(s) or s.startswith(LIST) or PATTERN.search(s)))
+    shards = (part.source for part in parts if part.names is None and part.address is None)
+    for path in chain(named, shards):
+        if not os.path.exists(path):  # noqa: PTH110 - as above
+            raise DataError(f"{path} does not exist", "Check the path")
+
+
 def _expanded(source: str) -> Iterator[str]:
     """Yield what a list or a pattern stands for, line by line."""
     if source.startswith(LIST):
-        try:
-            with Path(source[1:]).open("rb") as file:
-                for line in filter(None, (os.fsdecode(line.rstrip(b"\r\n")) for line in file)):
-                    yield from [line] if line.startswith(LIST) else _expanded(line)
-        except OSError as error:
-            raise DataError(
-                f"the list {source[1:]} cannot be read ({error.strerror})", "Check its path"
-            ) from error
+        for line in _lines(source[1:]):
+            yield from [line] if line.startswith(LIST) else _expanded(line)
     elif is_address(source):
         yield from expand(source)
     elif not PATTERN.search(source) or os.path.exists(source):  # noqa: PTH110 - as above
@@ -141,6 +152,35 @@ def _expanded(source: str) -> Iterator[str]:
             if not found:
                 raise DataError(f"nothing matches {name}", "Check the pattern and the folder")
             yield from found
+
+
+def _lines(path: str) -> Iterator[str]:
+    """Yield the sources of a list.
+
+    Raises:
+        DataError: it cannot be read, is no text, or names nothing.
+    """
+    empty = True
+    try:
+        with Path(path).open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if b"\0" in line:
+                    raise DataError(
+                        f"the list {path} is no text in UTF-8: line {number} has a zero byte",
+                        "Save it as UTF-8, with a path on each line",
+                    )
+                name = os.fsdecode(line.removeprefix(BOM if number == 1 else b"").rstrip(b"\r\n"))
+                if name != name.strip() and not os.path.lexists(name):
+                    name = name.strip()
+                if name:
+                    empty = False
+                    yield name
+    except OSError as error:
+        raise DataError(
+            f"the list {path} cannot be read ({error.strerror})", "Check its path"
+        ) from error
+    if empty:
+        raise DataError(f"the list {path} names nothing", "Write a path on each line")
 
 
 def _is_single(source: str) -> bool:
@@ -162,16 +202,15 @@ def _parts_of(source: str, files: int) -> Iterator[Part]:
     if not os.path.isdir(source):  # noqa: PTH112
         yield Part(source)
         return
-    if shards := shards_of(source):
-        yield from (Part(str(shard)) for shard in shards)
-        return
+    shards = shards_of(source)
+    yield from (Part(str(shard)) for shard in shards)
     names = map(os.fsencode, pictures_below(Path(source)))
     count = 0
     try:
         while run := list(islice(names, files)):
             yield Part(source, b"\0".join(run))
             count += len(run)
-        if not count:
+        if not count and not shards:
             raise DataError(f"{source} contains no images", "Give a folder of images or of shards")
     except DataError as error:
         yield Part(source, problem=error)

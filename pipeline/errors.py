@@ -5,7 +5,8 @@
     MobilenetError          a sentence that says what is wrong, and one that says what to do
     ├── OptionError         an option's value makes no sense (``--width 0``)
     ├── DataError           images: a missing folder, an unreadable picture, unknown labels
-    │   └── TooLargeError   an image, or what it takes to decode it, is larger than allowed
+    │   ├── TooLargeError   an image, or what it takes to decode it, is larger than allowed
+    │   └── NotFiniteError  a model's answer for an image is NaN or infinite
     ├── ModelError          a model file: not ONNX, truncated, another width, external data
     ├── CheckError          a stage's own proof failed; what it made was thrown away
     ├── ProviderError       the execution provider asked for cannot run this model here
@@ -20,6 +21,7 @@ sentences.
 from collections.abc import Sequence
 
 LONGEST = 2000  # characters of a sentence: a name in somebody's file may have millions
+END = 500  # of them are its end, which says what is wrong
 
 
 def counted(count: float, noun: str, plural: str = "") -> str:
@@ -38,7 +40,9 @@ class MobilenetError(Exception):
     """A problem is stated as two sentences without full stops: what is wrong, and how to fix it."""
 
     def __init__(self, what: str, fix: str) -> None:
-        what, fix = (s if len(s) <= LONGEST else f"{s[:LONGEST]}..." for s in (what, fix))
+        what, fix = (
+            s if len(s) <= LONGEST else f"{s[: LONGEST - END]}...{s[-END:]}" for s in (what, fix)
+        )
         super().__init__(f"{what}. {fix}.")
         self.what = what
         self.fix = fix
@@ -58,6 +62,10 @@ class DataError(MobilenetError):
 
 class TooLargeError(DataError):
     """An image, or the memory that it takes to decode it, is larger than allowed."""
+
+
+class NotFiniteError(DataError):
+    """A model's output for an image is NaN or infinite, so there is no answer for that image."""
 
 
 class ModelError(MobilenetError):

@@ -110,6 +110,20 @@ def guide(error: UsageError, command: str, known: set[str]) -> None:
         error.message = f"{error.message}. {cure}."
 
 
+def refuse_empty(args: list[str], ctx: Any) -> None:
+    """Refuse what a script makes of a variable that is not set, as in ``--data "$DATA"``.
+
+    Raises:
+        UsageError: an argument or the value of an option is empty.
+    """
+    for before, word in zip(["", *args], args, strict=False):
+        option, equals, value = word.partition("=")
+        if not word or (option.startswith("--") and equals and not value):
+            name = before if not word else option
+            what = f"The value of {name}" if name.startswith("--") else "An argument"
+            raise UsageError(f"{what} is empty. Leave it out, or give it a value.", ctx)
+
+
 class Guided(TyperCommand):
     """A guided command answers what it does not understand with what was probably meant."""
 
@@ -120,6 +134,7 @@ class Guided(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments; an error says what was probably meant."""
         try:
+            refuse_empty(args, ctx)
             return super().parse_args(ctx, args)
         except UsageError as error:
             guide(error, str(self.name), {name for p in self.params for name in p.opts})

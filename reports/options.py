@@ -146,7 +146,7 @@ OPTIONS: dict[str, Any] = {
         "--target", "Quantize for these kernels too, or write for litert; repeatable.", TARGET_NAMES
     ),
     "token_file": option("--token-file", "File with a token that clients must send (Bearer)."),
-    "top": option("--top", "Number of most probable classes to name.", min=1),
+    "top": option("--top", "Number of most probable classes to name; predict takes 5.", min=1),
     "weights": typer.Argument(
         help="Weights of Keras, torch, TensorFlow or safetensors, a folder or an id of the Hugging "
         "Face hub (google/mobilenet_v1_1.0_224), or any float classifier as .onnx."

@@ -269,13 +269,18 @@ def serve_text(record: ServeRecord) -> str:
     )
 
 
+def left_out(bad_images: Sequence[str]) -> list[str]:
+    """Count images that a stage left out, and name some."""
+    if not bad_images:
+        return []
+    unread = counted(len(bad_images), "image")
+    return [f"left out, cannot be read: {unread}{examples(bad_images, 10)}"]
+
+
 def evaluation_notes(record: EvaluationRecord | DetectionRecord) -> list[str]:
     """Name images that an evaluation left out, and what was wrong with labels."""
     notes = list(record.remarks) if isinstance(record, DetectionRecord) else []
-    if record.bad_images:
-        unread = counted(len(record.bad_images), "image")
-        notes.append(f"left out, cannot be read: {unread}{examples(record.bad_images, 10)}")
-    return notes
+    return notes + left_out(record.bad_images)
 
 
 def evaluation_text(record: EvaluationRecord | DetectionRecord) -> str:
@@ -319,15 +324,16 @@ def _detection_text(record: DetectionRecord) -> str:
 
 
 def prediction_text(image: str, guesses: Sequence[tuple[str, float]]) -> str:
-    """Name an image's classes with their probabilities, one a line."""
-    return "\n".join([image, *(f"  {value:7.2%}  {name}" for name, value in guesses)])
+    """Name an image's classes or boxes with their probabilities, one a line."""
+    lines = [f"  {value:7.2%}  {name}" for name, value in guesses]
+    return "\n".join([image, *(lines or ["  nothing was found"])])
 
 
 def job_text(folder: Path, record: PredictRecord) -> str:
     """Say what a job has written, and where its time went."""
     text = (
-        f"{folder}: {record.rows:,} rows in {record.parts:,} parts, {record.errors:,} without an "
-        "answer"
+        f"{folder}: {counted(record.rows, 'row')} in {counted(record.parts, 'part')}, "
+        f"{record.errors:,} without an answer"
     )
     if record.failed:
         failed = counted(len(record.failed), "part")
@@ -335,7 +341,7 @@ def job_text(folder: Path, record: PredictRecord) -> str:
     if not record.images:
         return text if record.failed else f"{text}; nothing was left to do"
     return (
-        f"{text}; {record.images:,} images at {record.images_per_second:.1f} images/s, "
+        f"{text}; {counted(record.images, 'image')} at {record.images_per_second:.1f} images/s, "
         f"{record.decoding_share:.0%} of the threads' time for decoding"
     )
 

@@ -173,6 +173,30 @@ def test_a_full_disk(full_disk: Path):
     assert list(full_disk.glob("*.onnx")) == []
 
 
+@pytest.mark.parametrize("closed", ["0", "1", "2", "0, 1, 2"])
+def test_standard_streams_that_are_closed(closed: str):
+    close = f"import os; [os.close(number) for number in ({closed},)]"
+    program = [sys.executable, "-c", PROGRAM, "predict", "runs/good/folded.onnx", "digit.png"]
+    script = f"{close}; os.execv({program[0]!r}, {program!r})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("" if "1" in closed else "digit.png")
+
+
+def test_standard_output_that_is_full():
+    with Path("/dev/full").open("w") as full:
+        arguments = ["predict", "runs/good/folded.onnx", "digit.png", "--json"]
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 2
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def without_privilege() -> None:
     """Make permissions hold for root as well, in the program that this process becomes."""
     ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0)

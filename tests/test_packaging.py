@@ -6,6 +6,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 ROOMS = ("calibration", "data", "models", "pipeline", "reports")
 ALONE = ("__main__.py", "cli.py", "py.typed")
@@ -39,3 +41,12 @@ def test_the_wheel_holds_the_files_of_the_rooms_and_no_others(tmp_path: Path):
     expected = {f"mobilenet_cli/{path.relative_to(copy)}" for path in rooms}
     expected |= {f"mobilenet_cli/{name}" for name in ALONE}
     assert found == expected | {f"{about}/{name}" for name in METADATA}
+
+
+@pytest.mark.parametrize("wrong", ["DATA=.", "DATA=/data/..", "RUN=", "RUN=../x", "RUN=a b"])
+def test_make_writes_nowhere_but_under_runs(wrong: str):
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    done = subprocess.run(["make", "-n", "help", wrong], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "is not the name of a folder directly under runs/. Pass RUN=NAME" in done.stderr

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenet_cli.data.dataset import Dataset, Sample, printable
+from mobilenet_cli.data.dataset import Dataset, Sample, class_name, printable
 from mobilenet_cli.data.decode import upright_size
 from mobilenet_cli.pipeline.errors import DataError
 
@@ -207,9 +207,9 @@ def _read_as_labelled(read: Callable[[], bytes], key: str, size: tuple[int, int]
     width, height = upright_size(io.BytesIO(encoded), key)
     if size == (height, width):
         raise DataError(
-            f"{key} has {width}×{height} pixels when it is turned as its EXIF orientation says, "
-            f"and boxes that were drawn on {height}×{width}",
-            "Remove the orientation from the image, or draw the boxes on it as it is shown",
+            f"{key} has {width}×{height} pixels as it is shown, and boxes that were drawn on "
+            f"{height}×{width}",
+            "Draw the boxes on it as it is shown, or remove an EXIF orientation that turns it",
         )
     return encoded
 
@@ -233,7 +233,7 @@ def make_dataset(
             f"{name} has no images with labels{first}", "Check that images and labels lie together"
         )
     return BoxDataset(
-        printable(name), images, tuple(map(printable, classes)), remarks.sentences(), tuple(lost)
+        printable(name), images, tuple(map(class_name, classes)), remarks.sentences(), tuple(lost)
     )
 
 

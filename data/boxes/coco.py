@@ -1,7 +1,8 @@
 """COCO's JSON: images, annotations with boxes, and categories (cocodataset.org, "Data format")."""
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,19 +64,24 @@ def read(path: Path, name: str) -> BoxDataset:
     document = _document(path)
     try:
         categories = sorted((int(c["id"]), str(c["name"])) for c in document["categories"])
-        index = {identifier: place for place, (identifier, _) in enumerate(categories)}
+        _refuse_twice(path, "categories of the id", [c for c, _ in categories])
+        _refuse_twice(path, "images of the id", [int(i["id"]) for i in document["images"]])
+        _refuse_twice(path, "images of the file", [_name(i) for i in document["images"]])
+        # Some exports list a class twice, once as the parent of itself.
+        names = list(dict.fromkeys(label for _, label in categories))
+        index = {identifier: names.index(label) for identifier, label in categories}
         listed = {int(i["id"]): i for i in document["images"]}
         boxes: dict[int, list[tuple[int, Corners, bool, float | None]]] = defaultdict(list)
         for annotation in document.get("annotations", ()):
             _take(annotation, listed, index, boxes, remarks)
-        root = _image_folder(path, [str(i["file_name"]) for i in listed.values()])
+        root = _image_folder(path, list(map(_name, listed.values())))
         labelled = []
         for identifier, image in listed.items():
-            file = root / str(image["file_name"])
+            file = root / _name(image)
             if not file.is_file():
                 remarks.add(remark.NO_IMAGE, str(file))
                 continue
-            sample = Sample(str(image["file_name"]), None, partial(read_file, file))
+            sample = Sample(_name(image), None, partial(read_file, file))
             size = (int(image["width"]), int(image["height"]))
             labelled.append(Labelled(sample, size, boxes[identifier]))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -83,7 +89,26 @@ def read(path: Path, name: str) -> BoxDataset:
             f"{path} is not as COCO has it ({type(error).__name__}: {error})",
             "It needs images, annotations and categories, as instances_val2017.json has",
         ) from error
-    return make_dataset(name, labelled, [label for _, label in categories], remarks)
+    return make_dataset(name, labelled, names, remarks)
+
+
+def _name(image: dict[str, Any]) -> str:
+    """Return the path of an image, as programs on Windows write it, too."""
+    return str(image["file_name"]).replace("\\", "/")
+
+
+def _refuse_twice(path: Path, what: str, values: Sequence[int | str]) -> None:
+    """Refuse a list of which labels could belong to either of two entries.
+
+    Raises:
+        DataError: a value occurs twice.
+    """
+    value, count = next(iter(Counter(values).most_common(1)), (0, 0))
+    if count > 1:
+        raise DataError(
+            f"{path} lists {count} {what} {value}, and it is not said whose the boxes are",
+            "Leave one of them, or give each its own",
+        )
 
 
 def _document(path: Path) -> dict[str, Any]:
@@ -108,7 +133,7 @@ def _take(
     if image not in listed:
         remarks.add(remark.NO_IMAGE, f"image {image}")
         return
-    where = str(listed[image]["file_name"])
+    where = _name(listed[image])
     label = index.get(int(annotation["category_id"]))
     if label is None:
         remarks.add(remark.UNKNOWN_CLASS, where)

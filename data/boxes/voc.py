@@ -102,7 +102,8 @@ def labels_of(folder: Path) -> dict[Split, list[Path]]:
         for split, path in (("train", train), ("val", held)):
             names = read_file(path).decode("utf-8", "replace").split("\n")
             # A list of one class has a second column: is it in the image?
-            stems = [name.split()[0] for name in names if name.strip()]
+            listed = [name.split()[0] for name in names if name.strip()]
+            stems = [Path(name).stem if is_image(name) else name for name in listed]
             found[split] = [annotations / f"{stem}.xml" for stem in stems]  # type: ignore[index]
         return found
     if held_folder := next((folder / n for n in HELD_OUT if any((folder / n).glob("*.xml"))), None):
@@ -130,7 +131,8 @@ def read(folder: Path, paths: list[Path], name: str) -> BoxDataset:
                 raise ValueError("it is too large")
             read_files.append((path, parse_xml(path.read_bytes())))
         except (OSError, ValueError) as error:
-            lost.append(DataError(f"{path} is not readable XML ({error})", "Export it again"))
+            why = error.strerror if isinstance(error, OSError) else error
+            lost.append(DataError(f"{path} is not readable XML ({why})", "Export it again"))
     classes = sorted({label for _, root in read_files for label in _names(root)})
     index = {label: place for place, label in enumerate(classes)}
     labelled: list[Labelled] = []

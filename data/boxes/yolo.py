@@ -123,7 +123,7 @@ def _rows(path: Path) -> list[tuple[int, Corners]]:
         ValueError: a line is something else; says which.
     """
     found: list[tuple[int, Corners]] = []
-    for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), 1):
+    for number, line in enumerate(path.read_text("utf-8-sig", "replace").splitlines(), 1):
         if not line.strip():
             continue
         values = line.split()
@@ -155,7 +155,8 @@ def class_names(folder: Path) -> list[str] | None:
     for name in NAME_LISTS:
         for place in (folder, folder / "labels"):
             if (place / name).is_file():
-                return (place / name).read_text("utf-8", "replace").split("\n")[:-1]
+                lines = (place / name).read_text("utf-8-sig", "replace").rstrip().split("\n")
+                return [line.strip() for line in lines]
     for name in CONFIGS:
         if (folder / name).is_file():
             return _names_in(folder / name)
@@ -174,6 +175,8 @@ def _names_in(path: Path) -> list[str]:
         names: Any = yaml.safe_load(path.read_bytes())["names"]
         if isinstance(names, dict):
             names = [names[index] for index in range(len(names))]
+        if not isinstance(names, list):
+            raise TypeError(f"names is '{names}'")
         return [str(name) for name in names]
     except (yaml.YAMLError, KeyError, TypeError, RecursionError) as error:
         raise DataError(

@@ -45,11 +45,10 @@ def open_file(path: str | Path) -> BinaryIO:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:  # the latter of a name with a NUL
         raise _unreadable(path, error) from error
-    file = os.fdopen(descriptor, "rb", buffering=0)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        file.close()
+        os.close(descriptor)
         raise DataError(f"{path} is no file but a pipe, a folder or a device", "Give a file")
-    return file
+    return os.fdopen(descriptor, "rb", buffering=0)
 
 
 @contextlib.contextmanager

@@ -1,24 +1,31 @@
 """Images lie in one folder for each class, with or without train/ and val/, or all in one."""
 
+import contextlib
 import os
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenet_cli.data.dataset import Dataset, Sample
+from mobilenet_cli.data.dataset import Dataset, Sample, class_name
 from mobilenet_cli.data.imagenet import synsets, validation_synset
 from mobilenet_cli.data.readers.files import is_image, is_other_picture, read_file
 from mobilenet_cli.data.split import Split, stratified
 from mobilenet_cli.pipeline.errors import DataError
 
-HELD_OUT_FOLDERS = ("val", "validation", "valid", "test")  # the first that is there
+TRAINING_FOLDERS = ("train", "training")  # the first that is there, in letters of either case
+HELD_OUT_FOLDERS = ("val", "validation", "valid", "test", "testing")  # likewise
+MAYBE_UNLABELLED = HELD_OUT_FOLDERS[-2:]
+PARTS = (*TRAINING_FOLDERS, *HELD_OUT_FOLDERS)
+# What macOS and network storage put among people's folders.
+LITTER = ("__MACOSX", "@eaDir")
 SYNSET = re.compile(r"(n\d{8})(?![0-9A-Za-z])")
 
 
@@ -30,24 +37,33 @@ class ImageFolder:
         return Path(source).is_dir()
 
     def has_splits(self, source: str) -> bool:
-        """Tell whether the folder is divided into train/ and val/, or has one of them."""
-        return any((Path(source) / part).is_dir() for part in ("train", *HELD_OUT_FOLDERS[:-1]))
+        """Tell whether the folder is divided into train/ and val/, or has one of them.
 
-    def has_split_classes(self, source: str) -> bool:
-        """Tell whether there are class folders of images in a split, whatever lies beside it."""
-        for part in ("train", *HELD_OUT_FOLDERS):
-            folder = Path(source) / part
-            if folder.is_dir() and any(_entries(folder / name)[1] for name in _entries(folder)[0]):
-                return True
-        return False
+        A ``train`` beside other folders of images is a class, unless it has class folders itself.
+        """
+        root, parts = Path(source), _parts(Path(source))
+        others = [name for name in _folders(root) if name not in parts.values()]
+        labelled = any(_folders(root / part) for part in parts.values())
+        if parts.keys() <= set(MAYBE_UNLABELLED):  # as where there is none
+            return labelled and not others
+        return labelled or not any(_has_images(root / name) for name in others)
+
+    def has_classes(self, source: str) -> bool:
+        """Tell whether there are class folders of images, of a split or two or more without one."""
+        root = Path(source)
+        splits = [root / part for part in _parts(root).values()]
+        if any(_has_images(f / name) for f in splits for name in _folders(f)):
+            return True
+        with_images = (name for name in _folders(root) if _has_images(root / name))
+        return len(list(islice(with_images, 2))) == 2
 
     def open(self, source: str, split: Split, seed: int) -> Dataset:
         """Find the images of a folder.
 
-        ``root/train/<class>/`` and ``root/val/<class>/`` are splits, and in place of the latter one
-        of ``HELD_OUT_FOLDERS``; ``root/<class>/`` is divided
-        by ``stratified``; images directly in ``root`` have no label and are only ``all``, unless
-        their names are those of ImageNet's validation set.
+        ``root/train/<class>/`` and ``root/val/<class>/`` are splits, as are others of
+        ``TRAINING_FOLDERS`` and ``HELD_OUT_FOLDERS``; ``root/<class>/`` is divided by
+        ``stratified``; images directly in ``root`` have no label and are only ``all``, unless their
+        names are those of ImageNet's validation set.
 
         Raises:
             DataError: the folder is missing or empty, a class has no images or occurs twice, or
@@ -63,8 +79,8 @@ class ImageFolder:
                     "Put the images of each class into a folder named after it",
                 )
             return Dataset(name, stratified(samples, split, seed), classes, _lost(unread))
-        held_out = _held_out_folder(root)
-        parts = {"train": ["train"], "val": [held_out], "all": ["train", held_out]}[split]
+        train, held_out = _training_folder(root), _held_out_folder(root)
+        parts = {"train": [train], "val": [held_out], "all": [train, held_out]}[split]
         samples, seen = FileSamples(), set[str]()
         for part in parts:
             if not (root / part).is_dir():
@@ -82,13 +98,27 @@ class ImageFolder:
         return Dataset(name, samples, tuple(sorted(seen)), _lost(unread))
 
 
+def _parts(root: Path) -> dict[str, str]:
+    """Return the folders that are called like a part of a set, by that name in small letters."""
+    return {name.lower(): name for name in _folders(root) if name.lower() in PARTS}
+
+
+def _training_folder(root: Path) -> str:
+    """Return the name of the folder of training images: train, or what there is in its place."""
+    parts = _parts(root)
+    return next((parts[name] for name in TRAINING_FOLDERS if name in parts), TRAINING_FOLDERS[0])
+
+
 def _held_out_folder(root: Path) -> str:
     """Return the name of the folder of held-out images: val, or what there is in its place."""
-    *usual, last = HELD_OUT_FOLDERS
-    found = [part for part in usual if (root / part).is_dir()]
-    if (root / last).is_dir() and _entries(root / last)[0]:  # many a test/ has no labels
-        found.append(last)
-    return next(iter(found), usual[0])
+    parts = _parts(root)
+    found = (
+        parts[name]
+        for name in HELD_OUT_FOLDERS
+        # Many a test/ has no labels.
+        if name in parts and (name not in MAYBE_UNLABELLED or _folders(root / parts[name]))
+    )
+    return next(found, HELD_OUT_FOLDERS[0])
 
 
 def pictures_below(folder: Path) -> Iterator[str]:
@@ -106,7 +136,7 @@ def pictures_below(folder: Path) -> Iterator[str]:
 
 def class_identifier(folder: str) -> str:
     """Return a folder's class: its name, or the synset it starts with (``n01440764_tench``)."""
-    return class_of_name(folder) or folder
+    return class_of_name(folder) or class_name(folder)
 
 
 def class_of_name(name: str) -> str | None:
@@ -152,9 +182,10 @@ def _labelled(
             )
         by_class[label] = name
     samples = FileSamples()
+    above = (root.resolve(), folder.resolve())
     for label, name in by_class.items():
         before = len(unread)
-        images = list(_images_below(folder / name, unread))
+        images = list(_images_below(folder / name, unread, above))
         if not images:
             count = len(unread) - before
             but = f" but {count} of a kind that is not read, such as {unread[-1]}" if count else ""
@@ -175,8 +206,26 @@ def _flat(folder: Path, names: list[str], root: Path) -> tuple["FileSamples", tu
     return samples, synsets() if known else ()
 
 
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in LITTER
+
+
+def _folders(folder: Path) -> list[str]:
+    """List the subfolders of a folder as ``_entries`` does; none of what cannot be read."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        return sorted(e.name for e in entries if not _is_hidden(e.name) and e.is_dir())
+    return []
+
+
+def _has_images(folder: Path) -> bool:
+    """Tell whether an image lies directly in a folder; none does where it cannot be read."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        return any(is_image(e.name) and not _is_hidden(e.name) for e in entries)
+    return False
+
+
 def _entries(folder: Path, unread: list[Path] | None = None) -> tuple[list[str], list[str]]:
-    """List the subfolders and the images of a folder, sorted; hidden ones are left out.
+    """List the subfolders and the images of a folder, sorted; hidden ones and litter are left out.
 
     Pictures that are not read are added to ``unread``.
     """
@@ -184,7 +233,7 @@ def _entries(folder: Path, unread: list[Path] | None = None) -> tuple[list[str],
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.startswith("."):
+                if _is_hidden(entry.name):
                     continue
                 if entry.is_dir():
                     folders.append(entry.name)
@@ -202,10 +251,10 @@ def _entries(folder: Path, unread: list[Path] | None = None) -> tuple[list[str],
 def _images_below(folder: Path, unread: list[Path], above: tuple[Path, ...] = ()) -> Iterator[str]:
     """Yield the images of a folder, then those of its subfolders, by their names within it.
 
-    A link to a folder that the search has come through is not followed.
+    A link to a folder in which it lies is not followed.
     """
     here = folder.resolve()
-    if here in above:
+    if any(path.is_relative_to(here) for path in above):
         return
     folders, images = _entries(folder, unread)
     yield from images

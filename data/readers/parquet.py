@@ -4,7 +4,7 @@ import json
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,9 @@ from mobilenet_cli.pipeline.errors import DataError
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "cls")
+# Types, as pyarrow calls them, of encoded images, and of labels that name a class.
+BYTES = ("binary", "large_binary", "binary_view", "fixed_size_binary", "null")
+CLASSES = (*BYTES, "string", "large_string", "string_view", "integer", "floating", "boolean")
 # Row groups are kept in memory up to this size: twice what epoch_order.py mixes, so that threads
 # can begin the next images while others finish the last; and two in any case.
 CACHE_BYTES = 2 * WINDOW_BYTES
@@ -174,7 +177,8 @@ def _columns(path: Path, schema: Any) -> tuple[str, str | None, tuple[str, ...]]
         The column of images, that of labels if there is one, and the names of the classes.
 
     Raises:
-        DataError: there is no column of images, or the labels are of a type that names no class.
+        DataError: there is no column of images, or one of the two has a type that holds something
+            else.
     """
     import pyarrow.types as types
 
@@ -189,13 +193,21 @@ def _columns(path: Path, schema: Any) -> tuple[str, str | None, tuple[str, ...]]
             f"{path} has the columns {', '.join(schema.names)}, but no image",
             f"Name the column of encoded images '{IMAGE_COLUMNS[0]}'",
         )
+    stored = schema.field(images[0]).type
+    stored = stored.value_type if types.is_dictionary(stored) else stored
+    if types.is_struct(stored) and stored.get_field_index("bytes") >= 0:
+        stored = stored.field("bytes").type
+    if not _is_any(types, BYTES, stored):
+        raise DataError(
+            f"{path} has images of the type {stored} in its column '{images[0]}', not encoded ones",
+            "Give the bytes of a JPEG or PNG file in each row",
+        )
     labels = [*(n for n in LABEL_COLUMNS if n in schema.names), *of_kind["ClassLabel"]]
     if not labels:
         return images[0], None, ()
     kind = schema.field(labels[0]).type
     kind = kind.value_type if types.is_dictionary(kind) else kind
-    tests = ("integer", "floating", "string", "large_string", "boolean", "null", "binary")
-    if not any(getattr(types, f"is_{test}")(kind) for test in tests):
+    if not _is_any(types, CLASSES, kind):
         raise DataError(
             f"{path} has labels of the type {kind} in its column '{labels[0]}', not one class for "
             "each image",
@@ -203,6 +215,11 @@ def _columns(path: Path, schema: Any) -> tuple[str, str | None, tuple[str, ...]]
         )
     names = noted.get(labels[0], {}).get("names")
     return images[0], labels[0], _class_names(names if isinstance(names, list) else [])
+
+
+def _is_any(types: Any, names: Iterable[str], kind: Any) -> bool:
+    """Tell whether a type is one of those that pyarrow calls so."""
+    return any(getattr(types, f"is_{name}")(kind) for name in names)
 
 
 def _features(metadata: dict[bytes, bytes]) -> dict[str, dict[str, Any]]:
@@ -286,4 +303,6 @@ def class_names(path: Path) -> tuple[str, ...]:
     return () if isinstance(table, DataError) else table.classes
 
 
-PARQUET = ShardFormat(".parquet", re.compile(r".*\.parquet"), _read_tables, _images, class_names)
+PARQUET = ShardFormat(
+    ".parquet", re.compile(r".*\.parquet", re.IGNORECASE), _read_tables, _images, class_names
+)

@@ -9,7 +9,8 @@ from mobilenet_cli.data.dataset import Dataset, Sample
 from mobilenet_cli.data.split import Split, stratified
 from mobilenet_cli.pipeline.errors import DataError
 
-SPLIT_WORDS = ("train", "training", "val", "valid", "validation", "test")
+SPLIT_WORDS = ("train", "training", "val", "valid", "validation", "test", "testing")
+SHORT = {"training": "train", "testing": "test"}
 WORD = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_WORDS)})(?![a-z])", re.IGNORECASE)
 LABEL_LENGTH = 1000  # characters; folders, which name classes elsewhere, have at most 255
 HELD_OUT_WORDS = (("val", "valid", "validation"), ("test",))  # the first that is there
@@ -126,7 +127,7 @@ def _word(path: Path) -> str | None:
     folder = path.parent.name if path.parent.name in SPLIT_WORDS else ""
     found = WORD.search(path.name) or WORD.search(folder)
     word = found[1].lower() if found else None
-    return "train" if word == "training" else word
+    return SHORT.get(word, word) if word else None
 
 
 def _words_of(files: list[Path], split: Split) -> tuple[str, ...]:

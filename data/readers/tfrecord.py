@@ -34,6 +34,7 @@ NAMES = (b"image/class/synset", b"image/class/text")
 SLIM = {b"image/encoded", b"image/format", LABEL, b"image/height", b"image/width"}
 SLIM_CLASSES = "labels.txt"  # 0:daisy, 1:dandelion, ...
 NAME_BYTES = 1000  # of a class; more is no name
+PACKED = (b"\x1f\x8b", b"\x78\x01", b"\x78\x9c", b"\x78\xda")  # gzip; zlib, RFC 1950, section 2.2
 MAX_FIELDS = 100_000  # of a message: an Example has a dozen features
 
 
@@ -172,7 +173,8 @@ def _walk(
     while position < len(content):
         header = content[position : position + HEADER.size]
         if len(header) < HEADER.size or _damaged(header, crc):
-            yield _lost_from(path, number, "has no valid header")
+            packed = not number and header.startswith(PACKED)
+            yield _packed(path) if packed else _lost_from(path, number, "has no valid header")
             return
         start, size = position + HEADER.size, HEADER.unpack(header)[0]
         if start + size + CRC.size > len(content):
@@ -190,6 +192,13 @@ def _walk(
 
 def _damaged(header: bytes, crc: Callable[[bytes], int]) -> bool:
     return HEADER.pack(HEADER.unpack(header)[0], crc(header[:8])) != header
+
+
+def _packed(path: Path) -> DataError:
+    return DataError(
+        f"{path} is compressed, so images cannot be read singly",
+        "Unpack it, or write it without TFRecordOptions",
+    )
 
 
 def _lost_from(path: Path, number: int, what: str) -> DataError:
@@ -300,5 +309,8 @@ def _varint(message: memoryview, position: int) -> tuple[int, int]:
 
 
 TFRECORD = ShardFormat(
-    ".tfrecord", re.compile(r".*(\.tfrecords?|-\d{5}-of-\d{5})"), _read_records, _images
+    ".tfrecord",
+    re.compile(r".*(\.tfrecords?|-\d{5}-of-\d{5})", re.IGNORECASE),
+    _read_records,
+    _images,
 )

@@ -22,7 +22,7 @@ from mobilenet_cli.data.readers.shards import SPLIT_WORDS, ShardFormat
 from mobilenet_cli.data.readers.tar import Member, members
 from mobilenet_cli.pipeline.errors import DataError, counted
 
-KEY = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
+KEY = re.compile(r"((?:.*/|)[^./]+)[.]([^/]*)")
 DESCRIPTION = re.compile(r"__[^/]*__($|/)")  # of the archive, not of a sample
 LABEL_BYTES = 1000  # of a .cls member; more is no class
 PREFERRED = ("jpg", "jpeg", "png", "webp")  # of several images of one sample
@@ -118,7 +118,7 @@ def _divided(path: Path, archive: str, file: BinaryIO) -> Iterator[Group | DataE
         current.parts[extension] = member
         if extension == "cls" and member.size < LABEL_BYTES:
             content = os.pread(file.fileno(), member.size, member.offset)
-            current.label = content.decode("utf-8", "surrogateescape").strip() or None
+            current.label = content.decode("utf-8-sig", "surrogateescape").strip() or None
     if current is not None:
         yield current
     if archives:
@@ -150,7 +150,7 @@ def _in_folders(groups: Sequence[Group]) -> Iterator[Sample | DataError]:
     folders = [_folders(image.name) for _, image in images]
     common = _common(min(folders), max(folders)) if folders else 0
     tops = Counter(parts[common] if len(parts) > common else None for parts in folders)
-    bare = all(len(group.parts) == len(group.images) for group in groups)
+    bare = all(len(g.parts) == len(g.images) for g in groups if g.images)  # a README is alone
     by_folder = bare and len(tops) > 1 and None not in tops
     if by_folder and {str(top).lower() for top in tops} <= set(SPLIT_WORDS):
         raise DataError(
@@ -195,4 +195,4 @@ class _Names:
         return Sample(name + again, label, read)
 
 
-WEBDATASET = ShardFormat(".tar", re.compile(r".*\.tar"), _read_tars, _images)
+WEBDATASET = ShardFormat(".tar", re.compile(r".*\.tar", re.IGNORECASE), _read_tars, _images)

@@ -10,11 +10,13 @@ from pydantic import (
     JsonValue,
     SerializerFunctionWrapHandler,
     field_serializer,
+    field_validator,
     model_serializer,
     model_validator,
 )
 
 from mobilenet_cli.calibration.grid import Grid
+from mobilenet_cli.data.dataset import class_name
 from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.models.architecture import Task
 from mobilenet_cli.models.boxes import BoxSpec
@@ -67,6 +69,11 @@ class Facts(BaseModel):
     @classmethod
     def _printable(cls, values: Any) -> Any:
         return printable_values(values)
+
+    @field_validator("classes")
+    @classmethod
+    def _spelled(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(class_name, classes))
 
     @model_validator(mode="after")
     def _check(self) -> "Facts":

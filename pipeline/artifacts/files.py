@@ -75,6 +75,12 @@ def writing_atomically(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
             temporary.replace(path)
+    except (FileExistsError, NotADirectoryError) as error:
+        there = next(folder for folder in path.parents if os.path.lexists(folder))
+        raise StorageError(
+            f"cannot write {path}, since {there} is no folder",
+            "Choose another place; what was there is unchanged",
+        ) from error
     except OSError as error:
         raise StorageError(
             f"cannot write {path} ({error.strerror or error})",

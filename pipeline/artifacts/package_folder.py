@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
-MANIFEST = "manifest.json"
+MANIFEST, PROBE, LABELS = "manifest.json", "probe.bin", "labels.txt"
 
 
 def is_package(path: Path) -> bool:
-    """Tell whether a path is the folder of a package."""
-    return (path / MANIFEST).is_file()
+    """Tell whether a path is the folder of a package, which may be damaged.
+
+    Other programs call their files manifest.json, too, but have none of ours beside it.
+    """
+    return (path / MANIFEST).is_file() and any((path / own).is_file() for own in (PROBE, LABELS))

@@ -7,10 +7,12 @@ from pathlib import Path
 
 from mobilenet_cli.models.spec import check_width
 from mobilenet_cli.pipeline.artifacts.sidecar import read_sidecar
-from mobilenet_cli.pipeline.errors import ModelError
+from mobilenet_cli.pipeline.errors import ModelError, OptionError, StorageError
 
 RUNS = Path("runs")
 BEGINNINGS = ("checkpoint", "fp32")  # what an imported ONNX file may not have
+IMPORT = "mobilenet-cli import WEIGHTS"  # what else begins a run
+NO_RUN_YET = f"Make one with 'mobilenet-cli train' or '{IMPORT}'"
 AFTER_IMPORT = {"fp32.onnx": "simplify", "folded.onnx": "quantize"}
 
 
@@ -75,9 +77,43 @@ class Run:
         return tuple(path for path in files if path.is_file())
 
 
+def refuse_two_networks(run: Run, first: Path) -> None:
+    """Refuse to begin a run with a file, where the run holds files of another network already.
+
+    Where that file itself is there, they may have been made from it.
+
+    Args:
+        run: the run.
+        first: what the stage is about to write.
+
+    Raises:
+        StorageError: there are other model files, and ``first`` is not there.
+    """
+    others = [path for path in run.artifacts() if path != first]
+    if others and not first.exists():
+        raise StorageError(
+            f"{run.folder} holds {others[0].name} already, and its files would be of two networks",
+            "Choose another --run",
+        )
+
+
 def run_named(name: str) -> Run:
-    """Return the run of that name, whether it exists or not."""
-    return Run(RUNS / name)
+    """Return the run of that name, whether it exists or not.
+
+    Args:
+        name: a folder under ``runs/``, by its name or as shells complete it, ``runs/NAME/``.
+
+    Raises:
+        OptionError: it would be a folder elsewhere.
+    """
+    path = Path(name)
+    folder = path if path.parent == RUNS else RUNS / path
+    if folder.parent != RUNS or not path.name or path.name == "..":
+        raise OptionError(
+            f"'{name}' is not the name of a folder directly under {RUNS}/",
+            "Pass --run with a name without slashes",
+        )
+    return Run(folder)
 
 
 def find_run(name: str | None, needs: str, width: float | None = None) -> Run:
@@ -123,7 +159,7 @@ def no_such_run(name: str) -> ModelError:
     known = ", ".join(sorted(r.name for r in RUNS.glob("*") if r.is_dir()))
     return ModelError(
         f"there is no run '{name}' under {RUNS}/",
-        f"Choose one of {known}" if known else "Make one with train or import",
+        f"Choose one of {known}" if known else NO_RUN_YET,
     )
 
 
@@ -172,8 +208,8 @@ def _stage_hint(needs: str, run: Run | None = None) -> str:
             f"'mobilenet-cli {AFTER_IMPORT[first.name]} --run {run.name}'"
         )
     stages = {
-        "checkpoint": "train' or 'mobilenet-cli import",
-        "start": "train' or 'mobilenet-cli import",
+        "checkpoint": f"train' or '{IMPORT}",
+        "start": f"train' or '{IMPORT}",
         "deployed": "run",
         "fp32": "export",
         "folded": "simplify",

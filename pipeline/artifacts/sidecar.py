@@ -81,12 +81,19 @@ def refuse_overwrite(path: Path, inputs: Sequence[Path]) -> None:
     A file with a sidecar of ours may be made again; an input may never be written over.
 
     Raises:
-        StorageError: writing would destroy an input, or a file without a sidecar.
+        StorageError: writing would destroy an input, a file without a sidecar, or somebody's file
+            with a sidecar's name.
     """
     if any(path.resolve() == source.resolve() for source in inputs):
         raise StorageError(f"{path} is the input of this stage", "Choose another --out")
     if path.exists() and not sidecar_path(path).exists():
         raise StorageError(
             f"{path} exists and was not made by this tool",
+            "Choose another --out, or move the file away",
+        )
+    beside = sidecar_path(path)
+    if not path.exists() and beside.exists() and read_sidecar(path) is None:
+        raise StorageError(
+            f"{beside}, where the facts of {path.name} belong, was not made by this tool",
             "Choose another --out, or move the file away",
         )

@@ -5,6 +5,7 @@ is kept.
 """
 
 import hashlib
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +19,6 @@ from PIL import Image
 
 from mobilenet_cli.calibration.kernels import TARGETS
 from mobilenet_cli.data.dataset import printable
-from mobilenet_cli.data.decode import decode
 from mobilenet_cli.data.preprocess import InputSpec, normalize, square_of_bytes
 from mobilenet_cli.models.boxes import BoxSpec
 from mobilenet_cli.models.detections import NmsConfig
@@ -26,7 +26,7 @@ from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
 from mobilenet_cli.pipeline.artifacts.facts import METADATA_KEY
 from mobilenet_cli.pipeline.artifacts.files import sha256_file, write_atomically
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
-from mobilenet_cli.pipeline.artifacts.package_folder import MANIFEST, is_package
+from mobilenet_cli.pipeline.artifacts.package_folder import LABELS, MANIFEST, PROBE, is_package
 from mobilenet_cli.pipeline.artifacts.sidecar import read_sidecar
 from mobilenet_cli.pipeline.deploying.answering import Answering, Boxes, answering_of
 from mobilenet_cli.pipeline.deploying.card import card
@@ -41,13 +41,13 @@ from mobilenet_cli.pipeline.deploying.probe import (
     probe_pixels,
 )
 from mobilenet_cli.pipeline.deploying.programs import programs, triton
-from mobilenet_cli.pipeline.errors import CheckError, ModelError, OptionError, StorageError
+from mobilenet_cli.pipeline.errors import CheckError, ModelError, OptionError, StorageError, counted
 from mobilenet_cli.pipeline.exporting.nms import MIN_SCORE
 from mobilenet_cli.pipeline.progress import Progress, silent
 from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
 from mobilenet_cli.pipeline.quantizing.quantize import quantize
 from mobilenet_cli.pipeline.runtime.integer_kernels import pairs_saturate
-from mobilenet_cli.pipeline.runtime.probe_images import spread_samples
+from mobilenet_cli.pipeline.runtime.probe_images import decoded_images
 from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
 from mobilenet_cli.reports.records.conversion import NmsRecord
 from mobilenet_cli.reports.records.deployment import (
@@ -72,8 +72,6 @@ MACHINES: dict[str, tuple[str, ...]] = {
 }
 FLOAT = "fp32"
 LITERT, LITERT_FILE = "litert", "model.tflite"
-PROBE = "probe.bin"
-LABELS = "labels.txt"
 OF_BOXES = 16  # images in which all boxes are compared with the reference's, one by one
 # Pixels reach the network as the same numbers; float32 may be summed in another order.
 PIXELS_TOLERANCE = 1e-4
@@ -125,6 +123,12 @@ class DeployConfig:
                 f"{source.path} is a detector, and files for LiteRT are made of classifiers alone",
                 f"Leave --target {LITERT} out",
             )
+        if self.top is not None and self.top > len(source.facts.classes):
+            raise OptionError(
+                f"{source.path} has {counted(len(source.facts.classes), 'class', 'classes')}, not "
+                f"{self.top}",
+                "Pass a smaller --top",
+            )
         if not detects and self.min_score is not None:
             raise OptionError(
                 f"{source.path} is a classifier, which finds no boxes", "Leave --min-score out"
@@ -142,11 +146,13 @@ class Trials:
 
     Attributes:
         images: decoded ones of any size [rows, columns, 3], and ``images_from`` their source.
+        bad: why others cannot be read.
         probe: pixels [n, R, R, 3], which travel with the package.
     """
 
     images: Sequence[NDArray[np.uint8]]
     images_from: str
+    bad: tuple[str, ...]
     probe: NDArray[np.uint8]
 
     def squares(self, spec: InputSpec) -> list[NDArray[np.uint8]]:
@@ -209,6 +215,7 @@ def deploy(
         parent=source.sha256,
         images=len(trials.images),
         images_from=trials.images_from,
+        bad_images=trials.bad,
         files={},
         probe=Probe(file=PROBE, shape=trials.probe.shape),
         variants=tuple(variants),
@@ -218,10 +225,16 @@ def deploy(
     files["README.md"] = card(manifest, facts).encode()
     hashes = {file: hashlib.sha256(made).hexdigest() for file, made in files.items()}
     manifest = manifest.model_copy(update={"files": hashes})
-    for file, written in files.items():
-        write_atomically(out / file, written)
-    # The manifest comes last: until it is there, an old one does not fit the files.
-    write_atomically(out / MANIFEST, (manifest.model_dump_json(indent=1) + "\n").encode())
+    is_new = not out.exists()
+    try:
+        for file, written in files.items():
+            write_atomically(out / file, written)
+        # The manifest comes last: until it is there, an old one does not fit the files.
+        write_atomically(out / MANIFEST, (manifest.model_dump_json(indent=1) + "\n").encode())
+    except BaseException:
+        if is_new:  # what is left would be no package, over which the next start does not write
+            shutil.rmtree(out, ignore_errors=True)
+        raise
     return Package(out, manifest)
 
 
@@ -241,9 +254,8 @@ def _trials(source: Artifact, config: DeployConfig) -> Trials:
         raise OptionError(
             f"{source.path} does not say what it was trained on", "Pass --data with some images"
         )
-    samples = spread_samples(source.facts, data, config.images)
-    images = [np.asarray(decode(sample.read(), sample.key)) for sample in samples]
-    return Trials(images, data, probe_pixels(source.facts.input.resolution))
+    images, bad = decoded_images(source.facts, data, config.images)
+    return Trials(images, data, bad, probe_pixels(source.facts.input.resolution))
 
 
 def _sources(

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import JsonValue, ValidationError
 
 from mobilenet_cli.pipeline.artifacts.files import sha256_file
-from mobilenet_cli.pipeline.artifacts.package_folder import MANIFEST
+from mobilenet_cli.pipeline.artifacts.package_folder import MANIFEST, is_package
 from mobilenet_cli.pipeline.deploying.probe import is_right
 from mobilenet_cli.pipeline.errors import ModelError, OptionError, ProviderError
 from mobilenet_cli.pipeline.runtime.session import CPU, SessionConfig, open_session
@@ -114,6 +114,6 @@ def model_in(path: Path, provider: str = CPU) -> Path:
         ModelError: the package is damaged.
         ProviderError: this machine runs none of its variants.
     """
-    if not path.is_dir():
+    if not is_package(path):
         return path
     return path / open_package(path).pick(provider=provider).pixels.model

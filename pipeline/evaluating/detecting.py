@@ -10,8 +10,8 @@ from mobilenet_cli.data.dataset import Sample
 from mobilenet_cli.models.boxes import CORNERS
 from mobilenet_cli.models.detections import Detections, NmsConfig, detect
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
-from mobilenet_cli.pipeline.errors import CheckError, DataError, ModelError
-from mobilenet_cli.pipeline.runtime.predictor import Predictor, open_predictor
+from mobilenet_cli.pipeline.errors import DataError, ModelError
+from mobilenet_cli.pipeline.runtime.predictor import Predictor, open_predictor, refuse_not_finite
 from mobilenet_cli.pipeline.runtime.stream import Outcome, Stream, batched
 
 
@@ -58,8 +58,7 @@ class Detector:
     ) -> Iterator[Outcome[tuple[Detections, tuple[int, int]]]]:
         """Yield for each image its boxes and its size; an unreadable one gets its error.
 
-        Raises:
-            CheckError: the model's output is NaN.
+        So does one for which the model's output is NaN or infinite.
         """
         batches = batched(samples, self._stream.predictor.batch)
         for answers in self._stream.answers(batches, self.workers):
@@ -71,11 +70,8 @@ class Detector:
         """Return the boxes of an image of this size, and the size, from its raw outputs.
 
         Raises:
-            CheckError: they are NaN.
+            NotFiniteError: they are NaN or infinite.
         """
-        if np.isnan(row).any():
-            raise CheckError(
-                f"the model's output for {sample.key} is NaN", "Train or import the model again"
-            )
+        refuse_not_finite(row, sample.key)
         boxes, logits = row[:, :CORNERS], row[:, CORNERS:]
         return detect(boxes, logits, self.spec, size, self.config), size

@@ -17,9 +17,8 @@ from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.facts import Facts
 from mobilenet_cli.pipeline.artifacts.runs import Run, run_of
 from mobilenet_cli.pipeline.errors import (
-    CheckError,
     DataError,
-    counted,
+    NotFiniteError,
 )
 from mobilenet_cli.pipeline.evaluating.answers import Answer, keeping_answers
 from mobilenet_cli.pipeline.evaluating.labels import (
@@ -31,7 +30,13 @@ from mobilenet_cli.pipeline.evaluating.labels import (
 from mobilenet_cli.pipeline.evaluating.records import evaluations_of
 from mobilenet_cli.pipeline.progress import Progress, silent
 from mobilenet_cli.pipeline.runtime.cluster import SentModel, on_cluster
-from mobilenet_cli.pipeline.runtime.predictor import Predictor, open_predictor, top_classes
+from mobilenet_cli.pipeline.runtime.predictor import (
+    Predictor,
+    open_predictor,
+    refuse_not_finite,
+    top_classes,
+)
+from mobilenet_cli.pipeline.runtime.probe_images import none_readable
 from mobilenet_cli.pipeline.runtime.session import CPU
 from mobilenet_cli.pipeline.runtime.stream import Size, Stream, batched
 from mobilenet_cli.reports.accuracy_statistics import wilson_interval
@@ -83,13 +88,14 @@ def evaluate(
             the first unreadable one.
         ModelError: the model cannot be used.
         ProviderError: the provider cannot run it.
-        CheckError: the model's output is NaN or infinite.
+        NotFiniteError: the model's output is NaN or infinite.
     """
     facts, given = artifact.facts, evaluation_set(artifact, config.data)
     dataset = relabelled(given, config.class_map, facts)
     targets = targets_by_label(given, dataset, artifact)
     images = top1 = top5 = 0  # counted as they come, so that memory does not grow with the set
     bad = [error.what for error in dataset.lost]
+    first: DataError | None = None
     if config.strict and dataset.lost:
         raise dataset.lost[0]
     with answering(artifact, config, given, targets) as (provider, answered):
@@ -100,19 +106,16 @@ def evaluate(
                 top1 += answer.rank < 1
                 top5 += answer.rank < 5
                 keep(answer)
-            elif config.strict:
+            elif config.strict or isinstance(answer, NotFiniteError):
                 raise answer
             else:
                 bad.append(key)
+                first = first or answer
             done = images + len(bad) - len(dataset.lost)
             progress(done, len(dataset.samples), f"{len(bad)} unreadable" if bad else "")
     seconds = time.perf_counter() - started
     if not images:
-        raise DataError(
-            f"no image of {dataset.name} can be read: {counted(len(bad), 'file')} tried, such as "
-            f"{bad[0]}",
-            "Check that the files are images",
-        )
+        raise none_readable(dataset.name, len(bad), first or dataset.lost[0])
     return EvaluationRecord(
         model=str(artifact.path),
         sha256=artifact.sha256,
@@ -165,7 +168,7 @@ def answers(
     samples: Iterable[Sample],
     workers: int | None,
 ) -> Iterator[Answered]:
-    """Yield what the model says about each image, or why it cannot be read."""
+    """Yield what the model says about each image, or why it says nothing."""
 
     def finish(sample: Sample, logits: NDArray[np.float32], _size: Size) -> Answer:
         return answer_of(sample.key, targets[str(sample.label)], logits, predictor.independent)
@@ -234,22 +237,19 @@ class EvaluateWorker:
 def answer_of(
     key: str, target: int, logits: NDArray[np.float32], independent: bool = False
 ) -> Answer:
-    """Return the rank of the right class, and the most probable classes as ``top_classes``."""
-    rank = rank_of(target, logits, key)
+    """Return the rank of the right class, and the most probable classes as ``top_classes``.
+
+    Raises:
+        NotFiniteError: a logit is NaN, which has no order, or infinite, which has no probability.
+    """
+    refuse_not_finite(logits, key)
+    rank = rank_of(target, logits)
     top, probabilities = top_classes(logits, TOP, independent)
     return Answer(key, target, rank, tuple(top), tuple(probabilities))
 
 
-def rank_of(target: int, logits: NDArray[np.float32], key: str) -> int:
-    """Return how many classes come before ``target`` by falling logit; ties in order of index.
-
-    Raises:
-        CheckError: a logit is NaN, which has no order, or infinite, which has no probability.
-    """
-    if not np.isfinite(logits).all():
-        raise CheckError(
-            f"the model's output for {key} is NaN or infinite", "Train or import the model again"
-        )
+def rank_of(target: int, logits: NDArray[np.float32]) -> int:
+    """Return how many classes come before ``target`` by falling logit; ties in order of index."""
     before = (logits > logits[target]).sum() + (logits[:target] == logits[target]).sum()
     return int(before)
 

@@ -13,7 +13,7 @@ from mobilenet_cli.data.boxes.box_dataset import BoxDataset, Boxes
 from mobilenet_cli.data.boxes.open_boxes import held_out_boxes
 from mobilenet_cli.models.detections import Detections, NmsConfig
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
-from mobilenet_cli.pipeline.errors import DataError, OptionError
+from mobilenet_cli.pipeline.errors import DataError, NotFiniteError, OptionError, counted
 from mobilenet_cli.pipeline.evaluating.average_precision import Coco, check_pycocotools, measure
 from mobilenet_cli.pipeline.evaluating.detecting import open_detector
 from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, preprocessing
@@ -46,12 +46,12 @@ def evaluate_detector(
         kept: takes what was found in the first ``FEW`` images, for people to look at.
 
     Raises:
-        DataError: no data, labels that the model does not know, no readable image; or, if strict,
-            the first unreadable one.
+        DataError: no data, labels that the model does not know, no readable image, no object; or,
+            if strict, the first unreadable one.
         ModelError: the model cannot be used.
         OptionError: no images are known, or pycocotools is not installed.
         ProviderError: the provider cannot run it.
-        CheckError: the model's output is NaN.
+        NotFiniteError: the model's output is NaN or infinite.
     """
     check_pycocotools()
     facts = artifact.facts
@@ -76,7 +76,7 @@ def evaluate_detector(
                     "Export the labels again",
                 )
             if isinstance(answer, DataError):
-                if config.strict:
+                if config.strict or isinstance(answer, NotFiniteError):
                     raise answer
                 bad.append(answer.what)
             else:
@@ -88,8 +88,14 @@ def evaluate_detector(
     seconds = time.perf_counter() - started
     if not found:
         raise DataError(
-            f"none of the {len(bad)} images of {dataset.name} can be used: {bad[0]}",
+            f"no image of {dataset.name} can be used: {counted(len(bad), 'image')} tried, such as: "
+            f"{bad[0]}",
             "Check that the files are images",
+        )
+    if all(boxes.ignored.all() for boxes in truth):
+        raise DataError(
+            f"the images of {dataset.name} have no objects to find, so there is no precision",
+            "Give images with labels",
         )
     coco = measure(truth, found, len(facts.classes))
     rows = coco.bootstrap()
@@ -195,8 +201,9 @@ def class_indices(dataset: BoxDataset, classes: Sequence[str], model: Path) -> N
     if unknown:
         near = difflib.get_close_matches(unknown[0], classes, n=1)
         raise DataError(
-            f"{len(unknown)} of the {len(used)} classes of {dataset.name} are no classes of "
-            f"{model}, such as '{unknown[0]}'",
+            f"{len(unknown)} of the {counted(len(used), 'class', 'classes')} of {dataset.name} "
+            f"{'is no class' if len(unknown) == 1 else 'are no classes'} of {model}, such as "
+            f"'{unknown[0]}'",
             f"Name the classes like the model's: '{near[0] if near else classes[0]}'",
         )
     return np.array([known.get(name, 0) for name in dataset.classes], np.int64)

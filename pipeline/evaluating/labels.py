@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mobilenet_cli.data.dataset import Dataset
+from mobilenet_cli.data.dataset import Dataset, class_name
 from mobilenet_cli.data.imagenet import BACKGROUND
 from mobilenet_cli.data.open_dataset import held_out
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
@@ -60,7 +60,8 @@ def label_indices(dataset: Dataset, classes: Sequence[str], model: Path) -> dict
     if None in labels:
         raise DataError(
             f"the images of {dataset.name} have no labels",
-            "Put the images of each class into a folder named after it",
+            "Put the images of each class into a folder named after it, in a tar file a .cls file "
+            "behind each image, or in a parquet file the classes into a column 'label'",
         )
     known = [label for label in labels if label is not None]
     index = {identifier: position for position, identifier in enumerate(classes)}
@@ -118,22 +119,29 @@ def relabelled(dataset: Dataset, file: Path | None, facts: Facts) -> Dataset:
         facts: those of the model.
 
     Raises:
-        OptionError: the file cannot be read, or a line is something else.
+        OptionError: the file cannot be read, a line is something else, or two contradict.
     """
     if file is None:
         return dataset
     identifiers = dict(zip(facts.names, facts.classes, strict=False))
     identifiers |= {identifier: identifier for identifier in facts.classes}
     given: dict[str, str] = {}
+    lines: dict[str, int] = {}
     try:
         rows = list(csv.reader(file.read_text("utf-8-sig").splitlines(), skipinitialspace=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise OptionError(
-            f"{file} cannot be read ({error})", "Pass --map a text file with lines 'class,class'"
+            f"{file} cannot be read ({error})", "Pass --map a UTF-8 file with lines 'class,class'"
         ) from error
     for number, row in enumerate(rows, 1):
-        if len(row) == 2 and row[1].strip() in identifiers:
-            given[row[0].strip()] = identifiers[row[1].strip()]
+        named = [class_name(part.strip()) for part in row]
+        if len(row) == 2 and named[1] in identifiers:
+            first = lines.setdefault(named[0], number)
+            if given.setdefault(named[0], identifiers[named[1]]) != identifiers[named[1]]:
+                raise OptionError(
+                    f"lines {first} and {number} of {file} give '{named[0]}' two classes",
+                    "Leave one of them",
+                )
         elif row:
             example = facts.classes[-1] if facts.classes else "class"
             raise OptionError(

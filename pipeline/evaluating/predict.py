@@ -16,6 +16,7 @@ from mobilenet_cli.data.readers.remote import fetch_file
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.file_kinds import kind_of
 from mobilenet_cli.pipeline.artifacts.package_folder import is_package
+from mobilenet_cli.pipeline.artifacts.runs import Run
 from mobilenet_cli.pipeline.errors import DataError, OptionError
 from mobilenet_cli.pipeline.runtime.predictor import open_predictor, refuse_not_finite, top_classes
 from mobilenet_cli.pipeline.runtime.session import CPU
@@ -82,7 +83,7 @@ def tell_model(sources: Sequence[str]) -> tuple[Path | None, list[str]]:
     Raises:
         OptionError: there is no image, a second model file, or another program's weights.
     """
-    models = [s for s in sources if Path(s).suffix in MODEL_SUFFIXES or is_package(Path(s))]
+    models = [s for s in sources if _is_model(Path(s))]
     if models and (len(models) > 1 or sources[0] != models[0]):
         raise OptionError(
             f"{models[-1]} is a model file, not an image",
@@ -90,12 +91,21 @@ def tell_model(sources: Sequence[str]) -> tuple[Path | None, list[str]]:
         )
     images = list(sources[len(models) :])
     for path in map(Path, images):
+        if path.is_dir() and Run(path).artifacts():
+            raise OptionError(
+                f"{path} is the folder of a run, and holds no images to predict",
+                f"Pass --run {Run(path).name} to take its model",
+            )
         kind = kind_of(path) if path.is_file() else None
         if kind is not None and kind.role == "weights":
             raise OptionError(f"{path} is {kind.name}, not an image", kind.fix.format(path=path))
     if not images:
         raise OptionError("no image was named", "Pass image files or folders of them")
     return (Path(models[0]) if models else None), images
+
+
+def _is_model(path: Path) -> bool:
+    return path.suffix.lower() in MODEL_SUFFIXES or is_package(path)
 
 
 def open_sources(

@@ -54,7 +54,7 @@ class BoxPrediction:
         image: the image's name.
         boxes: the most probable one first.
         drawn: the file with the picture in which they are drawn, if that was asked for.
-        error: why the image cannot be read.
+        error: why the image cannot be read, or that the model gives NaN or infinity for it.
     """
 
     image: str
@@ -86,7 +86,7 @@ def predict_boxes(
     provider: str = CPU,
     draw: Path | None = None,
 ) -> Iterator[BoxPrediction]:
-    """Find boxes in images, in their order; an unreadable one gets its error and stops nothing.
+    """Find boxes in images, in their order; one without an answer gets its error and stops nothing.
 
     Args:
         artifact: a detector.
@@ -96,7 +96,6 @@ def predict_boxes(
         draw: a folder for pictures with the boxes drawn in; None draws none.
 
     Raises:
-        CheckError: the model's output is NaN.
         ModelError: the model is no detector, or cannot be used.
         OptionError: the probability is none.
         ProviderError: the provider cannot run it.
@@ -120,16 +119,24 @@ def predict_boxes(
             yield BoxPrediction(name, boxes, drawn)
 
 
-def refuse_for_classifiers(artifact: Artifact, draw: Path | None, min_score: float | None) -> None:
+def refuse_for_task(
+    artifact: Artifact, top: int | None, draw: Path | None, min_score: float | None
+) -> None:
     """Refuse options that would be ignored.
 
     Raises:
-        OptionError: the model is a classifier, and one of the two is given.
+        OptionError: the model is a classifier, and one for boxes is given, or the reverse.
     """
-    if artifact.facts.task == "classification" and (draw is not None or min_score is not None):
+    classifies = artifact.facts.task == "classification"
+    if classifies and (draw is not None or min_score is not None):
         raise OptionError(
             f"{artifact.path} is a classifier, which finds no boxes",
             "Leave --draw and --min-score out, or name a detector",
+        )
+    if not classifies and top is not None:
+        raise OptionError(
+            f"{artifact.path} is a detector, which gives all boxes above a probability",
+            "Pass --min-score in place of --top",
         )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
 from mobilenet_cli.pipeline.artifacts.files import is_checkpoint
-from mobilenet_cli.pipeline.artifacts.runs import run_named
+from mobilenet_cli.pipeline.artifacts.runs import refuse_two_networks, run_named
 from mobilenet_cli.pipeline.errors import ModelError, OptionError
 from mobilenet_cli.pipeline.importing.import_onnx import OnnxImportConfig, needs_folding, read_onnx
 from mobilenet_cli.pipeline.importing.import_weights import (
@@ -53,6 +53,7 @@ def import_model(
         imported = read_source(source, config)
         target = run_named(run or run_name(imported.facts))
         out = target.checkpoint
+    refuse_two_networks(target, out)
     return write_checkpoint(imported, out), target.name
 
 

@@ -88,6 +88,10 @@ class ImportConfig:
     def __post_init__(self) -> None:
         if self.width is not None:
             check_width(self.width)
+        if self.resolution is not None and self.resolution < 1:
+            raise OptionError(
+                f"no image has a side of {self.resolution} pixels", "Pass --resolution 224"
+            )
         if self.activation not in (None, "relu", "relu6"):
             raise OptionError(f"unknown activation '{self.activation}'", "Pass relu or relu6")
 
@@ -260,9 +264,12 @@ def listed_classes(
             "each",
         )
     try:
-        lines = tuple(line.strip() for line in listed.read_text("utf-8").splitlines())
+        text = listed.read_text("utf-8-sig").rstrip()
     except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"{listed} cannot be read ({error})", "Check the path") from error
+        raise OptionError(
+            f"{listed} cannot be read ({error})", "Pass --classes with a text file in UTF-8"
+        ) from error
+    lines = tuple(line.strip() for line in text.splitlines())
     if len(lines) != outputs:
         raise OptionError(
             f"{listed} lists {counted(len(lines), 'class', 'classes')}, but {path} has "

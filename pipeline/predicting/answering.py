@@ -23,7 +23,7 @@ from mobilenet_cli.pipeline.errors import DataError
 from mobilenet_cli.pipeline.evaluating.detecting import Detector
 from mobilenet_cli.pipeline.evaluating.predict_boxes import MIN_SCORE
 from mobilenet_cli.pipeline.predicting.rows import ROW_GROUP, Kind, Row, row_of, table_of
-from mobilenet_cli.pipeline.runtime.predictor import open_predictor, refuse_not_finite
+from mobilenet_cli.pipeline.runtime.predictor import open_predictor
 from mobilenet_cli.pipeline.runtime.session import CPU
 from mobilenet_cli.pipeline.runtime.stream import Answers, Size, Stream, batched
 
@@ -162,7 +162,6 @@ def open_answering(
         def finish(sample: Sample, output: NDArray[np.float32], size: Size) -> Row:
             if detector is None:
                 return row_of(sample, output, config.output, config.top, predictor.independent)
-            refuse_not_finite(output, sample.key)
             found, _ = detector.boxes(sample, output, size)
             return Row(found.scores, tuple(found.classes.tolist()), found.boxes)
 

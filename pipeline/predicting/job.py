@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mobilenet_cli.data.loader import ordered_map
-from mobilenet_cli.data.parts import cut
+from mobilenet_cli.data.parts import FILES, cut, refuse_missing
 from mobilenet_cli.data.readers.remote import is_address
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.errors import DataError, OptionError
@@ -27,11 +27,12 @@ from mobilenet_cli.pipeline.predicting.rows import Kind, counts_of, schema, writ
 from mobilenet_cli.pipeline.progress import Progress, silent
 from mobilenet_cli.reports.records.prediction import PredictRecord
 
+TOP = 5  # classes of an image
 DOWNLOADS = 2  # shards that are fetched at once, ahead of those that are read
 
 
 def config_of(
-    top: int,
+    top: int | None,
     provider: str,
     embeddings: bool,
     logits: bool,
@@ -39,24 +40,55 @@ def config_of(
     folder: Path | None,
     draw: Path | None = None,
     min_score: float | None = None,
+    cluster: str | None = None,
+    json_lines: bool = False,
+    as_json: bool = False,
 ) -> PredictConfig:
     """Understand the options of ``predict``.
 
     Raises:
         OptionError: they contradict each other.
     """
-    if embeddings and logits:
-        raise OptionError("a job writes either embeddings or logits", "Pass one of the two")
-    if (embeddings or logits or scaled) and folder is None:
-        raise OptionError(
+    numbers, job = embeddings or logits, folder is not None
+    contradictions = (
+        (embeddings and logits, "a job writes either embeddings or logits", "Pass one of the two"),
+        (
+            (numbers or scaled) and not job,
             "embeddings, logits and scaled decoding are for files of predictions",
             "Pass --out with a folder",
-        )
-    if draw is not None and folder is not None:
-        raise OptionError("files of predictions hold no pictures", "Pass either --out or --draw")
+        ),
+        (
+            cluster is not None and not job,
+            "a cluster's answers become files of predictions",
+            "Pass --out with a folder, or leave --ray out",
+        ),
+        (
+            draw is not None and job,
+            "files of predictions hold no pictures",
+            "Pass either --out or --draw",
+        ),
+        (
+            json_lines and job,
+            "the answers of a job go into files and not to standard output",
+            "Pass either --out or --jsonl",
+        ),
+        (
+            json_lines and as_json,
+            "--json prints one document, and --jsonl one on each line",
+            "Pass one of the two",
+        ),
+        (
+            top is not None and numbers,
+            "embeddings and logits have no most probable classes",
+            "Leave --top out",
+        ),
+    )
+    for wrong, what, fix in contradictions:
+        if wrong:
+            raise OptionError(what, fix)
     output: Kind = "embedding" if embeddings else "logits" if logits else "classes"
     least = MIN_SCORE if min_score is None else min_score
-    return PredictConfig(output, top, provider, scaled=scaled, min_score=least)
+    return PredictConfig(output, TOP if top is None else top, provider, FILES, scaled, least)
 
 
 def predict_into(
@@ -78,7 +110,7 @@ def predict_into(
         cluster: the address of a Ray cluster that does it, or ``auto``.
 
     Raises:
-        DataError: a source cannot be used, or none has any image.
+        DataError: a source does not exist or cannot be used, or none has any image.
         OptionError: a detector is asked for features or logits, the folder lies in a source, or is
             of a job with another model, other sources or other options.
         StorageError: the folder holds something else, or cannot be written to.
@@ -95,6 +127,7 @@ def predict_into(
     _check_places(folder, sources)
     columns = schema(config.output, artifact.facts)  # first of all: pyarrow may be missing
     parts = list(cut(sources, config.files))
+    refuse_missing(sources, parts)
     if all(part.problem for part in parts):
         raise next((part.problem for part in parts if part.problem), _no_images(sources))
     job = job_of(artifact, sources, parts, config)

@@ -9,10 +9,18 @@ from mobilenet_cli.data.dataset import printable
 from mobilenet_cli.data.parts import Part, fingerprint
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.files import write_atomically
-from mobilenet_cli.pipeline.errors import OptionError, StorageError
+from mobilenet_cli.pipeline.errors import OptionError, StorageError, counted, examples
 from mobilenet_cli.pipeline.predicting.answering import PredictConfig
 from mobilenet_cli.reports.records.prediction import JobRecord
 
+# What people call the options of a job.
+WORDS = {
+    "output": "what is written",
+    "decoder": "what decodes the images",
+    "provider": "--provider",
+    "top": "--top",
+    "min_score": "--min-score",
+}
 MANIFEST = "_job.json"  # libraries that read a folder of parquet files pass over it
 
 
@@ -43,7 +51,7 @@ def check_folder(folder: Path, job: JobRecord) -> None:
         StorageError: it holds something else.
     """
     manifest = folder / MANIFEST
-    if folder.exists() and not folder.is_dir():
+    if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
         raise StorageError(f"{folder} is no folder", "Choose another --out")
     if not manifest.exists():
         if folder.is_dir() and any(folder.glob("part-*.parquet")):
@@ -73,10 +81,36 @@ def claim(folder: Path, job: JobRecord) -> None:
 
 
 def differences(earlier: JobRecord, now: JobRecord) -> list[str]:
-    """Say what is not as it was, with both values."""
-    then, new = ({**(d := job.model_dump()), **d.pop("options")} for job in (earlier, now))
-    return [
-        f"its {name} was {then.get(name, 'not set')}, now {new.get(name, 'not set')}"
-        for name in dict.fromkeys([*then, *new])
-        if name != "options" and then.get(name) != new.get(name)
+    """Say for people how an earlier job differs from this one; nothing where it does not."""
+    found = []
+    if earlier.model != now.model:
+        found.append(f"its model had the SHA-256 {earlier.model[:12]}..., which is not this one's")
+    if earlier.sources != now.sources:
+        found += _other_sources(earlier.sources, now.sources)
+    elif earlier.images != now.images:
+        found.append(
+            "since then a file in its sources has come, gone or been renamed, or a shard has "
+            "another size"
+        )
+    then, new = earlier.options, now.options
+    # Rows of another kind have other options as well, which say nothing more.
+    names = ["output"] if then.get("output") != new.get("output") else [*then, *new]
+    found += [
+        f"{WORDS.get(name, name)} was {then.get(name, 'not set')}, and is "
+        f"{new.get(name, 'not set')} now"
+        for name in dict.fromkeys(names)
+        if then.get(name) != new.get(name)
     ]
+    return found
+
+
+def _other_sources(then: Sequence[str], now: Sequence[str]) -> list[str]:
+    before, after = set(then), set(now)
+    gone = [source for source in then if source not in after]
+    new = [source for source in now if source not in before]
+    found = [
+        f"it {had} {counted(len(names), 'source')}{examples(names)}"
+        for had, names in (("also had", gone), ("did not have", new))
+        if names
+    ]
+    return found or ["its sources were in another order, or not as often"]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mobilenet_cli.data.dataset import Sample
 from mobilenet_cli.data.parts import Part
 from mobilenet_cli.pipeline.artifacts.facts import Facts
-from mobilenet_cli.pipeline.artifacts.files import writing_atomically
+from mobilenet_cli.pipeline.artifacts.files import foreign, writing_atomically
 from mobilenet_cli.pipeline.errors import DataError
 from mobilenet_cli.pipeline.runtime.predictor import refuse_not_finite, top_classes
 from mobilenet_cli.pipeline.runtime.stream import Outcome
@@ -49,7 +49,7 @@ def row_of(
     """Keep what is asked for of a model's output for one image.
 
     Raises:
-        DataError: the output is NaN or infinite.
+        NotFiniteError: the output is NaN or infinite.
     """
     refuse_not_finite(output, sample.key)
     if kind != "classes":
@@ -128,9 +128,10 @@ def counts_of(path: Path) -> tuple[int, int]:
     """Return how many rows a part has, and how many of them are reasons.
 
     Raises:
-        OSError: it cannot be read.
+        ModelError: it is not as ``write_part`` has left it.
     """
     import pyarrow.parquet as pq
 
-    metadata = pq.read_metadata(path)
-    return metadata.num_rows, int(metadata.metadata[ERRORS])
+    with foreign(path, "a part of this job", "Delete it, and start again"):
+        metadata = pq.read_metadata(path)
+        return metadata.num_rows, int(metadata.metadata[ERRORS])

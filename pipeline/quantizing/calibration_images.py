@@ -14,7 +14,8 @@ from mobilenet_cli.data.dataset import Sample
 from mobilenet_cli.data.loader import batches
 from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
-from mobilenet_cli.pipeline.errors import DataError, counted
+from mobilenet_cli.pipeline.errors import DataError
+from mobilenet_cli.pipeline.runtime.probe_images import none_readable
 from mobilenet_cli.pipeline.runtime.task_images import task_images
 from mobilenet_cli.reports.records.quantization import CalibrationImage
 
@@ -89,23 +90,21 @@ def choose_images(source: Artifact, folder: str | None, count: int, seed: int) -
         )
     samples = task_images(source.facts, where, "train").samples
     chosen = [samples[i] for i in select([s.label for s in samples], count, seed)]
-    bad: list[str] = []
+    bad: list[tuple[str, DataError]] = []
     readable = [
         chosen[i]
         for batch in batches(
-            chosen, source.facts.input, BATCH, on_bad=lambda sample, _: bad.append(sample.key)
+            *(chosen, source.facts.input, BATCH),
+            on_bad=lambda sample, error: bad.append((sample.key, error)),
         )
         for i in batch.indices
     ]
     if not readable:
-        raise DataError(
-            f"no calibration image of {where} can be read: {counted(len(chosen), 'file')} tried",
-            "Pass --calib-dir a folder with images",
-        )
+        raise none_readable(where, len(bad), bad[0][1])
     listed = tuple(
         CalibrationImage(key=s.key, sha256=hashlib.sha256(s.read()).hexdigest()) for s in readable
     )
-    return Calibration(tuple(readable), listed, tuple(bad), source.facts.input)
+    return Calibration(tuple(readable), listed, tuple(key for key, _ in bad), source.facts.input)
 
 
 def leakage(source: Artifact, calibration: Calibration) -> tuple[tuple[str, ...], str | None]:

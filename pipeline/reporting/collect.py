@@ -15,7 +15,7 @@ from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
 from mobilenet_cli.pipeline.artifacts.files import is_checkpoint, sha256_file
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
 from mobilenet_cli.pipeline.artifacts.onnx_graph import multiply_adds, output_kind
-from mobilenet_cli.pipeline.artifacts.runs import Run, no_such_run
+from mobilenet_cli.pipeline.artifacts.runs import NO_RUN_YET, Run, no_such_run
 from mobilenet_cli.pipeline.artifacts.sidecar import read_sidecar
 from mobilenet_cli.pipeline.errors import (
     MobilenetError,
@@ -78,7 +78,7 @@ def collect(run: Run, layers: bool = True) -> tuple[RunRecord, Sequence[AnswersR
         if (found := read_part(run, path, missing, artifact_record)) is not None
     ]
     if not artifacts:
-        raise ModelError(f"{run.folder} has no model", "Make one with train or import")
+        raise ModelError(f"{run.folder} has no model", NO_RUN_YET)
     imported = artifacts[0].stage == "import"
     if detects := artifacts[-1].output == BOXES:
         detections = read_part(run, run.detection, missing, reader(DETECTIONS)) or []

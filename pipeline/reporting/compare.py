@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mobilenet_cli.pipeline.artifacts.files import write_atomically
-from mobilenet_cli.pipeline.artifacts.runs import Run
+from mobilenet_cli.pipeline.artifacts.runs import NO_RUN_YET, Run
 from mobilenet_cli.pipeline.errors import MobilenetError, ModelError, OptionError
 from mobilenet_cli.pipeline.reporting.collect import collect, newest
 from mobilenet_cli.pipeline.reporting.report_warnings import command
@@ -176,7 +176,7 @@ def history(folder: Path) -> HistoryRecord:
     """
     runs = [Run(path) for path in sorted(folder.glob("*")) if Run(path).artifacts()]
     if not runs:
-        raise ModelError(f"there is no run in {folder}", "Make one with train or import")
+        raise ModelError(f"there is no run in {folder}", NO_RUN_YET)
     listed = []
     for run in runs:
         try:

@@ -12,7 +12,12 @@ from mobilenet_cli.models.boxes import CORNERS, KEPT_RAW, BoxSpec
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
 from mobilenet_cli.pipeline.artifacts.onnx_graph import OutputKind, features_model, output_kind
-from mobilenet_cli.pipeline.errors import DataError, ModelError, ProviderError, counted
+from mobilenet_cli.pipeline.errors import (
+    ModelError,
+    NotFiniteError,
+    ProviderError,
+    counted,
+)
 from mobilenet_cli.pipeline.runtime.session import CPU, CUDA, SessionConfig, open_session
 
 TORCH = "torch"
@@ -45,10 +50,17 @@ class Predictor:
 
 
 def refuse_not_finite(output: NDArray[np.float32], key: str) -> None:
-    """Raise DataError where a model's output for one image has NaN or infinity."""
+    """Refuse a model's output for one image that has NaN or infinity.
+
+    What only answers, such as ``predict``, goes on with the next image; what measures a model stops
+    there, since a figure of the images that are left would flatter it.
+
+    Raises:
+        NotFiniteError: it has.
+    """
     if not np.isfinite(output).all():
-        raise DataError(
-            f"the model's output for {key} is not finite", "Train or import the model again"
+        raise NotFiniteError(
+            f"the model's output for {key} is NaN or infinite", "Train or import the model again"
         )
 
 

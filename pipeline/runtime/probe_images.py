@@ -6,9 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenet_cli.data.dataset import Sample
+from mobilenet_cli.data.decode import decode
 from mobilenet_cli.data.loader import batches
 from mobilenet_cli.data.preprocess import normalize
 from mobilenet_cli.pipeline.artifacts.facts import Facts
+from mobilenet_cli.pipeline.errors import DataError, counted
 from mobilenet_cli.pipeline.runtime.task_images import task_images
 
 NOISE = "seeded noise"
@@ -18,10 +20,11 @@ def probe_images(facts: Facts, data: str | None, count: int) -> tuple[NDArray[np
     """Return prepared images [count, C, R, R], and where they come from.
 
     They are real images of ``data``, or else of the set the model was trained on. Where neither
-    is known they are seeded noise, and the second value says so.
+    is known they are seeded noise, and the second value says so. There are fewer where some cannot
+    be read, which training, ``quantize`` and ``evaluate`` name.
 
     Raises:
-        DataError: the data set cannot be read.
+        DataError: the data set cannot be read, or none of the images can.
     """
     source = data or facts.data
     if source is None:
@@ -29,8 +32,46 @@ def probe_images(facts: Facts, data: str | None, count: int) -> tuple[NDArray[np
         pixels = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8)
         return normalize(pixels, facts.input), NOISE
     chosen = spread_samples(facts, source, count)
-    images = np.concatenate([b.images for b in batches(chosen, facts.input, count)])
-    return images, source
+    bad: list[DataError] = []
+    read = batches(chosen, facts.input, count, on_bad=lambda _, error: bad.append(error))
+    images = [batch.images for batch in read]
+    if not images:
+        raise none_readable(source, len(bad), bad[0])
+    return np.concatenate(images), source
+
+
+def decoded_images(
+    facts: Facts, source: str, count: int
+) -> tuple[list[NDArray[np.uint8]], tuple[str, ...]]:
+    """Return images [rows, columns, 3] of any size, and why others cannot be read.
+
+    Raises:
+        DataError: the data set cannot be read, or none of the images can.
+    """
+    images: list[NDArray[np.uint8]] = []
+    bad: list[DataError] = []
+    for sample in spread_samples(facts, source, count):
+        try:
+            images.append(np.asarray(decode(sample.read(), sample.key)))
+        except DataError as error:
+            bad.append(error)
+    if not images:
+        raise none_readable(source, len(bad), bad[0])
+    return images, tuple(error.what for error in bad)
+
+
+def none_readable(source: str, tried: int, first: DataError) -> DataError:
+    """Return the error for a data set of which every image that was tried is unreadable.
+
+    Args:
+        source: the data set.
+        tried: how many images.
+        first: why the first one is.
+    """
+    return DataError(
+        f"no image of {source} can be read: {counted(tried, 'image')} tried, such as: {first.what}",
+        first.fix,
+    )
 
 
 def spread_samples(facts: Facts, source: str, count: int) -> Sequence[Sample]:

@@ -40,6 +40,22 @@ def stoppable() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
+def open_streams() -> None:
+    """Let the standard streams take any character, and be there even where a parent closed them.
+
+    A stream that is missing leads nowhere; the next file that is opened would else take its place.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r"))
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # both are files
+
+
 def leave_quietly(status: int = CLOSED_PIPE) -> NoReturn:
     """End the program whose output nobody reads any more, as other tools end: without a word."""
     nowhere = os.open(os.devnull, os.O_WRONLY)

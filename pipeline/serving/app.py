@@ -76,6 +76,11 @@ class Api:
         form = is_form(kind)
         async with self.bodies.read(request) as body:
             given = [("the body", body)]
+            if not body:
+                raise DataError(
+                    "the body is empty",
+                    "Send the bytes of an image file, as curl --data-binary @photo.jpg does",
+                )
             if form:
                 given = await self.decode(files_of, body, kind, self.config.max_queue)
             with self.batcher.admit(len(given)):

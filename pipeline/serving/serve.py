@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from mobilenet_cli.pipeline.artifacts.package_folder import is_package
 from mobilenet_cli.pipeline.deploying.package import open_package
 from mobilenet_cli.pipeline.errors import ModelError, OptionError
-from mobilenet_cli.pipeline.serving.app import Api, make_app
+from mobilenet_cli.pipeline.serving.app import Api, make_app, told
 from mobilenet_cli.pipeline.serving.config import ServeConfig
 from mobilenet_cli.pipeline.serving.metrics import LOGGER, Metrics, log_json_lines
 from mobilenet_cli.pipeline.serving.served import open_served
@@ -35,7 +35,6 @@ UVICORN: dict[str, Any] = {
     "access_log": False,
     "server_header": False,
     "proxy_headers": False,
-    "limit_concurrency": CONNECTIONS,
     "timeout_keep_alive": IDLE_SECONDS,
     "timeout_graceful_shutdown": DRAIN_SECONDS,
 }
@@ -152,7 +151,10 @@ class _Server(uvicorn.Server):  # type: ignore[misc, unused-ignore]  # where it 
 
 
 class _Protocol(HttpToolsProtocol):  # type: ignore[misc, unused-ignore]  # likewise
-    """This protocol closes connections whose request has no head, half of one or too long a one."""
+    """This protocol answers in JSON also where there is no request to answer.
+
+    It closes connections whose request has no head, half of one or too long a one.
+    """
 
     timeout_keep_alive_task: asyncio.TimerHandle | None
     head = 0  # bytes of it so far
@@ -163,8 +165,11 @@ class _Protocol(HttpToolsProtocol):  # type: ignore[misc, unused-ignore]  # like
         self.head = 1
 
     def on_headers_complete(self) -> None:
-        """Answer the request."""
+        """Answer the request, unless there are too many connections."""
         self.head = 0
+        if len(self.connections) >= CONNECTIONS:
+            sentence = "The server has too many connections. Send it again later."
+            self.app = told(503, sentence, {"Connection": "close", "Retry-After": "1"})
         super().on_headers_complete()
 
     def connection_made(self, transport: Any) -> None:
@@ -181,6 +186,18 @@ class _Protocol(HttpToolsProtocol):  # type: ignore[misc, unused-ignore]  # like
             self.head += len(data)
             if self.head > MAX_HEAD:
                 self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no request, and close the connection."""
+        del msg  # is for all the same
+        answer = told(
+            400,
+            "The request is not valid HTTP. Send it with an HTTP library.",
+            {"Connection": "close"},
+        )
+        head = b"".join(b"%b: %b\r\n" % header for header in answer.raw_headers)
+        self.transport.write(b"HTTP/1.1 400 Bad Request\r\n" + head + b"\r\n" + bytes(answer.body))
+        self.transport.close()
 
     def _wait(self) -> None:
         if self.timeout_keep_alive_task is None and not self.transport.is_closing():

@@ -16,7 +16,7 @@ from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_with_record
 from mobilenet_cli.pipeline.artifacts.checkpoint import checkpoint_bytes, load_network
 from mobilenet_cli.pipeline.artifacts.facts import Facts
 from mobilenet_cli.pipeline.artifacts.files import alone_in, check_writable, write_atomically
-from mobilenet_cli.pipeline.artifacts.runs import Run
+from mobilenet_cli.pipeline.artifacts.runs import Run, refuse_two_networks
 from mobilenet_cli.pipeline.artifacts.sidecar import is_current, sidecar_path
 from mobilenet_cli.pipeline.errors import DataError, OptionError, StorageError
 from mobilenet_cli.pipeline.progress import Progress, silent
@@ -108,13 +108,7 @@ def _check_out(training: ResolvedTraining, out: Path) -> None:
         raise StorageError(f"{out} holds the weights to start from", "Choose another --run")
     if out.exists() and not sidecar_path(out).exists():
         raise StorageError(f"{out} exists and was not made by this tool", "Choose another --run")
-    later = [path for path in (run.fp32, run.folded) if path.exists()]
-    if later and not out.exists():
-        raise StorageError(
-            f"{out.parent} begins with {later[0].name}, an imported network, and its files would "
-            "be of two networks",
-            "Choose another --run",
-        )
+    refuse_two_networks(run, out)
 
 
 def where_to_begin(

@@ -107,6 +107,7 @@ class PackageRecord(Record):
         name: of the run, or of the model file.
         parent: SHA-256 of the model that it was made from.
         images: how many were compared with ``predict``, and ``images_from`` where they came from.
+        bad_images: why others of these could not be read.
         files: SHA-256 of every file of the folder but this one, by path.
         probe: the images by which a program tries the variants.
         variants: the fastest first; a program takes the first that answers the probe rightly.
@@ -118,6 +119,7 @@ class PackageRecord(Record):
     parent: str
     images: int
     images_from: str
+    bad_images: tuple[str, ...] = ()
     files: dict[str, str]
     probe: Probe
     variants: tuple[VariantRecord, ...]

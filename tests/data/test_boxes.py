@@ -206,10 +206,61 @@ def test_yolo_polygons_names_and_classes_out_of_range(folder: Folder) -> None:
     for text in ("names: [cat, dog, cow]", "names:\n  0: cat\n  1: dog\n  2: cow\n"):
         (root / "data.yaml").write_text(f"path: .\n{text}")
         assert open_boxes(str(root), "all").classes == ("cat", "dog", "cow")
-    for text in ("nc: 3", "names: [", "names: 3", "names: {a: b}"):
+    for text in ("nc: 3", "names: [", "names: 3", "names: {a: b}", "names: cat"):
         (root / "data.yaml").write_text(text)
         with pytest.raises(DataError, match="does not name the classes"):
             open_boxes(str(root), "all")
+
+
+@pytest.mark.parametrize(
+    "text", ["cat\ndog", "cat\r\ndog\r\n", "\ufeffcat\ndog\n\n", "cat \ndog\n"]
+)
+def test_yolo_names_are_all_read_however_their_file_ends(folder: Folder, text: str) -> None:
+    root = folder("yolo", ANIMALS)
+    (root / "classes.txt").write_bytes(text.encode())
+    label = root / "labels" / "a.txt"
+    label.write_bytes(b"\xef\xbb\xbf" + label.read_bytes())
+    found = open_boxes(str(root), "all")
+    assert found.classes == ("cat", "dog")
+    assert [name for _, name, _ in boxes_of(found)] == ["dog", "cat", "cat"]
+    assert (found.remarks, found.lost) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "words"),
+    [
+        ("images", {"id": 0}, "2 images of the id 0"),
+        ("images", {"file_name": "a.png"}, r"2 images of the file a\.png"),
+        ("categories", {"id": 10}, "2 categories of the id 10"),
+    ],
+)
+def test_coco_that_lists_something_twice(folder: Folder, part: str, change, words: str) -> None:
+    path = folder("coco", ANIMALS) / "labels.json"
+    document = json.loads(path.read_text())
+    document[part][1] |= change
+    path.write_text(json.dumps(document))
+    with pytest.raises(DataError, match=f"lists {words}, and it is not said whose the boxes are"):
+        open_boxes(str(path), "all")
+
+
+def test_coco_of_a_class_that_is_its_own_parent_and_of_windows(folder: Folder) -> None:
+    path = folder("coco", ANIMALS) / "labels.json"
+    document = json.loads(path.read_text())
+    document["categories"].append({"id": 0, "name": "dog", "supercategory": "none"})
+    for image in document["images"]:
+        image["file_name"] = f"pictures\\{image['file_name']}"
+    path.write_text(json.dumps(document))
+    found = open_boxes(str(path), "all")
+    assert found.classes == ("dog", "cat")
+    assert [name for _, name, _ in boxes_of(found)] == ["dog", "cat", "cat"]
+
+
+def test_voc_lists_may_name_files(folder: Folder) -> None:
+    root = folder("voc", ANIMALS)
+    (root / "ImageSets" / "Main").mkdir(parents=True)
+    (root / "ImageSets" / "Main" / "train.txt").write_bytes(b"a.png\r\n")
+    (root / "ImageSets" / "Main" / "val.txt").write_bytes(b"b.png\r\nc.png\r\n")
+    assert len(open_boxes(str(root), "val").images) == 2
 
 
 def test_two_formats_in_one_folder(folder: Folder, tmp_path: Path) -> None:
@@ -336,7 +387,7 @@ def test_boxes_of_turned_images_are_on_what_is_decoded(
     root = folder("coco", ANIMALS)
     (root / "pictures" / "a.png").write_bytes(turned)
     first, *_ = open_boxes(str(root), "all").images
-    with pytest.raises(DataError, match=r"32×40 pixels when it is turned .* on 40×32"):
+    with pytest.raises(DataError, match=r"32×40 pixels as it is shown, .* on 40×32"):
         first.sample.read()
 
 

@@ -1,6 +1,7 @@
 """Data sets are opened by their form, and divided by class without overlap."""
 
 import os
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -10,7 +11,10 @@ from PIL import Image
 
 from mobilenet_cli.data.decode import decode
 from mobilenet_cli.data.open_dataset import open_dataset
+from mobilenet_cli.data.preprocess import InputSpec
+from mobilenet_cli.pipeline.artifacts.facts import Facts
 from mobilenet_cli.pipeline.errors import DataError
+from mobilenet_cli.pipeline.evaluating.labels import targets_of
 
 
 def test_digits_are_divided_by_class_without_overlap():
@@ -148,7 +152,7 @@ def image_tree(root: Path, *names: str) -> Path:
     return root
 
 
-@pytest.mark.parametrize("held", ["val", "validation", "valid", "test"])
+@pytest.mark.parametrize("held", ["val", "validation", "valid", "test", "testing", "Val"])
 def test_held_out_folders(tmp_path, held):
     root = image_tree(tmp_path, "train/a/1.png", "train/b/2.png", f"{held}/a/3.png")
     assert [s.key for s in open_dataset(str(root), "val").samples] == [f"{held}/a/3.png"]
@@ -156,6 +160,68 @@ def test_held_out_folders(tmp_path, held):
         "train/a/1.png",
         "train/b/2.png",
     ]
+
+
+@pytest.mark.parametrize("train", ["Train", "training", "TRAINING"])
+def test_folders_of_training_images(tmp_path, train):
+    root = image_tree(tmp_path, f"{train}/a/1.png", f"{train}/b/2.png", "Testing/a/3.png")
+    found = open_dataset(str(root), "train")
+    assert (found.classes, len(found.samples)) == (("a", "b"), 2)
+    assert len(open_dataset(str(root), "val").samples) == 1
+
+
+def test_a_test_folder_alone_is_held_out(tmp_path):
+    root = image_tree(tmp_path, "test/a/1.png", "test/b/2.png")
+    assert open_dataset(str(root), "val").classes == ("a", "b")
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    root = image_tree(tmp_path, "bus/1.png", "car/2.png", "train/3.png")
+    assert open_dataset(str(root), "all").classes == ("bus", "car", "train")
+
+
+def test_a_link_to_a_folder_above_is_not_followed(tmp_path):
+    root = image_tree(tmp_path, "set/a/1.png", "set/b/2.png") / "set"
+    for number, target in enumerate(("..", ".", "../..")):
+        (root / "a" / f"{number}").symlink_to(target)
+    assert [(s.key, s.label) for s in open_dataset(str(root), "all").samples] == [
+        ("a/1.png", "a"),
+        ("b/2.png", "b"),
+    ]
+
+
+def test_what_systems_leave_in_folders_is_no_image(tmp_path):
+    leavings = ("__MACOSX/a/._1.png", "a/@eaDir/1.png/THUMB_M.png", "a/.Trash/3.png")
+    root = image_tree(tmp_path, "a/1.png", "b/2.png", *leavings)
+    assert len(open_dataset(str(root), "all").samples) == 2
+
+
+def test_accents_of_two_spellings_are_one_class(tmp_path):
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    root = image_tree(tmp_path, f"{decomposed}/1.png", "b/2.png")
+    found = open_dataset(str(root), "all")
+    assert found.classes == ("b", composed)
+    assert found.samples[1].label == composed
+    assert found.samples[1].read()
+    facts = Facts(stage="train", input=InputSpec(), classes=("b", decomposed))
+    assert targets_of(found, facts.classes, Path("m")) == [0, 1]
+    image_tree(tmp_path, f"{composed}/3.png")
+    with pytest.raises(DataError, match="has two folders of class café"):
+        open_dataset(str(root), "all")
+
+
+def test_files_of_two_formats_are_refused(tmp_path):
+    for name in ("a.parquet", "b.TAR"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(DataError, match=r"holds \.parquet and \.tar files.* one format"):
+        open_dataset(str(tmp_path), "all")
+
+
+@pytest.mark.parametrize("name", ["x.zip", "x.tar.gz", "x.TGZ"])
+def test_what_is_packed_is_to_be_unpacked(tmp_path, name):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(DataError, match=r"is packed.* Unpack it"):
+        open_dataset(str(tmp_path / name), "all")
 
 
 def test_test_folder_without_labels_is_not_held_out(tmp_path):
@@ -167,6 +233,9 @@ def test_class_folders_win_over_archives_beside_them(tmp_path):
     root = image_tree(tmp_path, "train/a/1.png", "train/b/2.png", "val/a/3.png")
     (root / "ILSVRC2012_img_val.tar").write_bytes(bytes(1024))
     assert [s.key for s in open_dataset(str(root), "val").samples] == ["val/a/3.png"]
+    plain = image_tree(tmp_path / "plain", "a/1.png", "b/2.png")
+    (plain / "flowers.tar").write_bytes(bytes(1024))
+    assert len(open_dataset(str(plain), "all").samples) == 2
 
 
 @pytest.mark.parametrize("end", ["pgm", "jfif", "jpe", "avif", "heic", "JPEG"])

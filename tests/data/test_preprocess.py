@@ -189,7 +189,7 @@ def test_text_named_jpg():
 
 
 def test_empty_file():
-    with pytest.raises(DataError, match=r"cat\.jpg is not an image"):
+    with pytest.raises(DataError, match=r"cat\.jpg is empty"):
         decode(b"", "cat.jpg")
 
 

@@ -18,11 +18,24 @@ from mobilenet_cli.reports.records.conversion import (
     SimplifyRecord,
 )
 from mobilenet_cli.reports.records.deployment import InputProof, PackageRecord, VariantRecord
+from mobilenet_cli.reports.records.prediction import PredictRecord
 from mobilenet_cli.reports.records.quantization import FloatLayer, QuantizeRecord
 from mobilenet_cli.reports.records.training import EpochRecord, TrainingStart, TrainRecord
 from mobilenet_cli.reports.summary import kept, speed
 from mobilenet_cli.reports.terminal import train_notes, train_text, training_text
 
+JOB = PredictRecord(
+    out="o",
+    model="m",
+    sha256="0",
+    parts=1,
+    rows=1,
+    errors=0,
+    images=1,
+    images_per_second=2.0,
+    seconds=0.5,
+    decoding_share=0.5,
+)
 START = TrainingStart(
     network="MobileNet v1, width 1, 224×224 pixels",
     architecture="mobilenet_v1",
@@ -48,6 +61,12 @@ TRAINED = TrainRecord(
     device="cpu",
     threads=1,
 )
+
+
+def test_one_row_is_no_rows():
+    assert terminal.job_text(Path("o"), JOB).startswith("o: 1 row in 1 part, 0 without an answer; ")
+    many = JOB.model_copy(update={"rows": 2000, "parts": 2, "images": 2000})
+    assert terminal.job_text(Path("o"), many).startswith("o: 2,000 rows in 2 parts, ")
 
 
 def test_a_training_says_what_it_starts_with_and_how_to_start_from_weights():

@@ -189,6 +189,21 @@ def test_parquet_labels_that_are_no_single_class(tmp_path, encoded, labels):
         open_dataset(str(path), "all")
 
 
+def test_parquet_images_that_are_no_encoded_files(tmp_path):
+    for images, kind in (([[1, 2]], "list"), (["aGk="], "string"), ([{"path": "x.png"}], "struct")):
+        path = write_columns(tmp_path / "x.parquet", image=images, label=[0])
+        with pytest.raises(DataError, match=f"has images of the type {kind}.* not encoded ones"):
+            open_dataset(str(path), "all")
+
+
+def test_parquet_of_views_as_polars_writes_them(tmp_path, encoded):
+    pa = pytest.importorskip("pyarrow")
+    images = pa.array([encoded()], pa.binary_view())
+    path = write_columns(tmp_path / "x.PARQUET", image=images, label=pa.array(["a"], "string_view"))
+    assert labels_of(path) == ["a"]
+    assert open_dataset(str(path), "all").samples[0].read() == encoded()
+
+
 def test_a_label_of_a_megabyte_is_lost_and_not_shown(tmp_path, encoded):
     path = write_columns(tmp_path / "x.parquet", image=[encoded()] * 2, label=["0" * 2**20, "1"])
     dataset = open_dataset(str(path), "all")

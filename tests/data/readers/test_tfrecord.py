@@ -1,6 +1,8 @@
 """TFRecord shards as the Inception tutorial writes them, whole and damaged."""
 
+import gzip
 import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -233,6 +235,8 @@ def test_shard_cut_off_in_the_middle(tmp_path, encoded, cut):
         (b"", "x.tfrecord cannot be read"),
         (b"something else entirely", "record 0 of .* has no valid header"),
         (b"short", "record 0 of .* has no valid header"),
+        (gzip.compress(b"records"), "x.tfrecord is compressed.* Unpack it"),
+        (zlib.compress(b"records"), "x.tfrecord is compressed.* Unpack it"),
     ],
 )
 def test_file_that_is_no_tfrecord(tmp_path, content, match):

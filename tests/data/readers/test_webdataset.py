@@ -220,10 +220,13 @@ def test_sparse_members_are_named(tmp_path):
          ("1.cls", b"1"), ("2.depth.png", b"c"), ("2.cls", b"2")],
         [("./._0.jpg", b"x"), ("./0.JPG", b"a"), ("./._0.cls", b"5"), ("./0.CLS", b"0"),
          ("./1.Jpeg", b"b"), ("./1.cls", b"1"), ("./2.PNG", b"c"), ("./2.Cls", b"2")],
+        [("d/._0.jpg", b"x"), ("d/0.jpg", b"a"), ("d/._0.cls", b"5"), ("d/0.cls", b"0"),
+         ("d/1.jpg", b"b"), ("d/.DS_Store", b"x"), ("d/1.cls", b"1"), ("d/2.jpg", b"c"),
+         ("d/2.cls", b"\xef\xbb\xbf2\r\n")],
         [("__info__", b"x"), ("__meta__/0.jpg", b"y"), ("a.b/0.jpg", b"a"), ("a.b/0.cls", b"0"),
          ("1.jpg", b"b"), ("noextension", b"z"), ("1.cls", b"1"), ("2.jpg", b"c"), ("2.cls", b"2")],
     ],
-    ids=["key-again", "key-again-at-once", "several-images", "names", "descriptions"],
+    ids=["key-again", "key-again-at-once", "several-images", "names", "macos", "descriptions"],
 )  # fmt: skip
 def test_members_make_samples(tmp_path, members):
     samples, lost = read(write_tar(tmp_path / "x.tar", members))
@@ -277,6 +280,12 @@ def test_folders_within_an_archive_are_classes(tmp_path):
     assert {s.label for s in open_dataset(str(dogs), "all").samples} == {None}  # it has one folder
 
 
+def test_a_text_beside_class_folders_leaves_them_classes(tmp_path):
+    members = [("d/cat/0.jpg", b"c"), ("d/dog/1.jpg", b"d"), ("d/LICENSE.txt", b"x")]
+    samples, lost = read(write_tar(tmp_path / "x.tar", members))
+    assert (samples, lost) == ([("cat", b"c"), ("dog", b"d")], [])
+
+
 def test_folders_of_synsets_and_names_of_the_validation_set(tmp_path):
     path = write_tar(
         tmp_path / "x.tar", [("n01440764/0.JPEG", b"a"), ("ILSVRC2012_val_00044095.JPEG", b"b")]
@@ -286,9 +295,11 @@ def test_folders_of_synsets_and_names_of_the_validation_set(tmp_path):
 
 
 def test_folders_that_are_parts_are_no_classes(tmp_path):
-    path = write_tar(tmp_path / "x.tar", [("train/cat/0.jpg", b"a"), ("val/cat/1.jpg", b"b")])
-    with pytest.raises(DataError, match="holds the folders train, val, which are parts"):
-        open_dataset(str(path), "all")
+    for parts in (("train", "val"), ("Training", "Testing")):
+        members = [(f"{part}/cat/{part}.jpg", b"x") for part in parts]
+        path = write_tar(tmp_path / "x.tar", members)
+        with pytest.raises(DataError, match=r"holds the folders .*, which are parts"):
+            open_dataset(str(path), "all")
 
 
 def test_captions_are_no_classes(tmp_path):
@@ -339,7 +350,7 @@ def library_samples(path: Path) -> list[tuple[str, bytes]]:
 @pytest.mark.parametrize("seed", range(60))
 def test_samples_are_those_of_the_library(tmp_path, seed):
     generator = random.Random(seed)
-    keys = ["0", "1", "a/0", "a.b/1", "./0", "._0", "__x__/0", "ß", "x" * 150, "d/._1", "..", "n"]
+    keys = ["0", "1", "a/0", "a.b/1", "./0", "._0", "__x__/0", "ß", "x" * 150, "..", "n"]
     endings = ["jpg", "JPG", "cls", "cls", "CLS", "seg.png", "png", "json", "jpeg", "txt", ""]
     members: list[tuple[str, bytes]] = []
     for n in range(generator.randrange(1, 14)):

@@ -93,8 +93,9 @@ def test_write_beyond_what_is_allowed(tmp_path):
 
 def test_folder_that_is_a_file(tmp_path):
     (tmp_path / "runs").write_text("")
-    with pytest.raises(StorageError, match="cannot write"):
-        write_atomically(tmp_path / "runs" / "file", b"x")
+    for place in ("runs/file", "runs/a/b/file"):
+        with pytest.raises(StorageError, match=r"cannot write .*file, since .*runs is no folder"):
+            write_atomically(tmp_path / place, b"x")
 
 
 def test_what_a_dead_writer_left_goes_and_what_a_living_one_has_stays(tmp_path):
@@ -307,6 +308,9 @@ def test_only_what_this_tool_made_is_overwritten(tmp_path):
         refuse_overwrite(path, [])
     save(path)
     refuse_overwrite(path, [tmp_path / "other"])
+    sidecar_path(tmp_path / "b").write_text("mine")
+    with pytest.raises(StorageError, match=r"b\.json, where the facts of b belong, was not made"):
+        refuse_overwrite(tmp_path / "b", [])
 
 
 def test_versions_leave_out_what_is_not_installed():

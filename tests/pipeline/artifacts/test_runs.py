@@ -7,9 +7,16 @@ import pytest
 from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.artifacts.facts import Facts
-from mobilenet_cli.pipeline.artifacts.runs import Run, find_run, recorded_width, run_of
+from mobilenet_cli.pipeline.artifacts.runs import (
+    RUNS,
+    Run,
+    find_run,
+    recorded_width,
+    run_named,
+    run_of,
+)
 from mobilenet_cli.pipeline.artifacts.sidecar import Sidecar, write_sidecar
-from mobilenet_cli.pipeline.errors import ModelError
+from mobilenet_cli.pipeline.errors import ModelError, OptionError
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +56,7 @@ def test_newest_run_of_a_width(tmp_path):
 @pytest.mark.parametrize(
     ("needs", "cure"),
     [
-        ("checkpoint", "'mobilenet-cli train' or 'mobilenet-cli import'"),
+        ("checkpoint", "'mobilenet-cli train' or 'mobilenet-cli import WEIGHTS'"),
         ("fp32", "'mobilenet-cli export'"),
         ("folded", "'mobilenet-cli simplify'"),
         ("int8", "'mobilenet-cli quantize'"),
@@ -61,6 +68,17 @@ def test_no_run_says_which_command_makes_one(needs, cure):
     with pytest.raises(ModelError) as caught:
         find_run(None, needs)
     assert cure in caught.value.fix
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a/b", "/tmp/a", "../a", "runs/a/b"])
+def test_a_run_lies_directly_under_runs(name):
+    with pytest.raises(OptionError, match="is not the name of a folder directly under runs/"):
+        run_named(name)
+
+
+@pytest.mark.parametrize("name", ["a", "a/", "runs/a", "runs/a/", "./a"])
+def test_a_run_may_be_named_as_shells_complete_it(name):
+    assert run_named(name) == Run(RUNS / "a")
 
 
 def test_named_run(tmp_path):

@@ -1,6 +1,7 @@
 """A model that takes bytes is the model that takes floats, and a package knows what runs where."""
 
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -333,13 +334,46 @@ def test_a_fixed_batch_is_refused_in_a_sentence(chain, tmp_path):
 
 
 def test_deploy_writes_over_packages_alone(chain, tmp_path):
-    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "manifest.json").write_text("of a web page")
     result = CliRunner().invoke(app, ["deploy", str(chain.folded.path), "--out", str(tmp_path)])
     assert result.exit_code == 2
     assert "exists and is no package" in result.stderr.replace("\n", " ")
     result = CliRunner().invoke(app, ["deploy", str(chain.checkpoint.path), "--out", "unused"])
     assert result.exit_code == 2
     assert "is not an ONNX model that names its classes" in result.stderr.replace("\n", " ")
+
+
+def test_an_image_that_cannot_be_read_is_left_out_and_counted(chain, class_folders, tmp_path):
+    photos = class_folders({"4": 3})
+    (photos / "4" / "000.png").write_bytes(b"no image")
+    arguments = ["--data", str(photos), "--out", str(tmp_path / "package")]
+    result = CliRunner().invoke(app, ["deploy", str(chain.folded.path), *arguments])
+    assert result.exit_code == 0, result.stderr
+    assert "left out, cannot be read: 1 image: " in result.stderr
+    manifest = json.loads((tmp_path / "package" / "manifest.json").read_text())
+    assert (manifest["images"], len(manifest["bad_images"])) == (2, 1)
+    for path in (photos / "4").iterdir():
+        path.write_bytes(b"no image")
+    result = CliRunner().invoke(app, ["deploy", str(chain.folded.path), *arguments])
+    assert result.exit_code == 2
+    assert "can be read: 3 images tried, such as: " in result.stderr
+
+
+def test_a_package_that_cannot_be_written_whole_leaves_nothing(chain, tmp_path, monkeypatch):
+    written, fsync = [], os.fsync
+
+    def full(descriptor: int) -> None:
+        written.append(descriptor)
+        if len(written) == 3:
+            raise OSError(28, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    arguments = ["deploy", str(chain.folded.path), "--out", str(tmp_path / "package")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "No space left on device" in result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_this_machine_takes_what_it_computes_rightly(package):

@@ -22,8 +22,8 @@ from mobilenet_cli.data.open_dataset import held_out, open_dataset
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
 from mobilenet_cli.pipeline.artifacts.runs import Run
 from mobilenet_cli.pipeline.errors import (
-    CheckError,
     DataError,
+    NotFiniteError,
     OptionError,
     ProviderError,
     StorageError,
@@ -36,7 +36,7 @@ from mobilenet_cli.pipeline.evaluating.evaluate import (
     rank_of,
 )
 from mobilenet_cli.pipeline.evaluating.labels import targets_of
-from mobilenet_cli.pipeline.evaluating.predict import predict
+from mobilenet_cli.pipeline.evaluating.predict import predict, tell_model
 from mobilenet_cli.pipeline.evaluating.records import (
     RecordFile,
     evaluations_of,
@@ -158,7 +158,7 @@ def test_no_readable_image_at_all(tiny, class_folders):
     root = class_folders({"4": 1})
     (root / "4" / "000.png").write_text("no image")
     with pytest.raises(
-        DataError, match=r"no image of .* can be read: 1 file tried, such as 4/000\.png"
+        DataError, match=r"no image of .* can be read: 1 image tried, such as: 4/000\.png is not an"
     ):
         evaluate(load_artifact(tiny / "fp32.onnx"), EvaluateConfig(data=str(root)))
 
@@ -193,6 +193,7 @@ def test_a_file_says_which_classes_are_meant(tiny, class_folders, tmp_path):
     assert record.data == f"{root} (all) by map.csv"
     assert record.data_fingerprint == open_dataset(str(root), "all").fingerprint
     for text, problem in (
+        ("four,4\n7,4\nfour,5", r"lines 1 and 3 of .*map\.csv give 'four' two classes"),
         ("four,4\nfour,11", r"line 2 of .*map\.csv, 'four,11', does not end in a class"),
         ("four", "does not end in a class of the model"),
     ):
@@ -233,12 +234,9 @@ def test_labels_map_by_identifier_not_by_rank():
     assert targets_of(dataset, ("background", "a", "b", "c"), "m") == [3, 1]
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_rank_breaks_ties_by_index_and_refuses_what_is_not_finite(value):
+def test_rank_breaks_ties_by_index():
     logits = np.array([1.0, 3.0, 3.0, 2.0], np.float32)
-    assert [rank_of(t, logits, "x") for t in range(4)] == [3, 0, 1, 2]
-    with pytest.raises(CheckError, match=r"output for x\.png is NaN"):
-        rank_of(0, np.array([1, value], np.float32), "x.png")
+    assert [rank_of(t, logits) for t in range(4)] == [3, 0, 1, 2]
 
 
 def test_records_replace_their_predecessors(tiny, ten, tmp_path):
@@ -344,7 +342,8 @@ def test_predict_orders_by_probability(tiny, ten):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_predict_names_no_classes_by_what_is_not_finite(tiny, ten, tmp_path, value):
+def test_what_is_not_finite_is_no_answer_and_no_accuracy(tiny, ten, tmp_path, value):
+    """Predict goes on with the next image, and evaluate stops: both with the same sentence."""
     model = onnx.load(tiny / "fp32.onnx")
     (weights,) = (t for t in model.graph.initializer if t.name == model.graph.node[-1].input[1])
     spoilt = numpy_helper.to_array(weights).copy()
@@ -352,8 +351,18 @@ def test_predict_names_no_classes_by_what_is_not_finite(tiny, ten, tmp_path, val
     weights.CopyFrom(numpy_helper.from_array(spoilt, weights.name))
     onnx.save(model, tmp_path / "m.onnx")
     samples = open_dataset(str(ten), "all").samples[:2]
-    answered = list(predict(load_artifact(tmp_path / "m.onnx"), samples))
-    assert [a.error and "is not finite" in a.error.what for a in answered] == [True, True]
+    broken = load_artifact(tmp_path / "m.onnx")
+    answered = list(predict(broken, samples))
+    sentences = [f"the model's output for {s.key} is NaN or infinite" for s in samples]
+    assert [a.error and a.error.what for a in answered] == sentences
+    with pytest.raises(NotFiniteError) as stopped:
+        evaluate(broken, EvaluateConfig(str(ten)))
+    assert stopped.value.what == sentences[0]
+
+
+def test_a_manifest_of_others_makes_no_package_of_a_folder(ten):
+    (ten / "manifest.json").write_text("{}")
+    assert tell_model(["m.onnx", str(ten)]) == (Path("m.onnx"), [str(ten)])
 
 
 def test_predict_files_folders_and_standard_input(tiny, ten, encoded):

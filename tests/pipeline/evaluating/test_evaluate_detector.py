@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 
 from mobilenet_cli.cli import app
 from mobilenet_cli.data.boxes.box_dataset import Boxes
+from mobilenet_cli.data.dataset import Sample
 from mobilenet_cli.models.detections import Detections
-from mobilenet_cli.pipeline.errors import CheckError, DataError, OptionError
+from mobilenet_cli.pipeline.errors import DataError, NotFiniteError, OptionError
 from mobilenet_cli.pipeline.evaluating import average_precision
 from mobilenet_cli.pipeline.evaluating.average_precision import measure
 from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig
@@ -20,6 +21,7 @@ from mobilenet_cli.pipeline.evaluating.evaluate_detector import (
     intervals,
     resampled,
 )
+from mobilenet_cli.pipeline.evaluating.predict_boxes import predict_boxes
 from mobilenet_cli.pipeline.runtime.predictor import Predictor
 from mobilenet_cli.reports.accuracy_statistics import compare_precision
 
@@ -174,12 +176,24 @@ def test_bad_images_and_labels_are_told(detector, squares, monkeypatch) -> None:
         evaluate_detector(detector.int8, EvaluateConfig(str(squares), strict=True))
     document["categories"][0]["name"] = "sqare"
     squares.write_text(json.dumps(document))
-    with pytest.raises(DataError, match=r"no classes of .*'sqare'\. Name the classes .* 'square'"):
+    with pytest.raises(DataError, match=r"is no class of .*'sqare'\. Name the classes .* 'square'"):
         evaluate_detector(detector.int8, EvaluateConfig(str(squares)))
     document["categories"][0]["name"] = "square"
     squares.write_text(json.dumps(document))
     oracle.row[0] = np.nan
-    with pytest.raises(CheckError, match="is NaN"):
+    with pytest.raises(NotFiniteError, match=r"output for 1\.png is NaN or infinite") as stopped:
+        evaluate_detector(detector.int8, EvaluateConfig(str(squares)))
+    photos = [Sample(f"{n}.png", None, (squares.parent / f"{n}.png").read_bytes) for n in (0, 1, 3)]
+    told = [answer.error and answer.error.what for answer in predict_boxes(detector.int8, photos)]
+    assert "is not an image" in str(told[0])
+    assert told[1] == stopped.value.what
+    assert "3.png is NaN or infinite" in str(told[2])
+
+
+def test_images_without_any_object_have_no_precision(detector, squares) -> None:
+    document = json.loads(squares.read_text())
+    squares.write_text(json.dumps(document | {"annotations": []}))
+    with pytest.raises(DataError, match="have no objects to find, so there is no precision"):
         evaluate_detector(detector.int8, EvaluateConfig(str(squares)))
 
 

@@ -69,6 +69,9 @@ def test_lost_images_and_wrong_options_are_sentences(detector, chain, photos):
     (found,) = predict_boxes(detector.fp32, [DataError("lost", "find it")])
     assert found.as_document() == {"image": "", "error": "lost"}
     assert "Leave --draw" in run(chain.fp32.path, photos / "a", "--draw", photos / "x").stderr
+    assert (
+        "--min-score in place of --top" in run(detector.fp32.path, photos / "a", "--top", 3).stderr
+    )
     assert "cannot be chosen" in run(detector.fp32.path, photos / "a", "--min-score", 2).stderr
     for options, words in (
         (("--draw", photos / "x"), "Pass either --out or --draw"),
@@ -78,6 +81,8 @@ def test_lost_images_and_wrong_options_are_sentences(detector, chain, photos):
         assert into.exit_code == 2
         assert words in into.stderr
         assert not (photos / "parts").exists()
+    none = run(detector.fp32.path, photos / "a", "--min-score", 0.9999).stdout.splitlines()
+    assert none[1] == "  nothing was found"
 
 
 def test_images_of_one_name_have_boxes_in_pixels_of_their_own(detector, encoded):

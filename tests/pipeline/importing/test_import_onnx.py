@@ -1,6 +1,7 @@
 """Classifiers of other programs, from their ONNX file to int8, by the command line."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 from mobilenet_cli.cli import app
 from mobilenet_cli.data.preprocess import prepare
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
+from mobilenet_cli.pipeline.artifacts.sidecar import sidecar_path
 from mobilenet_cli.pipeline.runtime.session import open_session
 
 SIDE = 32
@@ -228,3 +230,14 @@ def test_a_second_import_does_not_replace_another_model(home: Path):
     other = model(home / "b.onnx", opset=17)
     assert "of other origin" in refused("import", other, *IMPORT, "--run", "x")
     assert (home / "runs/x/fp32.onnx").read_bytes() == before
+
+
+def test_an_import_does_not_mix_with_a_trained_network(home: Path, chain):
+    trained = home / "runs" / "trained"
+    trained.mkdir(parents=True)
+    shutil.copy(chain.checkpoint.path, trained)
+    shutil.copy(sidecar_path(chain.checkpoint.path), trained)
+    sentence = refused("import", model(home / "a.onnx"), *IMPORT, "--run", "trained")
+    assert "holds model.safetensors already" in sentence
+    assert "Choose another --run" in sentence
+    assert not (trained / "fp32.onnx").exists()

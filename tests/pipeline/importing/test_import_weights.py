@@ -519,9 +519,13 @@ def test_class_list_of_ones_own(tmp_path):
     file = tmp_path / "x.safetensors"
     save_file(timm_state(random_state(ModelSpec(width=0.25, classes=3))), file)
     listed = tmp_path / "classes.txt"
-    listed.write_text("ant\nbee\ncat\n")
-    facts = read_source(str(file), ImportConfig(classes=listed)).facts
-    assert facts.classes == ("ant", "bee", "cat")
+    for text in ("ant\nbee\ncat\n", "\ufeffant\r\nbee\r\ncat", "ant\nbee \ncat\n\n \n"):
+        listed.write_text(text, "utf-8")
+        facts = read_source(str(file), ImportConfig(classes=listed)).facts
+        assert facts.classes == ("ant", "bee", "cat")
+    listed.write_text("ant\nbee\ncat\n", "utf-16")
+    with pytest.raises(OptionError, match="Pass --classes with a text file in UTF-8"):
+        read_source(str(file), ImportConfig(classes=listed))
     listed.write_text("ant\nbee\n")
     with pytest.raises(OptionError, match=r"lists 2 classes, but .* has 3 outputs"):
         read_source(str(file), ImportConfig(classes=listed))

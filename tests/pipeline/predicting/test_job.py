@@ -28,7 +28,7 @@ from mobilenet_cli.data.dataset import Sample
 from mobilenet_cli.data.readers import remote
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
 from mobilenet_cli.pipeline.artifacts.files import sha256_file
-from mobilenet_cli.pipeline.errors import DataError, OptionError, StorageError
+from mobilenet_cli.pipeline.errors import DataError, ModelError, OptionError, StorageError
 from mobilenet_cli.pipeline.evaluating.predict_boxes import predict_boxes
 from mobilenet_cli.pipeline.predicting.answering import PredictConfig
 from mobilenet_cli.pipeline.predicting.job import predict_into
@@ -120,14 +120,25 @@ def test_a_second_start_does_what_is_missing(model, images, tmp_path):
 def test_another_job_is_refused_with_the_difference(model, images, tmp_path):
     out, source = tmp_path / "out", [str(images)]
     predict_into(out, model, source, CONFIG)
-    with pytest.raises(OptionError, match="its top was 5, now 3"):
+    with pytest.raises(OptionError, match="--top was 5, and is 3 now"):
         predict_into(out, model, source, replace(CONFIG, top=3))
-    with pytest.raises(OptionError, match="its output was classes, now logits"):
+    with pytest.raises(OptionError, match="what is written was classes, and is logits now"):
         predict_into(out, model, source, replace(CONFIG, output="logits"))
-    with pytest.raises(OptionError, match=f"its model was {model.sha256}, now 0"):
+    with pytest.raises(OptionError, match=f"model had the SHA-256 {model.sha256[:12]}"):
         predict_into(out, replace(model, sha256="0"), source, CONFIG)
-    with pytest.raises(OptionError, match=r"its sources was .*its parts was 3, now 2"):
-        predict_into(out, model, [f"{images}/a"], CONFIG)
+    with pytest.raises(OptionError) as refused:
+        predict_into(out, model, [f"{images}/a", f"{images}/b"], CONFIG)
+    assert refused.value.what == (
+        f"{out} holds another job: it also had 1 source: {images}; it did not have 2 sources: "
+        f"{images}/a, {images}/b"
+    )
+    twice = [*source, *source]
+    with pytest.raises(OptionError, match="in another order, or not as often"):
+        predict_into(out, model, twice, CONFIG)
+    (images / "new.png").touch()
+    with pytest.raises(OptionError, match=r"job: since then a file in its sources has come, gone"):
+        predict_into(out, model, source, CONFIG)
+    (images / "new.png").unlink()
     (out / "_job.json").write_text("{}")
     with pytest.raises(StorageError, match="is no record of a job"):
         predict_into(out, model, source, CONFIG)
@@ -184,7 +195,7 @@ def test_boxes_of_a_detector(detector, encoded, tmp_path):
     (out / "part-000001.parquet").unlink()
     predict_into(out, detector.int8, [str(path) for path in tars], config)
     assert hashes(out) == before
-    with pytest.raises(OptionError, match=r"its min_score was 0\.05, now 0\.5"):
+    with pytest.raises(OptionError, match=r"--min-score was 0\.05, and is 0\.5 now"):
         predict_into(out, detector.int8, [str(path) for path in tars], PredictConfig())
 
 
@@ -215,6 +226,51 @@ def test_shards_patterns_and_lists(model, encoded, tmp_path):
     assert record.parts == 4
 
 
+def test_a_list_is_read_as_editors_write_it(model, encoded, tmp_path):
+    for name in ("0.png", " 1.png"):
+        (tmp_path / name).write_bytes(encoded())
+    listed, out = tmp_path / "list.txt", tmp_path / "out"
+    content = f"\ufeff{tmp_path}/0.png \r\n   \r\n{tmp_path}/ 1.png\r\n"
+    listed.write_bytes(content.encode())
+    predict_into(out, model, [f"@{listed}"], CONFIG)
+    assert [row["key"] for row in rows(out)] == ["0.png", " 1.png"]
+    for content, words in (
+        (b"", "names nothing"),
+        (b"\n \n", "names nothing"),
+        ("x.png".encode("utf-16"), "is no text in UTF-8: line 1"),
+    ):
+        listed.write_bytes(content)
+        with pytest.raises(DataError, match=words):
+            predict_into(tmp_path / "other", model, [f"@{listed}"], CONFIG)
+
+
+def test_places_that_are_no_folders_and_parts_that_are_broken(model, images, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    for place in ("file", "link"):
+        with pytest.raises(StorageError, match=f"{place} is no folder"):
+            predict_into(tmp_path / place, model, [str(images)], CONFIG)
+    with pytest.raises(StorageError, match=r"since .*file.* is no folder"):
+        predict_into(tmp_path / "file" / "out", model, [str(images)], CONFIG)
+    predict_into(tmp_path / "out", model, [str(images)], CONFIG)
+    (tmp_path / "out" / "part-000001.parquet").write_bytes(b"broken")
+    with pytest.raises(ModelError, match=r"part-000001.* Delete it, and start again"):
+        predict_into(tmp_path / "out", model, [str(images)], CONFIG)
+    (tmp_path / "out" / "part-000001.parquet").unlink()
+    assert predict_into(tmp_path / "out", model, [str(images)], CONFIG).rows == 8
+
+
+def test_a_folder_is_predicted_whole(model, encoded, tmp_path):
+    """Shards of two formats, and the images that lie beside them."""
+    tar(tmp_path / "a.tar", {"0.png": encoded()})
+    pq.write_table(pa.table({"image": [encoded()]}), tmp_path / "b.parquet")
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "c.png").write_bytes(encoded())
+    predict_into(tmp_path.with_name("out-whole"), model, [str(tmp_path)], CONFIG)
+    found = [row["key"] for row in rows(tmp_path.with_name("out-whole"))]
+    assert found == ["a.tar/0.png", "b.parquet:0:0", "more/c.png"]
+
+
 def test_damaged_and_empty_sources(model, encoded, tmp_path):
     shard = tar(tmp_path / "cut.tar", {f"{n}.png": encoded(seed=n) for n in range(3)})
     content = shard.read_bytes()
@@ -230,7 +286,7 @@ def test_damaged_and_empty_sources(model, encoded, tmp_path):
             info.size = len(encoded())
             archive.addfile(info, io.BytesIO(encoded()))
     (tmp_path / "void").mkdir()
-    sources = [str(shard), str(tmp_path / "void"), str(odd), str(tmp_path / "lost.tar")]
+    sources = [str(shard), str(tmp_path / "void"), str(odd)]
     record = predict_into(tmp_path / "out", model, sources, CONFIG)
     found = [(row["key"], row["error"]) for row in rows(tmp_path / "out")]
     assert [key for key, _ in found] == [
@@ -239,17 +295,26 @@ def test_damaged_and_empty_sources(model, encoded, tmp_path):
         "cut.tar/1.png",
         None,
         "odd.tar/x.png",
-        None,
     ]
     assert "is cut off within 2.png" in found[1][1]
     assert "contains no images" in found[3][1]
-    assert "does not exist" in found[5][1]
-    assert (record.rows, record.errors) == (6, 3)
+    assert (record.rows, record.errors) == (5, 2)
     with pytest.raises(DataError, match="void contains no images"):
         predict_into(tmp_path / "other", model, [str(tmp_path / "void")], CONFIG)
     assert not (tmp_path / "other").exists()
     with pytest.raises(DataError, match="nothing matches"):
         predict_into(tmp_path / "other", model, [f"{tmp_path}/no-*.tar"], CONFIG)
+
+
+def test_a_source_that_is_not_there_begins_no_job(model, encoded, tmp_path):
+    """It is a mistake, and a job that has begun without it could not go on with it."""
+    shard = tar(tmp_path / "a.tar", {"0.png": encoded()})
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"{shard}\n{tmp_path}/lost.tar\n")
+    for source in (f"{tmp_path}/lost.tar", f"{tmp_path}/lost", f"@{listed}"):
+        with pytest.raises(DataError, match=r"lost(\.tar)? does not exist"):
+            predict_into(tmp_path / "out", model, [str(shard), source], CONFIG)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_full_disk_keeps_what_is_finished(model, images, tmp_path, monkeypatch):
@@ -273,6 +338,10 @@ def test_options_that_contradict_each_other(model, images, tmp_path):
     for given, said in (
         (["--logits"], "for files of predictions"),
         (["--logits", "--embeddings", "--out", str(tmp_path / "x")], "either embeddings or logits"),
+        (["--logits", "--top", "3", "--out", str(tmp_path / "x")], "Leave --top out"),
+        (["--jsonl", "--out", str(tmp_path / "x")], "Pass either --out or --jsonl"),
+        (["--jsonl", "--json"], "--json prints one document, and --jsonl one on each line"),
+        (["--ray", "auto"], "Pass --out with a folder, or leave --ray out"),
     ):
         done = CliRunner().invoke(app, ["predict", str(model.path), str(images), *given])
         assert done.exit_code == 2
