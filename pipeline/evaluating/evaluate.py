@@ -16,11 +16,7 @@ from mobilenet_cli.data.dataset import Dataset, Sample
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.facts import Facts
 from mobilenet_cli.pipeline.artifacts.runs import Run, run_of
-from mobilenet_cli.pipeline.errors import (
-    CheckError,
-    DataError,
-    counted,
-)
+from mobilenet_cli.pipeline.errors import CheckError, DataError, counted
 from mobilenet_cli.pipeline.evaluating.answers import Answer, keeping_answers
 from mobilenet_cli.pipeline.evaluating.labels import (
     class_offset,

@@ -45,10 +45,7 @@ from onnx_ir.passes.common import (
     TopologicalSortPass,
 )
 from onnxscript.rewriter import rewrite
-from onnxscript.rewriter.rules.common import (
-    fuse_pad_into_conv_rule,
-    normalize_pad_format_conv_rule,
-)
+from onnxscript.rewriter.rules.common import fuse_pad_into_conv_rule, normalize_pad_format_conv_rule
 
 from mobilenet_cli.pipeline.errors import ModelError, counted
 from mobilenet_cli.pipeline.importing.foreign_graph import (

@@ -16,11 +16,7 @@ from mobilenet_cli.data.readers.remote import is_address
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.errors import DataError, OptionError
 from mobilenet_cli.pipeline.evaluating.predict_boxes import MIN_SCORE
-from mobilenet_cli.pipeline.predicting.answering import (
-    PredictConfig,
-    locate,
-    open_answering,
-)
+from mobilenet_cli.pipeline.predicting.answering import PredictConfig, locate, open_answering
 from mobilenet_cli.pipeline.predicting.cluster import answer_on_cluster
 from mobilenet_cli.pipeline.predicting.manifest import check_folder, claim, job_of
 from mobilenet_cli.pipeline.predicting.rows import Kind, counts_of, schema, write_part

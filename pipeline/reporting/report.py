@@ -5,11 +5,7 @@ from pathlib import Path
 
 from mobilenet_cli.pipeline.artifacts.files import write_atomically
 from mobilenet_cli.pipeline.artifacts.runs import Run
-from mobilenet_cli.pipeline.errors import (
-    DataError,
-    OptionError,
-    StorageError,
-)
+from mobilenet_cli.pipeline.errors import DataError, OptionError, StorageError
 from mobilenet_cli.pipeline.reporting.collect import collect, newest
 from mobilenet_cli.pipeline.reporting.gallery import pictures
 from mobilenet_cli.reports.embed import BENCH_SECTIONS, MARK, SECTIONS, embed

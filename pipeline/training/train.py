@@ -27,12 +27,7 @@ from mobilenet_cli.pipeline.training.distributed import ProcessGroup, process_gr
 from mobilenet_cli.pipeline.training.learner import Learner, make_learner
 from mobilenet_cli.pipeline.training.linear_probe import linear_probe, wants_probe
 from mobilenet_cli.pipeline.training.log import write_curves, write_log
-from mobilenet_cli.pipeline.training.setup import (
-    ResolvedTraining,
-    TrainingSetup,
-    resolve,
-    set_up,
-)
+from mobilenet_cli.pipeline.training.setup import ResolvedTraining, TrainingSetup, resolve, set_up
 from mobilenet_cli.pipeline.training.state import TrainingState, load_state, save_state
 from mobilenet_cli.pipeline.training.step import take_step
 from mobilenet_cli.pipeline.training.tensorboard import Board, board

@@ -15,11 +15,7 @@ from mobilenet_cli.reports.charts.chart import (
 )
 from mobilenet_cli.reports.compare import difference_cell, when
 from mobilenet_cli.reports.records.accuracy import Interval, Metric
-from mobilenet_cli.reports.records.run import (
-    ComparedPair,
-    ComparedRun,
-    ReportRow,
-)
+from mobilenet_cli.reports.records.run import ComparedPair, ComparedRun, ReportRow
 
 
 def difference_chart(pairs: Sequence[ComparedPair]) -> Chart | None:

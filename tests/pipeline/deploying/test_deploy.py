@@ -17,12 +17,7 @@ from mobilenet_cli.calibration.grid import Grid, asymmetric
 from mobilenet_cli.cli import app
 from mobilenet_cli.data.decode import decode
 from mobilenet_cli.data.open_dataset import open_dataset
-from mobilenet_cli.data.preprocess import (
-    InputSpec,
-    denormalize,
-    normalize,
-    resize_and_crop,
-)
+from mobilenet_cli.data.preprocess import InputSpec, denormalize, normalize, resize_and_crop
 from mobilenet_cli.pipeline.artifacts.artifact import save_artifact
 from mobilenet_cli.pipeline.artifacts.facts import Facts
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
