@@ -15,9 +15,11 @@ from mobilenet_cli.reports.charts.chart import (
     Json,
     axes,
     class_axis,
+    error_bars,
+    hollow,
     log_axis,
     plain,
-    style,
+    series,
 )
 from mobilenet_cli.reports.latency_tables import row_name
 from mobilenet_cli.reports.records.latency import BenchResult
@@ -66,31 +68,14 @@ def accuracy_chart(report: ReportRecord) -> Chart | None:
         return None
     data = []
     for index, (row, top1, ms) in enumerate(rows):
-        color, symbol, _ = style(index)
-        size = POINT_SIZES[min(index, len(POINT_SIZES) - 1)]
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": plain(row.file),
-                "x": [ms],
-                "y": [top1.value],
-                "error_y": {
-                    "symmetric": False,
-                    "array": [(top1.high or top1.value) - top1.value],
-                    "arrayminus": [top1.value - (top1.low or top1.value)],
-                    "thickness": 1,
-                },
-                "marker": {
-                    "size": size,
-                    "color": color,
-                    "symbol": f"{symbol}-open",
-                    "line": {"width": 2.5},
-                },
-                "hovertemplate": f"{plain(row.file)}<br>%{{x:.2f}} ms<br>{name} %{{y:.2f}} %<br>"
-                f"{row.size_mb:.2f} MiB<extra></extra>",
-            }
+        made = series(
+            *(index, plain(row.file), [ms], [top1.value], "markers"),
+            marker=hollow(index, POINT_SIZES[min(index, len(POINT_SIZES) - 1)]),
+            error_y=error_bars([top1]),
+            hovertemplate=f"{plain(row.file)}<br>%{{x:.2f}} ms<br>{name} %{{y:.2f}} %<br>"
+            f"{row.size_mb:.2f} MiB<extra></extra>",
         )
+        data.append(made)
     fastest = min(rows, key=lambda found: found[2])[0].file
     return Chart(
         "accuracy",
@@ -118,17 +103,8 @@ def precision_chart(run: RunRecord) -> Chart | None:
         return None
     data = []
     for index, (name, row) in enumerate(lines):
-        color, _, dash = style(index)
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "name": plain(name),
-                "x": [place / (len(row.precision) - 1) for place in range(len(row.precision))],
-                "y": list(row.precision),
-                "line": {"color": color, "dash": dash},
-            }
-        )
+        recalls = [place / (len(row.precision) - 1) for place in range(len(row.precision))]
+        data.append(series(index, plain(name), recalls, row.precision, "lines"))
     worst = min(lines, key=lambda line: line[1].ap50 or 0.0)
     return Chart(
         "precision",
@@ -155,18 +131,13 @@ def latency_chart(run: RunRecord) -> Chart | None:
         return None
     data = []
     for index, result in enumerate(results):
-        color, _, dash = style(index)
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "name": plain(row_name(result)).replace(" (", "<br>("),  # a phone is narrow
-                "x": list(result.percentiles_ms),
-                "y": list(range(101)),
-                "line": {"color": color, "dash": dash, "shape": "hv"},
-                "hovertemplate": "%{y} % within %{x:.2f} ms",
-            }
+        name = plain(row_name(result)).replace(" (", "<br>(")  # a phone is narrow
+        made = series(
+            *(index, name, result.percentiles_ms, list(range(101)), "lines"),
+            line={"shape": "hv"},
+            hovertemplate="%{y} % within %{x:.2f} ms",
         )
+        data.append(made)
     rows = [
         [bench_label(r), *(f"{r.percentiles_ms[q]:.2f}" for q in (0, 10, 50, 90, 99, 100))]
         for r in results
@@ -204,23 +175,18 @@ def throughput_chart(run: RunRecord) -> Chart | None:
         return None
     data, rows = [], []
     for index, ((name, threads), results) in enumerate(lines.items()):
-        color, symbol, dash = style(index)
-        label = f"{name}, {threads} thread{'s' if threads > 1 else ''}"
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": plain(label),
-                "x": [result.batch for result in results],
-                "y": [result.images_per_second for result in results],
-                "line": {"color": color, "dash": dash},
-                "marker": {"symbol": symbol, "size": 9},
-                "hovertemplate": "batch %{x}: %{y:.0f} images/s",
-            }
+        label = f"{name}, {counted(threads, 'thread')}"
+        batches, rates = zip(*((r.batch, r.images_per_second) for r in results), strict=True)
+        made = series(
+            *(index, plain(label), batches, rates, "lines+markers"),
+            marker={"size": 9},
+            hovertemplate="batch %{x}: %{y:.0f} images/s",
         )
+        data.append(made)
         rows += [[label, str(r.batch), f"{r.images_per_second:.0f}"] for r in results]
     layout = axes("images a run", "images/s")
-    layout["xaxis"] |= {"type": "log", "tickvals": sorted({r.batch for r in all_of(lines)})}
+    measured = sorted({result.batch for results in lines.values() for result in results})
+    layout["xaxis"] |= {"type": "log", "tickvals": measured}
     layout["yaxis"]["rangemode"] = "tozero"
     return Chart(
         "throughput",
@@ -231,11 +197,6 @@ def throughput_chart(run: RunRecord) -> Chart | None:
         ("artifact", "batch", "images/s"),
         rows,
     )
-
-
-def all_of(lines: dict[tuple[str, int], list[BenchResult]]) -> list[BenchResult]:
-    """Return the rows of every line."""
-    return [result for results in lines.values() for result in results]
 
 
 def operators_chart(run: RunRecord) -> Chart | None:
@@ -332,20 +293,11 @@ def curves(
     numbers = [number(epoch.get("epoch")) for epoch in epochs]
     x = [index + 1 if n is None else n for index, n in enumerate(numbers)]
     titles = [words.get(column, plain(column.replace("_", " "))) for column in columns]
+    mode = "lines+markers" if len(epochs) < 30 else "lines"
     data = []
     for index, (column, curve) in enumerate(zip(columns, titles, strict=True)):
-        color, symbol, dash = style(index)
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers" if len(epochs) < 30 else "lines",
-                "name": curve,
-                "x": x,
-                "y": [number(epoch.get(column)) for epoch in epochs],
-                "line": {"color": color, "dash": dash},
-                "marker": {"symbol": symbol},
-            }
-        )
+        values = [number(epoch.get(column)) for epoch in epochs]
+        data.append(series(index, curve, x, values, mode))
     rows = [
         [f"{n:g}", *(cell(epoch.get(c)) for c in columns)]
         for n, epoch in zip(x, epochs, strict=True)
@@ -448,21 +400,15 @@ def weights_chart(run: RunRecord) -> Chart | None:
         ("float", [max(abs(w.low), abs(w.high)) for w in run.weights]),
         ("int8", [max(abs(w.quantized_low), abs(w.quantized_high)) for w in run.weights]),
     ]
-    data: list[Json] = []
-    for index, (name, values) in enumerate(largest):
-        color, symbol, dash = style(index)
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": name,
-                "x": layers,
-                "y": values,
-                "line": {"color": color, "dash": dash, "width": 1},
-                "marker": {"color": color, "symbol": symbol, "size": 8},
-                "hovertemplate": "%{x}: %{y:.3g}",
-            }
+    data = [
+        series(
+            *(index, name, layers, values, "lines+markers"),
+            line={"width": 1},
+            marker={"size": 8},
+            hovertemplate="%{x}: %{y:.3g}",
         )
+        for index, (name, values) in enumerate(largest)
+    ]
     widest = max(run.weights, key=lambda w: w.high - w.low)
     values = [value for _, found in largest for value in found if value > 0] or [1.0]
     return Chart(
