@@ -588,7 +588,7 @@ def report_command(
 
     if compare and not all_runs and not run:
         both = comparing.compare_runs([run_named(name) for name in runs or []])
-        paths = comparing.write_comparison(both, RUNS)
+        paths = comparing.write(both, RUNS)
         return reported(both.model_dump(mode="json"), terminal.tables_text(both, markdown), paths)
     if runs or compare:
         raise OptionError(
@@ -596,7 +596,7 @@ def report_command(
         )
     if all_runs:
         past = comparing.history(RUNS)
-        paths = comparing.write_history(past, RUNS)
+        paths = comparing.write(past, RUNS)
         return reported(past.model_dump(mode="json"), terminal.tables_text(past, markdown), paths)
     record, paths = report(run_named(run) if run else find_run(None, "start", width))
     if into is not None:

@@ -41,7 +41,7 @@ from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, evaluate
 from mobilenet_cli.pipeline.evaluating.predict import open_sources, predict
 from mobilenet_cli.pipeline.exporting.convert import ConvertConfig, convert_fp16
 from mobilenet_cli.pipeline.exporting.simplify import SimplifyConfig, simplify
-from mobilenet_cli.pipeline.importing.import_onnx import OnnxImportConfig, read_onnx
+from mobilenet_cli.pipeline.importing.import_onnx import read_onnx
 from mobilenet_cli.pipeline.importing.import_weights import ImportConfig, read_source
 from mobilenet_cli.pipeline.inspecting.inspect_file import inspect_file
 from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
@@ -181,7 +181,7 @@ class Attempts:
             case "inspect":
                 inspect_file(path)
             case "import":
-                read_onnx(path, OnnxImportConfig("imagenet", classes=self.bases.classes))
+                read_onnx(path, ImportConfig(classes=self.bases.classes), "imagenet")
             case "simplify":
                 simplify(load_artifact(path), SimplifyConfig(images, 2), out)
             case "quantize":

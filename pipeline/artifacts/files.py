@@ -12,10 +12,17 @@ from typing import BinaryIO
 
 from mobilenet_cli.pipeline.errors import MobilenetError, ModelError, StorageError
 
+PACKAGE_MANIFEST = "manifest.json"
+
 
 def is_checkpoint(path: Path) -> bool:
     """Tell by its name whether a model file is a checkpoint of torch's; all others are ONNX."""
     return path.suffix == ".safetensors"
+
+
+def is_package(path: Path) -> bool:
+    """Tell whether a path is the folder of a package, which may stand where a model file may."""
+    return (path / PACKAGE_MANIFEST).is_file()
 
 
 def sha256_file(path: Path) -> str:

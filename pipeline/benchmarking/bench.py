@@ -49,6 +49,7 @@ from numpy.typing import NDArray
 
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.onnx_graph import multiply_adds
+from mobilenet_cli.pipeline.benchmarking import child
 from mobilenet_cli.pipeline.benchmarking.engines import (
     ENGINES,
     check_engines,
@@ -323,11 +324,13 @@ def take_turns(
     measured = []
     for (row, worker), timing in zip(workers, timings, strict=True):
         # Memory first: profiling costs some, and so does a second model.
-        made = Measured(row, timing, worker.cold_start_ms, worker.peak_rss_mb(), worker.inside())
+        memory, inside = worker.ask(child.peak_memory), worker.ask(child.inside_of)
+        made = Measured(row, timing, worker.cold_start_ms, memory, inside)
         if config.compares and not row.artifact.is_checkpoint:
-            made = replace(made, answers=logits_of(worker.answers(), row.engine))
+            made = replace(made, answers=logits_of(worker.ask(child.answers_of), row.engine))
             if row.engine == ONNX_RUNTIME and not row.variant:
-                made = replace(made, defined=logits_of(worker.defined(), row.engine))
+                defined = logits_of(worker.ask(child.defined_of), row.engine)
+                made = replace(made, defined=defined)
         measured.append(made)
     return tuple(measured)
 

@@ -24,9 +24,13 @@ from mobilenet_cli.models.boxes import BoxSpec
 from mobilenet_cli.models.detections import NmsConfig
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
 from mobilenet_cli.pipeline.artifacts.facts import METADATA_KEY
-from mobilenet_cli.pipeline.artifacts.files import sha256_file, write_atomically
+from mobilenet_cli.pipeline.artifacts.files import (
+    PACKAGE_MANIFEST,
+    is_package,
+    sha256_file,
+    write_atomically,
+)
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
-from mobilenet_cli.pipeline.artifacts.package_folder import MANIFEST, is_package
 from mobilenet_cli.pipeline.artifacts.sidecar import read_sidecar
 from mobilenet_cli.pipeline.deploying.answering import Answering, Boxes, answering_of
 from mobilenet_cli.pipeline.deploying.card import card
@@ -221,7 +225,7 @@ def deploy(
     for file, written in files.items():
         write_atomically(out / file, written)
     # The manifest comes last: until it is there, an old one does not fit the files.
-    write_atomically(out / MANIFEST, (manifest.model_dump_json(indent=1) + "\n").encode())
+    write_atomically(out / PACKAGE_MANIFEST, (manifest.model_dump_json(indent=1) + "\n").encode())
     return Package(out, manifest)
 
 

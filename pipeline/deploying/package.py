@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import JsonValue, ValidationError
 
-from mobilenet_cli.pipeline.artifacts.files import sha256_file
-from mobilenet_cli.pipeline.artifacts.package_folder import MANIFEST
+from mobilenet_cli.pipeline.artifacts.files import PACKAGE_MANIFEST, sha256_file
 from mobilenet_cli.pipeline.deploying.probe import is_right
 from mobilenet_cli.pipeline.errors import ModelError, OptionError, ProviderError
 from mobilenet_cli.pipeline.runtime.session import CPU, SessionConfig, open_session
@@ -82,21 +81,22 @@ def open_package(folder: Path) -> Package:
         ModelError: there is no manifest, it is of another version, or a file was changed.
     """
     again = "Make the package again with 'mobilenet-cli deploy'"
+    listed = folder / PACKAGE_MANIFEST
     try:
-        document = json.loads((folder / MANIFEST).read_bytes())
+        document = json.loads(listed.read_bytes())
         version = document["schema_version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{folder / MANIFEST} is no manifest of a package", again) from error
+        raise ModelError(f"{listed} is no manifest of a package", again) from error
     if version != VERSION:
         raise ModelError(
-            f"{folder / MANIFEST} is of version {version}, and this program reads {VERSION}",
+            f"{listed} is of version {version}, and this program reads {VERSION}",
             "Use the version of mobilenet-cli that made it, or make the package again",
         )
     try:
         manifest = PackageRecord.model_validate(document)
     except ValidationError as error:
         raise ModelError(
-            f"{folder / MANIFEST} cannot be read ({error.error_count()} errors)", again
+            f"{listed} cannot be read ({error.error_count()} errors)", again
         ) from error
     for name, sha256 in manifest.files.items():
         path = (folder / name).resolve()

@@ -15,7 +15,7 @@ from mobilenet_cli.data.parts import cut
 from mobilenet_cli.data.readers.remote import fetch_file
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.file_kinds import kind_of
-from mobilenet_cli.pipeline.artifacts.package_folder import is_package
+from mobilenet_cli.pipeline.artifacts.files import is_package
 from mobilenet_cli.pipeline.errors import DataError, OptionError
 from mobilenet_cli.pipeline.runtime.predictor import open_predictor, refuse_not_finite, top_classes
 from mobilenet_cli.pipeline.runtime.session import CPU

@@ -16,13 +16,6 @@ from mobilenet_cli.reports.records.accuracy import AnswersRecord
 from mobilenet_cli.reports.records.run import ReportRecord, RunRecord
 from mobilenet_cli.reports.summary import summarize
 
-FORMATS = {
-    "report.md": "markdown",
-    "report.json": "json",
-    "report.html": "html",
-    "model_card.md": "model_card",
-}
-
 
 def report(run: Run) -> tuple[ReportRecord, dict[str, Path]]:
     """Write the report of a run into its folder; return it and the paths by format.
@@ -34,15 +27,14 @@ def report(run: Run) -> tuple[ReportRecord, dict[str, Path]]:
     run_record, answers = collect(run)
     record = summarize(run_record)
     texts = {
-        "report.md": report_markdown(record),
-        "report.json": record.model_dump_json(indent=2) + "\n",
-        "model_card.md": model_card(record),
-        "report.html": report_html(record, *gallery_pictures(run_record, answers)),
+        "markdown": ("report.md", report_markdown(record)),
+        "json": ("report.json", record.model_dump_json(indent=2) + "\n"),
+        "model_card": ("model_card.md", model_card(record)),
+        "html": ("report.html", report_html(record, *gallery_pictures(run_record, answers))),
     }
-    for file, text in texts.items():
+    for file, text in texts.values():
         write_atomically(run.folder / file, text.encode())
-    paths = {FORMATS[file]: run.folder / file for file in texts}
-    return record, paths
+    return record, {form: run.folder / file for form, (file, _) in texts.items()}
 
 
 def embed_into(path: Path, record: ReportRecord) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from mobilenet_cli.pipeline.artifacts.package_folder import is_package
+from mobilenet_cli.pipeline.artifacts.files import is_package
 from mobilenet_cli.pipeline.deploying.package import open_package
 from mobilenet_cli.pipeline.errors import ModelError, OptionError
 from mobilenet_cli.pipeline.serving.app import Api, make_app

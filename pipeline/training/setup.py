@@ -290,22 +290,17 @@ class TrainingSetup:
         if self.grids is None:
             return network
         from mobilenet_cli.models.classifier_torch import Classifier
-
-        assert isinstance(network, Classifier)  # no other has grids
         from mobilenet_cli.pipeline.training.fake_quantize import FakeQuantized
 
+        assert isinstance(network, Classifier)  # no other has grids
         return FakeQuantized(network, self.grids)
 
     def written(self, network: "Network") -> "Network":
         """Return the network as it is written: itself, or with its weights on their grids."""
-        if self.grids is None:
-            return network
-        from mobilenet_cli.models.classifier_torch import Classifier
-
-        assert isinstance(network, Classifier)  # no other has grids
         from mobilenet_cli.pipeline.training.fake_quantize import FakeQuantized, on_grid
 
-        return on_grid(FakeQuantized(network, self.grids))
+        computed = self.computed(network)
+        return on_grid(computed) if isinstance(computed, FakeQuantized) else network
 
 
 def set_up(
