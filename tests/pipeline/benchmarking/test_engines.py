@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mobilenet_cli.pipeline.benchmarking.bench import RIGHT_DB, BenchConfig, bench
+from mobilenet_cli.pipeline.benchmarking.bench import BenchConfig, bench
 from mobilenet_cli.pipeline.benchmarking.engines import ENGINES, logits_of
 from mobilenet_cli.pipeline.benchmarking.options import bench_config
+from mobilenet_cli.pipeline.benchmarking.results import RIGHT_DB
 from mobilenet_cli.pipeline.errors import EngineError, OptionError
 from mobilenet_cli.reports.latency_tables import fastest_notes, row_name
 from mobilenet_cli.reports.records.latency import BenchRecord

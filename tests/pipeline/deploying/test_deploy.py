@@ -22,11 +22,12 @@ from mobilenet_cli.pipeline.artifacts.artifact import save_artifact
 from mobilenet_cli.pipeline.artifacts.facts import Facts
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
 from mobilenet_cli.pipeline.deploying import package as package_room
-from mobilenet_cli.pipeline.deploying.deploy import DeployConfig, check
+from mobilenet_cli.pipeline.deploying.deploy import DeployConfig
 from mobilenet_cli.pipeline.deploying.image import take_image
 from mobilenet_cli.pipeline.deploying.package import open_package
 from mobilenet_cli.pipeline.deploying.pixels import pixel_codes, take_pixels
 from mobilenet_cli.pipeline.deploying.stem import Stem, _fit_pairs
+from mobilenet_cli.pipeline.deploying.variants import check
 from mobilenet_cli.pipeline.errors import CheckError, OptionError, ProviderError
 from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
 from mobilenet_cli.pipeline.quantizing.quantize import quantize
