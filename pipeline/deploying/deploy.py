@@ -120,19 +120,10 @@ def deploy(
         StorageError: ``out`` cannot be written, or has something else in it.
     """
     facts = source.facts
-    if source.is_checkpoint or not facts.classes:
-        raise ModelError(
-            f"{source.path} is not an ONNX model that names its classes",
-            "Deploy a run's int8.onnx or folded.onnx",
-        )
+    _check_source(source)
     config.refuse_for(source)
     if out.exists() and not is_package(out) and (out.is_file() or any(out.iterdir())):
         raise StorageError(f"{out} exists and is no package", "Choose another --out")
-    if fixed := load_onnx(source.path).graph.input[0].type.tensor_type.shape.dim[0].dim_value:
-        raise ModelError(
-            f"the batch size of {source.path} is fixed at {fixed}",
-            "Import the file with 'mobilenet-cli import', which frees it",
-        )
     nms = config.nms(facts.boxes)
     answering = answering_of(facts, nms, config.top)
     trials = _trials(source, config)
@@ -179,6 +170,19 @@ def deploy(
     # The manifest comes last: until it is there, an old one does not fit the files.
     write_atomically(out / PACKAGE_MANIFEST, (manifest.model_dump_json(indent=1) + "\n").encode())
     return Package(out, manifest)
+
+
+def _check_source(source: Artifact) -> None:
+    if source.is_checkpoint or not source.facts.classes:
+        raise ModelError(
+            f"{source.path} is not an ONNX model that names its classes",
+            "Deploy a run's int8.onnx or folded.onnx",
+        )
+    if fixed := load_onnx(source.path).graph.input[0].type.tensor_type.shape.dim[0].dim_value:
+        raise ModelError(
+            f"the batch size of {source.path} is fixed at {fixed}",
+            "Import the file with 'mobilenet-cli import', which frees it",
+        )
 
 
 def _nms_record(nms: NmsConfig, boxes: int, trials: Trials) -> NmsRecord:

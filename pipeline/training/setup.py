@@ -317,13 +317,7 @@ def set_up(
 
     config, recipe, source = training.config, training.recipe, training.source
     torch.set_num_threads(group.cpus)
-    on_gpu = torch.cuda.is_available()
-    if not on_gpu and (config.precision == "fp16" or config.sync_norms):
-        what = "--sync-norms" if config.sync_norms else "--precision fp16"
-        raise OptionError(
-            f"{what} needs a GPU, and torch finds none",
-            "Leave it out" + ("" if config.sync_norms else ", or use bf16"),
-        )
+    device = device_for(config, group)
     detection = detection_of(training) if config.detects else None
     if detection is None:
         sets = [open_dataset(config.data, split).labelled() for split in ("train", "val")]
@@ -332,7 +326,6 @@ def set_up(
         sets = [as_dataset(part) for part in (detection.images, detection.validation)]
         classes = sets[0].classes
     images, validation = sets
-    device = torch.device("cuda", group.local) if on_gpu else torch.device("cpu")
     if config.qat and source is not None and source.facts.classes != classes:
         raise ModelError(
             f"{source.path} was not trained on the {len(classes)} classes of '{config.data}'",
@@ -371,6 +364,25 @@ def set_up(
         grids=grids,
         detection=detection,
     )
+
+
+def device_for(config: TrainConfig, group: ProcessGroup) -> "torch.device":
+    """Return the device of this process: its own GPU, or the CPU where torch finds none.
+
+    Raises:
+        OptionError: the settings need a GPU, and there is none.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.device("cuda", group.local)
+    if config.precision == "fp16" or config.sync_norms:
+        what = "--sync-norms" if config.sync_norms else "--precision fp16"
+        raise OptionError(
+            f"{what} needs a GPU, and torch finds none",
+            "Leave it out" + ("" if config.sync_norms else ", or use bf16"),
+        )
+    return torch.device("cpu")
 
 
 def detection_of(training: ResolvedTraining) -> DetectionTask:
