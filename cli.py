@@ -390,7 +390,7 @@ def quantize_command(
 
 @command("prove")
 def prove_command(kit: Path) -> Output:
-    """Tell by a proof kit whether this machine's kernels are right; exit with 1 if not."""
+    """Tell by a proof kit whether this machine's kernels are right; the exit status is 1 if not."""
     from mobilenet_cli.pipeline.quantizing.kit import prove_kit
     from mobilenet_cli.reports.terminal import proof_text
 
@@ -433,7 +433,7 @@ def deploy_command(
     width: Float = None,
     out: File = None,
 ) -> Output:
-    """Make a folder that programs in any language can use, proven to answer like predict."""
+    """Make a folder that programs in any language can use, and prove that it answers as predict."""
     from mobilenet_cli.pipeline.deploying.deploy import DeployConfig, deploy
     from mobilenet_cli.reports.terminal import deploy_text
 
@@ -459,7 +459,7 @@ def serve_command(
     provider: str = CPU,
     as_json: bool = False,
 ) -> Output:
-    """Answer over HTTP what a package says of images, until a signal stops it."""
+    """Serve a package over HTTP, until a signal stops the server."""
     from mobilenet_cli.pipeline.serving.config import ServeConfig
     from mobilenet_cli.pipeline.serving.serve import open_server
     from mobilenet_cli.reports.terminal import serve_text
@@ -579,7 +579,7 @@ def report_command(
     into: File = None,
     markdown: bool = False,
 ) -> Output:
-    """Write what is known about a run as a page, Markdown, JSON and a model card."""
+    """Write what is known about a run: a web page, Markdown, JSON and a model card."""
     from mobilenet_cli.pipeline.artifacts.runs import RUNS, find_run, run_named
     from mobilenet_cli.pipeline.errors import OptionError
     from mobilenet_cli.pipeline.reporting import compare as comparing
@@ -678,7 +678,7 @@ def predict_command(
     width: Float = None,
     as_json: bool = False,
 ) -> Output:
-    """Name the classes of images, or find boxes; of very many images, in files of a folder."""
+    """Name the classes of images, or find boxes in them; answers to very many go to files."""
     from mobilenet_cli.pipeline.evaluating import predict_boxes as boxes
     from mobilenet_cli.pipeline.evaluating.predict import (
         Prediction,
