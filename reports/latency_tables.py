@@ -197,6 +197,7 @@ def latency_grid(record: BenchRecord) -> Grid:
 
 def _latency_cells(record: BenchRecord, index: int) -> list[Cell]:
     r = record.results[index]
+    providers = {r.provider: None, **r.nodes_by_provider}  # several where nodes fell back
     return [
         label(row_name(r)),
         number(r.threads),
@@ -205,7 +206,7 @@ def _latency_cells(record: BenchRecord, index: int) -> list[Cell]:
         label(f"{r.low_ms:.3g} to {r.high_ms:.3g}{' (noisy)' if r.noisy else ''}"),
         _ratio_cell(record, index, r.reference),
         number(r.images_per_second, ".0f"),
-        label(provider_name(r)),
+        label(" + ".join(name.removesuffix("ExecutionProvider") for name in providers)),
         number(r.p90_ms, ".3g"),
         number(r.p99_ms, ".3g"),
         label(None if r.limit_ms is None else f"{100 * r.limit_ms / r.p50_ms:.0f} %"),
@@ -213,12 +214,6 @@ def _latency_cells(record: BenchRecord, index: int) -> list[Cell]:
         number(r.cold_start_ms, ".0f"),
         number(r.size_mb, ".1f"),
     ]
-
-
-def provider_name(result: BenchResult) -> str:
-    """Return ``CPU``, or ``CUDA + CPU`` where nodes fell back."""
-    names = {result.provider: None, **result.nodes_by_provider}
-    return " + ".join(name.removesuffix("ExecutionProvider") for name in names)
 
 
 def _ratio_cell(record: BenchRecord, index: int, reference: int) -> Cell:

@@ -164,7 +164,10 @@ def answers(
     """Yield what the model says about each image, or why it cannot be read."""
 
     def finish(sample: Sample, logits: NDArray[np.float32], _size: Size) -> Answer:
-        return answer_of(sample.key, targets[str(sample.label)], logits, predictor.independent)
+        target = targets[str(sample.label)]
+        rank = rank_of(target, logits, sample.key)
+        top, probabilities = top_classes(logits, TOP, predictor.independent)
+        return Answer(sample.key, target, rank, tuple(top), tuple(probabilities))
 
     stream = Stream(predictor, artifact.facts.input, finish)
     for found in stream.answers(batched(samples, predictor.batch), workers):
@@ -225,15 +228,6 @@ class EvaluateWorker:
         """Evaluate a run of samples."""
         samples = self.dataset.samples[slice(*run)]
         return list(answers(self.predictor, self.artifact, self.targets, samples, self.cpus))
-
-
-def answer_of(
-    key: str, target: int, logits: NDArray[np.float32], independent: bool = False
-) -> Answer:
-    """Return the rank of the right class, and the most probable classes as ``top_classes``."""
-    rank = rank_of(target, logits, key)
-    top, probabilities = top_classes(logits, TOP, independent)
-    return Answer(key, target, rank, tuple(top), tuple(probabilities))
 
 
 def rank_of(target: int, logits: NDArray[np.float32], key: str) -> int:

@@ -19,7 +19,7 @@ from mobilenet_cli.pipeline.artifacts.files import is_package
 from mobilenet_cli.pipeline.errors import DataError, OptionError
 from mobilenet_cli.pipeline.runtime.predictor import open_predictor, refuse_not_finite, top_classes
 from mobilenet_cli.pipeline.runtime.session import CPU
-from mobilenet_cli.pipeline.runtime.stream import Outcome, Size, Stream, batched
+from mobilenet_cli.pipeline.runtime.stream import Size, Stream, batched
 
 MODEL_SUFFIXES = (".onnx", ".safetensors")
 
@@ -166,14 +166,11 @@ def predict(
         stream = Stream(predictor, artifact.facts.input, guesses)
         for answers in stream.answers(batched(samples, predictor.batch)):
             for outcome in answers.outcomes:
-                yield _prediction(outcome)
-
-
-def _prediction(outcome: Outcome[tuple[Guess, ...]]) -> Prediction:
-    name = outcome.sample.key if outcome.sample else ""
-    if isinstance(outcome.answer, DataError):
-        return Prediction(name, error=outcome.answer)
-    return Prediction(name, outcome.answer)
+                name = outcome.sample.key if outcome.sample else ""
+                if isinstance(outcome.answer, DataError):
+                    yield Prediction(name, error=outcome.answer)
+                else:
+                    yield Prediction(name, outcome.answer)
 
 
 def _describe(artifact: Artifact, index: int) -> tuple[str, str]:

@@ -255,10 +255,6 @@ class TrainingSetup:
         """Return the number of epochs, of which the last may be a part of one."""
         return -(-self.total // self.steps)
 
-    def steps_in(self, epoch: int) -> int:
-        """Count the steps of an epoch, from 0."""
-        return min(self.steps, self.total - epoch * self.steps)
-
     @cached_property
     def validation_shard(self) -> Dataset:
         """Return the held-out images that this process evaluates: each image is one process's."""

@@ -215,7 +215,7 @@ class Trainer:
             first_step=state.step,
             shard=RankShard(setup.group.rank, setup.group.world),
         )
-        left = setup.steps_in(state.epoch) - state.step
+        left = min(setup.steps, setup.total - state.epoch * setup.steps) - state.step
         return islice(training_batches(setup.images, plan, setup.group.cpus, self.on_bad), left)
 
     def on_bad(self, sample: Sample, _: DataError) -> None:

@@ -108,11 +108,6 @@ def precision_chart(run: RunRecord) -> Chart | None:
     )
 
 
-def bench_label(result: BenchResult) -> str:
-    """Name a row's artifact, threads and batch."""
-    return f"{row_name(result)}, {counted(result.threads, 'thread')}, batch {result.batch}"
-
-
 def latency_chart(run: RunRecord) -> Chart | None:
     """Draw how many runs took at most so long, one line an artifact in its first setting."""
     results = first_settings(run)
@@ -129,7 +124,10 @@ def latency_chart(run: RunRecord) -> Chart | None:
         )
         data.append(made)
     rows = [
-        [bench_label(r), *(f"{r.percentiles_ms[q]:.2f}" for q in (0, 10, 50, 90, 99, 100))]
+        [
+            f"{row_name(r)}, {counted(r.threads, 'thread')}, batch {r.batch}",
+            *(f"{r.percentiles_ms[q]:.2f}" for q in (0, 10, 50, 90, 99, 100)),
+        ]
         for r in results
     ]
     return Chart(
