@@ -682,7 +682,7 @@ def predict_command(
     from mobilenet_cli.pipeline.evaluating import predict_boxes as boxes
     from mobilenet_cli.pipeline.evaluating.predict import (
         Prediction,
-        open_sources,
+        open_images,
         predict,
         tell_model,
     )
@@ -699,7 +699,7 @@ def predict_command(
         text, status = terminal.job_text(folder, record), MENDABLE if record.errors else 0
         return Output(record.model_dump(mode="json"), text, status, notes=record.failed)
     documents, bad = [], 0
-    _, samples = open_sources(sources, sys.stdin.buffer)
+    samples = open_images(images, sys.stdin.buffer)
     answers: Iterable[Prediction | boxes.BoxPrediction] = (
         predict(artifact, samples, top, provider)
         if artifact.facts.task == "classification"

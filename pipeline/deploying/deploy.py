@@ -14,8 +14,7 @@ import numpy as np
 
 from mobilenet_cli.data.dataset import printable
 from mobilenet_cli.data.decode import decode
-from mobilenet_cli.models.boxes import BoxSpec
-from mobilenet_cli.models.detections import NmsConfig
+from mobilenet_cli.models.detections import NmsConfig, shown_boxes
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
 from mobilenet_cli.pipeline.artifacts.files import (
     PACKAGE_MANIFEST,
@@ -41,7 +40,6 @@ from mobilenet_cli.pipeline.deploying.variants import (
     write_variant,
 )
 from mobilenet_cli.pipeline.errors import ModelError, OptionError, StorageError
-from mobilenet_cli.pipeline.exporting.nms import MIN_SCORE
 from mobilenet_cli.pipeline.progress import Progress, silent
 from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
 from mobilenet_cli.pipeline.quantizing.quantize import quantize
@@ -64,7 +62,7 @@ class DeployConfig:
         targets: kernels to quantize for, besides those of the model given; ``litert`` writes the
             integers of the fastest one for LiteRT.
         top: how many of the most probable classes the models give; None for probabilities alone.
-        min_score: a detector's boxes are above this probability; None takes ``MIN_SCORE``.
+        min_score: a detector's boxes are above this probability; None takes ``SHOWN``.
     """
 
     data: str | None = None
@@ -101,11 +99,6 @@ class DeployConfig:
                 f"{source.path} is a classifier, which finds no boxes", "Leave --min-score out"
             )
 
-    def nms(self, spec: BoxSpec | None) -> NmsConfig:
-        """Return how boxes are chosen of what a detector with this spec gives."""
-        least = MIN_SCORE if self.min_score is None else self.min_score
-        return NmsConfig(min_score=least, max_overlap=spec.max_overlap if spec else 0.5)
-
 
 def deploy(
     source: Artifact, config: DeployConfig, out: Path, progress: Progress = silent
@@ -124,7 +117,7 @@ def deploy(
     config.refuse_for(source)
     if out.exists() and not is_package(out) and (out.is_file() or any(out.iterdir())):
         raise StorageError(f"{out} exists and is no package", "Choose another --out")
-    nms = config.nms(facts.boxes)
+    nms = shown_boxes(facts.boxes, config.min_score)
     answering = answering_of(facts, nms, config.top)
     trials = _trials(source, config)
     with tempfile.TemporaryDirectory() as folder:

@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 
 from mobilenet_cli.data.boxes.box_dataset import BoxDataset, Boxes, BoxImage
 from mobilenet_cli.data.boxes.open_boxes import held_out_boxes
-from mobilenet_cli.models.detections import Detections, NmsConfig
+from mobilenet_cli.models.detections import SHOWN, Detections, NmsConfig
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.errors import DataError, OptionError
 from mobilenet_cli.pipeline.evaluating.average_precision import Coco, check_pycocotools, measure
 from mobilenet_cli.pipeline.evaluating.detecting import open_detector
 from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, preprocessing
-from mobilenet_cli.pipeline.evaluating.predict_boxes import MIN_SCORE as SHOWN
 from mobilenet_cli.pipeline.progress import Progress, silent
 from mobilenet_cli.reports.records.accuracy import Interval
 from mobilenet_cli.reports.records.detection import (
@@ -28,7 +27,6 @@ from mobilenet_cli.reports.records.detection import (
 )
 
 FEW = 500  # images whose boxes are kept for people to look at
-MIN_SCORE = 0.02  # far below what anybody shows, so that all of the curve is there
 
 
 def evaluate_detector(
@@ -59,7 +57,7 @@ def evaluate_detector(
     if config.strict and dataset.lost:
         raise dataset.lost[0]
     assert artifact.facts.boxes is not None
-    nms = NmsConfig(min_score=MIN_SCORE, max_overlap=artifact.facts.boxes.max_overlap)
+    nms = NmsConfig(max_overlap=artifact.facts.boxes.max_overlap)
     bad = [error.what for error in dataset.lost]
     truth: list[Boxes] = []
     found: list[Detections] = []
@@ -138,7 +136,7 @@ def _record(
         ap_large=large,
         classes=tuple(by_class(coco, facts.names or facts.classes)),
         remarks=dataset.remarks,
-        min_score=MIN_SCORE,
+        min_score=NmsConfig.min_score,
         max_overlap=facts.boxes.max_overlap,
         images_per_second=len(dataset.images) / seconds,
         seconds=seconds,

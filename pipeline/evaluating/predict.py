@@ -98,27 +98,19 @@ def tell_model(sources: Sequence[str]) -> tuple[Path | None, list[str]]:
     return (Path(models[0]) if models else None), images
 
 
-def open_sources(
-    sources: Sequence[str], stdin: BinaryIO
-) -> tuple[Path | None, Iterator[Sample | DataError]]:
-    """Tell a model file from images, which are looked for as they are needed.
+def open_images(sources: Sequence[str], stdin: BinaryIO) -> Iterator[Sample | DataError]:
+    """Yield images, each by its whole name; they are looked for as they are needed.
 
     Args:
-        sources: a model file or package, if one is named, and then what ``data.parts.cut`` takes.
+        sources: as ``data.parts.cut`` takes them.
         stdin: standard input, an image that ``-`` stands for.
 
-    Returns:
-        The model file, if one is named, and the images, each by its whole name; a DataError comes
-        in place of what is lost, or is raised where a list or a pattern cannot be used.
+    Yields:
+        The images, and a DataError in place of what is lost.
 
     Raises:
-        OptionError: as ``tell_model``.
+        DataError: a list or a pattern cannot be used.
     """
-    model, images = tell_model(sources)
-    return model, _open_images(images, stdin)
-
-
-def _open_images(sources: Sequence[str], stdin: BinaryIO) -> Iterator[Sample | DataError]:
     with ExitStack() as at_last:
         for source in sources:
             if source == "-":

@@ -25,7 +25,6 @@ from mobilenet_cli.pipeline.training.recipes import Recipe
 if TYPE_CHECKING:
     import torch
 
-MIN_SCORE = 0.02
 VALIDATION_BATCH = 16
 WHOLE = Window(0.0, 0.0, 1.0, 1.0, mirrored=False)
 
@@ -104,7 +103,7 @@ class DetectionTask:
         truth: list[Boxes] = []
         found: list[Detections] = []
         losses = 0.0
-        nms = NmsConfig(min_score=MIN_SCORE, max_overlap=self.boxes.max_overlap)
+        nms = NmsConfig(max_overlap=self.boxes.max_overlap)
         with torch.inference_mode():
             for batch in batches(dataset.samples, spec, VALIDATION_BATCH, on_bad=on_bad):
                 outputs = network(torch.from_numpy(batch.images).to(device))
