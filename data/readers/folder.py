@@ -41,13 +41,13 @@ class ImageFolder:
                 return True
         return False
 
-    def open(self, source: str, split: Split, seed: int) -> Dataset:
+    def open(self, source: str, split: Split) -> Dataset:
         """Find the images of a folder.
 
         ``root/train/<class>/`` and ``root/val/<class>/`` are splits, and in place of the latter one
-        of ``HELD_OUT_FOLDERS``; ``root/<class>/`` is divided
-        by ``stratified``; images directly in ``root`` have no label and are only ``all``, unless
-        their names are those of ImageNet's validation set.
+        of ``HELD_OUT_FOLDERS``; ``root/<class>/`` is divided by ``stratified``; images
+        directly in ``root`` have no label and are only ``all``, unless their names are those of
+        ImageNet's validation set.
 
         Raises:
             DataError: the folder is missing or empty, a class has no images or occurs twice, or
@@ -62,7 +62,7 @@ class ImageFolder:
                     f"{root} has no class folders, so it cannot be divided for '{split}'",
                     "Put the images of each class into a folder named after it",
                 )
-            return Dataset(name, stratified(samples, split, seed), classes, _lost(unread))
+            return Dataset(name, stratified(samples, split), classes, _lost(unread))
         held_out = _held_out_folder(root)
         parts = {"train": ["train"], "val": [held_out], "all": ["train", held_out]}[split]
         samples, seen = FileSamples(), set[str]()
