@@ -83,7 +83,7 @@ def result_of(
     """
     row, timing, inside = measured.row, measured.timing, measured.inside
     low, high = timing.interval()
-    p50 = timing.percentile(50)
+    percentiles_ms = tuple(timing.percentile(q) / 1e6 for q in range(101))
     operators = _operators(inside)
     integer = is_integer(_operators(plain.inside) if plain else operators)
     closeness = closeness_of(measured, plain)
@@ -96,19 +96,19 @@ def result_of(
         variant=row.variant,
         direction=row.direction,
         engine=row.ran_by,
-        provider=row.session.provider if row.ran_by == ONNX_RUNTIME else row.ran_by,
+        provider=row.session.provider if ours else row.ran_by,
         threads=row.session.threads or usable_cpus(),
         cpus=row.session.cpus,
         batch=row.batch,
-        p50_ms=p50 / 1e6,
-        p90_ms=timing.percentile(90) / 1e6,
-        p99_ms=timing.percentile(99) / 1e6,
-        min_ms=timing.percentile(0) / 1e6,
+        p50_ms=percentiles_ms[50],
+        p90_ms=percentiles_ms[90],
+        p99_ms=percentiles_ms[99],
+        min_ms=percentiles_ms[0],
         low_ms=low / 1e6,
         high_ms=high / 1e6,
         runs=len(timing.runs),
         blocks=len(timing.blocks),
-        images_per_second=1e9 * row.batch / p50,
+        images_per_second=1e9 * row.batch / timing.percentile(50),
         cold_start_ms=measured.cold_start_ms,
         peak_rss_mb=measured.peak_rss_mb,
         size_mb=row.artifact.path.stat().st_size / 2**20,
@@ -123,7 +123,7 @@ def result_of(
         else (),
         limit_ms=limit_ms(row, integer, roofline),
         reference=reference,
-        percentiles_ms=tuple(timing.percentile(q) / 1e6 for q in range(101)),
+        percentiles_ms=percentiles_ms,
         noisy=not timing.settled(),
         batch_norms_fused=not row.artifact.is_checkpoint and row.variant != UNFUSED,
         frozen_statistics=row.variant == FROZEN,

@@ -6,6 +6,7 @@ is kept.
 
 import hashlib
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -156,10 +157,15 @@ def deploy(
         nms=_nms_record(nms, boxes, trials) if facts.boxes else None,
     )
     files["README.md"] = card(manifest, facts).encode()
-    hashes = {file: hashlib.sha256(made).hexdigest() for file, made in files.items()}
+    return _write_package(out, manifest, files)
+
+
+def _write_package(out: Path, manifest: PackageRecord, files: Mapping[str, bytes]) -> Package:
+    """Write the files, and then the manifest, which names them with their hashes."""
+    hashes = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
     manifest = manifest.model_copy(update={"files": hashes})
-    for file, written in files.items():
-        write_atomically(out / file, written)
+    for file, content in files.items():
+        write_atomically(out / file, content)
     # The manifest comes last: until it is there, an old one does not fit the files.
     write_atomically(out / PACKAGE_MANIFEST, (manifest.model_dump_json(indent=1) + "\n").encode())
     return Package(out, manifest)

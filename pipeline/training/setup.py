@@ -316,12 +316,11 @@ def set_up(
     device = device_for(config, group)
     detection = detection_of(training) if config.detects else None
     if detection is None:
-        sets = [open_dataset(config.data, split).labelled() for split in ("train", "val")]
-        classes = training_classes(config.data, *sets)
+        images, validation = (open_dataset(config.data, s).labelled() for s in ("train", "val"))
+        classes = training_classes(config.data, images, validation)
     else:
-        sets = [as_dataset(part) for part in (detection.images, detection.validation)]
-        classes = sets[0].classes
-    images, validation = sets
+        images, validation = as_dataset(detection.images), as_dataset(detection.validation)
+        classes = images.classes
     if config.qat and source is not None and source.facts.classes != classes:
         raise ModelError(
             f"{source.path} was not trained on the {len(classes)} classes of '{config.data}'",
