@@ -32,12 +32,7 @@ WINDOW = 10_000  # items that Ray is told of at a time
 
 @dataclass(frozen=True)
 class SentModel:
-    """A model file travels to the actors, which need not see the driver's files.
-
-    Attributes:
-        name: the file's name.
-        content: its bytes.
-    """
+    """A model file travels to the actors, which need not see the driver's files."""
 
     name: str
     content: bytes

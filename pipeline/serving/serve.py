@@ -44,10 +44,6 @@ UVICORN: dict[str, Any] = {
 def open_server(folder: Path, config: ServeConfig) -> tuple[ServeRecord, Run]:
     """Load a package and open the socket that it is served at.
 
-    Args:
-        folder: of the package.
-        config: how to serve it.
-
     Returns:
         What is served, and a function that serves it until SIGTERM, SIGHUP or Ctrl-C, and calls
         what it is given as soon as requests and signals are answered as they should be.
