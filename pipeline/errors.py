@@ -118,7 +118,7 @@ def missing_extra(module: str | None) -> OptionError | None:
     extra = EXTRAS.get(package)
     if extra is None:
         return None
-    choice = "'mobilenet-cli[cpu]', or [gpu]" if extra == "cpu" else f"'mobilenet-cli[{extra}]'"
+    choice = '"mobilenet-cli[cpu]", or [gpu]' if extra == "cpu" else f'"mobilenet-cli[{extra}]"'
     return OptionError(
         f"this needs the package {package}, which is not installed",
         f"Install it with pip install {choice}; in a clone, 'make install' brings everything",

@@ -162,7 +162,7 @@ def test_without_images_there_is_no_scenario(brightness):
 
 def test_without_loadgen_the_extra_is_named(brightness, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlperf_loadgen", None)
-    with pytest.raises(OptionError, match=r"pip install 'mobilenet-cli\[mlperf\]'"):
+    with pytest.raises(OptionError, match=r'pip install "mobilenet-cli\[mlperf\]"'):
         run_scenario(brightness, settings(brightness, "offline"))
 
 
