@@ -393,7 +393,7 @@ def quantize_command(
 
 @command("prove")
 def prove_command(kit: Path) -> Output:
-    """Tell by a proof kit whether this machine's kernels are right; exit with 1 if not."""
+    """Tell by a proof kit whether this machine's kernels are right; the exit status is 1 if not."""
     from mobilenet_cli.pipeline.quantizing.kit import prove_kit
     from mobilenet_cli.reports.terminal import proof_text
 
@@ -436,7 +436,7 @@ def deploy_command(
     width: Float = None,
     out: File = None,
 ) -> Output:
-    """Make a folder that programs in any language can use, proven to answer like predict."""
+    """Make a folder that programs in any language can use, and prove that it answers as predict."""
     from mobilenet_cli.pipeline.deploying.deploy import DeployConfig, deploy
     from mobilenet_cli.reports.terminal import deploy_text, left_out
 
@@ -463,7 +463,7 @@ def serve_command(
     provider: str = CPU,
     as_json: bool = False,
 ) -> Output:
-    """Answer over HTTP what a package says of images, until a signal stops it."""
+    """Serve a package over HTTP, until a signal stops the server."""
     from mobilenet_cli.pipeline.serving.config import ServeConfig
     from mobilenet_cli.pipeline.serving.serve import open_server
     from mobilenet_cli.reports.terminal import serve_text
@@ -583,7 +583,7 @@ def report_command(
     into: File = None,
     markdown: bool = False,
 ) -> Output:
-    """Write what is known about a run as a page, Markdown, JSON and a model card."""
+    """Write what is known about a run: a web page, Markdown, JSON and a model card."""
     from mobilenet_cli.pipeline.artifacts.runs import RUNS, find_run, run_named
     from mobilenet_cli.pipeline.errors import OptionError
     from mobilenet_cli.pipeline.reporting import compare as comparing
@@ -592,7 +592,7 @@ def report_command(
 
     if compare and not all_runs and not run:
         both = comparing.compare_runs([run_named(name) for name in runs or []])
-        paths = comparing.write_comparison(both, RUNS)
+        paths = comparing.write(both, RUNS)
         return reported(both.model_dump(mode="json"), terminal.tables_text(both, markdown), paths)
     if runs or compare:
         raise OptionError(
@@ -600,7 +600,7 @@ def report_command(
         )
     if all_runs:
         past = comparing.history(RUNS)
-        paths = comparing.write_history(past, RUNS)
+        paths = comparing.write(past, RUNS)
         return reported(past.model_dump(mode="json"), terminal.tables_text(past, markdown), paths)
     record, paths = report(run_named(run) if run else find_run(None, "start", width))
     if into is not None:
@@ -682,7 +682,7 @@ def predict_command(
     width: Float = None,
     as_json: bool = False,
 ) -> Output:
-    """Name the classes of images, or find boxes; of very many images, in files of a folder."""
+    """Name the classes of images, or find boxes in them; answers to very many go to files."""
     from mobilenet_cli.pipeline.evaluating import predict as classes
     from mobilenet_cli.pipeline.evaluating import predict_boxes as boxes
     from mobilenet_cli.pipeline.predicting.job import config_of, predict_into
@@ -699,7 +699,7 @@ def predict_command(
         text, status = terminal.job_text(folder, record), MENDABLE if record.errors else 0
         return Output(record.model_dump(mode="json"), text, status, notes=record.failed)
     documents, bad = [], 0
-    _, samples = classes.open_sources(sources, sys.stdin.buffer)
+    samples = classes.open_images(images, sys.stdin.buffer)
     answers: Iterable[classes.Prediction | boxes.BoxPrediction] = (
         classes.predict(artifact, samples, config.top, provider)
         if artifact.facts.task == "classification"

@@ -32,7 +32,7 @@ import numpy as np
 from mobilenet_cli.data.decode import decode
 from mobilenet_cli.data.preprocess import square_of_bytes
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
-from mobilenet_cli.pipeline.evaluating.predict import open_sources, predict
+from mobilenet_cli.pipeline.evaluating.predict import open_images, predict
 
 Answers = list[dict[str, float]]  # of each image the first five classes with their probabilities
 PATHS = 200  # images a command line
@@ -41,7 +41,7 @@ SHOW = "async data => show(await (await fetch('data:image/jpeg;base64,' + data))
 
 def by_predict(model: Path, images: Sequence[Path]) -> Answers:
     """Answer as ``predict`` does."""
-    _, samples = open_sources(list(map(str, images)), sys.stdin.buffer)
+    samples = open_images(list(map(str, images)), sys.stdin.buffer)
     found = predict(load_artifact(model), samples)
     return [{guess.name: guess.probability for guess in answer.guesses} for answer in found]
 

@@ -52,7 +52,7 @@ from mobilenet_cli.pipeline.quantizing.calibration_images import RANGE_BATCH, ch
 from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
 from mobilenet_cli.pipeline.quantizing.quantize import quantize
 from mobilenet_cli.pipeline.runtime.integer_kernels import detect_target
-from mobilenet_cli.pipeline.runtime.machine import machine
+from mobilenet_cli.pipeline.runtime.machine import machine, peak_rss_mb
 from mobilenet_cli.pipeline.runtime.parity import compare
 from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
 from mobilenet_cli.pipeline.runtime.timing import Subject, interleave, ratio, time_block
@@ -227,13 +227,6 @@ def child(job: dict[str, Any]) -> None:
     print("\n" + json.dumps(cost))
 
 
-def peak_rss_mb() -> float:
-    """Of this process. ``ru_maxrss`` would start from the parent's size, which fork copies."""
-    status = Path("/proc/self/status").read_text()
-    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024
-
-
 # -- the parent -----------------------------------------------------------------------------------
 
 
@@ -295,7 +288,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         notes.append("NNCF is not installed: its row is left out.")
     if newer and shim is None:
         notes.append(
-            "The AVX2 kernels could not be had on this machine (no gcc, or no code may be rewritten)."
+            "The AVX2 kernels could not be had here (no gcc, or no code may be rewritten)."
         )
     rows: dict[str, dict[str, Any]] = {FOLDED: {"path": common["model"]}}
     for position, (name, job) in enumerate(jobs(with_nncf).items()):

@@ -97,6 +97,44 @@ class Quantized:
         return model
 
 
+@dataclass(frozen=True)
+class Coding:
+    """This is what becomes of the float network's tensors before they are rounded.
+
+    Attributes:
+        grids: the grid of every tensor that is represented by codes.
+        reuse: which channels replace dead ones.
+        factors: by what each channel of a tensor is multiplied, by tensor.
+    """
+
+    grids: dict[str, Grid]
+    reuse: Reuse
+    factors: dict[str, NDArray[np.float64]]
+
+    def as_coded(self, name: str, values: NDArray[Any]) -> NDArray[Any]:
+        """Return the values of a tensor, or of its mean, as they are coded."""
+        values = self.reuse.repeat(name, values)
+        if name in self.factors:
+            return values * self.factors[name].astype(values.dtype)[:, None, None]
+        return values
+
+
+def coding_of(
+    network: Network,
+    statistics: Statistics,
+    ranges: dict[str, tuple[float, float]],
+    target: Target,
+) -> Coding:
+    """Choose grids for the ranges, replace dead channels, and equalize the others."""
+    reuse = reuse_dead_channels(network, statistics.low, statistics.high)
+    lowest, highest = (
+        {name: reuse.repeat_channels(name, values) for name, values in ends.items()}
+        for ends in (statistics.low, statistics.high)
+    )
+    factors = channel_factors(network, lowest, highest, ranges)
+    return Coding(choose_grids(network, ranges, target), reuse, factors)
+
+
 def build(
     network: Network,
     images: CalibrationImages,
@@ -127,14 +165,12 @@ def build(
         done += fraction
         runtime.progress(done, note)
 
-    inputs = {s.output: s.inputs[0] for s in network.steps if s.kind == "linear"}
     each_image = 1 / len(images)
     statistics = statistics_of(
         network, images.all_batches, runtime, lambda n: tick(n * each_image, "ranges")
     )
     if trained:
-        grids, factors = trained_grids(network, trained, target), {}
-        reuse = Reuse(network.linears, {})
+        coding = Coding(trained_grids(network, trained, target), Reuse(network.linears, {}), {})
         tick(1, "ranges")
     else:
         ranges = ranges_of(
@@ -145,39 +181,27 @@ def build(
             runtime,
             lambda n: tick(n * each_image, "histograms"),
         )
-        grids = choose_grids(network, ranges, target)
-        reuse = reuse_dead_channels(network, statistics.low, statistics.high)
-        lowest, highest = (
-            {name: reuse.repeat_channels(name, values) for name, values in ends.items()}
-            for ends in (statistics.low, statistics.high)
-        )
-        factors = channel_factors(network, lowest, highest, ranges)
-
-    def as_coded(name: str, values: NDArray[Any]) -> NDArray[Any]:
-        values = reuse.repeat(name, values)
-        if name in factors:
-            return values * factors[name].astype(values.dtype)[:, None, None]
-        return values
-
+        coding = coding_of(network, statistics, ranges, target)
     held = partial(images.first_batches, RECONSTRUCTION_IMAGES)
     means = statistics.mean
     if len(images) > RECONSTRUCTION_IMAGES:
         # A bias makes good what the means of float and of codes differ by, on the same images.
         means = statistics_of(network, held, runtime, lambda _: None).mean
+    inputs = {s.output: s.inputs[0] for s in network.steps if s.kind == "linear"}
     quantized = reconstruct(
         network,
-        equalize_channels(reuse.linears, inputs, factors),
-        grids,
-        {name: as_coded(name, mean) for name, mean in means.items()},
+        equalize_channels(coding.reuse.linears, inputs, coding.factors),
+        coding.grids,
+        {name: coding.as_coded(name, mean) for name, mean in means.items()},
         target,
-        reuse.copies,
+        coding.reuse.copies,
         bool(trained),
         held,
         runtime.simulate,
         lambda n: tick(n / len(network.steps), "rounding"),
-        runtime.watch(grids, as_coded) if runtime.watch else None,
+        runtime.watch(coding.grids, coding.as_coded) if runtime.watch else None,
     )
-    return Quantized(network, grids, quantized)
+    return Quantized(network, coding.grids, quantized)
 
 
 def trained_grids(network: Network, trained: tuple[Grid, ...], target: Target) -> dict[str, Grid]:

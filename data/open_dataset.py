@@ -30,8 +30,8 @@ class Reader(Protocol):
     def has_splits(self, source: str) -> bool:
         """Tell whether the data set says itself what is held out from training."""
 
-    def open(self, source: str, split: Split, seed: int) -> Dataset:
-        """Find the samples of a split; the seed matters where a set has no splits of its own."""
+    def open(self, source: str, split: Split) -> Dataset:
+        """Find the samples of a split: of its own, or as ``stratified`` makes them."""
 
 
 # In the order in which they are asked.
@@ -45,21 +45,20 @@ DATASETS: dict[str, Reader] = {
 SHARDS = tuple(reader for reader in DATASETS.values() if isinstance(reader, ShardFormat))
 
 
-def open_dataset(source: str, split: Split, seed: int = 0) -> Dataset:
+def open_dataset(source: str, split: Split) -> Dataset:
     """Find the samples of a data set; images are read later, one at a time.
 
     Args:
         source: ``digits``, or the path of what a reader in ``DATASETS`` recognizes, or the
             address of its files as ``local_copy`` takes it.
         split: ``train``, ``val`` (held out), or ``all``.
-        seed: the seed of the division into train and val, where the set has none of its own.
 
     Raises:
         DataError: there is no such data set, it has no images or not this split, or its classes
             are contradictory.
     """
     path = _path(source)
-    dataset = _reader(path).open(path, split, seed)
+    dataset = _reader(path).open(path, split)
     return replace(dataset, name=f"{source} ({split})") if is_address(source) else dataset
 
 
@@ -67,7 +66,7 @@ def held_out(source: str, trained_on: str | None) -> Dataset:
     """Return the images of ``source`` that a model was not trained on.
 
     That is its val part where the set has one of its own or was the training data, as held out
-    by ``open_dataset`` with seed 0; and otherwise all of it.
+    by ``open_dataset``; and otherwise all of it.
 
     Args:
         source: a name, a path or an address that ``open_dataset`` takes.

@@ -13,7 +13,7 @@ from mobilenet_cli.pipeline.errors import DataError, OptionError
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
-RESAMPLING = {
+RESAMPLING: dict[Interpolation, Image.Resampling] = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,

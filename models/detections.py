@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mobilenet_cli.models.boxes import BoxSpec
 from mobilenet_cli.pipeline.errors import OptionError
 
+SHOWN = 0.5  # the least probability of a box that people are shown, unless they name one
 MAX_DETECTIONS = 100  # of an image, as COCO's evaluation takes
 
 
@@ -21,7 +22,8 @@ class NmsConfig:
     """These are the settings of non-maximum suppression.
 
     Attributes:
-        min_score: a box is kept if its probability is above this.
+        min_score: a box is kept if its probability is above this; by default far below what anybody
+            is shown, so that all of the curve of precision is there.
         max_overlap: of two boxes of one class whose intersection over union is above this, the
             less probable one is dropped.
         max_detections: boxes of an image, the most probable ones.
@@ -42,6 +44,17 @@ class NmsConfig:
             raise OptionError(
                 f"{self.max_detections} boxes of an image are none", "Give a number of at least 1"
             )
+
+
+def shown_boxes(spec: BoxSpec | None, min_score: float | None) -> NmsConfig:
+    """Return how the boxes that people are shown are chosen.
+
+    Args:
+        spec: says which overlap the detector was made for; None for a classifier (no boxes).
+        min_score: the least probability; None takes ``SHOWN``.
+    """
+    least = SHOWN if min_score is None else min_score
+    return NmsConfig(min_score=least, max_overlap=spec.max_overlap if spec else 0.5)
 
 
 @dataclass(frozen=True)

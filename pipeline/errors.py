@@ -18,6 +18,7 @@ This module imports no other of the project, so that every package may raise the
 sentences.
 """
 
+import importlib.util
 from collections.abc import Sequence
 
 LONGEST = 2000  # characters of a sentence: a name in somebody's file may have millions
@@ -103,6 +104,8 @@ EXTRAS = {
     "tensorboardX": "tensorboard",
     "tensorflow": "tensorflow",
     "mlperf_loadgen": "mlperf",
+    "pycocotools": "detect",
+    "yaml": "detect",
     "ai_edge_litert": "litert",
     "flatbuffers": "litert",
     "openvino": "engines",
@@ -123,11 +126,25 @@ def missing_extra(module: str | None) -> OptionError | None:
     extra = EXTRAS.get(package)
     if extra is None:
         return None
-    choice = "'mobilenet-cli[cpu]', or [gpu]" if extra == "cpu" else f"'mobilenet-cli[{extra}]'"
+    choice = '"mobilenet-cli[cpu]", or [gpu]' if extra == "cpu" else f'"mobilenet-cli[{extra}]"'
     return OptionError(
         f"this needs the package {package}, which is not installed",
         f"Install it with pip install {choice}; in a clone, 'make install' brings everything",
     )
+
+
+def need(module: str, what: str, kind: type[MobilenetError] = OptionError) -> None:
+    """Refuse to go on without a package of an extra, before it is imported.
+
+    Args:
+        module: the name under which Python imports it.
+        what: what needs it, as the beginning of a sentence that ends in the package's name.
+        kind: of the error.
+    """
+    if importlib.util.find_spec(module) is None:
+        missing = missing_extra(module)
+        assert missing is not None  # every package that is needed so belongs to an extra
+        raise kind(f"{what}, which is not installed", missing.fix)
 
 
 def mendable(error: Exception) -> MobilenetError | None:

@@ -1,9 +1,10 @@
 """Runs stand side by side in tables, and latencies are compared where they may be."""
 
+import itertools
 from collections.abc import Sequence
 
 from mobilenet_cli.reports.latency_tables import threads_on
-from mobilenet_cli.reports.markdown import interval_cell, metric_cell, times_cell
+from mobilenet_cli.reports.markdown import interval_cell, times_cell
 from mobilenet_cli.reports.records.accuracy import Interval
 from mobilenet_cli.reports.records.latency import BenchRecord, BenchResult, MachineRecord
 from mobilenet_cli.reports.records.run import (
@@ -13,16 +14,7 @@ from mobilenet_cli.reports.records.run import (
     HistoryRecord,
     ReportRow,
 )
-from mobilenet_cli.reports.summary import result_index
-from mobilenet_cli.reports.tables import (
-    NOTHING,
-    Cell,
-    Grid,
-    Section,
-    label,
-    number,
-    sections_markdown,
-)
+from mobilenet_cli.reports.tables import NOTHING, Cell, Grid, Section, label, number
 
 HARDWARE = ("cpu", "architecture", "instruction_sets", "cpus", "usable_cpus", "cpu_quota", "gpus")
 
@@ -76,22 +68,15 @@ def same_setting(
 ) -> tuple[BenchResult, BenchResult] | None:
     """Return the first row of one file for which the other has a row in the same setting."""
 
+    def plain(record: BenchRecord, sha256: str) -> list[BenchResult]:
+        wanted = (sha256, "", "forward")
+        return [r for r in record.results if (r.sha256, r.variant, r.direction) == wanted]
+
     def setting(result: BenchResult) -> tuple[str, int, int]:
         return result.provider, result.threads, result.batch
 
-    plain = [
-        r
-        for r in base.results
-        if (r.sha256, r.variant, r.direction) == (base_sha256, "", "forward")
-    ]
-    if result_index(other, other_sha256) is None:
-        return None
-    for first in plain:
-        for second in other.results:
-            named = (second.sha256, second.variant, second.direction)
-            if named == (other_sha256, "", "forward") and setting(first) == setting(second):
-                return first, second
-    return None
+    pairs = itertools.product(plain(base, base_sha256), plain(other, other_sha256))
+    return next((pair for pair in pairs if setting(pair[0]) == setting(pair[1])), None)
 
 
 def comparison_tables(record: ComparisonRecord) -> list[Section]:
@@ -109,16 +94,6 @@ def history_tables(record: HistoryRecord) -> list[Section]:
     """Lay out every run's artifacts, oldest run first."""
     notes = [*told(record.runs), *broken(record.runs)]
     return [Section("", runs_grid(record.runs), notes)]
-
-
-def comparison_markdown(record: ComparisonRecord) -> str:
-    """Write a comparison as Markdown."""
-    return sections_markdown(comparison_tables(record))
-
-
-def history_markdown(record: HistoryRecord) -> str:
-    """Write a history as Markdown."""
-    return sections_markdown(history_tables(record))
 
 
 def pairs_grid(pairs: Sequence[ComparedPair]) -> Grid:
@@ -144,11 +119,7 @@ def pairs_grid(pairs: Sequence[ComparedPair]) -> Grid:
 
 def difference_cell(difference: Interval | None) -> Cell:
     """Make a cell of a difference in points: ``-0.31 (-0.90 to +0.29)``."""
-    if difference is None:
-        return number(None)
-    known = difference.low is not None and difference.high is not None
-    bounds = f"{difference.low:+.2f} to {difference.high:+.2f}" if known else ""
-    return number(difference.value, "+.2f", bounds)
+    return interval_cell(difference, "+.2f", "+.2f")
 
 
 def pair_notes(pairs: Sequence[ComparedPair]) -> list[str]:
@@ -216,7 +187,7 @@ def runs_grid(runs: Sequence[ComparedRun]) -> Grid:
                 label(run.run),
                 label(row.file),
                 number(row.size_mb, ".2f"),
-                *([metric_cell(row.top1)] if classifiers else []),
+                *([interval_cell(row.top1)] if classifiers else []),
                 *([interval_cell(row.ap50)] if detectors else []),
                 number(row.p50_ms, ".2f"),
                 times_cell(row.speedup),
@@ -257,10 +228,10 @@ def differences(runs: Sequence[ComparedRun]) -> str:
     return f"They differ in {', '.join(parts)}" if parts else "Their known settings are the same"
 
 
-def several(values: Sequence[str], most: int = 4) -> str:
-    """List values in a sentence; of many, the first ones and how many more there are."""
-    more = [f"and {len(values) - most} more"] if len(values) > most else []
-    return ", ".join([*values[:most], *more])
+def several(values: Sequence[str]) -> str:
+    """List values in a sentence; of many, the first four and how many more there are."""
+    more = [f"and {len(values) - 4} more"] if len(values) > 4 else []
+    return ", ".join([*values[:4], *more])
 
 
 def when(run: ComparedRun) -> str:

@@ -6,14 +6,7 @@ from mobilenet_cli.reports.charts.comparison_charts import (
     difference_chart,
     history_charts,
 )
-from mobilenet_cli.reports.compare import (
-    broken,
-    incomparable,
-    pairs_grid,
-    runs_grid,
-    told,
-    when,
-)
+from mobilenet_cli.reports.compare import broken, incomparable, pairs_grid, runs_grid, told, when
 from mobilenet_cli.reports.html import document
 from mobilenet_cli.reports.records.run import ComparisonRecord, HistoryRecord
 from mobilenet_cli.reports.summary import points, speed

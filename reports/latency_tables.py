@@ -13,16 +13,7 @@ from mobilenet_cli.reports.records.latency import (
     MachineRecord,
     is_integer,
 )
-from mobilenet_cli.reports.tables import (
-    Cell,
-    Grid,
-    Section,
-    grid_markdown,
-    label,
-    number,
-    sections_markdown,
-    table,
-)
+from mobilenet_cli.reports.tables import Cell, Grid, Section, grid_markdown, label, number, table
 
 FLOAT_SETS = ("SSE4.2", "AVX", "AVX2", "AVX-512F", "NEON", "SVE")
 INTEGER_SETS = (
@@ -43,11 +34,6 @@ def row_name(result: BenchResult) -> str:
     engine = "" if result.engine in CLASSIC_ENGINES else result.engine
     extra = ", ".join(part for part in (engine, direction, result.variant) if part)
     return f"{Path(result.model).name} ({extra})" if extra else Path(result.model).name
-
-
-def bench_markdown(record: BenchRecord) -> str:
-    """Write the whole record as Markdown."""
-    return sections_markdown(bench_tables(record))
 
 
 def bench_tables(record: BenchRecord) -> list[Section]:
@@ -77,7 +63,7 @@ def bench_notes(record: BenchRecord) -> list[str]:
     noisy = noise_note(record.results)
     return [
         f"input: {record.input}",
-        *pinning_notes(record),
+        *dict.fromkeys(threads_on(r.threads, r.cpus) for r in record.results),
         *options,
         *rooflines,
         *([noisy] if noisy else []),
@@ -168,12 +154,6 @@ def noise_note(results: Sequence[BenchResult]) -> str:
     return f"Noisy, for their medians are not known to 2 %: {rows}. Give bench more --seconds"
 
 
-def pinning_notes(record: BenchRecord) -> list[str]:
-    """Say ``2 threads, pinned to CPUs 0, 1``, one line a thread count."""
-    pinned = dict.fromkeys((r.threads, r.cpus) for r in record.results)
-    return [threads_on(threads, cpus) for threads, cpus in pinned]
-
-
 def threads_on(threads: int, cpus: tuple[int, ...]) -> str:
     """Say ``1 thread, pinned to CPU 0``, or ``4 threads`` where they were not pinned."""
     count = counted(threads, "thread")
@@ -217,15 +197,16 @@ def latency_grid(record: BenchRecord) -> Grid:
 
 def _latency_cells(record: BenchRecord, index: int) -> list[Cell]:
     r = record.results[index]
+    providers = {r.provider: None, **r.nodes_by_provider}  # several where nodes fell back
     return [
         label(row_name(r)),
         number(r.threads),
         number(r.batch),
         number(r.p50_ms, ".3g"),
         label(f"{r.low_ms:.3g} to {r.high_ms:.3g}{' (noisy)' if r.noisy else ''}"),
-        ratio_to_reference(record, index),
+        _ratio_cell(record, index, r.reference),
         number(r.images_per_second, ".0f"),
-        label(provider_name(r)),
+        label(" + ".join(name.removesuffix("ExecutionProvider") for name in providers)),
         number(r.p90_ms, ".3g"),
         number(r.p99_ms, ".3g"),
         label(None if r.limit_ms is None else f"{100 * r.limit_ms / r.p50_ms:.0f} %"),
@@ -235,18 +216,8 @@ def _latency_cells(record: BenchRecord, index: int) -> list[Cell]:
     ]
 
 
-def provider_name(result: BenchResult) -> str:
-    """Return ``CPU``, or ``CUDA + CPU`` where nodes fell back."""
-    names = {result.provider: None, **result.nodes_by_provider}
-    return " + ".join(name.removesuffix("ExecutionProvider") for name in names)
-
-
-def ratio_to_reference(record: BenchRecord, index: int) -> Cell:
-    """Make a cell of the latency over the reference row's: ``0.520 (0.510 to 0.530)``."""
-    return _ratio_cell(record, index, record.results[index].reference)
-
-
 def _ratio_cell(record: BenchRecord, index: int, reference: int) -> Cell:
+    """Make a cell of a row's latency over another's: ``0.520 (0.510 to 0.530)``."""
     found = [r for r in record.ratios if (r.row, r.reference) == (index, reference)]
     if not found:
         return number(1.0 if reference == index else None, "g")

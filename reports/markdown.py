@@ -56,12 +56,12 @@ def artifact_grid(rows: Sequence[ReportRow]) -> Grid:
             [
                 label(row.file),
                 number(row.size_mb, ".2f"),
-                metric_cell(row.top1),
+                interval_cell(row.top1),
                 interval_cell(row.ap50),
                 number(row.p50_ms, ".2f"),
                 times_cell(row.speedup),
                 number(row.p99_ms, ".2f"),
-                metric_cell(row.top5),
+                interval_cell(row.top5),
                 interval_cell(row.ap),
             ]
             for row in rows
@@ -92,20 +92,13 @@ def setting(row: ReportRow) -> list[str]:
     return notes
 
 
-def metric_cell(metric: Metric | None) -> Cell:
-    """Make a cell of a share of images: ``98.33 (97.1 to 99.1)``."""
-    if metric is None:
-        return number(None)
-    return number(metric.value, ".2f", f"{metric.low:.1f} to {metric.high:.1f}")
-
-
-def interval_cell(interval: Interval | None) -> Cell:
-    """Make a cell of a percentage whose interval may be unknown."""
+def interval_cell(interval: Interval | Metric | None, form: str = ".2f", ends: str = ".1f") -> Cell:
+    """Make a cell of a percentage, whose interval may be unknown: ``98.33 (97.1 to 99.1)``."""
     if interval is None:
         return number(None)
-    known = interval.low is not None and interval.high is not None
-    bounds = f"{interval.low:.1f} to {interval.high:.1f}" if known else ""
-    return number(interval.value, ".2f", bounds)
+    low, high = interval.low, interval.high
+    bounds = "" if low is None or high is None else f"{low:{ends}} to {high:{ends}}"
+    return number(interval.value, form, bounds)
 
 
 def times_cell(interval: Interval | None) -> Cell:

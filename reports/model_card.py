@@ -5,7 +5,7 @@ Only what the records say is stated; what they cannot know is said to be unknown
 
 from mobilenet_cli.pipeline.errors import counted
 from mobilenet_cli.reports.latency_tables import noise_note
-from mobilenet_cli.reports.markdown import interval_cell, metric_cell, rows_markdown
+from mobilenet_cli.reports.markdown import interval_cell, rows_markdown
 from mobilenet_cli.reports.records.conversion import ImportRecord
 from mobilenet_cli.reports.records.quantization import QuantizeRecord
 from mobilenet_cli.reports.records.run import (
@@ -86,9 +86,9 @@ def accuracy(row: ReportRow) -> str:
         )
     if row.top1 is None:
         return "Accuracy has not been measured."
-    top5 = f" and top-5 {metric_cell(row.top5)} %" if row.top5 else ""
+    top5 = f" and top-5 {interval_cell(row.top5)} %" if row.top5 else ""
     return (
-        f"Top-1 {metric_cell(row.top1)} %{top5} on {counted(row.images or 0, 'image')} of "
+        f"Top-1 {interval_cell(row.top1)} %{top5} on {counted(row.images or 0, 'image')} of "
         f"{row.data} "
         "(95 % Wilson intervals)."
     )

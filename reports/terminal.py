@@ -54,16 +54,15 @@ def printable(text: str) -> str:
 
 def recipes_text(recipes: Mapping[str, Mapping[str, Any]]) -> str:
     """Show recipes by name, each with its source and its values."""
-    return "\n\n".join(_recipe_text(name, values) for name, values in recipes.items())
-
-
-def _recipe_text(name: str, values: Mapping[str, Any]) -> str:
-    numbers = {k: v for k, v in values.items() if type(v) in (int, float)}
-    settings = " ".join(f"{key}={value:g}" for key, value in numbers.items() if value)
-    return (
-        f"{name}: {values['note']}\n  expected: {values['expected']}\n"
-        f"  from {values['source']}\n  optimizer={values['optimizer']} {settings}"
-    )
+    texts = []
+    for name, values in recipes.items():
+        numbers = {k: v for k, v in values.items() if type(v) in (int, float) and v}
+        listed = " ".join(f"{key}={value:g}" for key, value in numbers.items())
+        texts.append(
+            f"{name}: {values['note']}\n  expected: {values['expected']}\n"
+            f"  from {values['source']}\n  optimizer={values['optimizer']} {listed}"
+        )
+    return "\n\n".join(texts)
 
 
 def training_text(record: TrainingStart | EpochRecord) -> str:

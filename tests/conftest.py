@@ -18,6 +18,7 @@ from onnx import helper, numpy_helper
 from PIL import Image
 
 if TYPE_CHECKING:
+    from mobilenet_cli.models.architecture import Network
     from mobilenet_cli.models.spec import Padding
     from mobilenet_cli.pipeline.deploying.package import Package
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
@@ -80,6 +81,17 @@ def class_folders(tmp_path: Path, encoded: Callable[..., bytes]) -> Callable[...
     return make
 
 
+def save_checkpoint(path: Path, network: "Network", **facts: object) -> Artifact:
+    """Save a network as a training would, and as if it had been trained on digits."""
+    from mobilenet_cli.pipeline.artifacts.artifact import save_artifact
+    from mobilenet_cli.pipeline.artifacts.checkpoint import checkpoint_bytes
+    from mobilenet_cli.pipeline.artifacts.facts import Facts
+    from mobilenet_cli.reports.records.base import Record
+
+    known = Facts(stage="train", model=network.spec, **facts)
+    return save_artifact(path, checkpoint_bytes(network.eval(), known), known, Record())
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the smallest real network, seeded and untrained: checkpoint and exported ONNX.
@@ -91,11 +103,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from mobilenet_cli.data.preprocess import InputSpec
     from mobilenet_cli.models.mobilenet_v1_torch import MobileNetV1
     from mobilenet_cli.models.spec import ModelSpec
-    from mobilenet_cli.pipeline.artifacts.artifact import save_artifact
-    from mobilenet_cli.pipeline.artifacts.checkpoint import checkpoint_bytes
-    from mobilenet_cli.pipeline.artifacts.facts import Facts
     from mobilenet_cli.pipeline.exporting.export import ExportConfig, export
-    from mobilenet_cli.reports.records.base import Record
 
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     torch.manual_seed(0)
@@ -104,15 +112,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.no_grad():
         # Untrained statistics let the signal fade; one training step's worth keeps logits apart.
         network.train()(torch.rand(8, 3, 32, 32) * 2 - 1)
-    facts = Facts(
-        stage="train",
-        model=spec,
+    checkpoint = save_checkpoint(
+        folder / "model.safetensors",
+        network,
         input=InputSpec(resolution=32, resize=32),
         classes=tuple("0123456789"),
         data="digits",
     )
-    content = checkpoint_bytes(network.eval(), facts)
-    checkpoint = save_artifact(folder / "model.safetensors", content, facts, Record())
     export(checkpoint, ExportConfig(), folder / "fp32.onnx")
     return folder
 
@@ -145,22 +151,12 @@ def digits_checkpoint(
     from mobilenet_cli.data.preprocess import InputSpec
     from mobilenet_cli.models import MODELS
     from mobilenet_cli.models.spec import ModelSpec
-    from mobilenet_cli.pipeline.artifacts.artifact import save_artifact
-    from mobilenet_cli.pipeline.artifacts.checkpoint import checkpoint_bytes
-    from mobilenet_cli.pipeline.artifacts.facts import Facts
-    from mobilenet_cli.reports.records.base import Record
 
     torch.manual_seed(0)
     spec = ModelSpec(architecture=architecture, width=0.25, classes=10, padding=padding)
-    facts = Facts(
-        stage="train",
-        model=spec,
-        input=InputSpec(resolution=resolution, resize=resolution),
-        classes=tuple("0123456789"),
-        data="digits",
-    )
+    prepared = InputSpec(resolution=resolution, resize=resolution)
     samples = open_dataset("digits", "train").samples[::5]
-    images = torch.from_numpy(next(batches(samples, facts.input, len(samples))).images)
+    images = torch.from_numpy(next(batches(samples, prepared, len(samples))).images)
     wanted = torch.nn.functional.one_hot(torch.tensor([int(s.label or 0) for s in samples]))
     network = MODELS[architecture].build(spec)
     with torch.no_grad():
@@ -179,7 +175,8 @@ def digits_checkpoint(
         )
         network.classifier.weight.copy_(solution.T)
         network.classifier.bias.copy_(-mean @ solution)
-    return save_artifact(path, checkpoint_bytes(network, facts), facts, Record())
+    digits = tuple("0123456789")
+    return save_checkpoint(path, network, input=prepared, classes=digits, data="digits")
 
 
 @pytest.fixture(scope="session")
@@ -188,20 +185,25 @@ def make_checkpoint() -> "Callable[..., Artifact]":
     return digits_checkpoint
 
 
-@pytest.fixture(scope="session")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
-    """Checkpoint, fp32.onnx, folded.onnx and int8.onnx of ``digits_checkpoint``."""
+def chain_of(checkpoint: Artifact, data: str | None, images: int) -> Chain:
+    """Export, fold and quantize a checkpoint beside it, on images of a data set."""
     from mobilenet_cli.pipeline.exporting.export import ExportConfig, export
     from mobilenet_cli.pipeline.exporting.simplify import SimplifyConfig, simplify
     from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
     from mobilenet_cli.pipeline.quantizing.quantize import quantize
 
-    folder = tmp_path_factory.mktemp("chain")
-    checkpoint = digits_checkpoint(folder / "model.safetensors")
+    folder = checkpoint.path.parent
     fp32 = export(checkpoint, ExportConfig(), folder / "fp32.onnx")
-    folded = simplify(fp32, SimplifyConfig(), folder / "folded.onnx")
-    int8 = quantize(folded, QuantizeConfig(calib_count=40), folder / "int8.onnx")
+    folded = simplify(fp32, SimplifyConfig(data), folder / "folded.onnx")
+    int8 = quantize(folded, QuantizeConfig(data, calib_count=images), folder / "int8.onnx")
     return Chain(checkpoint, fp32, folded, int8)
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    """Checkpoint, fp32.onnx, folded.onnx and int8.onnx of ``digits_checkpoint``."""
+    path = tmp_path_factory.mktemp("chain") / "model.safetensors"
+    return chain_of(digits_checkpoint(path), None, 40)
 
 
 @pytest.fixture(scope="session")
@@ -325,16 +327,7 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     from mobilenet_cli.models import MODELS
     from mobilenet_cli.models.boxes import BoxSpec
     from mobilenet_cli.models.spec import ModelSpec
-    from mobilenet_cli.pipeline.artifacts.artifact import save_artifact
-    from mobilenet_cli.pipeline.artifacts.checkpoint import checkpoint_bytes
-    from mobilenet_cli.pipeline.artifacts.facts import Facts
-    from mobilenet_cli.pipeline.exporting.export import ExportConfig, export
-    from mobilenet_cli.pipeline.exporting.simplify import SimplifyConfig, simplify
-    from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
-    from mobilenet_cli.pipeline.quantizing.quantize import quantize
-    from mobilenet_cli.reports.records.base import Record
 
-    folder = tmp_path_factory.mktemp("detector")
     torch.manual_seed(0)
     spec = ModelSpec(architecture="ssd_mobilenet_v1", width=0.0625, classes=3, padding="same")
     network = MODELS[spec.architecture].build(spec)
@@ -348,16 +341,11 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Chain:
         network.train()(torch.from_numpy(batch.images))
         for head in network.heads:
             torch.nn.init.normal_(head["scores"].weight, 0.0, 0.3)  # to be sure of some classes
-    facts = Facts(
-        stage="train",
-        model=spec,
+    checkpoint = save_checkpoint(
+        tmp_path_factory.mktemp("detector") / "model.safetensors",
+        network,
         input=InputSpec.stretched(64),
         classes=("disc", "square"),
         boxes=BoxSpec(anchors=MODELS[spec.architecture].anchors(64), columns=(1, 2)),
     )
-    content = checkpoint_bytes(network.eval(), facts)
-    checkpoint = save_artifact(folder / "model.safetensors", content, facts, Record())
-    fp32 = export(checkpoint, ExportConfig(), folder / "fp32.onnx")
-    folded = simplify(fp32, SimplifyConfig("digits"), folder / "folded.onnx")
-    config = QuantizeConfig("digits", calib_count=24)
-    return Chain(checkpoint, fp32, folded, quantize(folded, config, folder / "int8.onnx"))
+    return chain_of(checkpoint, "digits", 24)

@@ -38,10 +38,10 @@ from mobilenet_cli.pipeline.benchmarking.inputs import input_images, open_model
 from mobilenet_cli.pipeline.benchmarking.job import BenchJob
 from mobilenet_cli.pipeline.benchmarking.rows import Row
 from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, evaluate
-from mobilenet_cli.pipeline.evaluating.predict import open_sources, predict
+from mobilenet_cli.pipeline.evaluating.predict import open_images, predict
 from mobilenet_cli.pipeline.exporting.convert import ConvertConfig, convert_fp16
 from mobilenet_cli.pipeline.exporting.simplify import SimplifyConfig, simplify
-from mobilenet_cli.pipeline.importing.import_onnx import OnnxImportConfig, read_onnx
+from mobilenet_cli.pipeline.importing.import_onnx import read_onnx
 from mobilenet_cli.pipeline.importing.import_weights import ImportConfig, read_source
 from mobilenet_cli.pipeline.inspecting.inspect_file import inspect_file
 from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
@@ -181,7 +181,7 @@ class Attempts:
             case "inspect":
                 inspect_file(path)
             case "import":
-                read_onnx(path, OnnxImportConfig("imagenet", classes=self.bases.classes))
+                read_onnx(path, ImportConfig(classes=self.bases.classes), "imagenet")
             case "simplify":
                 simplify(load_artifact(path), SimplifyConfig(images, 2), out)
             case "quantize":
@@ -199,7 +199,7 @@ class Attempts:
         if draw.random() < 0.5:
             evaluate(load_artifact(path), EvaluateConfig(str(self.bases.images), workers=1))
         else:
-            _, samples = open_sources([str(path), str(self.bases.images)], sys.stdin.buffer)
+            samples = open_images([str(self.bases.images)], sys.stdin.buffer)
             list(predict(load_artifact(path), islice(samples, 1)))
 
     def checkpoint(self, draw: Random) -> None:

@@ -26,13 +26,7 @@ WHOLE = 1e-3  # folding and float32 move a code by less; a weight that is not on
 def quantize_trained_linear(
     step: GraphStep, linear: Linear, grid: Grid, target: Target
 ) -> QuantizedLinear:
-    """Take the integer parameters of one layer with its weights and bias as they are.
-
-    Args:
-        step: the layer.
-        linear: its parameters.
-        grid: of its inputs.
-        target: what its kernels can add.
+    """Take the integer parameters of one layer, whose inputs have a grid, as they are.
 
     Raises:
         ModelError: the weights are on no grid, or on one that saturates the target's kernels.

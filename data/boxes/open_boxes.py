@@ -44,15 +44,14 @@ def has_boxes(source: str) -> bool:
     return path.suffix == ".json" and path.is_file() and coco.is_coco(path)
 
 
-def open_boxes(source: str, split: Split, seed: int = 0) -> BoxDataset:
+def open_boxes(source: str, split: Split) -> BoxDataset:
     """Find the images of a set and read their boxes; images are read later, one at a time.
 
-    Where a set has no splits, a seeded fifth of its images is ``val``.
+    Where a set has no splits, always the same fifth of its images is ``val``.
 
     Args:
         source: a JSON file of COCO, a folder with labels in one of ``BOX_FORMATS``, or ``shapes``.
         split: ``train``, ``val`` (held out), or ``all``.
-        seed: of the division, where the set has none.
 
     Raises:
         DataError: there are no labels, or those of two formats, or they cannot be read.
@@ -67,7 +66,7 @@ def open_boxes(source: str, split: Split, seed: int = 0) -> BoxDataset:
                 f"{source} is no set of images with boxes",
                 "Give a JSON file in COCO's format, or a folder with labels of Pascal VOC or YOLO",
             )
-        return _divided(coco.read(path, name), split, seed)
+        return _divided(coco.read(path, name), split)
     if not path.is_dir():
         raise DataError(f"data '{source}' does not exist", "Give a folder of images and labels")
     found = {kind: parts for kind, f in BOX_FORMATS.items() if (parts := f.parts(path))}
@@ -76,7 +75,7 @@ def open_boxes(source: str, split: Split, seed: int = 0) -> BoxDataset:
     ((kind, parts),) = found.items()
     reader = BOX_FORMATS[kind]
     if "all" in parts:
-        return _divided(reader.read(path, parts["all"], name), split, seed)
+        return _divided(reader.read(path, parts["all"], name), split)
     if split == "all":
         return joined([reader.read(path, part, name) for part in parts.values()], name)
     if split not in parts:
@@ -125,13 +124,13 @@ def _not_one(source: str, kinds: list[str]) -> DataError:
     )
 
 
-def _divided(dataset: BoxDataset, split: Split, seed: int) -> BoxDataset:
+def _divided(dataset: BoxDataset, split: Split) -> BoxDataset:
     if split == "all":
         return dataset
     count = len(dataset.images)
     if count < 2:
         raise DataError(f"{dataset.name} has one image, which cannot be divided", "Add images")
-    order = np.random.default_rng(seed).permutation(count)
+    order = np.random.default_rng(0).permutation(count)
     held = {int(place) for place in order[: max(1, round(count * HELD_OUT))]}
     images = [im for place, im in enumerate(dataset.images) if (place in held) == (split == "val")]
     return BoxDataset(dataset.name, images, dataset.classes, dataset.remarks, dataset.lost)

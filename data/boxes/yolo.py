@@ -22,7 +22,7 @@ from mobilenet_cli.data.dataset import Sample
 from mobilenet_cli.data.decode import upright_size
 from mobilenet_cli.data.readers.files import is_image, read_file
 from mobilenet_cli.data.split import Split
-from mobilenet_cli.pipeline.errors import DataError
+from mobilenet_cli.pipeline.errors import DataError, need
 
 HELD_OUT = ("val", "valid", "validation", "test")  # the first that is there
 CONFIGS = ("data.yaml", "data.yml", "dataset.yaml")
@@ -164,13 +164,9 @@ def class_names(folder: Path) -> list[str] | None:
 
 
 def _names_in(path: Path) -> list[str]:
-    try:
-        import yaml
-    except ImportError as error:
-        raise DataError(
-            f"{path} names the classes, and PyYAML, which reads it, is not installed",
-            'Install it with: pip install "mobilenet-cli[detect]"',
-        ) from error
+    need("yaml", f"{path} names the classes, and is read by PyYAML", DataError)
+    import yaml
+
     try:
         names: Any = yaml.safe_load(path.read_bytes())["names"]
         if isinstance(names, dict):

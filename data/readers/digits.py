@@ -30,10 +30,10 @@ class Digits:
         return source == NAME
 
     def has_splits(self, _source: str) -> bool:
-        """Tell that their held-out part is the same for everybody who takes the same seed."""
+        """Tell that their held-out part is the same for everybody."""
         return True
 
-    def open(self, _source: str, split: Split, seed: int) -> Dataset:
+    def open(self, _source: str, split: Split) -> Dataset:
         """Read all digits, or a stratified part of them, as 8x8 grayscale PNG.
 
         Raises:
@@ -44,7 +44,7 @@ class Digits:
             Sample(f"digits/{index:04}.png", str(row[-1]), partial(_png, row[:-1].reshape(8, 8)))
             for index, row in enumerate(rows)
         ]
-        return Dataset(f"digits ({split})", stratified(samples, split, seed), CLASSES)
+        return Dataset(f"digits ({split})", stratified(samples, split), CLASSES)
 
 
 def _file() -> Path:

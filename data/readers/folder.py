@@ -57,7 +57,7 @@ class ImageFolder:
         with_images = (name for name in _folders(root) if _has_images(root / name))
         return len(list(islice(with_images, 2))) == 2
 
-    def open(self, source: str, split: Split, seed: int) -> Dataset:
+    def open(self, source: str, split: Split) -> Dataset:
         """Find the images of a folder.
 
         ``root/train/<class>/`` and ``root/val/<class>/`` are splits, as are others of
@@ -78,7 +78,7 @@ class ImageFolder:
                     f"{root} has no class folders, so it cannot be divided for '{split}'",
                     "Put the images of each class into a folder named after it",
                 )
-            return Dataset(name, stratified(samples, split, seed), classes, _lost(unread))
+            return Dataset(name, stratified(samples, split), classes, _lost(unread))
         train, held_out = _training_folder(root), _held_out_folder(root)
         parts = {"train": [train], "val": [held_out], "all": [train, held_out]}[split]
         samples, seen = FileSamples(), set[str]()

@@ -15,7 +15,7 @@ from mobilenet_cli.data.dataset import Block, Sample
 from mobilenet_cli.data.epoch_order import WINDOW_BYTES
 from mobilenet_cli.data.readers.files import MAX_BYTES, open_file, utf8_path
 from mobilenet_cli.data.readers.shards import ShardFormat
-from mobilenet_cli.pipeline.errors import DataError
+from mobilenet_cli.pipeline.errors import DataError, need
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "cls")
@@ -147,13 +147,9 @@ def open_table(path: Path) -> Table:
     Raises:
         DataError: pyarrow is not installed, the file is corrupt, or its columns cannot be used.
     """
-    try:
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise DataError(
-            f"{path} is a parquet file, and pyarrow is not installed",
-            'Install it with: pip install "mobilenet-cli[parquet]"',
-        ) from error
+    need("pyarrow", f"{path} is a parquet file, and takes pyarrow", DataError)
+    import pyarrow.parquet as pq
+
     try:
         open_file(path).close()
         with utf8_path(path) as name:

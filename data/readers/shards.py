@@ -56,7 +56,7 @@ class ShardFormat:
         by_split = (path for word in SPLIT_WORDS for path in root.glob(f"{word}/*"))
         return matching(root.glob("*")) or matching(root.glob("data/*")) or matching(by_split)
 
-    def open(self, source: str, split: Split, seed: int) -> Dataset:
+    def open(self, source: str, split: Split) -> Dataset:
         """Find the samples of a split: in files named after it, or else divided by ``stratified``.
 
         The classes are those that the first file lists, or else the labels that occur.
@@ -64,7 +64,6 @@ class ShardFormat:
         Args:
             source: the path of a file or of a folder of them.
             split: ``train``, ``val`` or ``all``.
-            seed: the seed of the division where the names make none.
 
         Raises:
             DataError: there are no images, or none for this split.
@@ -95,7 +94,7 @@ class ShardFormat:
             raise next(iter(lost), _no_images(source))
         return Dataset(
             f"{Path(source)} ({split})",
-            samples if named else stratified(samples, split, seed),
+            samples if named else stratified(samples, split),
             next(filter(None, map(self.class_names, files)), ()) or _classes_of(samples),
             tuple(lost),
         )

@@ -23,7 +23,7 @@ from pathlib import Path
 from mobilenet_cli.data.dataset import Sample
 from mobilenet_cli.data.readers.files import open_file, read_part
 from mobilenet_cli.data.readers.shards import SPLIT_WORDS, WORD, ShardFormat
-from mobilenet_cli.pipeline.errors import DataError
+from mobilenet_cli.pipeline.errors import DataError, need
 
 HEADER = struct.Struct("<QI")
 CRC = struct.Struct("<I")
@@ -44,13 +44,8 @@ def checksum() -> Callable[[bytes], int]:
     Raises:
         DataError: google-crc32c is not installed.
     """
-    try:
-        import google_crc32c
-    except ImportError as error:
-        raise DataError(
-            "reading TFRecord files takes google-crc32c, which is not installed",
-            'Install it with: pip install "mobilenet-cli[tfrecord]"',
-        ) from error
+    need("google_crc32c", "reading TFRecord files takes google-crc32c", DataError)
+    import google_crc32c
 
     def masked(content: bytes) -> int:
         crc: int = google_crc32c.value(content)

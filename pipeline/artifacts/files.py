@@ -12,10 +12,22 @@ from typing import BinaryIO
 
 from mobilenet_cli.pipeline.errors import MobilenetError, ModelError, StorageError
 
+PACKAGE_MANIFEST, PACKAGE_PROBE, PACKAGE_LABELS = "manifest.json", "probe.bin", "labels.txt"
+
 
 def is_checkpoint(path: Path) -> bool:
     """Tell by its name whether a model file is a checkpoint of torch's; all others are ONNX."""
     return path.suffix == ".safetensors"
+
+
+def is_package(path: Path) -> bool:
+    """Tell whether a path is the folder of a package, which may stand where a model file may.
+
+    It may be damaged. Other programs call their files manifest.json, too, but have none of ours
+    beside it.
+    """
+    own = (PACKAGE_PROBE, PACKAGE_LABELS)
+    return (path / PACKAGE_MANIFEST).is_file() and any((path / file).is_file() for file in own)
 
 
 def sha256_file(path: Path) -> str:

@@ -39,16 +39,14 @@ copied, whichever takes longer. Both rates are measured, with the row's number o
 import contextlib
 import itertools
 import tempfile
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
-from mobilenet_cli.pipeline.artifacts.onnx_graph import multiply_adds
+from mobilenet_cli.pipeline.benchmarking import child
 from mobilenet_cli.pipeline.benchmarking.engines import (
     ENGINES,
     check_engines,
@@ -57,8 +55,7 @@ from mobilenet_cli.pipeline.benchmarking.engines import (
 )
 from mobilenet_cli.pipeline.benchmarking.inputs import input_images
 from mobilenet_cli.pipeline.benchmarking.job import ONNX_RUNTIME, BenchJob
-from mobilenet_cli.pipeline.benchmarking.operator_profile import Inside
-from mobilenet_cli.pipeline.benchmarking.remarks import remarks_on
+from mobilenet_cli.pipeline.benchmarking.results import Measured, ratios_of, results_of
 from mobilenet_cli.pipeline.benchmarking.roofline import measure_roofline
 from mobilenet_cli.pipeline.benchmarking.rows import Row, rows_of
 from mobilenet_cli.pipeline.benchmarking.worker import Worker
@@ -70,29 +67,13 @@ from mobilenet_cli.pipeline.runtime.machine import (
     machine,
     usable_cpus,
 )
-from mobilenet_cli.pipeline.runtime.parity import Parity, compare
 from mobilenet_cli.pipeline.runtime.session import CPU, PROVIDERS, SessionConfig, check_provider
-from mobilenet_cli.pipeline.runtime.timing import Timing, interleave, ratio
+from mobilenet_cli.pipeline.runtime.timing import interleave
 from mobilenet_cli.pipeline.runtime.torch_kernels import kernel_folder
 from mobilenet_cli.reports.latency_tables import classic_table
-from mobilenet_cli.reports.records.latency import (
-    FROZEN,
-    UNFUSED,
-    BenchRecord,
-    BenchResult,
-    LeftOut,
-    Ratio,
-    Roofline,
-    is_integer,
-)
+from mobilenet_cli.reports.records.latency import BenchRecord, BenchResult, LeftOut, Ratio, Roofline
 
-TOP_OPERATORS = 10
 COMPARED = 8  # images
-# Least signal-to-noise ratio of a row's logits to the model's definition, float and integer: sums
-# in another order are 100 dB and more away, ties rounded the other way 33 to 37 dB, kernels that
-# saturate below 20.
-RIGHT_DB = {False: 60.0, True: 25.0}
-EQUAL_DB = 200.0  # what stands for no difference at all, as JSON has no infinity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,25 +141,6 @@ class BenchConfig:
             )
             for count in self.threads or (usable_cpus(),)
         ]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A measured row is what its worker yielded.
-
-    Attributes:
-        row: what ran.
-        answers: logits [images, classes] less their mean; None where nothing is compared.
-        defined: the same by the model's definition, of ONNX Runtime's plain rows alone.
-    """
-
-    row: Row
-    timing: Timing
-    cold_start_ms: float
-    peak_rss_mb: float
-    inside: Inside
-    answers: NDArray[np.float64] | None = None
-    defined: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -257,12 +219,6 @@ def _share(progress: Progress, done: int, total: int) -> Progress:
     return lambda percent, _, note="": progress(100 * done + percent, 100 * total, note)
 
 
-def reference_of(rows: Sequence[Row]) -> int:
-    """Return the index of the row to compare with: the folded one, or else the first."""
-    folded = (i for i, row in enumerate(rows) if row.artifact.facts.stage == "simplify")
-    return next(folded, 0)
-
-
 def measure(rows: Sequence[Row], config: BenchConfig, progress: Progress) -> Group:
     """Start a worker per row, time them interleaved, and compare their answers.
 
@@ -323,11 +279,13 @@ def take_turns(
     measured = []
     for (row, worker), timing in zip(workers, timings, strict=True):
         # Memory first: profiling costs some, and so does a second model.
-        made = Measured(row, timing, worker.cold_start_ms, worker.peak_rss_mb(), worker.inside())
+        memory, inside = worker.ask(child.peak_memory), worker.ask(child.inside_of)
+        made = Measured(row, timing, worker.cold_start_ms, memory, inside)
         if config.compares and not row.artifact.is_checkpoint:
-            made = replace(made, answers=logits_of(worker.answers(), row.engine))
+            made = replace(made, answers=logits_of(worker.ask(child.answers_of), row.engine))
             if row.engine == ONNX_RUNTIME and not row.variant:
-                made = replace(made, defined=logits_of(worker.defined(), row.engine))
+                defined = logits_of(worker.ask(child.defined_of), row.engine)
+                made = replace(made, defined=defined)
         measured.append(made)
     return tuple(measured)
 
@@ -358,111 +316,3 @@ def job_of(row: Row, images: Path) -> BenchJob:
         on_device=row.on_device,
         compiled=row.compiled,
     )
-
-
-def results_of(
-    measured: Sequence[Measured], first: int, roofline: Roofline | None
-) -> list[BenchResult]:
-    """Summarize the rows of a group, whose first has the index ``first`` in the record."""
-    reference = first + reference_of([made.row for made in measured])
-    defined = {m.row.artifact.path: m for m in measured if m.defined is not None}
-    return [
-        result_of(made, reference, roofline, defined.get(made.row.artifact.path))
-        for made in measured
-    ]
-
-
-def result_of(
-    measured: Measured, reference: int, roofline: Roofline | None, plain: Measured | None
-) -> BenchResult:
-    """Summarize one row.
-
-    Args:
-        measured: the row.
-        reference: the index of the row to compare its latency with.
-        roofline: of this processor; None on a GPU.
-        plain: ONNX Runtime's row of the same file, if answers were compared.
-    """
-    row, timing, inside = measured.row, measured.timing, measured.inside
-    low, high = timing.interval()
-    p50 = timing.percentile(50)
-    operators = _operators(inside)
-    integer = is_integer(_operators(plain.inside) if plain else operators)
-    closeness = closeness_of(measured, plain)
-    right = None if closeness is None else closeness.sqnr_db >= RIGHT_DB[integer]
-    ours = row.engine == ONNX_RUNTIME
-    return BenchResult(
-        model=str(row.artifact.path),
-        sha256=row.artifact.sha256,
-        stage=row.artifact.facts.stage,
-        variant=row.variant,
-        direction=row.direction,
-        engine=row.ran_by,
-        provider=row.session.provider if row.ran_by == ONNX_RUNTIME else row.ran_by,
-        threads=row.session.threads or usable_cpus(),
-        cpus=row.session.cpus,
-        batch=row.batch,
-        p50_ms=p50 / 1e6,
-        p90_ms=timing.percentile(90) / 1e6,
-        p99_ms=timing.percentile(99) / 1e6,
-        min_ms=timing.percentile(0) / 1e6,
-        low_ms=low / 1e6,
-        high_ms=high / 1e6,
-        runs=len(timing.runs),
-        blocks=len(timing.blocks),
-        images_per_second=1e9 * row.batch / p50,
-        cold_start_ms=measured.cold_start_ms,
-        peak_rss_mb=measured.peak_rss_mb,
-        size_mb=row.artifact.path.stat().st_size / 2**20,
-        operators=operators,
-        operator_ms=dict(list(inside.milliseconds.items())[:TOP_OPERATORS]),
-        nodes_by_provider=dict(Counter(provider for _, provider in inside.nodes)),
-        remarks=remarks_on(
-            *(row.session, operators, inside, row.artifact.facts.boxes),
-            chosen="keep_float" in row.artifact.facts.config,
-        )
-        if ours
-        else (),
-        limit_ms=limit_ms(row, integer, roofline),
-        reference=reference,
-        percentiles_ms=tuple(timing.percentile(q) / 1e6 for q in range(101)),
-        noisy=not timing.settled(),
-        batch_norms_fused=not row.artifact.is_checkpoint and row.variant != UNFUSED,
-        frozen_statistics=row.variant == FROZEN,
-        sqnr_db=closeness.sqnr_db if closeness else None,
-        agreement=closeness.agreement if closeness else None,
-        right=right,
-    )
-
-
-def _operators(inside: Inside) -> dict[str, int]:
-    return dict(Counter(operator for operator, _ in inside.nodes).most_common())
-
-
-def closeness_of(measured: Measured, plain: Measured | None) -> Parity | None:
-    """Compare a row's answers with the model's definition, in at most ``EQUAL_DB``."""
-    if plain is None or plain.defined is None or measured.answers is None:
-        return None
-    if measured.answers.shape != plain.defined.shape:
-        return Parity(len(plain.defined), float("inf"), -EQUAL_DB, 0.0)
-    parity = compare(plain.defined, measured.answers)
-    return replace(parity, sqnr_db=float(np.clip(parity.sqnr_db, -EQUAL_DB, EQUAL_DB)))
-
-
-def limit_ms(row: Row, integer: bool, roofline: Roofline | None) -> float | None:
-    """Return the roofline's bound in milliseconds; None without one, and for forward-backward."""
-    products = multiply_adds(row.artifact)
-    if roofline is None or products is None or row.direction != "forward":
-        return None
-    rate = roofline.int8_gmacs if integer else roofline.fp32_gmacs
-    size = row.artifact.path.stat().st_size
-    return max(products * row.batch / rate, size / roofline.gb_per_s) / 1e6
-
-
-def ratios_of(timings: Sequence[Timing], offset: int) -> list[Ratio]:
-    """Return the ratios of all ordered pairs of interleaved rows, the first of index ``offset``."""
-    return [
-        Ratio(row=offset + row, reference=offset + reference, value=value, low=low, high=high)
-        for row, reference in itertools.permutations(range(len(timings)), 2)
-        for value, low, high in [ratio(timings[row], timings[reference])]
-    ]

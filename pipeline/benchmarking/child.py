@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,12 +29,9 @@ from mobilenet_cli.pipeline.benchmarking.job import (
 )
 from mobilenet_cli.pipeline.benchmarking.operator_profile import Inside
 from mobilenet_cli.pipeline.errors import CheckError, MobilenetError, counted
-from mobilenet_cli.pipeline.runtime.machine import peak_rss_mb, usable_cpus
-from mobilenet_cli.pipeline.runtime.session import CPU, PROVIDERS, SessionConfig, open_session
+from mobilenet_cli.pipeline.runtime.machine import peak_rss_mb
+from mobilenet_cli.pipeline.runtime.session import CPU, PROVIDERS, open_session
 from mobilenet_cli.pipeline.runtime.timing import time_block
-
-if TYPE_CHECKING:
-    from mobilenet_cli.pipeline.benchmarking.torch_runner import TorchSetting
 
 PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 
@@ -54,7 +51,10 @@ def pin(job: BenchJob) -> None:
 
 
 def serve(requests: Any, answers: Any) -> None:
-    """Answer the parent's requests until it closes the pipe."""
+    """Answer the parent's requests until it closes the pipe.
+
+    The first one is the job; then come numbers of runs to time, and functions of the job.
+    """
     run: Callable[[], Any] | None = None
     while True:
         try:
@@ -66,14 +66,8 @@ def serve(requests: Any, answers: Any) -> None:
             if isinstance(request, BenchJob):
                 job = request
                 run, answer = start(job)
-            elif request == "peak_rss_mb":
-                answer = peak_rss_mb()
-            elif request == "inside":
-                answer = inside_of(job)
-            elif request == "answers":
-                answer = answers_of(job)
-            elif request == "defined":
-                answer = answers_of(replace(job, session=defined_by(job.session)))
+            elif callable(request):
+                answer = request(job)
             else:
                 assert run is not None
                 answer = time_block(run, request)
@@ -106,7 +100,7 @@ def start(job: BenchJob) -> tuple[Callable[[], Any], float]:
     try:
         images = np.load(job.images)[: job.batch]
         began = time.perf_counter_ns()
-        run = torch_runner(job, images) if job.is_checkpoint else engine_runner(job, images)
+        run = runner_of(job, images)
         output = run()
         cold_start_ms = (time.perf_counter_ns() - began) / 1e6
     except Exception as error:  # ONNX Runtime's, torch's and Python's have no common base
@@ -121,8 +115,13 @@ def start(job: BenchJob) -> tuple[Callable[[], Any], float]:
     return run, cold_start_ms
 
 
-def engine_runner(job: BenchJob, images: NDArray[Any]) -> Callable[[], NDArray[Any]]:
-    """Run the model host to host, or within the device's memory."""
+def runner_of(job: BenchJob, images: NDArray[Any]) -> Callable[[], NDArray[Any]]:
+    """Load the model, and return what runs it host to host, or within the device's memory."""
+    if job.is_checkpoint:
+        # Nothing else in ``bench`` imports torch.
+        from mobilenet_cli.pipeline.benchmarking.torch_runner import runner
+
+        return runner(job, images)
     if job.on_device:
         device = PROVIDERS[job.session.provider].device
         return device_runner(open_session(job.model, job.session), images, device)
@@ -158,29 +157,13 @@ def device_runner(
     return run
 
 
-def torch_runner(job: BenchJob, images: NDArray[np.float32]) -> Callable[[], NDArray[Any]]:
-    """Run the checkpoint in torch, which is imported nowhere else in ``bench``."""
-    from mobilenet_cli.pipeline.benchmarking.torch_runner import runner
-
-    return runner(job.model, images, torch_setting(job))
-
-
-def torch_setting(job: BenchJob) -> "TorchSetting":
-    """Return what the job's session says, in torch's words."""
-    from mobilenet_cli.pipeline.benchmarking.torch_runner import TorchSetting
-
-    provider = PROVIDERS.get(job.session.provider)
-    return TorchSetting(
-        threads=job.session.threads or usable_cpus(),
-        device=(provider and provider.device) or "cpu",
-        compiled=job.compiled,
-        backward=job.direction == "forward-backward",
-        tf32=job.session.switched_on("use_tf32", default=True),  # ONNX Runtime's default
-    )
+def peak_memory(_: BenchJob) -> float:
+    """Return the largest resident set of this process so far, in MiB."""
+    return peak_rss_mb()
 
 
 def inside_of(job: BenchJob) -> Inside:
-    """Return what ran where; empty for torch, and for engines that do not tell."""
+    """Return what ran where, which takes memory; empty for engines that do not tell, and torch."""
     look = None if job.is_checkpoint else ENGINES[job.engine].inside
     return look(job, np.load(job.images)[: job.batch]) if look else Inside((), {})
 
@@ -193,9 +176,10 @@ def answers_of(job: BenchJob) -> NDArray[Any]:
     return np.concatenate([np.array(compute(part)) for part in parts])
 
 
-def defined_by(session: SessionConfig) -> SessionConfig:
-    """Return how to compute a model in float, as its definition says."""
-    return replace(session, integer_kernels=False, provider=CPU, provider_options={})
+def defined_of(job: BenchJob) -> NDArray[Any]:
+    """Return the same as ONNX Runtime computes it in float, by the model's definition."""
+    session = replace(job.session, integer_kernels=False, provider=CPU, provider_options={})
+    return answers_of(replace(job, session=session))
 
 
 def limit_memory(allowance: int) -> None:

@@ -232,13 +232,7 @@ def check_engines(names: Sequence[str]) -> None:
 
 
 def engine_error(engine: str, model: Path, error: Exception) -> EngineError:
-    """Say in a sentence why another engine does not run a model.
-
-    Args:
-        engine: a key of ``ENGINES``.
-        model: the file.
-        error: anything that the engine raised.
-    """
+    """Say in a sentence why an engine of ``ENGINES`` does not run a model, and what to do."""
     if isinstance(error, ModuleNotFoundError) and (missing := missing_extra(error.name)):
         return EngineError(missing.what, missing.fix)
     if isinstance(error, subprocess.CalledProcessError):

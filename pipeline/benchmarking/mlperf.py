@@ -29,7 +29,7 @@ from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
 from mobilenet_cli.pipeline.artifacts.files import is_checkpoint
 from mobilenet_cli.pipeline.artifacts.onnx_graph import takes_pixels
 from mobilenet_cli.pipeline.benchmarking.bench import BenchConfig
-from mobilenet_cli.pipeline.errors import CheckError, OptionError
+from mobilenet_cli.pipeline.errors import CheckError, OptionError, need
 from mobilenet_cli.pipeline.evaluating.labels import evaluation_set, targets_of
 from mobilenet_cli.pipeline.progress import Progress
 from mobilenet_cli.pipeline.runtime.machine import machine, usable_cpus
@@ -206,12 +206,9 @@ def run_scenario(artifact: Artifact, config: LoadgenConfig) -> LoadgenRecord:
         DataError: there are no labelled images.
         ProviderError: the provider cannot run the model here.
     """
-    try:
-        import mlperf_loadgen as lg
-    except ImportError as error:
-        raise OptionError(
-            "MLPerf's LoadGen is not installed", 'Run: pip install "mobilenet-cli[mlperf]"'
-        ) from error
+    need("mlperf_loadgen", "--scenario takes MLPerf's LoadGen")
+    import mlperf_loadgen as lg
+
     library = Library(artifact, config.data)
     session = open_session(artifact.path, config.session)
     system = System(session, library, 1 if config.scenario == "single-stream" else config.batch)

@@ -24,13 +24,14 @@ def bench_config(
     Raises:
         OptionError: a text cannot be read, or a value is outside its domain.
     """
+    names = [name.strip() for name in (engines or "").split(",")]
     return BenchConfig(
         provider=provider,
         threads=parse_threads(threads),
         batches=parse_batches(batch),
         seconds=seconds,
         provider_options=parse_options(provider_options),
-        engines=tuple(dict.fromkeys([ONNX_RUNTIME, *parse_names(engines or "")])),
+        engines=tuple(dict.fromkeys([ONNX_RUNTIME, *filter(None, names)])),
         allow_fallback=allow_fallback,
         data=data,
         compiled=compiled,
@@ -64,11 +65,6 @@ def parse_threads(text: str) -> tuple[int, ...]:
             f"'{text}' is not a list of thread counts", "Write it like --threads 1,all"
         ) from error
     return tuple(dict.fromkeys(counts))
-
-
-def parse_names(text: str) -> list[str]:
-    """Read names written as ``openvino,litert``."""
-    return [name for part in text.split(",") if (name := part.strip())]
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, str]:

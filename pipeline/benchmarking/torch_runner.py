@@ -1,8 +1,6 @@
 """Torch runs a checkpoint forward and forward-backward, in ``bench``'s worker process."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,26 +11,10 @@ from numpy.typing import NDArray
 from mobilenet_cli.models import find_architecture
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
 from mobilenet_cli.pipeline.artifacts.checkpoint import load_network
+from mobilenet_cli.pipeline.benchmarking.job import BenchJob
 from mobilenet_cli.pipeline.errors import ProviderError
-
-
-@dataclass(frozen=True)
-class TorchSetting:
-    """A setting says how torch is to run a network.
-
-    Attributes:
-        threads: intra-op threads on the CPU.
-        device: ``cpu`` or ``cuda``.
-        compiled: through ``torch.compile`` with its default backend, instead of eager.
-        backward: a training step without the optimizer, instead of inference.
-        tf32: let a GPU round factors of float32 products to TF32's 10 bits of mantissa.
-    """
-
-    threads: int
-    device: str
-    compiled: bool
-    backward: bool
-    tf32: bool
+from mobilenet_cli.pipeline.runtime.machine import usable_cpus
+from mobilenet_cli.pipeline.runtime.session import PROVIDERS
 
 
 def set_tf32(allowed: bool) -> None:
@@ -56,9 +38,7 @@ def loss_of(made: torch.Tensor | tuple[torch.Tensor, torch.Tensor]) -> torch.Ten
     return loss if isinstance(made, torch.Tensor) else loss + made[0].square().mean()
 
 
-def runner(
-    checkpoint: Path, images: NDArray[np.float32], setting: TorchSetting
-) -> Callable[[], NDArray[Any]]:
+def runner(job: BenchJob, images: NDArray[np.float32]) -> Callable[[], NDArray[Any]]:
     """Load the network, channels_last, float32; return a function that runs it once.
 
     Forward is inference from host memory to host memory: no gradients, batch normalization with
@@ -71,41 +51,43 @@ def runner(
         ModelError: the checkpoint cannot be used.
         ProviderError: there is no CUDA for torch.
     """
-    if setting.device == "cuda" and not torch.cuda.is_available():
+    provider, backward = PROVIDERS.get(job.session.provider), job.direction == "forward-backward"
+    device = (provider and provider.device) or "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
         raise ProviderError(
-            f"torch {torch.__version__} cannot use a GPU here, so {checkpoint} has no row",
+            f"torch {torch.__version__} cannot use a GPU here, so {job.model} has no row",
             "Install torch for CUDA, or name the ONNX files to measure them alone",
         )
-    torch.set_num_threads(setting.threads)
-    if setting.device == "cuda":
-        set_tf32(setting.tf32)
+    torch.set_num_threads(job.session.threads or usable_cpus())
+    if device == "cuda":
+        set_tf32(job.session.switched_on("use_tf32", default=True))  # ONNX Runtime's default
     torch.backends.cudnn.benchmark = True  # as in training; ONNX Runtime searches as well
-    artifact = load_artifact(checkpoint)
+    artifact = load_artifact(job.model)
     network = load_network(artifact)
-    network.to(setting.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+    network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     assert artifact.facts.model is not None  # as ``load_network`` has seen
     side = find_architecture(artifact.facts.model.architecture).last_side(images.shape[-1])
-    network.train(setting.backward and len(images) * side**2 > 1)
-    function = torch.compile(network) if setting.compiled else network
+    network.train(backward and len(images) * side**2 > 1)
+    function = torch.compile(network) if job.compiled else network
     batch = torch.from_numpy(images).contiguous(memory_format=torch.channels_last)
 
     def forward() -> NDArray[Any]:
         with torch.inference_mode():
-            made = function(batch.to(setting.device))
+            made = function(batch.to(device))
             outputs = [made] if isinstance(made, torch.Tensor) else made
             on_host = [output.cpu() for output in outputs]
         first: NDArray[Any] = on_host[0].numpy()
         return first
 
-    on_device = batch.to(setting.device)
+    on_device = batch.to(device)
 
     def forward_backward() -> NDArray[Any]:
         network.zero_grad()
         loss = loss_of(function(on_device))
         loss.backward()  # type: ignore[no-untyped-call]  # torch's own
-        if setting.device == "cuda":
+        if device == "cuda":
             torch.cuda.synchronize()
         value: NDArray[Any] = loss.detach().cpu().numpy()
         return value
 
-    return forward_backward if setting.backward else forward
+    return forward_backward if backward else forward

@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +24,10 @@ from mobilenet_cli.pipeline.benchmarking.job import (
     does_not_fit,
     lacks_memory,
 )
-from mobilenet_cli.pipeline.benchmarking.operator_profile import Inside
 from mobilenet_cli.pipeline.errors import CheckError, EngineError, MobilenetError, OptionError
 from mobilenet_cli.pipeline.runtime.machine import oom_kills
+
+T = TypeVar("T")
 
 CRASH_CURE = (
     "The runtime crashed; name the other artifacts to measure them alone, "
@@ -75,25 +77,10 @@ class Worker:
         durations: NDArray[np.int64] = self._ask(runs)
         return durations
 
-    def peak_rss_mb(self) -> float:
-        """Return the largest resident set of the process so far, in MiB."""
-        peak: float = self._ask("peak_rss_mb")
-        return peak
-
-    def inside(self) -> Inside:
-        """Return what runs in the process; this raises the peak memory, so ask for that first."""
-        inside: Inside = self._ask("inside")
-        return inside
-
-    def answers(self) -> NDArray[Any]:
-        """Return the first output for all images of the job."""
-        answers: NDArray[Any] = self._ask("answers")
-        return answers
-
-    def defined(self) -> NDArray[Any]:
-        """Return the same as ONNX Runtime computes it in float, by the model's definition."""
-        answers: NDArray[Any] = self._ask("defined")
-        return answers
+    def ask(self, question: Callable[[BenchJob], T]) -> T:
+        """Return what a function of ``child`` finds out about the job, in the process."""
+        answer: T = self._ask(question)
+        return answer
 
     def close(self) -> None:
         """End the process."""

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 from pydantic import JsonValue, ValidationError
 
-from mobilenet_cli.pipeline.artifacts.files import sha256_file
-from mobilenet_cli.pipeline.artifacts.package_folder import MANIFEST, is_package
+from mobilenet_cli.pipeline.artifacts.files import PACKAGE_MANIFEST, is_package, sha256_file
 from mobilenet_cli.pipeline.deploying.probe import is_right
-from mobilenet_cli.pipeline.errors import ModelError, OptionError, ProviderError
+from mobilenet_cli.pipeline.errors import ModelError, ProviderError
 from mobilenet_cli.pipeline.runtime.session import CPU, SessionConfig, open_session
 from mobilenet_cli.reports.records.deployment import PackageRecord, VariantRecord
 
@@ -34,44 +33,31 @@ class Package:
         """Return the package as JSON: where it is, and its manifest."""
         return {"package": str(self.folder)} | self.manifest.model_dump(mode="json")
 
-    def pick(self, target: str | None = None, provider: str = CPU) -> VariantRecord:
+    def pick(self, provider: str = CPU) -> VariantRecord:
         """Return the first variant that answers the probe rightly on this machine.
 
-        Args:
-            target: consider this variant alone.
-            provider: the execution provider that is to run it.
-
         Raises:
-            OptionError: the package has no such variant.
-            ProviderError: no variant computes rightly here.
+            ProviderError: none does, or the provider refuses the last that could.
         """
-        probe, tried = self.manifest.probe, []
+        probe, here = self.manifest.probe, platform.machine()
         refused: ProviderError | None = None
         pixels = np.fromfile(self.folder / probe.file, np.uint8).reshape(probe.shape)
-        known = [variant.target for variant in self.manifest.variants]
-        if target not in (None, *known):
-            raise OptionError(
-                f"{self.folder} has no variant {target}", f"It has {', '.join(known)}"
-            )
         for variant in self.manifest.variants:
-            if target in (None, variant.target):
-                tried.append(variant.target)
-                if platform.machine() not in (variant.machines or [platform.machine()]):
-                    continue
-                model, running = self.folder / variant.pixels.model, SessionConfig(provider)
-                try:
-                    session = open_session(model, running)
-                except ProviderError as error:  # such as integers on a GPU
-                    refused = error
-                else:
-                    if is_right(variant, pixels, session):
-                        return variant
+            if here not in (variant.machines or [here]):
+                continue
+            try:
+                session = open_session(self.folder / variant.pixels.model, SessionConfig(provider))
+            except ProviderError as error:  # such as integers on a GPU
+                refused = error
+            else:
+                if is_right(variant, pixels, session):
+                    return variant
         if refused is not None:
             raise refused
+        tried = ", ".join(variant.target for variant in self.manifest.variants)
         raise ProviderError(
-            f"this CPU cannot run {', '.join(tried)} of {self.folder} rightly",
-            f"Use another of its variants ({', '.join(known)}), or deploy again with the target "
-            "that 'mobilenet-cli doctor' names",
+            f"this CPU cannot run {tried} of {self.folder} rightly",
+            "Deploy again with the target that 'mobilenet-cli doctor' names",
         )
 
 
@@ -82,21 +68,22 @@ def open_package(folder: Path) -> Package:
         ModelError: there is no manifest, it is of another version, or a file was changed.
     """
     again = "Make the package again with 'mobilenet-cli deploy'"
+    listed = folder / PACKAGE_MANIFEST
     try:
-        document = json.loads((folder / MANIFEST).read_bytes())
+        document = json.loads(listed.read_bytes())
         version = document["schema_version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{folder / MANIFEST} is no manifest of a package", again) from error
+        raise ModelError(f"{listed} is no manifest of a package", again) from error
     if version != VERSION:
         raise ModelError(
-            f"{folder / MANIFEST} is of version {version}, and this program reads {VERSION}",
+            f"{listed} is of version {version}, and this program reads {VERSION}",
             "Use the version of mobilenet-cli that made it, or make the package again",
         )
     try:
         manifest = PackageRecord.model_validate(document)
     except ValidationError as error:
         raise ModelError(
-            f"{folder / MANIFEST} cannot be read ({error.error_count()} errors)", again
+            f"{listed} cannot be read ({error.error_count()} errors)", again
         ) from error
     for name, sha256 in manifest.files.items():
         path = (folder / name).resolve()

@@ -63,9 +63,7 @@ def predictions_of(
 class AnswerKeeper:
     """A keeper takes answers as they come, in memory while they are few.
 
-    Args:
-        spill: where very many go.
-        stack: closes that file.
+    Very many go to the file ``spill``, which ``stack`` closes.
     """
 
     def __init__(self, spill: Path, stack: ExitStack) -> None:

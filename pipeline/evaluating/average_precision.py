@@ -5,7 +5,6 @@ images (Efron, Annals of Statistics 7, 1979): each image counts as often as it w
 """
 
 import contextlib
-import importlib.util
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from mobilenet_cli.data.boxes.box_dataset import Boxes
 from mobilenet_cli.models.detections import MAX_DETECTIONS, Detections
-from mobilenet_cli.pipeline.errors import OptionError
+from mobilenet_cli.pipeline.errors import need
 
 RESAMPLES = 300
 AT_50, AT_75 = 0, 5  # places of the overlaps 0.5 and 0.75 among 0.5, 0.55, ..., 0.95
@@ -123,11 +122,7 @@ def check_pycocotools() -> None:
     Raises:
         OptionError: it is not.
     """
-    if importlib.util.find_spec("pycocotools") is None:
-        raise OptionError(
-            "average precision is measured by pycocotools, which is not installed",
-            'Install it with: pip install "mobilenet-cli[detect]"',
-        )
+    need("pycocotools", "average precision is measured by pycocotools")
 
 
 def measure(truth: Sequence[Boxes], found: Sequence[Detections], classes: int) -> Coco:

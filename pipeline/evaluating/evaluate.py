@@ -16,10 +16,7 @@ from mobilenet_cli.data.dataset import Dataset, Sample
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.facts import Facts
 from mobilenet_cli.pipeline.artifacts.runs import Run, run_of
-from mobilenet_cli.pipeline.errors import (
-    DataError,
-    NotFiniteError,
-)
+from mobilenet_cli.pipeline.errors import DataError, NotFiniteError
 from mobilenet_cli.pipeline.evaluating.answers import Answer, keeping_answers
 from mobilenet_cli.pipeline.evaluating.labels import (
     class_offset,
@@ -171,7 +168,11 @@ def answers(
     """Yield what the model says about each image, or why it says nothing."""
 
     def finish(sample: Sample, logits: NDArray[np.float32], _size: Size) -> Answer:
-        return answer_of(sample.key, targets[str(sample.label)], logits, predictor.independent)
+        target = targets[str(sample.label)]
+        refuse_not_finite(logits, sample.key)
+        rank = rank_of(target, logits)
+        top, probabilities = top_classes(logits, TOP, predictor.independent)
+        return Answer(sample.key, target, rank, tuple(top), tuple(probabilities))
 
     stream = Stream(predictor, artifact.facts.input, finish)
     for found in stream.answers(batched(samples, predictor.batch), workers):
@@ -232,20 +233,6 @@ class EvaluateWorker:
         """Evaluate a run of samples."""
         samples = self.dataset.samples[slice(*run)]
         return list(answers(self.predictor, self.artifact, self.targets, samples, self.cpus))
-
-
-def answer_of(
-    key: str, target: int, logits: NDArray[np.float32], independent: bool = False
-) -> Answer:
-    """Return the rank of the right class, and the most probable classes as ``top_classes``.
-
-    Raises:
-        NotFiniteError: a logit is NaN, which has no order, or infinite, which has no probability.
-    """
-    refuse_not_finite(logits, key)
-    rank = rank_of(target, logits)
-    top, probabilities = top_classes(logits, TOP, independent)
-    return Answer(key, target, rank, tuple(top), tuple(probabilities))
 
 
 def rank_of(target: int, logits: NDArray[np.float32]) -> int:

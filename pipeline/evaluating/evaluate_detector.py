@@ -9,15 +9,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenet_cli.data.boxes.box_dataset import BoxDataset, Boxes
+from mobilenet_cli.data.boxes.box_dataset import BoxDataset, Boxes, BoxImage
 from mobilenet_cli.data.boxes.open_boxes import held_out_boxes
-from mobilenet_cli.models.detections import Detections, NmsConfig
+from mobilenet_cli.models.detections import SHOWN, Detections, NmsConfig
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.errors import DataError, NotFiniteError, OptionError, counted
 from mobilenet_cli.pipeline.evaluating.average_precision import Coco, check_pycocotools, measure
 from mobilenet_cli.pipeline.evaluating.detecting import open_detector
 from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, preprocessing
-from mobilenet_cli.pipeline.evaluating.predict_boxes import MIN_SCORE as SHOWN
 from mobilenet_cli.pipeline.progress import Progress, silent
 from mobilenet_cli.reports.records.accuracy import Interval
 from mobilenet_cli.reports.records.detection import (
@@ -28,7 +27,6 @@ from mobilenet_cli.reports.records.detection import (
 )
 
 FEW = 500  # images whose boxes are kept for people to look at
-MIN_SCORE = 0.02  # far below what anybody shows, so that all of the curve is there
 
 
 def evaluate_detector(
@@ -54,13 +52,12 @@ def evaluate_detector(
         NotFiniteError: the model's output is NaN or infinite.
     """
     check_pycocotools()
-    facts = artifact.facts
     dataset = evaluation_boxes(artifact, config.data)
-    index = class_indices(dataset, facts.classes, artifact.path)
+    index = class_indices(dataset, artifact.facts.classes, artifact.path)
     if config.strict and dataset.lost:
         raise dataset.lost[0]
-    assert facts.boxes is not None
-    nms = NmsConfig(min_score=MIN_SCORE, max_overlap=facts.boxes.max_overlap)
+    assert artifact.facts.boxes is not None
+    nms = NmsConfig(max_overlap=artifact.facts.boxes.max_overlap)
     bad = [error.what for error in dataset.lost]
     truth: list[Boxes] = []
     found: list[Detections] = []
@@ -68,19 +65,13 @@ def evaluate_detector(
         started = time.perf_counter()
         samples = [image.sample for image in dataset.images]
         for image, outcome in zip(dataset.images, detector.find(samples), strict=True):
-            answer = outcome.answer
-            if not isinstance(answer, DataError) and answer[1] != image.size:
-                answer = DataError(
-                    f"{image.sample.key} has {answer[1][0]}x{answer[1][1]} pixels, and its labels "
-                    f"are for {image.size[0]}x{image.size[1]}",
-                    "Export the labels again",
-                )
+            answer = usable(image, outcome.answer)
             if isinstance(answer, DataError):
                 if config.strict or isinstance(answer, NotFiniteError):
                     raise answer
                 bad.append(answer.what)
             else:
-                found.append(answer[0])
+                found.append(answer)
                 truth.append(replace(image.boxes, classes=index[image.boxes.classes]))
                 if kept is not None and len(kept) < FEW:
                     kept.append(image_boxes(image.sample.key, image.size, truth[-1], found[-1]))
@@ -97,6 +88,37 @@ def evaluate_detector(
             f"the images of {dataset.name} have no objects to find, so there is no precision",
             "Give images with labels",
         )
+    return _record(artifact, dataset, detector.provider, bad, truth, found, seconds)
+
+
+def usable(
+    image: BoxImage, answer: tuple[Detections, tuple[int, int]] | DataError
+) -> Detections | DataError:
+    """Return what was found in an image, unless it is of another size than its labels say."""
+    if isinstance(answer, DataError):
+        return answer
+    found, size = answer
+    if size == image.size:
+        return found
+    return DataError(
+        f"{image.sample.key} has {size[0]}x{size[1]} pixels, and its labels are for "
+        f"{image.size[0]}x{image.size[1]}",
+        "Export the labels again",
+    )
+
+
+def _record(
+    artifact: Artifact,
+    dataset: BoxDataset,
+    provider: str,
+    bad: Sequence[str],
+    truth: Sequence[Boxes],
+    found: Sequence[Detections],
+    seconds: float,
+) -> DetectionRecord:
+    """Measure what was found in each image that can be used, against the objects there."""
+    facts = artifact.facts
+    assert facts.boxes is not None  # of a detector
     coco = measure(truth, found, len(facts.classes))
     rows = coco.bootstrap()
     ap, ap50, ap75 = intervals(coco, rows)
@@ -107,7 +129,7 @@ def evaluate_detector(
         stage=facts.stage,
         data=dataset.name,
         data_fingerprint=dataset.fingerprint,
-        provider=detector.provider,
+        provider=provider,
         images=len(found),
         bad_images=tuple(bad),
         objects=sum(int((~boxes.ignored).sum()) for boxes in truth),
@@ -120,9 +142,9 @@ def evaluate_detector(
         ap_large=large,
         classes=tuple(by_class(coco, facts.names or facts.classes)),
         remarks=dataset.remarks,
-        min_score=MIN_SCORE,
-        max_overlap=nms.max_overlap,
-        images_per_second=len(samples) / seconds,
+        min_score=NmsConfig.min_score,
+        max_overlap=facts.boxes.max_overlap,
+        images_per_second=len(dataset.images) / seconds,
         seconds=seconds,
         preprocessing=preprocessing(facts),
         ap50_resampled=resampled(rows[:, 1]),

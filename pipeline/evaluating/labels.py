@@ -11,12 +11,7 @@ from mobilenet_cli.data.imagenet import BACKGROUND
 from mobilenet_cli.data.open_dataset import held_out
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.facts import Facts
-from mobilenet_cli.pipeline.errors import (
-    DataError,
-    ModelError,
-    OptionError,
-    counted,
-)
+from mobilenet_cli.pipeline.errors import DataError, ModelError, OptionError, counted
 
 
 def evaluation_set(artifact: Artifact, data: str | None) -> Dataset:

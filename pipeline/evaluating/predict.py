@@ -15,12 +15,12 @@ from mobilenet_cli.data.parts import cut
 from mobilenet_cli.data.readers.remote import fetch_file
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.file_kinds import kind_of
-from mobilenet_cli.pipeline.artifacts.package_folder import is_package
+from mobilenet_cli.pipeline.artifacts.files import is_package
 from mobilenet_cli.pipeline.artifacts.runs import Run
 from mobilenet_cli.pipeline.errors import DataError, OptionError
 from mobilenet_cli.pipeline.runtime.predictor import open_predictor, refuse_not_finite, top_classes
 from mobilenet_cli.pipeline.runtime.session import CPU
-from mobilenet_cli.pipeline.runtime.stream import Outcome, Size, Stream, batched
+from mobilenet_cli.pipeline.runtime.stream import Size, Stream, batched
 
 MODEL_SUFFIXES = (".onnx", ".safetensors")
 
@@ -108,27 +108,19 @@ def _is_model(path: Path) -> bool:
     return path.suffix.lower() in MODEL_SUFFIXES or is_package(path)
 
 
-def open_sources(
-    sources: Sequence[str], stdin: BinaryIO
-) -> tuple[Path | None, Iterator[Sample | DataError]]:
-    """Tell a model file from images, which are looked for as they are needed.
+def open_images(sources: Sequence[str], stdin: BinaryIO) -> Iterator[Sample | DataError]:
+    """Yield images, each by its whole name; they are looked for as they are needed.
 
     Args:
-        sources: a model file or package, if one is named, and then what ``data.parts.cut`` takes.
+        sources: as ``data.parts.cut`` takes them.
         stdin: standard input, an image that ``-`` stands for.
 
-    Returns:
-        The model file, if one is named, and the images, each by its whole name; a DataError comes
-        in place of what is lost, or is raised where a list or a pattern cannot be used.
+    Yields:
+        The images, and a DataError in place of what is lost.
 
     Raises:
-        OptionError: as ``tell_model``.
+        DataError: a list or a pattern cannot be used.
     """
-    model, images = tell_model(sources)
-    return model, _open_images(images, stdin)
-
-
-def _open_images(sources: Sequence[str], stdin: BinaryIO) -> Iterator[Sample | DataError]:
     with ExitStack() as at_last:
         for source in sources:
             if source == "-":
@@ -176,14 +168,11 @@ def predict(
         stream = Stream(predictor, artifact.facts.input, guesses)
         for answers in stream.answers(batched(samples, predictor.batch)):
             for outcome in answers.outcomes:
-                yield _prediction(outcome)
-
-
-def _prediction(outcome: Outcome[tuple[Guess, ...]]) -> Prediction:
-    name = outcome.sample.key if outcome.sample else ""
-    if isinstance(outcome.answer, DataError):
-        return Prediction(name, error=outcome.answer)
-    return Prediction(name, outcome.answer)
+                name = outcome.sample.key if outcome.sample else ""
+                if isinstance(outcome.answer, DataError):
+                    yield Prediction(name, error=outcome.answer)
+                else:
+                    yield Prediction(name, outcome.answer)
 
 
 def _describe(artifact: Artifact, index: int) -> tuple[str, str]:

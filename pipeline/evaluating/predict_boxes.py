@@ -10,14 +10,13 @@ from pydantic import JsonValue
 
 from mobilenet_cli.data.dataset import Sample
 from mobilenet_cli.data.decode import decoded
-from mobilenet_cli.models.detections import Detections, NmsConfig
+from mobilenet_cli.models.detections import Detections, shown_boxes
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.files import write_atomically
 from mobilenet_cli.pipeline.errors import DataError, OptionError
 from mobilenet_cli.pipeline.evaluating.detecting import open_detector
 from mobilenet_cli.pipeline.runtime.session import CPU
 
-MIN_SCORE = 0.5
 SHORT_SIDE = 1 / 30  # of a label's letters, as a share of the image's shorter side
 # Okabe and Ito's colours, which people with any colour vision tell apart.
 COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
@@ -91,7 +90,7 @@ def predict_boxes(
     Args:
         artifact: a detector.
         samples: the images.
-        min_score: the least probability of a box; None takes ``MIN_SCORE``.
+        min_score: the least probability of a box; None takes ``SHOWN``.
         provider: an execution provider's full name.
         draw: a folder for pictures with the boxes drawn in; None draws none.
 
@@ -101,9 +100,7 @@ def predict_boxes(
         ProviderError: the provider cannot run it.
         StorageError: a picture cannot be written.
     """
-    overlap = artifact.facts.boxes.max_overlap if artifact.facts.boxes else 0.5
-    least = MIN_SCORE if min_score is None else min_score
-    config = NmsConfig(min_score=least, max_overlap=overlap)
+    config = shown_boxes(artifact.facts.boxes, min_score)
     taken = set[str]()
     with open_detector(artifact, config, provider) as detector:
         for outcome in detector.find(samples):

@@ -8,9 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from mobilenet_cli.pipeline.artifacts.files import locked, write_atomically
 from mobilenet_cli.pipeline.artifacts.runs import Run
-from mobilenet_cli.pipeline.errors import (
-    StorageError,
-)
+from mobilenet_cli.pipeline.errors import StorageError
 from mobilenet_cli.reports.records.accuracy import EvaluationRecord, PredictionsRecord
 from mobilenet_cli.reports.records.detection import BoxesRecord, DetectionRecord
 

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 
 from mobilenet_cli.calibration.graph.write_qdq import Writer
 from mobilenet_cli.models.boxes import KEPT_RAW, LARGEST_EXPONENT, BoxSpec
-from mobilenet_cli.models.detections import MAX_DETECTIONS, Detections, NmsConfig, choose
+from mobilenet_cli.models.detections import MAX_DETECTIONS, SHOWN, Detections, NmsConfig, choose
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, save_artifact
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
 from mobilenet_cli.pipeline.artifacts.sidecar import refuse_overwrite
@@ -35,7 +35,6 @@ DECODED = ("nms_corners", "nms_scores")
 LEAST = "nms_min_score"  # the constant
 BATCHES = (1, 3)
 PROBE_SIZES = np.array([[640, 480], [333, 500], [64, 64]], np.float32)  # that images may have
-MIN_SCORE = 0.5
 MIN_OPSET = 13  # from which on the operators take what they are given here
 # Of a probability and of a box's side as a share of the image's: exp differs by a few roundings.
 TOLERANCE = 1e-5
@@ -55,7 +54,7 @@ class NmsExportConfig:
         images: how many of them.
     """
 
-    min_score: float = MIN_SCORE
+    min_score: float = SHOWN
     max_overlap: float | None = None
     max_detections: int = MAX_DETECTIONS
     data: str | None = None
@@ -64,7 +63,7 @@ class NmsExportConfig:
 
 def settings(min_score: float | None) -> NmsExportConfig:
     """Return the settings of ``export --nms`` for a least probability; None takes 0.5."""
-    return NmsExportConfig(min_score=MIN_SCORE if min_score is None else min_score)
+    return NmsExportConfig(min_score=SHOWN if min_score is None else min_score)
 
 
 def export_nms(source: Artifact, config: NmsExportConfig, out: Path) -> Artifact[NmsRecord]:

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from mobilenet_cli.pipeline.errors import ModelError, OptionError
+from mobilenet_cli.pipeline.errors import ModelError, OptionError, need
 from mobilenet_cli.pipeline.importing.tensorflow_files import checkpoint_index
 
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -48,14 +48,10 @@ def download(repository: str, revision: str | None) -> Snapshot:
         ModelError: it cannot be reached and is not in the cache; says which file to fetch.
         OptionError: the revision does not exist.
     """
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import RevisionNotFoundError
-    except ImportError as error:
-        raise ModelError(
-            f"{repository} is on the Hugging Face hub, and huggingface_hub is not installed",
-            'Install it with: pip install "mobilenet-cli[import]"',
-        ) from error
+    what = f"{repository} is on the Hugging Face hub, and is fetched by huggingface_hub"
+    need("huggingface_hub", what, ModelError)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import RevisionNotFoundError
 
     pinned = revision
     try:

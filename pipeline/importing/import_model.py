@@ -7,7 +7,7 @@ from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
 from mobilenet_cli.pipeline.artifacts.files import is_checkpoint
 from mobilenet_cli.pipeline.artifacts.runs import refuse_two_networks, run_named
 from mobilenet_cli.pipeline.errors import ModelError, OptionError
-from mobilenet_cli.pipeline.importing.import_onnx import OnnxImportConfig, needs_folding, read_onnx
+from mobilenet_cli.pipeline.importing.import_onnx import needs_folding, read_onnx
 from mobilenet_cli.pipeline.importing.import_weights import (
     ImportConfig,
     read_source,
@@ -43,8 +43,7 @@ def import_model(
             activation=config.activation,
             revision=config.revision,
         )
-        settings = OnnxImportConfig(normalization, config.resolution, config.classes)
-        imported = read_onnx(Path(source), settings)
+        imported = read_onnx(Path(source), config, normalization)
         target = run_named(run or Path(source).stem)
         out = target.fp32 if needs_folding(imported.content) else target.folded
     else:

@@ -1,7 +1,7 @@
 """An ONNX classifier that another program exported is copied, with our facts inside."""
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -11,30 +11,20 @@ from mobilenet_cli.pipeline.artifacts.facts import Facts, versions
 from mobilenet_cli.pipeline.artifacts.files import sha256_file
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
 from mobilenet_cli.pipeline.errors import OptionError
-from mobilenet_cli.pipeline.importing.import_weights import Imported, listed_classes
+from mobilenet_cli.pipeline.importing.import_weights import ImportConfig, Imported, listed_classes
 from mobilenet_cli.pipeline.importing.normalize_graph import Normalized, normalize_graph
 from mobilenet_cli.reports.records.conversion import ImportRecord
 
 BYTES = "0..255"
 
 
-@dataclass(frozen=True)
-class OnnxImportConfig:
-    """These are the settings of the import of an ONNX file.
-
-    Attributes:
-        normalization: as ``read_normalization`` takes it; the file cannot tell.
-        resolution: side of the input in pixels; None takes the file's, or 224 if it takes any.
-        classes: a text file with one class identifier a line; None takes ImageNet's.
-    """
-
-    normalization: str | None = None
-    resolution: int | None = None
-    classes: Path | None = None
-
-
-def read_onnx(path: Path, config: OnnxImportConfig) -> Imported:
+def read_onnx(path: Path, config: ImportConfig, normalization: str | None) -> Imported:
     """Read an ONNX classifier, and add the facts of how it is used.
+
+    Args:
+        path: the file.
+        config: the settings; the resolution is the file's unless it is set, or 224 if it takes any.
+        normalization: as ``read_normalization`` takes it; the file cannot tell.
 
     Raises:
         ModelError: it is no classifier of images [batch, 3, side, side].
@@ -42,9 +32,8 @@ def read_onnx(path: Path, config: OnnxImportConfig) -> Imported:
     """
     normalized = normalize_graph(path, load_onnx(path), config.resolution)
     model, side, outputs = normalized.model, normalized.side, normalized.outputs
-    wanted = InputSpec.cropped(
-        side, normalization=_normalization(path, normalized, config), gray=normalized.channels == 1
-    )
+    found = _normalization(path, normalized, normalization)
+    wanted = InputSpec.cropped(side, normalization=found, gray=normalized.channels == 1)
     if wanted.mean == NORMALIZATIONS["imagenet"].mean:  # as torchvision's models have it
         wanted = replace(wanted, convention="torchvision")
     classes, names = listed_classes(path, outputs, config.classes)
@@ -52,7 +41,12 @@ def read_onnx(path: Path, config: OnnxImportConfig) -> Imported:
     facts = Facts(
         stage="import",
         parent=sha256,
-        config=asdict(config) | {"source": path.name, "classes": None},
+        config={
+            "normalization": normalization,
+            "resolution": config.resolution,
+            "classes": None,
+            "source": path.name,
+        },
         versions=versions("onnx", "onnx-ir", "onnxscript", "onnxruntime"),
         input=wanted,
         classes=classes,
@@ -79,24 +73,24 @@ def needs_folding(content: bytes) -> bool:
     return any(node.op_type == "BatchNormalization" for node in graph.node)
 
 
-def _normalization(path: Path, normalized: Normalized, config: OnnxImportConfig) -> str:
+def _normalization(path: Path, normalized: Normalized, wanted: str | None) -> str:
     """Return how the pixels are to be normalized, as the user says or the file shows."""
     if normalized.takes_bytes:
-        given = config.normalization or BYTES
+        given = wanted or BYTES
         if read_normalization(given, normalized.channels == 1)[0] != NORMALIZATIONS[BYTES]:
             raise OptionError(
                 f"{path} takes pixels as bytes 0..255, not as --normalization {given} makes them",
                 "Leave --normalization out",
             )
         return given
-    if config.normalization is None:
+    if wanted is None:
         raise OptionError(
             f"{path} does not say how its pixels are normalized",
             "Pass --normalization inception (to -1..1, as TensorFlow programs do), "
             "--normalization imagenet (mean and deviation, as torch programs do), 0..1, 0..255, or "
             "mean/std in numbers; 'bgr 0..255' where blue comes first",
         )
-    return config.normalization
+    return wanted
 
 
 def _parameters(model: onnx.ModelProto) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from mobilenet_cli.pipeline.artifacts.onnx_checks import MAX_NODES
-from mobilenet_cli.pipeline.errors import ModelError
+from mobilenet_cli.pipeline.errors import ModelError, need
 
 GRAPH_HEAD = b"\n"  # the key of a GraphDef's first field, `node`
 PART = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
@@ -156,11 +156,7 @@ def _tensorflow(path: Path) -> Any:
     # It greets on standard error otherwise, whatever its log level.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    try:
-        import tensorflow
-    except ImportError as error:
-        raise ModelError(
-            f"{path} is a TensorFlow file, and tensorflow is not installed",
-            'Install it with: pip install "mobilenet-cli[tensorflow]"',
-        ) from error
+    need("tensorflow", f"{path} is a file of TensorFlow", ModelError)
+    import tensorflow
+
     return tensorflow

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mobilenet_cli.data.readers.files import utf8_path
 from mobilenet_cli.pipeline.artifacts.file_kinds import no_such_file, not_a_model
 from mobilenet_cli.pipeline.artifacts.files import foreign
-from mobilenet_cli.pipeline.errors import ModelError
+from mobilenet_cli.pipeline.errors import ModelError, need
 from mobilenet_cli.pipeline.importing.tensorflow_files import (
     GRAPH_HEAD,
     Variable,
@@ -172,13 +172,9 @@ def _read_h5(path: Path) -> tuple[Tensors, dict[str, Any]]:
     Returns:
         The tensors, and the configuration of a whole model; empty of weights alone.
     """
-    try:
-        import h5py
-    except ImportError as error:
-        raise ModelError(
-            f"{path} is an HDF5 file, and h5py is not installed",
-            'Install it with: pip install "mobilenet-cli[import]"',
-        ) from error
+    need("h5py", f"{path} is an HDF5 file, and takes h5py", ModelError)
+    import h5py
+
     tensors: Tensors = {}
     budget = Budget(path)
 
@@ -228,14 +224,10 @@ def _read_safetensors(path: Path) -> Tensors:
 
 
 def _read_torch(path: Path) -> Tensors:
-    try:
-        import torch
-    except ImportError as error:
-        raise ModelError(
-            f"{path} is a torch file, and torch is not installed",
-            'Install it with: pip install "mobilenet-cli[train]"',
-        ) from error
+    need("torch", f"{path} is a file of torch", ModelError)
     from pickle import UnpicklingError
+
+    import torch
 
     with foreign(path, "a torch file", DAMAGED), utf8_path(path) as name:
         try:

@@ -17,11 +17,10 @@ from mobilenet_cli.data.parts import FILES, Part
 from mobilenet_cli.data.preprocess import square_of_file
 from mobilenet_cli.data.readers.remote import fetch_file
 from mobilenet_cli.data.scaled import square_scaled
-from mobilenet_cli.models.detections import NmsConfig
+from mobilenet_cli.models.detections import SHOWN, shown_boxes
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.errors import DataError
 from mobilenet_cli.pipeline.evaluating.detecting import Detector
-from mobilenet_cli.pipeline.evaluating.predict_boxes import MIN_SCORE
 from mobilenet_cli.pipeline.predicting.rows import ROW_GROUP, Kind, Row, row_of, table_of
 from mobilenet_cli.pipeline.runtime.predictor import open_predictor
 from mobilenet_cli.pipeline.runtime.session import CPU
@@ -48,7 +47,7 @@ class PredictConfig:
     provider: str = CPU
     files: int = FILES
     scaled: bool = False
-    min_score: float = MIN_SCORE
+    min_score: float = SHOWN
 
     @property
     def decoder(self) -> str:
@@ -155,8 +154,7 @@ def open_answering(
     with open_predictor(artifact, config.provider, config.output == "embedding") as predictor:
         detector = None
         if artifact.facts.boxes is not None:
-            overlap = artifact.facts.boxes.max_overlap
-            chosen = NmsConfig(min_score=config.min_score, max_overlap=overlap)
+            chosen = shown_boxes(artifact.facts.boxes, config.min_score)
             detector = Detector(artifact, chosen, predictor, workers)
 
         def finish(sample: Sample, output: NDArray[np.float32], size: Size) -> Row:

@@ -34,13 +34,7 @@ class AnsweredPart:
 
 
 class PartWorker:
-    """A worker answers whole parts, in an actor.
-
-    Args:
-        model: the model file.
-        config: what to make of its outputs.
-        cpus: threads.
-    """
+    """A worker answers whole parts, in an actor with so many threads."""
 
     def __init__(self, model: SentModel, config: PredictConfig, cpus: int) -> None:
         stack = ExitStack()  # until the process ends

@@ -13,14 +13,10 @@ from pathlib import Path
 from mobilenet_cli.data.loader import ordered_map
 from mobilenet_cli.data.parts import FILES, cut, refuse_missing
 from mobilenet_cli.data.readers.remote import is_address
+from mobilenet_cli.models.detections import SHOWN
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.errors import DataError, OptionError
-from mobilenet_cli.pipeline.evaluating.predict_boxes import MIN_SCORE
-from mobilenet_cli.pipeline.predicting.answering import (
-    PredictConfig,
-    locate,
-    open_answering,
-)
+from mobilenet_cli.pipeline.predicting.answering import PredictConfig, locate, open_answering
 from mobilenet_cli.pipeline.predicting.cluster import answer_on_cluster
 from mobilenet_cli.pipeline.predicting.manifest import check_folder, claim, job_of
 from mobilenet_cli.pipeline.predicting.rows import Kind, counts_of, schema, write_part
@@ -87,7 +83,7 @@ def config_of(
         if wrong:
             raise OptionError(what, fix)
     output: Kind = "embedding" if embeddings else "logits" if logits else "classes"
-    least = MIN_SCORE if min_score is None else min_score
+    least = SHOWN if min_score is None else min_score
     return PredictConfig(output, TOP if top is None else top, provider, FILES, scaled, least)
 
 

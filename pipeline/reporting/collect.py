@@ -17,10 +17,7 @@ from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
 from mobilenet_cli.pipeline.artifacts.onnx_graph import multiply_adds, output_kind
 from mobilenet_cli.pipeline.artifacts.runs import NO_RUN_YET, Run, no_such_run
 from mobilenet_cli.pipeline.artifacts.sidecar import read_sidecar
-from mobilenet_cli.pipeline.errors import (
-    MobilenetError,
-    ModelError,
-)
+from mobilenet_cli.pipeline.errors import MobilenetError, ModelError
 from mobilenet_cli.pipeline.evaluating.answers import read_many
 from mobilenet_cli.pipeline.reporting.box_cases import differing_boxes, mistaken_boxes
 from mobilenet_cli.pipeline.reporting.report_warnings import NEEDS, command, warnings_of

@@ -11,7 +11,7 @@ from mobilenet_cli.pipeline.errors import MobilenetError, ModelError, OptionErro
 from mobilenet_cli.pipeline.reporting.collect import collect, newest
 from mobilenet_cli.pipeline.reporting.report_warnings import command
 from mobilenet_cli.reports.accuracy_statistics import compare_paired, compare_precision
-from mobilenet_cli.reports.compare import compare_latency, comparison_markdown, history_markdown
+from mobilenet_cli.reports.compare import compare_latency, comparison_tables, history_tables
 from mobilenet_cli.reports.compare_html import comparison_html, history_html
 from mobilenet_cli.reports.records.accuracy import AnswersRecord, PairedRecord, PredictionsRecord
 from mobilenet_cli.reports.records.detection import DetectionRecord, PairedPrecision
@@ -25,6 +25,7 @@ from mobilenet_cli.reports.records.run import (
 )
 from mobilenet_cli.reports.records.training import TrainRecord
 from mobilenet_cli.reports.summary import summarize
+from mobilenet_cli.reports.tables import sections_markdown
 
 Read = tuple[RunRecord, Sequence[AnswersRecord]]
 A = TypeVar("A", PredictionsRecord, DetectionRecord)
@@ -50,37 +51,23 @@ def compare_runs(runs: Sequence[Run]) -> ComparisonRecord:
     )
 
 
-def write_comparison(record: ComparisonRecord, folder: Path) -> dict[str, Path]:
-    """Write what ``compare_runs`` found in every format; return the paths.
+def write(record: ComparisonRecord | HistoryRecord, folder: Path) -> dict[str, Path]:
+    """Write what ``compare_runs`` or ``history`` found in every format; return the paths.
 
     Raises:
         StorageError: the folder cannot be written to.
     """
-    return _write(
-        folder / "comparison", comparison_html(record), comparison_markdown(record), record
-    )
-
-
-def write_history(record: HistoryRecord, folder: Path) -> dict[str, Path]:
-    """Write what ``history`` found in every format; return the paths.
-
-    Raises:
-        StorageError: the folder cannot be written to.
-    """
-    return _write(folder / "history", history_html(record), history_markdown(record), record)
-
-
-def _write(
-    stem: Path, html: str, markdown: str, record: ComparisonRecord | HistoryRecord
-) -> dict[str, Path]:
+    if isinstance(record, ComparisonRecord):
+        name, html, tables = "comparison", comparison_html(record), comparison_tables(record)
+    else:
+        name, html, tables = "history", history_html(record), history_tables(record)
     texts = {
-        "markdown": (".md", markdown + "\n"),
+        "markdown": (".md", sections_markdown(tables) + "\n"),
         "json": (".json", record.model_dump_json(indent=2) + "\n"),
         "html": (".html", html),
     }
-    paths = {}
-    for form, (suffix, text) in texts.items():
-        paths[form] = stem.with_suffix(suffix)
+    paths = {form: folder / f"{name}{suffix}" for form, (suffix, _) in texts.items()}
+    for form, (_, text) in texts.items():
         write_atomically(paths[form], text.encode())
     return paths
 

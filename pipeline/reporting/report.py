@@ -5,11 +5,7 @@ from pathlib import Path
 
 from mobilenet_cli.pipeline.artifacts.files import write_atomically
 from mobilenet_cli.pipeline.artifacts.runs import Run
-from mobilenet_cli.pipeline.errors import (
-    DataError,
-    OptionError,
-    StorageError,
-)
+from mobilenet_cli.pipeline.errors import DataError, OptionError, StorageError
 from mobilenet_cli.pipeline.reporting.collect import collect, newest
 from mobilenet_cli.pipeline.reporting.gallery import pictures
 from mobilenet_cli.reports.embed import BENCH_SECTIONS, MARK, SECTIONS, embed
@@ -19,13 +15,6 @@ from mobilenet_cli.reports.model_card import model_card
 from mobilenet_cli.reports.records.accuracy import AnswersRecord
 from mobilenet_cli.reports.records.run import ReportRecord, RunRecord
 from mobilenet_cli.reports.summary import summarize
-
-FORMATS = {
-    "report.md": "markdown",
-    "report.json": "json",
-    "report.html": "html",
-    "model_card.md": "model_card",
-}
 
 
 def report(run: Run) -> tuple[ReportRecord, dict[str, Path]]:
@@ -38,15 +27,14 @@ def report(run: Run) -> tuple[ReportRecord, dict[str, Path]]:
     run_record, answers = collect(run)
     record = summarize(run_record)
     texts = {
-        "report.md": report_markdown(record),
-        "report.json": record.model_dump_json(indent=2) + "\n",
-        "model_card.md": model_card(record),
-        "report.html": report_html(record, *gallery_pictures(run_record, answers)),
+        "markdown": ("report.md", report_markdown(record)),
+        "json": ("report.json", record.model_dump_json(indent=2) + "\n"),
+        "model_card": ("model_card.md", model_card(record)),
+        "html": ("report.html", report_html(record, *gallery_pictures(run_record, answers))),
     }
-    for file, text in texts.items():
+    for file, text in texts.values():
         write_atomically(run.folder / file, text.encode())
-    paths = {FORMATS[file]: run.folder / file for file in texts}
-    return record, paths
+    return record, {form: run.folder / file for form, (file, _) in texts.items()}
 
 
 def embed_into(path: Path, record: ReportRecord) -> None:

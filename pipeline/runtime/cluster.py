@@ -32,12 +32,7 @@ WINDOW = 10_000  # items that Ray is told of at a time
 
 @dataclass(frozen=True)
 class SentModel:
-    """A model file travels to the actors, which need not see the driver's files.
-
-    Attributes:
-        name: the file's name.
-        content: its bytes.
-    """
+    """A model file travels to the actors, which need not see the driver's files."""
 
     name: str
     content: bytes
@@ -101,7 +96,9 @@ def on_cluster(
         ProviderError: the cluster has given up.
         MobilenetError: what an actor says.
     """
-    _prepare_environment()
+    # Read at import: Ray tells its makers about clusters by default, and says much about itself.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
     with contextlib.redirect_stdout(sys.stderr), _connected(address):  # Ray prints what it repeats
@@ -138,13 +135,6 @@ def _results(
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     mapped = dataset.map(_Actor, fn_constructor_args=arguments, **compute)
     return iter(mapped.iter_rows())
-
-
-def _prepare_environment() -> None:
-    """Set what Ray reads when it is imported."""
-    # Ray tells its makers about clusters, unless this is set; and it says much about itself.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 
 @contextlib.contextmanager

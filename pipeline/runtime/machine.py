@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mobilenet_cli.reports.records.latency import MachineRecord
-if TYPE_CHECKING:
-    pass
 
 CPUINFO = Path("/proc/cpuinfo")
 MEMINFO = Path("/proc/meminfo")
@@ -84,13 +82,10 @@ def cpu_quota(root: Path = CGROUP) -> float | None:
         quota, period = (root / "cpu.max").read_text().split()
         return None if quota == "max" else int(quota) / int(period)
     with contextlib.suppress(OSError, ValueError):
-        quota_us = int((root / "cpu" / "cpu.cfs_quota_us").read_text())
-        return None if quota_us < 0 else quota_us / _cfs_period(root)
+        times = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        quota_us, period_us = (int((root / "cpu" / name).read_text()) for name in times)
+        return None if quota_us < 0 else quota_us / period_us
     return None
-
-
-def _cfs_period(root: Path) -> int:
-    return int((root / "cpu" / "cpu.cfs_period_us").read_text())
 
 
 def runtime_knows_amx() -> bool:
@@ -132,10 +127,11 @@ def known_instruction_sets(asked: dict[str, bool], listed: frozenset[str]) -> tu
 
 def kernel_flags(path: Path = CPUINFO) -> frozenset[str]:
     """Return the flags of the first processor in /proc/cpuinfo; empty if there is no such file."""
-    return frozenset((_cpuinfo(path, "flags") or _cpuinfo(path, "Features")).split())
+    return frozenset((_field(path, "flags") or _field(path, "Features")).split())
 
 
-def _cpuinfo(path: Path, key: str) -> str:
+def _field(path: Path, key: str) -> str:
+    """Return what stands behind ``key:`` in a file below /proc; empty if nothing does."""
     with contextlib.suppress(OSError):
         for line in path.read_text().splitlines():
             name, _, value = line.partition(":")
@@ -169,15 +165,11 @@ def oom_kills(cgroup: Path = CGROUP, vmstat: Path = VMSTAT) -> int | None:
 
 def available_memory() -> int:
     """Return the bytes that can be allocated without swapping, as the kernel estimates them."""
-    return _meminfo("MemAvailable")
+    return _kilobytes(MEMINFO, "MemAvailable") * 1024
 
 
-def _meminfo(key: str) -> int:
-    for line in MEMINFO.read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == key:
-            return int(value.split()[0]) * 1024
-    raise AssertionError(f"{MEMINFO} has no {key}")
+def _kilobytes(path: Path, key: str) -> int:
+    return int(_field(path, key).removesuffix(" kB"))
 
 
 def gpus() -> tuple[str, ...]:
@@ -199,13 +191,13 @@ def machine() -> "MachineRecord":
     from mobilenet_cli.reports.records.latency import MachineRecord
 
     return MachineRecord(
-        cpu=_cpuinfo(CPUINFO, "model name") or platform.processor() or platform.machine(),
+        cpu=_field(CPUINFO, "model name") or platform.processor() or platform.machine(),
         architecture=platform.machine(),
         instruction_sets=instruction_sets(),
         cpus=os.cpu_count() or 1,
         usable_cpus=usable_cpus(),
         cpu_quota=cpu_quota(),
-        memory_mb=_meminfo("MemTotal") / 2**20,
+        memory_mb=_kilobytes(MEMINFO, "MemTotal") / 1024,
         os=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
         versions=versions(*LIBRARIES),
@@ -215,7 +207,4 @@ def machine() -> "MachineRecord":
 
 def peak_rss_mb() -> float:
     """Return ``VmHWM`` in MiB: getrusage would include the parent's peak from before the exec."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    raise AssertionError("/proc/self/status has no VmHWM")
+    return _kilobytes(Path("/proc/self/status"), "VmHWM") / 1024

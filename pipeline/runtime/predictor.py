@@ -1,7 +1,7 @@
 """A predictor is a function from prepared images to logits, whatever runs it."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,12 +12,7 @@ from mobilenet_cli.models.boxes import CORNERS, KEPT_RAW, BoxSpec
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
 from mobilenet_cli.pipeline.artifacts.onnx_graph import OutputKind, features_model, output_kind
-from mobilenet_cli.pipeline.errors import (
-    ModelError,
-    NotFiniteError,
-    ProviderError,
-    counted,
-)
+from mobilenet_cli.pipeline.errors import ModelError, NotFiniteError, ProviderError, counted
 from mobilenet_cli.pipeline.runtime.session import CPU, CUDA, SessionConfig, open_session
 
 TORCH = "torch"
@@ -138,16 +133,8 @@ def open_predictor(
     image = session.get_inputs()[0]
     spec = artifact.facts.input
     takes_pixels = image.type == "tensor(uint8)"
-    shape = (spec.resolution, spec.resolution, 3) if takes_pixels else spec.shape
-    if len(image.shape) != 4 or any(
-        isinstance(actual, int) and actual != expected
-        for actual, expected in zip(image.shape[1:], shape, strict=True)
-    ):
-        raise ModelError(
-            f"{artifact.path} takes an input of shape {image.shape}, "
-            f"not [batch, {', '.join(map(str, shape))}]",
-            "Export the model again",
-        )
+    square = (spec.resolution, spec.resolution, 3) if takes_pixels else spec.shape
+    _check_shape(artifact, image.shape, square)
     boxes = artifact.facts.boxes
     raw = [o.name for o in session.get_outputs() if o.name in KEPT_RAW] or None
     kind = "logits" if features or boxes else output_kind(load_onnx(artifact.path).graph)
@@ -175,6 +162,18 @@ def open_predictor(
     batch = fixed or (CPU_BATCH if provider == CPU else GPU_BATCH)
     whole = fixed is not None or provider != CPU
     yield Predictor(provider, batch, logits, kind == "sigmoid", whole, takes_pixels)
+
+
+def _check_shape(artifact: Artifact, taken: Sequence[object], image: Sequence[int]) -> None:
+    if len(taken) != 4 or any(
+        isinstance(actual, int) and actual != expected
+        for actual, expected in zip(taken[1:], image, strict=True)
+    ):
+        raise ModelError(
+            f"{artifact.path} takes an input of shape {taken}, "
+            f"not [batch, {', '.join(map(str, image))}]",
+            "Export the model again",
+        )
 
 
 def _joined(

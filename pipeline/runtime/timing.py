@@ -4,13 +4,10 @@ import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    pass
 
 BLOCK_NS = 20_000_000  # long enough to leave a cold cache behind, short against a machine's drift
 MAX_BLOCK_RUNS = 100

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -20,7 +21,7 @@ from mobilenet_cli.pipeline.serving import protocol
 from mobilenet_cli.pipeline.serving.batcher import Batcher, FullError
 from mobilenet_cli.pipeline.serving.bodies import Bodies, files_of, is_form
 from mobilenet_cli.pipeline.serving.config import ServeConfig
-from mobilenet_cli.pipeline.serving.metrics import CONTENT_TYPE_LATEST, LOGGER, Metrics
+from mobilenet_cli.pipeline.serving.metrics import LOGGER, Metrics
 from mobilenet_cli.pipeline.serving.served import CLASSIFIER, Answer, Served
 
 VERSION = "1"  # as in the package's Triton repository, like the name of a classifier
@@ -54,7 +55,7 @@ class Api:
             *(config.max_wait_ms / 1e3, config.max_queue, metrics.ran),
         )
         metrics.queue.set_function(lambda: self.batcher.admitted)
-        self.bodies = Bodies(config.max_body)
+        self.bodies = Bodies(config.max_body_mb << 20)
         self.names = [tensor.name for tensor in served.outputs]
         self.labels = [name for _, name in served.classes]
 
@@ -188,7 +189,8 @@ class Api:
 
     async def show_metrics(self, _: Request) -> Response:
         """Show the metrics."""
-        return Response(self.metrics.exposition(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        text = generate_latest(self.metrics.registry)
+        return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 def routes(api: Api) -> list[Route]:

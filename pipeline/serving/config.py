@@ -52,11 +52,6 @@ class ServeConfig:
                 f"an image cannot wait {self.max_wait_ms:g} ms", "Pass --max-wait-ms 0 to 10000"
             )
 
-    @property
-    def max_body(self) -> int:
-        """Return the largest body of a request in bytes."""
-        return self.max_body_mb << 20
-
     def token(self) -> str | None:
         """Read the token that clients must send, if there is to be one.
 

@@ -3,12 +3,10 @@
 import json
 import logging
 import sys
-import time
 from datetime import UTC, datetime
 from typing import Any
 
-from prometheus_client import CONTENT_TYPE_LATEST as CONTENT_TYPE_LATEST
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 LOGGER = logging.getLogger("mobilenet_cli.serve")
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
@@ -19,41 +17,21 @@ class Metrics:
     """These are the metrics of one server, which start at nothing."""
 
     def __init__(self, **model: str) -> None:
-        registry = CollectorRegistry()
-        name = "mobilenet_{}".format
-        Info(name("model"), "What is served", registry=registry).info(model)
-        self.registry = registry
-        self.requests = Counter(
-            name("requests"), "Requests answered", ["path", "status"], registry=registry
-        )
-        self.seconds = Histogram(
-            *(
-                name("request_seconds"),
-                "Seconds from a request to its whole answer",
-            ),
-            ["path"],
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self.images = Histogram(
-            name("batch_images"), "Images of a run", buckets=IMAGES, registry=registry
-        )
-        self.runs = Histogram(
-            name("run_seconds"), "Seconds of a run of the model", buckets=SECONDS, registry=registry
-        )
-        self.queue = Gauge(
-            name("queue_images"), "Images decoded, waiting or classified now", registry=registry
-        )
+        self.registry = CollectorRegistry()
+        ours: dict[str, Any] = {"namespace": "mobilenet", "registry": self.registry}
+        Info("model", "What is served", **ours).info(model)
+        self.requests = Counter("requests", "Requests answered", ["path", "status"], **ours)
+        whole = "Seconds from a request to its whole answer"
+        self.seconds = Histogram("request_seconds", whole, ["path"], buckets=SECONDS, **ours)
+        self.images = Histogram("batch_images", "Images of a run", buckets=IMAGES, **ours)
+        seconds = "Seconds of a run of the model"
+        self.runs = Histogram("run_seconds", seconds, buckets=SECONDS, **ours)
+        self.queue = Gauge("queue_images", "Images decoded, waiting or classified now", **ours)
 
     def ran(self, images: int, seconds: float) -> None:
         """Count a run of the model."""
         self.images.observe(images)
         self.runs.observe(seconds)
-
-    def exposition(self) -> bytes:
-        """Return everything in Prometheus's text format."""
-        text: bytes = generate_latest(self.registry)
-        return text
 
 
 class JsonLines(logging.Formatter):
@@ -77,9 +55,3 @@ def log_json_lines() -> None:
     LOGGER.setLevel(logging.INFO)
     # What is wrong with a form is told to the client.
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
-
-
-def log_request(fields: dict[str, Any], began: float) -> None:
-    """Log a request that has been answered."""
-    taken = {"ms": round((time.perf_counter() - began) * 1e3, 2)}
-    LOGGER.info("request", extra={"fields": fields | taken})

@@ -12,7 +12,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from mobilenet_cli.pipeline.artifacts.package_folder import is_package
+from mobilenet_cli.pipeline.artifacts.files import is_package
 from mobilenet_cli.pipeline.deploying.package import open_package
 from mobilenet_cli.pipeline.errors import ModelError, OptionError
 from mobilenet_cli.pipeline.serving.app import Api, make_app, told
@@ -42,10 +42,6 @@ UVICORN: dict[str, Any] = {
 
 def open_server(folder: Path, config: ServeConfig) -> tuple[ServeRecord, Run]:
     """Load a package and open the socket that it is served at.
-
-    Args:
-        folder: of the package.
-        config: how to serve it.
 
     Returns:
         What is served, and a function that serves it until SIGTERM, SIGHUP or Ctrl-C, and calls

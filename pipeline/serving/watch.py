@@ -7,7 +7,7 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mobilenet_cli.pipeline.serving.app import told
-from mobilenet_cli.pipeline.serving.metrics import LOGGER, Metrics, log_request
+from mobilenet_cli.pipeline.serving.metrics import LOGGER, Metrics
 
 OPEN = "/v2/health/"  # which orchestrators ask without a token
 KNOWN = ("/classify", "/detect", "/metrics", OPEN, "/v2")
@@ -56,11 +56,12 @@ class Watch:
         finally:
             known = next((prefix for prefix in KNOWN if path.startswith(prefix)), "other")
             self.metrics.requests.labels(known, str(status)).inc()
-            self.metrics.seconds.labels(known).observe(time.perf_counter() - began)
+            taken = time.perf_counter() - began
+            self.metrics.seconds.labels(known).observe(taken)
             fields = {"method": scope["method"], "path": path[:200], "status": status}
             if images := scope["state"].get("images"):
                 fields["images"] = images
-            log_request(fields, began)
+            LOGGER.info("request", extra={"fields": fields | {"ms": round(taken * 1e3, 2)}})
 
     def _may_enter(self, scope: Scope) -> bool:
         if self.token is None or scope["path"].startswith(OPEN):

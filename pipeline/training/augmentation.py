@@ -45,14 +45,10 @@ def augmented(
     """
     import torch
 
-    generator = generator_of(*draw)
-    images = torch.from_numpy(batch.pixels).to(device).permute(0, 3, 1, 2).float().div_(255)
+    generator, images = generator_of(*draw), shares_of(batch, device)
     if recipe.magnitude:
         images = rand_augment(images, generator, magnitude=recipe.magnitude)
-    if spec.channels == "BGR":
-        images = images.flip(1)
-    mean, std = normalization(spec, device)
-    images = ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+    images = normalized(images, spec)
     if recipe.rotation or recipe.zoom or recipe.shift:
         images = moved(images, recipe, generator)
     labels = torch.from_numpy(batch.labels).to(device)
@@ -62,6 +58,22 @@ def augmented(
     if recipe.erase:
         images = erase(images, generator, recipe.erase)
     return images.contiguous(memory_format=torch.channels_last), targets
+
+
+def shares_of(batch: TrainBatch, device: "torch.device") -> "torch.Tensor":
+    """Return the pixels of a batch as floats [n, 3, R, R] in RGB order, 0..1."""
+    import torch
+
+    return torch.from_numpy(batch.pixels).to(device).permute(0, 3, 1, 2).float().div_(255)
+
+
+def normalized(images: "torch.Tensor", spec: InputSpec) -> "torch.Tensor":
+    """Return the network's input for images [n, 3, R, R] as ``shares_of`` makes them."""
+    import torch
+
+    mean, std = normalization(spec, images.device)
+    images = images.flip(1) if spec.channels == "BGR" else images
+    return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 def normalization(spec: InputSpec, device: "torch.device") -> "tuple[torch.Tensor, torch.Tensor]":

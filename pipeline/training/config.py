@@ -5,10 +5,9 @@ from functools import cached_property
 
 from mobilenet_cli.models import MODELS
 from mobilenet_cli.models.architecture import Task
-from mobilenet_cli.pipeline.errors import OptionError
+from mobilenet_cli.pipeline.errors import OptionError, need
 from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
 from mobilenet_cli.pipeline.training.recipes import RECIPES, Recipe, changed
-from mobilenet_cli.pipeline.training.tensorboard import check_installed
 
 # Digits were drawn on 8x8 pixels; 32 is the smallest map that five halvings allow.
 RESOLUTIONS = {"digits": 32, "shapes": 96}
@@ -70,7 +69,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if self.tensorboard:
-            check_installed()
+            need("tensorboardX", "--tensorboard takes tensorboardX")
         if self.model not in (None, *MODELS):
             raise OptionError(f"unknown model '{self.model}'", f"Use one of {', '.join(MODELS)}")
         if self.recipe_name not in RECIPES:

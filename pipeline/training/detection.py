@@ -18,13 +18,13 @@ from mobilenet_cli.models.boxes import BoxSpec
 from mobilenet_cli.models.detections import Detections, NmsConfig, detect
 from mobilenet_cli.pipeline.errors import DataError
 from mobilenet_cli.pipeline.evaluating.average_precision import measure
+from mobilenet_cli.pipeline.training.augmentation import normalized, shares_of
 from mobilenet_cli.pipeline.training.multibox import match, multibox_loss
 from mobilenet_cli.pipeline.training.recipes import Recipe
 
 if TYPE_CHECKING:
     import torch
 
-MIN_SCORE = 0.02
 VALIDATION_BATCH = 16
 WHOLE = Window(0.0, 0.0, 1.0, 1.0, mirrored=False)
 
@@ -65,22 +65,16 @@ class DetectionTask:
         """
         import torch
 
-        from mobilenet_cli.pipeline.training.augmentation import normalization
-
         generator = generator_of(*draw)
-        images = torch.from_numpy(batch.pixels).to(device).permute(0, 3, 1, 2).float().div_(255)
         windows = [draw_window(generator, recipe.zoom, mirror=True) for _ in batch.indices]
-        images = look_through(images, windows)
+        images = look_through(shares_of(batch, device), windows)
         if recipe.magnitude:
             images = other_light(images, generator, recipe.magnitude / MAX_STRENGTH)
-        if spec.channels == "BGR":
-            images = images.flip(1)
-        mean, std = normalization(spec, device)
-        images = ((images - mean) / std).contiguous(memory_format=torch.channels_last)
-        targets = []
-        for index, window in zip(batch.indices, windows, strict=True):
-            targets.append(self.targets(self.images.images[index], window))
-        return images, torch.from_numpy(np.stack(targets)).to(device)
+        targets = [
+            self.targets(self.images.images[index], window)
+            for index, window in zip(batch.indices, windows, strict=True)
+        ]
+        return normalized(images, spec), torch.from_numpy(np.stack(targets)).to(device)
 
     def targets(self, image: BoxImage, window: Window) -> NDArray[np.float32]:
         """Say what each anchor should find in an image that is seen through a window: [A, 5]."""
@@ -109,7 +103,7 @@ class DetectionTask:
         truth: list[Boxes] = []
         found: list[Detections] = []
         losses = 0.0
-        nms = NmsConfig(min_score=MIN_SCORE, max_overlap=self.boxes.max_overlap)
+        nms = NmsConfig(max_overlap=self.boxes.max_overlap)
         with torch.inference_mode():
             for batch in batches(dataset.samples, spec, VALIDATION_BATCH, on_bad=on_bad):
                 outputs = network(torch.from_numpy(batch.images).to(device))

@@ -255,10 +255,6 @@ class TrainingSetup:
         """Return the number of epochs, of which the last may be a part of one."""
         return -(-self.total // self.steps)
 
-    def steps_in(self, epoch: int) -> int:
-        """Count the steps of an epoch, from 0."""
-        return min(self.steps, self.total - epoch * self.steps)
-
     @cached_property
     def validation_shard(self) -> Dataset:
         """Return the held-out images that this process evaluates: each image is one process's."""
@@ -290,22 +286,17 @@ class TrainingSetup:
         if self.grids is None:
             return network
         from mobilenet_cli.models.classifier_torch import Classifier
-
-        assert isinstance(network, Classifier)  # no other has grids
         from mobilenet_cli.pipeline.training.fake_quantize import FakeQuantized
 
+        assert isinstance(network, Classifier)  # no other has grids
         return FakeQuantized(network, self.grids)
 
     def written(self, network: "Network") -> "Network":
         """Return the network as it is written: itself, or with its weights on their grids."""
-        if self.grids is None:
-            return network
-        from mobilenet_cli.models.classifier_torch import Classifier
-
-        assert isinstance(network, Classifier)  # no other has grids
         from mobilenet_cli.pipeline.training.fake_quantize import FakeQuantized, on_grid
 
-        return on_grid(FakeQuantized(network, self.grids))
+        computed = self.computed(network)
+        return on_grid(computed) if isinstance(computed, FakeQuantized) else network
 
 
 def set_up(
@@ -322,22 +313,14 @@ def set_up(
 
     config, recipe, source = training.config, training.recipe, training.source
     torch.set_num_threads(group.cpus)
-    on_gpu = torch.cuda.is_available()
-    if not on_gpu and (config.precision == "fp16" or config.sync_norms):
-        what = "--sync-norms" if config.sync_norms else "--precision fp16"
-        raise OptionError(
-            f"{what} needs a GPU, and torch finds none",
-            "Leave it out" + ("" if config.sync_norms else ", or use bf16"),
-        )
+    device = device_for(config, group)
     detection = detection_of(training) if config.detects else None
     if detection is None:
-        sets = [open_dataset(config.data, split).labelled() for split in ("train", "val")]
-        classes = training_classes(config.data, *sets)
+        images, validation = (open_dataset(config.data, s).labelled() for s in ("train", "val"))
+        classes = training_classes(config.data, images, validation)
     else:
-        sets = [as_dataset(part) for part in (detection.images, detection.validation)]
-        classes = sets[0].classes
-    images, validation = sets
-    device = torch.device("cuda", group.local) if on_gpu else torch.device("cpu")
+        images, validation = as_dataset(detection.images), as_dataset(detection.validation)
+        classes = images.classes
     if config.qat and source is not None and source.facts.classes != classes:
         raise ModelError(
             f"{source.path} was not trained on the {len(classes)} classes of '{config.data}'",
@@ -376,6 +359,25 @@ def set_up(
         grids=grids,
         detection=detection,
     )
+
+
+def device_for(config: TrainConfig, group: ProcessGroup) -> "torch.device":
+    """Return the device of this process: its own GPU, or the CPU where torch finds none.
+
+    Raises:
+        OptionError: the settings need a GPU, and there is none.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.device("cuda", group.local)
+    if config.precision == "fp16" or config.sync_norms:
+        what = "--sync-norms" if config.sync_norms else "--precision fp16"
+        raise OptionError(
+            f"{what} needs a GPU, and torch finds none",
+            "Leave it out" + ("" if config.sync_norms else ", or use bf16"),
+        )
+    return torch.device("cpu")
 
 
 def detection_of(training: ResolvedTraining) -> DetectionTask:

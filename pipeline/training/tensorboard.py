@@ -1,27 +1,17 @@
 """Scalars for TensorBoard are written while training goes on."""
 
 import contextlib
-import importlib.util
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mobilenet_cli.pipeline.errors import OptionError, StorageError
+from mobilenet_cli.pipeline.errors import StorageError
 
 if TYPE_CHECKING:
     from tensorboardX.event_file_writer import EventsWriter
 
 EVERY = 10  # steps between two values of the loss
-
-
-def check_installed() -> None:
-    """Raise OptionError where the writer's package is missing."""
-    if importlib.util.find_spec("tensorboardX") is None:
-        raise OptionError(
-            "--tensorboard takes tensorboardX, which is not installed",
-            'Install it with: pip install "mobilenet-cli[tensorboard]"',
-        )
 
 
 class Board:

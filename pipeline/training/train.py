@@ -16,24 +16,18 @@ from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_with_record
 from mobilenet_cli.pipeline.artifacts.checkpoint import checkpoint_bytes, load_network
 from mobilenet_cli.pipeline.artifacts.facts import Facts
 from mobilenet_cli.pipeline.artifacts.files import alone_in, check_writable, write_atomically
-from mobilenet_cli.pipeline.artifacts.runs import Run, refuse_two_networks
-from mobilenet_cli.pipeline.artifacts.sidecar import is_current, sidecar_path
-from mobilenet_cli.pipeline.errors import DataError, OptionError, StorageError
+from mobilenet_cli.pipeline.errors import DataError
 from mobilenet_cli.pipeline.progress import Progress, silent
 from mobilenet_cli.pipeline.runtime.torch_kernels import kernel_folder
 from mobilenet_cli.pipeline.training.allocator import keep_freed_memory
+from mobilenet_cli.pipeline.training.beginning import check_out, keep_replaced, where_to_begin
 from mobilenet_cli.pipeline.training.config import TrainConfig
 from mobilenet_cli.pipeline.training.distributed import ProcessGroup, process_group
 from mobilenet_cli.pipeline.training.learner import Learner, make_learner
 from mobilenet_cli.pipeline.training.linear_probe import linear_probe, wants_probe
 from mobilenet_cli.pipeline.training.log import write_curves, write_log
-from mobilenet_cli.pipeline.training.setup import (
-    ResolvedTraining,
-    TrainingSetup,
-    resolve,
-    set_up,
-)
-from mobilenet_cli.pipeline.training.state import TrainingState, load_state, save_state
+from mobilenet_cli.pipeline.training.setup import TrainingSetup, resolve, set_up
+from mobilenet_cli.pipeline.training.state import TrainingState, save_state
 from mobilenet_cli.pipeline.training.step import take_step
 from mobilenet_cli.pipeline.training.tensorboard import Board, board
 from mobilenet_cli.pipeline.training.validation import count_correct
@@ -75,7 +69,7 @@ def train(
         KeyboardInterrupt: ``stop`` said so; the state is written.
     """
     training = resolve(config)
-    _check_out(training, out)
+    check_out(training, out)
     keep_freed_memory()
     with kernel_folder(config.compiled), process_group() as group:
         if group.is_main:
@@ -100,44 +94,6 @@ def train(
 def _alone(out: Path, group: ProcessGroup) -> contextlib.AbstractContextManager[None]:
     """Keep a second training out of the folder, whose files would be a mixture of both."""
     return alone_in(out.parent, "trains") if group.is_main else contextlib.nullcontext()
-
-
-def _check_out(training: ResolvedTraining, out: Path) -> None:
-    source, run = training.source, Run(out.parent)
-    if source is not None and out.resolve() == source.path.resolve():
-        raise StorageError(f"{out} holds the weights to start from", "Choose another --run")
-    if out.exists() and not sidecar_path(out).exists():
-        raise StorageError(f"{out} exists and was not made by this tool", "Choose another --run")
-    refuse_two_networks(run, out)
-
-
-def where_to_begin(
-    setup: TrainingSetup, learner: Learner
-) -> tuple[TrainingState, list[EpochRecord]] | None:
-    """Find out how far the training is, and put a saved state into the learner.
-
-    Returns:
-        The state and the finished epochs, of a saved training with the same settings or of a new
-        one; None where training is complete.
-
-    Raises:
-        OptionError: there is nothing to resume, or only a training with other settings.
-    """
-    training, resume = setup.training, setup.config.resume
-    if setup.state_file.is_file():
-        try:
-            state, history = load_state(setup.state_file, training.recorded, learner)
-            return (state if setup.group.is_main else state.without_sums()), history
-        except OptionError:
-            if resume:
-                raise
-    elif resume and is_current(setup.out, "train", training.parent, training.recorded):
-        return None
-    elif resume:
-        raise OptionError(
-            f"there is no interrupted training in {setup.out.parent}", "Start it without --resume"
-        )
-    return TrainingState(), []
 
 
 @dataclass(frozen=True)
@@ -259,7 +215,7 @@ class Trainer:
             first_step=state.step,
             shard=RankShard(setup.group.rank, setup.group.world),
         )
-        left = setup.steps_in(state.epoch) - state.step
+        left = min(setup.steps, setup.total - state.epoch * setup.steps) - state.step
         return islice(training_batches(setup.images, plan, setup.group.cpus, self.on_bad), left)
 
     def on_bad(self, sample: Sample, _: DataError) -> None:
@@ -484,20 +440,3 @@ def timed(source: Iterator[TrainBatch]) -> Iterator[tuple[TrainBatch, float]]:
         if batch is None:
             return
         yield batch, time.monotonic() - start
-
-
-def keep_replaced(setup: TrainingSetup) -> Path | None:
-    """Keep a checkpoint that came of other settings, or from elsewhere, beside what replaces it.
-
-    One of them is kept: a second replacement is the end of the first one's.
-
-    Returns:
-        The file that it is kept in; None where there was none.
-    """
-    out, training = setup.out, setup.training
-    if not out.exists() or is_current(out, "train", training.parent, training.recorded):
-        return None
-    kept = out.with_name("previous.safetensors")
-    write_atomically(sidecar_path(kept), sidecar_path(out).read_bytes())
-    write_atomically(kept, out.read_bytes())
-    return kept

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mobilenet_cli.reports.records.accuracy import Interval, Metric
+
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "hexagon")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
@@ -41,6 +43,43 @@ def style(index: int) -> tuple[str, str, str]:
         SYMBOLS[index % len(SYMBOLS)],
         DASHES[index % len(DASHES)],
     )
+
+
+def series(
+    index: int, name: str, x: Sequence[object], y: Sequence[object], mode: str, **more: Any
+) -> Json:
+    """Make a series of points or of a line, in the colour and form of its number.
+
+    Args:
+        index: its number.
+        name: what the legend calls it, as ``plain`` writes it.
+        x: where its points are.
+        y: where its points are.
+        mode: Plotly's name of what is drawn: ``markers``, ``lines`` or ``lines+markers``.
+        more: what else Plotly is told; of ``line`` and ``marker``, what is not as usual.
+    """
+    color, symbol, dash = style(index)
+    made: Json = {"type": "scatter", "mode": mode, "name": name, "x": x, "y": y, **more}
+    if "lines" in mode:
+        made["line"] = {"color": color, "dash": dash, **more.get("line", {})}
+    if "markers" in mode:
+        made["marker"] = {"color": color, "symbol": symbol, **more.get("marker", {})}
+    return made
+
+
+def hollow(index: int, size: float) -> Json:
+    """Return the marker of a series whose points may coincide with those of others."""
+    return {"symbol": f"{style(index)[1]}-open", "size": size, "line": {"width": 2.5}}
+
+
+def error_bars(values: Sequence[Interval | Metric]) -> Json:
+    """Return the bars of 95 % intervals; none where an interval is not known."""
+    return {
+        "symmetric": False,
+        "thickness": 1,
+        "array": [0.0 if v.high is None else v.high - v.value for v in values],
+        "arrayminus": [0.0 if v.low is None else v.value - v.low for v in values],
+    }
 
 
 def plain(text: str) -> str:

@@ -8,18 +8,16 @@ from mobilenet_cli.reports.charts.chart import (
     Json,
     axes,
     class_axis,
+    error_bars,
+    hollow,
     log_axis,
     plain,
+    series,
     short,
-    style,
 )
 from mobilenet_cli.reports.compare import difference_cell, when
 from mobilenet_cli.reports.records.accuracy import Interval, Metric
-from mobilenet_cli.reports.records.run import (
-    ComparedPair,
-    ComparedRun,
-    ReportRow,
-)
+from mobilenet_cli.reports.records.run import ComparedPair, ComparedRun, ReportRow
 
 
 def difference_chart(pairs: Sequence[ComparedPair]) -> Chart | None:
@@ -30,25 +28,15 @@ def difference_chart(pairs: Sequence[ComparedPair]) -> Chart | None:
     measure = found[0][0].measure
     data: list[Json] = []
     for index, run in enumerate(dict.fromkeys(pair.other for pair, _ in found)):
-        color, symbol, _ = style(index)
-        own = [(pair, difference) for pair, difference in found if pair.other == run]
-        values = [difference for _, difference in own]
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": short(run),
-                "x": [value.value for value in values],
-                "y": [plain(pair.stage) for pair, _ in own],
-                "error_x": {
-                    "symmetric": False,
-                    "array": [(v.value if v.high is None else v.high) - v.value for v in values],
-                    "arrayminus": [v.value - (v.value if v.low is None else v.low) for v in values],
-                },
-                "marker": {"color": color, "symbol": symbol, "size": 11},
-                "hovertemplate": "%{y}: %{x:+.2f} points",
-            }
+        own = [(plain(pair.stage), value) for pair, value in found if pair.other == run]
+        stages, values = zip(*own, strict=True)
+        made = series(
+            *(index, short(run), [value.value for value in values], stages, "markers"),
+            error_x=error_bars(values),
+            marker={"size": 11},
+            hovertemplate="%{y}: %{x:+.2f} points",
         )
+        data.append(made)
     return Chart(
         "differences",
         f"{capital(measure)} against {found[0][0].base}",
@@ -87,24 +75,14 @@ def against_latency(
         rows = [(r.file, r.p50_ms, v.value) for r in run.rows if (v := of(r)) and r.p50_ms]
         if not rows:
             continue
-        color, symbol, _ = style(index)
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": short(run.run),
-                "x": [ms for _, ms, _ in rows],
-                "y": [value for _, _, value in rows],
-                "text": [plain(f"{file}, {run.machine}") for file, _, _ in rows],
-                "marker": {
-                    "color": color,
-                    "symbol": f"{symbol}-open",
-                    "size": max(8, 20 - 4 * index),  # where points coincide, one in the other
-                    "line": {"width": 2},
-                },
-                "hovertemplate": "%{text}<br>%{x:.2f} ms<br>" + measure + " %{y:.2f} %",
-            }
+        files, times, values = zip(*rows, strict=True)
+        made = series(
+            *(index, short(run.run), times, values, "markers"),
+            text=[plain(f"{file}, {run.machine}") for file in files],
+            marker=hollow(index, max(8, 20 - 4 * index)),  # where points coincide, one in the other
+            hovertemplate="%{text}<br>%{x:.2f} ms<br>" + measure + " %{y:.2f} %",
         )
+        data.append(made)
         lines += [[run.run, file, f"{ms:.2f}", f"{value:.2f}"] for file, ms, value in rows]
     if not data:
         return None
@@ -156,20 +134,14 @@ def over_time(
         ]
         if not points:
             continue
-        color, symbol, dash = style(index)
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": plain(file),
-                "x": [position for position, _, _ in points],
-                "y": [value for _, _, value in points],
-                "text": [plain(run.run) for _, run, _ in points],
-                "line": {"color": color, "dash": dash},
-                "marker": {"symbol": symbol, "size": 9},
-                "hovertemplate": f"%{{text}}: %{{y:.2f}} {unit}",
-            }
+        positions, named, values = zip(*points, strict=True)
+        made = series(
+            *(index, plain(file), positions, values, "lines+markers"),
+            text=[plain(run.run) for run in named],
+            marker={"size": 9},
+            hovertemplate=f"%{{text}}: %{{y:.2f}} {unit}",
         )
+        data.append(made)
         lines += [[run.run, when(run), file, f"{value:.2f}"] for _, run, value in points]
     if not data:
         return None

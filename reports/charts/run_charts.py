@@ -4,9 +4,7 @@ Every series differs in colour (Okabe and Ito's, safe for the colour-blind) and 
 dash as well, so that none is told by colour alone.
 """
 
-from collections.abc import Mapping, Sequence
-
-from pydantic import JsonValue
+from collections.abc import Sequence
 
 from mobilenet_cli.pipeline.errors import counted
 from mobilenet_cli.reports.charts.chart import (
@@ -15,26 +13,20 @@ from mobilenet_cli.reports.charts.chart import (
     Json,
     axes,
     class_axis,
+    error_bars,
+    hollow,
     log_axis,
     plain,
-    style,
+    series,
 )
+from mobilenet_cli.reports.charts.quantization_charts import sqnr_chart, weights_chart
+from mobilenet_cli.reports.charts.training_charts import training_charts
 from mobilenet_cli.reports.latency_tables import row_name
 from mobilenet_cli.reports.records.latency import BenchResult
-from mobilenet_cli.reports.records.quantization import LayerRecord, QuantizeRecord
 from mobilenet_cli.reports.records.run import ReportRecord, RunRecord
-from mobilenet_cli.reports.summary import FEW_CLASSES, class_count, file_name
+from mobilenet_cli.reports.summary import class_count, file_name
 
 POINT_SIZES = (26, 20, 15, 10)  # pixels; where points coincide, each is inside the one before
-WEIGHTED = ("Conv", "Gemm")  # operators whose weights are compared
-CURVES = {  # columns of the training log in words
-    "loss": "training",
-    "validation_loss": "held out",
-    "train_top1": "training, augmented",
-    "top1": "held out",
-    "top5": "held out, top-5",
-}
-DETECTOR_CURVES = {"top1": "held out, AP50", "top5": "held out, AP"}  # what a detector logs there
 OPERATORS = 6  # that have a colour of their own
 
 
@@ -66,31 +58,14 @@ def accuracy_chart(report: ReportRecord) -> Chart | None:
         return None
     data = []
     for index, (row, top1, ms) in enumerate(rows):
-        color, symbol, _ = style(index)
-        size = POINT_SIZES[min(index, len(POINT_SIZES) - 1)]
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": plain(row.file),
-                "x": [ms],
-                "y": [top1.value],
-                "error_y": {
-                    "symmetric": False,
-                    "array": [(top1.high or top1.value) - top1.value],
-                    "arrayminus": [top1.value - (top1.low or top1.value)],
-                    "thickness": 1,
-                },
-                "marker": {
-                    "size": size,
-                    "color": color,
-                    "symbol": f"{symbol}-open",
-                    "line": {"width": 2.5},
-                },
-                "hovertemplate": f"{plain(row.file)}<br>%{{x:.2f}} ms<br>{name} %{{y:.2f}} %<br>"
-                f"{row.size_mb:.2f} MiB<extra></extra>",
-            }
+        made = series(
+            *(index, plain(row.file), [ms], [top1.value], "markers"),
+            marker=hollow(index, POINT_SIZES[min(index, len(POINT_SIZES) - 1)]),
+            error_y=error_bars([top1]),
+            hovertemplate=f"{plain(row.file)}<br>%{{x:.2f}} ms<br>{name} %{{y:.2f}} %<br>"
+            f"{row.size_mb:.2f} MiB<extra></extra>",
         )
+        data.append(made)
     fastest = min(rows, key=lambda found: found[2])[0].file
     return Chart(
         "accuracy",
@@ -118,17 +93,8 @@ def precision_chart(run: RunRecord) -> Chart | None:
         return None
     data = []
     for index, (name, row) in enumerate(lines):
-        color, _, dash = style(index)
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "name": plain(name),
-                "x": [place / (len(row.precision) - 1) for place in range(len(row.precision))],
-                "y": list(row.precision),
-                "line": {"color": color, "dash": dash},
-            }
-        )
+        recalls = [place / (len(row.precision) - 1) for place in range(len(row.precision))]
+        data.append(series(index, plain(name), recalls, row.precision, "lines"))
     worst = min(lines, key=lambda line: line[1].ap50 or 0.0)
     return Chart(
         "precision",
@@ -142,11 +108,6 @@ def precision_chart(run: RunRecord) -> Chart | None:
     )
 
 
-def bench_label(result: BenchResult) -> str:
-    """Name a row's artifact, threads and batch."""
-    return f"{row_name(result)}, {counted(result.threads, 'thread')}, batch {result.batch}"
-
-
 def latency_chart(run: RunRecord) -> Chart | None:
     """Draw how many runs took at most so long, one line an artifact in its first setting."""
     results = first_settings(run)
@@ -155,20 +116,18 @@ def latency_chart(run: RunRecord) -> Chart | None:
         return None
     data = []
     for index, result in enumerate(results):
-        color, _, dash = style(index)
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "name": plain(row_name(result)).replace(" (", "<br>("),  # a phone is narrow
-                "x": list(result.percentiles_ms),
-                "y": list(range(101)),
-                "line": {"color": color, "dash": dash, "shape": "hv"},
-                "hovertemplate": "%{y} % within %{x:.2f} ms",
-            }
+        name = plain(row_name(result)).replace(" (", "<br>(")  # a phone is narrow
+        made = series(
+            *(index, name, result.percentiles_ms, list(range(101)), "lines"),
+            line={"shape": "hv"},
+            hovertemplate="%{y} % within %{x:.2f} ms",
         )
+        data.append(made)
     rows = [
-        [bench_label(r), *(f"{r.percentiles_ms[q]:.2f}" for q in (0, 10, 50, 90, 99, 100))]
+        [
+            f"{row_name(r)}, {counted(r.threads, 'thread')}, batch {r.batch}",
+            *(f"{r.percentiles_ms[q]:.2f}" for q in (0, 10, 50, 90, 99, 100)),
+        ]
         for r in results
     ]
     return Chart(
@@ -204,23 +163,18 @@ def throughput_chart(run: RunRecord) -> Chart | None:
         return None
     data, rows = [], []
     for index, ((name, threads), results) in enumerate(lines.items()):
-        color, symbol, dash = style(index)
-        label = f"{name}, {threads} thread{'s' if threads > 1 else ''}"
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": plain(label),
-                "x": [result.batch for result in results],
-                "y": [result.images_per_second for result in results],
-                "line": {"color": color, "dash": dash},
-                "marker": {"symbol": symbol, "size": 9},
-                "hovertemplate": "batch %{x}: %{y:.0f} images/s",
-            }
+        label = f"{name}, {counted(threads, 'thread')}"
+        batches, rates = zip(*((r.batch, r.images_per_second) for r in results), strict=True)
+        made = series(
+            *(index, plain(label), batches, rates, "lines+markers"),
+            marker={"size": 9},
+            hovertemplate="batch %{x}: %{y:.0f} images/s",
         )
+        data.append(made)
         rows += [[label, str(r.batch), f"{r.images_per_second:.0f}"] for r in results]
     layout = axes("images a run", "images/s")
-    layout["xaxis"] |= {"type": "log", "tickvals": sorted({r.batch for r in all_of(lines)})}
+    measured = sorted({result.batch for results in lines.values() for result in results})
+    layout["xaxis"] |= {"type": "log", "tickvals": measured}
     layout["yaxis"]["rangemode"] = "tozero"
     return Chart(
         "throughput",
@@ -231,11 +185,6 @@ def throughput_chart(run: RunRecord) -> Chart | None:
         ("artifact", "batch", "images/s"),
         rows,
     )
-
-
-def all_of(lines: dict[tuple[str, int], list[BenchResult]]) -> list[BenchResult]:
-    """Return the rows of every line."""
-    return [result for results in lines.values() for result in results]
 
 
 def operators_chart(run: RunRecord) -> Chart | None:
@@ -292,192 +241,6 @@ def operators_chart(run: RunRecord) -> Chart | None:
         layout,
         ("artifact", "operator", "ms"),
         rows,
-    )
-
-
-def training_charts(epochs: Sequence[dict[str, JsonValue]], classes: int) -> list[Chart]:
-    """Draw the loss and the accuracy by epoch, each where it was logged; top-5 of many classes.
-
-    A detector's accuracy is its average precision.
-    """
-    detects = any(epoch.get("detects") for epoch in epochs)
-    names = list(dict.fromkeys(name for epoch in epochs for name in epoch))
-    losses = [name for name in names if "loss" in name]
-    accuracies = [name for name in names if "top" in name or "acc" in name]
-    if detects:
-        accuracies = list(DETECTOR_CURVES)
-    elif classes <= FEW_CLASSES:
-        accuracies = [name for name in accuracies if "top5" not in name]
-    made = (
-        curves("loss", "Loss by epoch", "loss", losses, epochs, CURVES),
-        curves("learning", "Average precision by epoch", "%", accuracies, epochs, DETECTOR_CURVES)
-        if detects
-        else curves("learning", "Top-1 accuracy by epoch", "%", accuracies, epochs, CURVES),
-    )
-    return [chart for chart in made if chart is not None]
-
-
-def curves(
-    name: str,
-    title: str,
-    unit: str,
-    columns: Sequence[str],
-    epochs: Sequence[dict[str, JsonValue]],
-    words: Mapping[str, str],
-) -> Chart | None:
-    """Draw some columns of the training log, one line each, called as ``words`` has them."""
-    columns = [c for c in columns if any(number(epoch.get(c)) is not None for epoch in epochs)]
-    if not columns:
-        return None
-    numbers = [number(epoch.get("epoch")) for epoch in epochs]
-    x = [index + 1 if n is None else n for index, n in enumerate(numbers)]
-    titles = [words.get(column, plain(column.replace("_", " "))) for column in columns]
-    data = []
-    for index, (column, curve) in enumerate(zip(columns, titles, strict=True)):
-        color, symbol, dash = style(index)
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers" if len(epochs) < 30 else "lines",
-                "name": curve,
-                "x": x,
-                "y": [number(epoch.get(column)) for epoch in epochs],
-                "line": {"color": color, "dash": dash},
-                "marker": {"symbol": symbol},
-            }
-        )
-    rows = [
-        [f"{n:g}", *(cell(epoch.get(c)) for c in columns)]
-        for n, epoch in zip(x, epochs, strict=True)
-    ]
-    reached = [cell(epochs[-1].get(column)) for column in columns]
-    last = ", ".join(f"{curve} {value}" for curve, value in zip(titles, reached, strict=True))
-    return Chart(
-        name,
-        title,
-        f"{counted(sum(n > 0 for n in x), 'epoch')}; the last: {last}.",
-        data,
-        axes("epoch", unit)
-        | {"xaxis": {"title": {"text": "epoch"}, "tick0": x[0], "dtick": max(1, len(x) // 10)}},
-        ("epoch", *titles),
-        rows,
-    )
-
-
-def number(value: JsonValue | None) -> float | None:
-    """Return a JSON number; None for anything else."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def cell(value: JsonValue | None) -> str:
-    """Write a number for a table."""
-    found = number(value)
-    return "–" if found is None else f"{found:.4g}"
-
-
-def sqnr_chart(run: RunRecord) -> Chart | None:
-    """Draw the signal to quantization noise of each layer's output."""
-    layers = [
-        (name, layer.sqnr_db)
-        for name, layer in zip(layer_names(run), quantized_layers(run), strict=True)
-        if layer.sqnr_db is not None
-    ]
-    if not layers:
-        return None
-    worst = min(layers, key=lambda layer: layer[1])
-    return Chart(
-        "sqnr",
-        "Signal to quantization noise by layer",
-        f"{counted(len(layers), 'layer')} between {worst[1]:.1f} and "
-        f"{max(v for _, v in layers):.1f} dB; the worst is {worst[0]}.",
-        [
-            {
-                "type": "bar",
-                "name": "SQNR",
-                "x": [plain(name) for name, _ in layers],
-                "y": [value for _, value in layers],
-                "marker": {"color": COLORS[0]},
-                "hovertemplate": "%{x}: %{y:.1f} dB<extra></extra>",
-            }
-        ],
-        axes("layer, in order of computation", "SQNR, dB", showlegend=False)
-        | {"xaxis": layer_axis()},
-        ("layer", "SQNR dB"),
-        [[name, f"{value:.1f}"] for name, value in layers],
-    )
-
-
-def quantized_layers(run: RunRecord) -> list[LayerRecord]:
-    """Return the layer records of ``quantize``."""
-    records = filter(None, (artifact.measured(QuantizeRecord) for artifact in run.artifacts))
-    return [layer for record in records for layer in record.layers]
-
-
-def layer_names(run: RunRecord) -> list[str]:
-    """Call the quantized layers as the weights' table does, where both have the same layers.
-
-    The others are called by their operator and place, for bars of one name would be stacked.
-    """
-    layers, names = quantized_layers(run), iter(run.weights)
-    weighted = [layer.operator in WEIGHTED for layer in layers]
-    if sum(weighted) != len(run.weights):
-        return [layer.name for layer in layers]
-    pairs = zip(layers, weighted, strict=True)
-    return [
-        next(names).layer if known else f"{layer.operator} {place}"
-        for place, (layer, known) in enumerate(pairs, 1)
-    ]
-
-
-def layer_axis() -> Json:
-    """Make an axis of layers by name, in the order of the network."""
-    return {
-        "title": {"text": "layer, in order of computation"},
-        "type": "category",
-        "tickangle": -60,
-        "nticks": 40,
-    }
-
-
-def weights_chart(run: RunRecord) -> Chart | None:
-    """Draw the largest weight of each layer, in float and in int8, on a logarithmic axis."""
-    if not run.weights:
-        return None
-    layers = [plain(w.layer) for w in run.weights]
-    largest = [
-        ("float", [max(abs(w.low), abs(w.high)) for w in run.weights]),
-        ("int8", [max(abs(w.quantized_low), abs(w.quantized_high)) for w in run.weights]),
-    ]
-    data: list[Json] = []
-    for index, (name, values) in enumerate(largest):
-        color, symbol, dash = style(index)
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": name,
-                "x": layers,
-                "y": values,
-                "line": {"color": color, "dash": dash, "width": 1},
-                "marker": {"color": color, "symbol": symbol, "size": 8},
-                "hovertemplate": "%{x}: %{y:.3g}",
-            }
-        )
-    widest = max(run.weights, key=lambda w: w.high - w.low)
-    values = [value for _, found in largest for value in found if value > 0] or [1.0]
-    return Chart(
-        "weights",
-        "Weights before and after quantization",
-        f"Largest magnitude among the weights of {counted(len(layers), 'layer')}, in float and as "
-        f"the int8 codes stand for them; the widest in float is {widest.layer}. Equalization moves "
-        "scale between neighbouring layers, so ranges may differ where the function does not.",
-        data,
-        {"xaxis": layer_axis(), "yaxis": log_axis("largest weight", values)},
-        ("layer", "float from", "to", "int8 from", "to"),
-        [
-            [w.layer, *(f"{v:.4f}" for v in (w.low, w.high, w.quantized_low, w.quantized_high))]
-            for w in run.weights
-        ],
     )
 
 

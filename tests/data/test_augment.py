@@ -9,13 +9,7 @@ from PIL import Image, ImageChops, ImageEnhance, ImageFilter, ImageOps
 torch = pytest.importorskip("torch")
 
 from mobilenet_cli.data import augment  # noqa: E402 - needs torch
-from mobilenet_cli.data.augment import (  # noqa: E402
-    OPERATIONS,
-    erase,
-    generator_of,
-    mix,
-    rand_augment,
-)
+from mobilenet_cli.data.augment import OPERATIONS, erase, generator_of, mix, rand_augment  # noqa: E402
 
 
 def pictures(count: int = 4, side: int = 24) -> np.ndarray:

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,9 +53,16 @@ def arguments(name: str, **changes: object) -> list[str]:
     return ["run", "--json", *(f"--{key}={value}" for key, value in options.items())]
 
 
-def start(home: Path, name: str) -> subprocess.Popen[str]:
+def training(name: str, **changes: object) -> list[str]:
+    """The training of the same chain alone."""
+    later = ("--calib-count", "--seconds", "--threads")
+    options = [option for option in arguments(name, **changes)[1:] if not option.startswith(later)]
+    return ["train", *options]
+
+
+def start(home: Path, command: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *arguments(name)],
+        [sys.executable, "-c", PROGRAM, *command],
         cwd=home,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -63,8 +71,8 @@ def start(home: Path, name: str) -> subprocess.Popen[str]:
     )
 
 
-def complete(home: Path, name: str) -> dict[str, Any]:
-    process = start(home, name)
+def complete(home: Path, command: list[str]) -> dict[str, Any]:
+    process = start(home, command)
     out, err = process.communicate()
     assert process.returncode == 0, err
     document: dict[str, Any] = json.loads(out)
@@ -76,18 +84,32 @@ def hashes(run: Run) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def whole(home: Path) -> tuple[Run, dict[str, Any], float, dict[str, str]]:
+def trained(home: Path) -> tuple[dict[str, Any], float]:
+    """What a training said, and how many seconds it took."""
+    started = time.monotonic()
+    return complete(home, training("whole")), time.monotonic() - started
+
+
+@pytest.fixture(scope="module")
+def whole(home: Path, trained) -> tuple[Run, dict[str, Any], float, dict[str, str]]:
     """An uninterrupted run, what it said, how many seconds it took, and its models' hashes."""
     started = time.monotonic()
-    document = complete(home, "whole")
-    seconds = time.monotonic() - started
+    document = complete(home, arguments("whole"))
+    seconds = trained[1] + time.monotonic() - started
     run = Run(home / "runs" / "whole")
     return run, document, seconds, hashes(run)
 
 
+def test_the_training_of_a_chain_is_that_of_train(home: Path, trained):
+    document, _ = trained
+    assert document["checkpoint"] == "runs/whole/model.safetensors"
+    assert document["epochs"] == 2
+    assert [path.name for path in Run(home / "runs" / "whole").artifacts()] == ["model.safetensors"]
+
+
 def test_every_stage_reports(whole):
     run, document, _, made = whole
-    assert document["skipped"] == []
+    assert document["skipped"] == ["train"]
     assert document["train"]["checkpoint"] == "runs/whole/model.safetensors"
     assert document["export"]["batch_norms"] == 27
     assert document["simplify"]["batch_norms_after"] == 0
@@ -105,16 +127,33 @@ def test_every_stage_reports(whole):
     assert parents == [None, *list(made.values())[:-1]]
 
 
-def test_mobilenet_v2_takes_the_whole_chain(home: Path, monkeypatch: pytest.MonkeyPatch):
+V2 = {"model": "mobilenet_v2", "width": 0.35, "epochs": 1}
+
+
+@pytest.fixture
+def trained_v2(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(home)
-    chosen = arguments("v2", model="mobilenet_v2", width=0.35, epochs=1)
+    run = Run(home / "runs" / "v2")
+    if not run.checkpoint.exists():
+        done = CliRunner().invoke(app, training("v2", **V2))
+        assert done.exit_code == 0, done.stderr
+    return run.checkpoint
+
+
+def test_a_mobilenet_v2_is_trained(trained_v2: Path):
+    assert load_artifact(trained_v2).facts.model.architecture == "mobilenet_v2"
+
+
+def test_mobilenet_v2_takes_the_whole_chain(trained_v2: Path):
+    chosen = arguments("v2", **V2)
     done = CliRunner().invoke(app, chosen)
     assert done.exit_code == 0, done.stderr
     document = json.loads(done.stdout)
+    assert document["skipped"] == ["train"]
     assert document["export"]["batch_norms"] == 52
     assert document["simplify"]["batch_norms_after"] == 0
     assert len(document["evaluate"]) == 4
-    run = Run(home / "runs" / "v2")
+    run = Run(trained_v2.parent)
     for path in run.artifacts():
         spec = load_artifact(path).facts.model
         assert (spec.architecture, spec.width) == ("mobilenet_v2", 0.35)
@@ -197,15 +236,23 @@ def assert_nothing_is_truncated(run: Run) -> None:
             json.loads(path.read_bytes())
 
 
-def test_killed_at_random_moments_it_ends_the_same(whole, home: Path, record_property):
-    """Each kill hits a run that starts from nothing; `make acceptance-kill` does 20 of them."""
-    _, _, duration, expected = whole
-    kills = int(os.environ.get("MOBILENET_CLI_KILLS", "1"))
+def test_killed_at_random_moments_it_ends_the_same(trained, whole, home: Path, record_property):
+    """`make acceptance-kill` does 20 kills, each of a run that starts from nothing.
+
+    Here is one, of a run whose training is done: tests of training kill that.
+    """
+    finished, _, duration, expected = whole
+    kills = int(os.environ.get("MOBILENET_CLI_KILLS", "0"))
     moments = random.Random(kills)
-    for number in range(kills):
+    for number in range(kills or 1):
         name = f"killed{number}"
         run = Run(home / "runs" / name)
-        process = start(home, name)
+        if not kills:
+            duration = whole[2] - trained[1]
+            run.folder.mkdir()
+            for path in finished.folder.glob("model.safetensors*"):
+                shutil.copy(path, run.folder)
+        process = start(home, arguments(name))
         delay = moments.uniform(0.1, 1.0) * duration
         try:
             process.wait(delay)
@@ -215,7 +262,7 @@ def test_killed_at_random_moments_it_ends_the_same(whole, home: Path, record_pro
         left = sorted(path.name for path in run.folder.glob("[!.]*"))
         record_property(f"killed after {delay:.1f} s of {duration:.1f} s", left)
         assert_nothing_is_truncated(run)
-        document = complete(home, name)
+        document = complete(home, arguments(name))
         assert hashes(run) == expected
         assert len(document["evaluate"]) == 4
         assert list(run.folder.glob(".*.tmp")) == []

@@ -12,7 +12,7 @@ from mobilenet_cli.data.preprocess import InputSpec, prepare
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact, save_artifact
 from mobilenet_cli.pipeline.artifacts.facts import Facts
 from mobilenet_cli.pipeline.artifacts.onnx_file import with_facts
-from mobilenet_cli.pipeline.evaluating.predict import open_sources, predict
+from mobilenet_cli.pipeline.evaluating.predict import open_images, predict
 from mobilenet_cli.pipeline.reporting.collect import artifact_record
 from mobilenet_cli.pipeline.runtime.session import open_session
 from mobilenet_cli.reports.model_card import preparation, python
@@ -29,7 +29,7 @@ def test_the_lines_of_python_give_the_programs_answer(
     run = subprocess.run(
         [sys.executable, "-c", lines], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    _, samples = open_sources([str(photo)], sys.stdin.buffer)
+    samples = open_images([str(photo)], sys.stdin.buffer)
     (found,) = predict(load_artifact(chain.int8.path), samples, 5, "CPUExecutionProvider")
     assert run.stdout.splitlines() == [f"{g.probability:.1%} {g.name}" for g in found.guesses]
 
@@ -60,7 +60,7 @@ def test_the_lines_of_python_for_gray_images_and_probabilities(
         text=True,
         check=True,
     )
-    _, samples = open_sources([str(photo)], sys.stdin.buffer)
+    samples = open_images([str(photo)], sys.stdin.buffer)
     (found,) = predict(model, samples, 5, "CPUExecutionProvider")
     assert run.stdout.splitlines() == [f"{g.probability:.1%} {g.name}" for g in found.guesses]
     (own,) = open_session(model.path).run(

@@ -19,12 +19,7 @@ from mobilenet_cli.pipeline.importing.weight_files import WeightFile
 
 EXPECTED = "timm: conv_stem.weight, blocks.0.0.conv_dw.weight, ..., classifier.weight"
 BLOCKS = (1, 2, 2, 6, 2)  # per stage
-INTERPOLATIONS: dict[str, Interpolation] = {
-    "bicubic": "bicubic",
-    "bilinear": "bilinear",
-    "nearest": "nearest",
-}
-assert INTERPOLATIONS.keys() == RESAMPLING.keys()
+INTERPOLATIONS: dict[str, Interpolation] = {name: name for name in RESAMPLING}
 
 
 def recognizes(file: WeightFile) -> bool:

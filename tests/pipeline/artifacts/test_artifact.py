@@ -14,11 +14,7 @@ import pytest
 from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.artifacts import artifact as artifact_module
-from mobilenet_cli.pipeline.artifacts.artifact import (
-    load_artifact,
-    load_with_record,
-    save_artifact,
-)
+from mobilenet_cli.pipeline.artifacts.artifact import load_artifact, load_with_record, save_artifact
 from mobilenet_cli.pipeline.artifacts.facts import Facts, versions
 from mobilenet_cli.pipeline.artifacts.files import sha256_file, write_atomically
 from mobilenet_cli.pipeline.artifacts.sidecar import is_current, refuse_overwrite, sidecar_path

@@ -12,7 +12,7 @@ import pytest
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
 from mobilenet_cli.pipeline.artifacts.file_kinds import kind_of
 from mobilenet_cli.pipeline.errors import ModelError, OptionError
-from mobilenet_cli.pipeline.evaluating.predict import open_sources
+from mobilenet_cli.pipeline.evaluating.predict import tell_model
 from mobilenet_cli.pipeline.importing.import_model import import_model
 from mobilenet_cli.pipeline.importing.import_weights import ImportConfig
 
@@ -105,7 +105,7 @@ def test_weights_of_other_programs_are_no_images(name: str, encoded: Callable[..
     Path("photo.png").write_bytes(encoded())
     Path(name).write_bytes(FILES[name][0])
     with pytest.raises(OptionError, match=f"{name} is .*, not an image"):
-        open_sources([name, "photo.png"], io.BytesIO())
+        tell_model([name, "photo.png"])
 
 
 @pytest.mark.parametrize("name", ["photo.jpg", "model.tflite", "paper.pdf", "settings.json"])

@@ -21,7 +21,7 @@ from mobilenet_cli.pipeline.artifacts.facts import METADATA_KEY, Facts
 from mobilenet_cli.pipeline.artifacts.onnx_file import with_facts
 from mobilenet_cli.pipeline.artifacts.onnx_graph import input_shape
 from mobilenet_cli.pipeline.benchmarking.bench import BenchConfig, bench, job_of
-from mobilenet_cli.pipeline.benchmarking.child import device_runner, torch_setting
+from mobilenet_cli.pipeline.benchmarking.child import device_runner, peak_memory
 from mobilenet_cli.pipeline.benchmarking.inputs import open_model
 from mobilenet_cli.pipeline.benchmarking.job import BenchJob, lacks_memory
 from mobilenet_cli.pipeline.benchmarking.operator_profile import Inside, summarize_profile
@@ -33,14 +33,10 @@ from mobilenet_cli.pipeline.errors import CheckError, ModelError, OptionError, P
 from mobilenet_cli.pipeline.runtime.machine import cpus_to_pin, oom_kills, usable_cpus
 from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
 from mobilenet_cli.pipeline.runtime.timing import MIN_BLOCKS, Timing
-from mobilenet_cli.reports.latency_tables import (
-    bench_markdown,
-    classic_markdown,
-    classic_table,
-    latency_markdown,
-)
+from mobilenet_cli.reports.latency_tables import classic_markdown, classic_table, latency_markdown
 from mobilenet_cli.reports.records.base import Record
 from mobilenet_cli.reports.records.latency import UNFUSED, BenchRecord
+from mobilenet_cli.reports.terminal import tables_text
 
 SPEC = InputSpec(resolution=32, resize=32)
 QUICK = {"seconds": 0.05, "threads": (1,)}
@@ -250,7 +246,7 @@ def test_model_that_is_not_fully_integer_is_told(tmp_path):
     assert remark.startswith("this model is not fully integer: ")
     assert "1 Conv" in remark
     assert "mobilenet-cli quantize" in remark
-    assert remark in bench_markdown(record)
+    assert remark in tables_text(record, as_markdown=True)
     assert not record.classic[0].quantized
 
 
@@ -278,7 +274,7 @@ def test_uncertain_medians_are_flagged(folded):
         shown = row.model_copy(update={"low_ms": 10.0, "high_ms": 11.0, "noisy": noisy})
         changed = record.model_copy(update={"results": (shown,)})
         assert cell in latency_markdown(changed)
-        assert ("- Noisy, " in bench_markdown(changed)) == noisy
+        assert ("- Noisy, " in tables_text(changed, as_markdown=True)) == noisy
 
 
 def test_a_row_without_time_to_settle_is_flagged(folded):
@@ -412,7 +408,7 @@ def test_each_thread_count_is_a_group(exported, folded):
     assert [r.threads for r in record.results] == [1] * 3 + [2] * 3
     assert [r.reference for r in record.results] == [2] * 3 + [5] * 3
     assert [r.threads for r in record.rooflines] == [1, 2]
-    text = bench_markdown(record)
+    text = tables_text(record, as_markdown=True)
     assert "G multiply-adds/s" in text
     assert "nodes and ms by operator" in text
 
@@ -498,7 +494,7 @@ def test_the_record_names_the_cpus(folded):
         False,
         True,
     ]
-    text = bench_markdown(record)
+    text = tables_text(record, as_markdown=True)
     assert f"- 1 thread, pinned to CPU {row.cpus[0]}\n" in text
     assert f"- {many} threads\n" in text
 
@@ -511,9 +507,9 @@ def test_compiled_rows_come_beside_the_eager_ones(checkpoint):
         ("compiled", "forward"),
         ("compiled", "forward-backward"),
     ]
-    settings = [torch_setting(job_of(row, Path("images.npy"))) for row in rows]
-    assert [setting.compiled for setting in settings] == [False, False, True, True]
-    assert [setting.backward for setting in settings] == [False, True, False, True]
+    jobs = [job_of(row, Path("images.npy")) for row in rows]
+    assert [job.compiled for job in jobs] == [False, False, True, True]
+    assert [job.direction == "forward-backward" for job in jobs] == [False, True, False, True]
 
 
 @pytest.mark.slow
@@ -537,14 +533,14 @@ def test_torch_rows_use_the_arithmetic_of_the_onnx_rows(
     from mobilenet_cli.pipeline.benchmarking import torch_runner
 
     session = SessionConfig(provider="CUDAExecutionProvider", threads=1, provider_options=options)
-    setting = torch_setting(BenchJob(checkpoint.path, Path("images.npy"), 1, session, 0))
+    job = BenchJob(checkpoint.path, Path("images.npy"), 1, session, 0)
     backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
     before = [backend.fp32_precision for backend in backends]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.delattr(torch_runner, "load_network")  # what follows needs a GPU
     try:
         with pytest.raises(NameError, match="load_network"):
-            torch_runner.runner(checkpoint.path, np.zeros((1, 3, 32, 32), np.float32), setting)
+            torch_runner.runner(job, np.zeros((1, 3, 32, 32), np.float32))
         assert [backend.fp32_precision for backend in backends] == [precision] * 2
     finally:
         for backend, value in zip(backends, before, strict=True):
@@ -717,7 +713,7 @@ def test_idle_workers_are_stopped(tmp_path, folded):
         for _ in range(2):
             assert settled_state(worker.pid, "T") == "T"
             assert len(worker(3)) == 3
-        assert worker.peak_rss_mb() > 0
+        assert worker.ask(peak_memory) > 0
     assert settled_state(worker.pid, "") == ""
 
 

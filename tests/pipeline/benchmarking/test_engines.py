@@ -5,12 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mobilenet_cli.pipeline.benchmarking.bench import RIGHT_DB, BenchConfig, bench
+from mobilenet_cli.pipeline.benchmarking.bench import BenchConfig, bench
 from mobilenet_cli.pipeline.benchmarking.engines import ENGINES, logits_of
 from mobilenet_cli.pipeline.benchmarking.options import bench_config
+from mobilenet_cli.pipeline.benchmarking.results import RIGHT_DB
 from mobilenet_cli.pipeline.errors import EngineError, OptionError
-from mobilenet_cli.reports.latency_tables import bench_markdown, fastest_notes, row_name
+from mobilenet_cli.reports.latency_tables import fastest_notes, row_name
 from mobilenet_cli.reports.records.latency import BenchRecord
+from mobilenet_cli.reports.terminal import tables_text
 
 QUICK = {"seconds": 0.05, "threads": (1,)}
 # An OpenVINO that another program has put in its place: it is missing, computes zeros, ends in the
@@ -92,7 +94,7 @@ def test_every_engine_runs_what_it_reads(chain):
     best = min(record.results, key=lambda r: r.p50_ms)
     (note,) = fastest_notes(record)
     assert f": {best.engine} with {Path(best.model).name}, " in note
-    text = bench_markdown(record)
+    text = tables_text(record, as_markdown=True)
     assert all(found in text for found in (note, *reasons.values()))
 
 
@@ -113,7 +115,7 @@ def test_an_engine_that_fails_leaves_the_other_rows(chain, fake_openvino, kind, 
     assert (left.engine, left.threads, left.batch) == ("openvino", 1, 1)
     with pytest.raises(EngineError, match=reason):
         raise EngineError(left.reason, "")
-    assert "- openvino has no row for folded.onnx: " in bench_markdown(record)
+    assert "- openvino has no row for folded.onnx: " in tables_text(record, as_markdown=True)
 
 
 def test_a_fast_engine_with_wrong_answers_is_not_the_fastest(chain, fake_openvino):
@@ -123,8 +125,8 @@ def test_a_fast_engine_with_wrong_answers_is_not_the_fastest(chain, fake_openvin
     assert theirs.p50_ms < ours.p50_ms
     assert (ours.right, theirs.right) == (True, False)
     assert fastest_notes(record)[0].count(": onnxruntime with folded.onnx")
-    assert "folded.onnx (openvino) does not compute the model: its logits are" in bench_markdown(
-        record
+    assert "folded.onnx (openvino) does not compute the model: its logits are" in tables_text(
+        record, as_markdown=True
     )
 
 

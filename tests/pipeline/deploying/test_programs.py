@@ -19,7 +19,7 @@ import pytest
 
 from mobilenet_cli.data.open_dataset import open_dataset
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
-from mobilenet_cli.pipeline.evaluating.predict import open_sources, predict
+from mobilenet_cli.pipeline.evaluating.predict import open_images, predict
 
 IMAGES = 6
 
@@ -52,7 +52,7 @@ def packages(folder) -> Path:
 def expected(folder: Path, variant: str, photos: list[Path]) -> list[list[tuple[str, float]]]:
     """What predict says about the photographs with one variant."""
     artifact = load_artifact(folder / variant / "pixels.onnx")
-    _, samples = open_sources(list(map(str, photos)), sys.stdin.buffer)
+    samples = open_images(list(map(str, photos)), sys.stdin.buffer)
     return [[(g.name, g.probability) for g in p.guesses] for p in predict(artifact, samples)]
 
 

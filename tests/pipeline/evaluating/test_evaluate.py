@@ -37,11 +37,7 @@ from mobilenet_cli.pipeline.evaluating.evaluate import (
 )
 from mobilenet_cli.pipeline.evaluating.labels import targets_of
 from mobilenet_cli.pipeline.evaluating.predict import predict, tell_model
-from mobilenet_cli.pipeline.evaluating.records import (
-    RecordFile,
-    evaluations_of,
-    predictions_in,
-)
+from mobilenet_cli.pipeline.evaluating.records import RecordFile, evaluations_of, predictions_in
 from mobilenet_cli.pipeline.reporting.collect import collect
 from mobilenet_cli.pipeline.runtime.session import open_session
 from mobilenet_cli.reports.records.accuracy import EvaluationRecord

@@ -14,11 +14,7 @@ from mobilenet_cli.data.dataset import Sample
 from mobilenet_cli.models.detections import NmsConfig
 from mobilenet_cli.pipeline.errors import DataError
 from mobilenet_cli.pipeline.evaluating.detecting import open_detector
-from mobilenet_cli.pipeline.evaluating.predict_boxes import (
-    FoundBox,
-    picture_with,
-    predict_boxes,
-)
+from mobilenet_cli.pipeline.evaluating.predict_boxes import FoundBox, picture_with, predict_boxes
 from mobilenet_cli.pipeline.runtime.session import CPU
 
 

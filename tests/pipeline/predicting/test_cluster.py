@@ -10,11 +10,7 @@ import pytest
 from mobilenet_cli.data.parts import Part, cut
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
 from mobilenet_cli.pipeline.errors import DataError, OptionError
-from mobilenet_cli.pipeline.evaluating.evaluate import (
-    EvaluateConfig,
-    EvaluateWorker,
-    answering,
-)
+from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, EvaluateWorker, answering
 from mobilenet_cli.pipeline.evaluating.labels import evaluation_set, label_indices
 from mobilenet_cli.pipeline.predicting.answering import PredictConfig
 from mobilenet_cli.pipeline.predicting.cluster import PartWorker

@@ -17,10 +17,11 @@ from mobilenet_cli.pipeline.errors import ModelError, OptionError
 from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, evaluate_and_keep
 from mobilenet_cli.pipeline.reporting.collect import collect
 from mobilenet_cli.pipeline.reporting.compare import compare_runs, history, predictions_of
-from mobilenet_cli.reports.compare import compare_latency, comparison_markdown, history_markdown
+from mobilenet_cli.reports.compare import compare_latency
 from mobilenet_cli.reports.records.accuracy import AnswersRecord
 from mobilenet_cli.reports.records.detection import BoxesRecord
 from mobilenet_cli.reports.records.latency import BenchRecord
+from mobilenet_cli.reports.terminal import tables_text
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,7 @@ def test_answers_that_changed_are_counted(runs: tuple[Run, Run]) -> None:
     assert (pair.accuracy.only_base, pair.accuracy.only_other) == (10, 0)
     assert pair.accuracy.difference.value == pytest.approx(-100 * 10 / 359)
     assert pair.accuracy.p_value == pytest.approx(2 / 1024)
-    assert "-2.79" in comparison_markdown(compare_runs(runs))
+    assert "-2.79" in tables_text(compare_runs(runs), as_markdown=True)
 
 
 def test_latency_of_another_machine_is_not_compared(runs: tuple[Run, Run]) -> None:
@@ -83,7 +84,7 @@ def test_latency_of_another_machine_is_not_compared(runs: tuple[Run, Run]) -> No
     pair = next(pair for pair in compare_runs(runs).pairs if pair.stage == "export")
     assert pair.speedup is None
     assert pair.latency_note.startswith("measured on different machines (cpu: ")
-    assert "Another CPU" in comparison_markdown(compare_runs(runs))
+    assert "Another CPU" in tables_text(compare_runs(runs), as_markdown=True)
 
 
 def test_latency_needs_the_same_setting(runs: tuple[Run, Run]) -> None:
@@ -142,12 +143,12 @@ def test_history_is_in_order_of_time_and_lists_what_is_broken(runs: tuple[Run, R
     assert [run.run for run in record.runs] == ["two", "broken", "one"]
     assert record.runs[0].made == "2001-09-09T01:46:40+00:00"
     assert "has no model" in record.runs[1].broken
-    page = history_markdown(record)
+    page = tables_text(record, as_markdown=True)
     assert "has no model" in page
     assert "Their known settings are the same" in page
     wider = record.runs[0].model_copy(update={"width": 9.0})
     changed = record.model_copy(update={"runs": (wider, *record.runs[1:])})
-    assert "They differ in width (9, " in history_markdown(changed)
+    assert "They differ in width (9, " in tables_text(changed, as_markdown=True)
 
 
 def test_history_of_nothing(tmp_path: Path) -> None:

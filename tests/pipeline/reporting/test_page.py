@@ -15,7 +15,8 @@ from mobilenet_cli.reports.charts.comparison_charts import (
     difference_chart,
     history_charts,
 )
-from mobilenet_cli.reports.charts.run_charts import charts, training_charts
+from mobilenet_cli.reports.charts.run_charts import charts
+from mobilenet_cli.reports.charts.training_charts import training_charts
 from mobilenet_cli.reports.compare_html import comparison_html, history_html
 from mobilenet_cli.reports.html import report_html
 from mobilenet_cli.reports.markdown import report_markdown

@@ -13,7 +13,9 @@ import pytest
 from torch.distributed.run import parse_args
 
 from mobilenet_cli.pipeline.artifacts.files import sha256_file
+from mobilenet_cli.pipeline.training.config import TrainConfig
 from mobilenet_cli.pipeline.training.distributed import ProcessGroup
+from mobilenet_cli.pipeline.training.train import train
 
 SCRIPT = """
 import json, sys
@@ -50,11 +52,13 @@ def run(tmp_path_factory: pytest.TempPathFactory, encoded) -> Callable[..., Path
 
     def start(name: str, processes: int, steps: int = FOREVER) -> Path:
         out = folder / name / "model.safetensors"
+        if processes == 1:  # here, where torch has been imported
+            return train(TrainConfig(**options), out).path
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         done = subprocess.run(
             [
                 sys.executable,
-                *(torchrun if processes > 1 else []),
+                *torchrun,
                 str(folder / "script.py"),
                 json.dumps(options),
                 str(out),

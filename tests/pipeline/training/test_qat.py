@@ -16,7 +16,7 @@ from mobilenet_cli.calibration.weights.trained_weights import grid_of
 from mobilenet_cli.data.loader import batches
 from mobilenet_cli.data.open_dataset import open_dataset
 from mobilenet_cli.data.preprocess import InputSpec
-from mobilenet_cli.pipeline.artifacts.artifact import load_artifact, save_artifact
+from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact, save_artifact
 from mobilenet_cli.pipeline.artifacts.checkpoint import checkpoint_bytes, load_network
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
 from mobilenet_cli.pipeline.errors import ModelError, OptionError
@@ -67,21 +67,34 @@ def starts():
 
 @pytest.fixture(scope="module")
 def learned(chain, tmp_path_factory):
-    """Train once for each target; give the checkpoint and its folded graph."""
-    made: dict[str, tuple] = {}
+    """Train once for each target; give the checkpoint."""
+    made: dict[str, Artifact] = {}
 
     def learn(target):
         if target not in made:
             folder = tmp_path_factory.mktemp(target)
             init = str(chain.checkpoint.path)
             config = TrainConfig(data="digits", init=init, qat=True, target=target, epochs=0.2)
-            checkpoint = train(config, folder / "model.safetensors")
-            fp32 = export(checkpoint, ExportConfig(), folder / "fp32.onnx")
-            folded = simplify(fp32, SimplifyConfig(), folder / "folded.onnx")
-            made[target] = checkpoint, folded
+            made[target] = train(config, folder / "model.safetensors")
         return made[target]
 
     return learn
+
+
+@pytest.fixture(scope="module")
+def folded(learned):
+    """Export and fold what was trained once for each target; give the graph."""
+    made: dict[str, Artifact] = {}
+
+    def fold(target):
+        if target not in made:
+            checkpoint = learned(target)
+            folder = checkpoint.path.parent
+            fp32 = export(checkpoint, ExportConfig(), folder / "fp32.onnx")
+            made[target] = simplify(fp32, SimplifyConfig(), folder / "folded.onnx")
+        return made[target]
+
+    return fold
 
 
 @pytest.fixture(autouse=True)
@@ -138,19 +151,27 @@ def test_training_starts_from_what_quantize_makes(chain, images, tmp_path):
     assert sqnr_db(expected, found) > 20  # ties are rounded either way, and 27 layers follow
 
 
-@pytest.mark.parametrize(
-    "target", ["vnni", *(pytest.param(t, marks=pytest.mark.slow) for t in ("avx2", "tensorrt"))]
-)
-def test_quantize_makes_what_was_trained(chain, starts, learned, images, tmp_path, target):
-    """Through export and simplify, the int8 model is the network that learned, to its ties."""
-    made, folded = learned(target)
+TARGETS = ["vnni", *(pytest.param(t, marks=pytest.mark.slow) for t in ("avx2", "tensorrt"))]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_checkpoint_has_the_grids_that_it_was_trained_through(chain, starts, learned, target):
+    made = learned(target)
     assert made.record.epochs == 0.2
+    settings = QuantizeConfig(calib_count=256, target=target, cross=True)
+    assert made.facts.grids == starts(chain.checkpoint, "digits", settings).coded
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_quantize_makes_what_was_trained(chain, starts, learned, folded, images, tmp_path, target):
+    """Through export and simplify, the int8 model is the network that learned, to its ties."""
+    made, graph = learned(target), folded(target)
     settings = QuantizeConfig(calib_count=40, target=target, cross=True)
-    int8 = quantize(folded, settings, tmp_path / "int8.onnx")
+    int8 = quantize(graph, settings, tmp_path / "int8.onnx")
     assert int8.record.calibrator == "training"
 
     start = starts(chain.checkpoint, "digits", replace(settings, calib_count=256))
-    assert made.facts.grids == folded.facts.grids == start.coded
+    assert made.facts.grids == graph.facts.grids
     constants = {t.name: numpy_helper.to_array(t) for t in load_onnx(int8.path).graph.initializer}
     written = {float(v) for name, v in constants.items() if name.endswith("_scale") and v.ndim == 0}
     assert {grid.scale for grid in start.coded} <= written
@@ -198,11 +219,10 @@ def layer_codes(path, images):
     return open_session(model.SerializeToString(), SIMULATED).run(codes, {"input": images})
 
 
-def test_weights_for_other_kernels_are_refused(learned, tmp_path):
-    _, folded = learned("vnni")
+def test_weights_for_other_kernels_are_refused(folded, tmp_path):
     settings = QuantizeConfig(calib_count=8, target="avx2", cross=True)
     with pytest.raises(ModelError, match="were trained for other kernels"):
-        quantize(folded, settings, tmp_path / "int8.onnx")
+        quantize(folded("vnni"), settings, tmp_path / "int8.onnx")
 
 
 def test_grids_that_were_trained_are_not_chosen_anew(chain, tmp_path):

@@ -35,7 +35,7 @@ from mobilenet_cli.pipeline.training.recipes import RECIPES
 from mobilenet_cli.pipeline.training.setup import names_of, resolve, training_classes
 from mobilenet_cli.pipeline.training.train import train
 from mobilenet_cli.pipeline.training.validation import count_correct
-from mobilenet_cli.reports.charts.run_charts import training_charts
+from mobilenet_cli.reports.charts.training_charts import training_charts
 from mobilenet_cli.reports.records.base import Record
 from mobilenet_cli.reports.records.training import EpochRecord, TrainingStart, TrainRecord
 from mobilenet_cli.reports.terminal import train_text, training_text
