@@ -22,6 +22,7 @@ from mobilenet_cli.calibration.tensor_statistics import (
     Opener,
     Statistics,
     Tick,
+    ending_in,
     histograms,
     observe,
 )
@@ -197,11 +198,36 @@ def build(
         coding.reuse.copies,
         bool(trained),
         held,
+        partial(float_values, network, images, coding, runtime),
         runtime.simulate,
         lambda n: tick(n / len(network.steps), "rounding"),
         runtime.watch(coding.grids, coding.as_coded) if runtime.watch else None,
     )
     return Quantized(network, coding.grids, quantized)
+
+
+def float_values(
+    network: Network,
+    images: CalibrationImages,
+    coding: Coding,
+    runtime: Runtime,
+    tensor: str,
+    rows: int,
+) -> NDArray[np.float32]:
+    """Return the first rows of a tensor of the float network [rows, ...], as it is coded.
+
+    A network may have several rows an image.
+    """
+    session = runtime.run(ending_in(network, tensor))
+    found: list[NDArray[np.float32]] = []
+    for batch in images.first_batches(rows):
+        values = batch
+        if tensor != network.input:
+            (values,) = session.run([tensor], {network.input: batch})
+        found.extend(coding.as_coded(tensor, value) for value in values)
+        if len(found) >= rows:
+            break
+    return np.stack(found[:rows])
 
 
 def trained_grids(network: Network, trained: tuple[Grid, ...], target: Target) -> dict[str, Grid]:

@@ -38,6 +38,16 @@ class Statistics:
     mean: dict[str, NDArray[np.float64]]
 
 
+def ending_in(network: Network, tensor: str) -> bytes:
+    """Write the part of the float network that makes a tensor."""
+    model = onnx.ModelProto()
+    model.CopyFrom(network.model)
+    del model.graph.output[:]
+    model.graph.output.append(onnx.ValueInfoProto(name=tensor))
+    serialized: bytes = model.SerializeToString()
+    return serialized
+
+
 def exposing(network: Network, tensors: Sequence[str], open_session: Opener) -> Any:
     """Open a session of the float network that also returns inner tensors."""
     model = onnx.ModelProto()

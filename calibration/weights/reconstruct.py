@@ -25,6 +25,7 @@ from mobilenet_cli.calibration.kernels import (
 )
 from mobilenet_cli.calibration.tensor_statistics import Images, Opener, Tick
 from mobilenet_cli.calibration.weights import rounding
+from mobilenet_cli.calibration.weights.compensate import FloatInputs, compensated
 from mobilenet_cli.calibration.weights.input_moments import Codes, mean_outputs, second_moments
 from mobilenet_cli.calibration.weights.trained_weights import quantize_trained_linear
 from mobilenet_cli.pipeline.errors import ModelError
@@ -81,6 +82,7 @@ def quantize_linear(
     target: Target,
     copies: NDArray[np.intp] | None,
     output_step: float,
+    floats: FloatInputs,
 ) -> QuantizedLinear:
     """Compute the integer weights and corrected bias of one layer.
 
@@ -94,7 +96,10 @@ def quantize_linear(
         target: what its kernels can add.
         copies: (copy, original) channels of its output, from ``reuse``.
         output_step: of its output's grid.
+        floats: returns inputs in the float network.
     """
+    bias, weight = linear.bias, linear.weight
+    linear = compensated(step, linear, codes, grid, floats)
     scale = weight_scale(linear, grid.scale, target)
     exact = scale.astype(np.float64)
     parts = tap_parts(linear)
@@ -124,14 +129,14 @@ def quantize_linear(
         taps[copy] += linear.taps[original] - rounded[original] * exact[original, None]
         rounded[copy] = rounded_to(taps)[copy]
         offset[copy] = output_step / 2
-    weight = rounded.reshape(linear.weight.shape).astype(np.int8)
-    real = weight * exact.reshape(-1, *(1,) * (weight.ndim - 1))
+    made = rounded.reshape(weight.shape).astype(np.int8)
+    real = made * exact.reshape(-1, *(1,) * (made.ndim - 1))
     mean_input = (codes.mean(0, dtype=np.float64) - grid.zero_point) * grid.scale
-    wanted = linear.bias + offset + mean_outputs(network, step, linear.weight, float_mean_input)
+    wanted = bias + offset + mean_outputs(network, step, weight, float_mean_input)
     bias_scale = np.float32(grid.scale) * scale
-    bias = np.rint((wanted - mean_outputs(network, step, real, mean_input)) / bias_scale)
+    steps = np.rint((wanted - mean_outputs(network, step, real, mean_input)) / bias_scale)
     return QuantizedLinear(
-        weight, scale, np.clip(bias, -BIAS_MAX, BIAS_MAX).astype(np.int32), bias_scale
+        made, scale, np.clip(steps, -BIAS_MAX, BIAS_MAX).astype(np.int32), bias_scale
     )
 
 
@@ -144,6 +149,7 @@ def reconstruct(
     copies: dict[str, NDArray[np.intp]],
     on_grid: bool,
     images: Images,
+    floats: FloatInputs,
     simulate: Opener,
     tick: Tick,
     watch: Watch | None,
@@ -161,6 +167,7 @@ def reconstruct(
         copies: (copy, original) channels of tensors, from ``reuse``.
         on_grid: weights are on their grids, and they and the biases stay as they are.
         images: the calibration images, batch by batch.
+        floats: returns tensors of the float network on them, equalized.
         simulate: makes a session that computes an integer model in float.
         tick: told 1 for every step done.
         watch: shown each step, its model, its inputs and its output on all images, if any.
@@ -184,6 +191,7 @@ def reconstruct(
                     target,
                     copies.get(step.output),
                     grids[step.output].scale if step.output in grids else 0.0,
+                    floats,
                 )
             )
         read = {name: values[name] for name in step.inputs}
