@@ -49,7 +49,12 @@ class Reuse:
 
     def repeat_channels(self, tensor: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return one value a channel [channels] as the reused network has it."""
-        return np.asarray(self.repeat(tensor, values[:, None, None])[:, 0, 0], np.float64)
+        pairs = self.copies.get(tensor)
+        if pairs is None:
+            return values
+        repeated = values.copy()
+        repeated[pairs[:, 0]] = values[pairs[:, 1]]
+        return repeated
 
 
 def reuse_dead_channels(
