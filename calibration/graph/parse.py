@@ -12,6 +12,8 @@ from mobilenet_cli.pipeline.errors import ModelError, counted
 
 Kind = Literal["linear", "pool", "shape", "float"]
 POOLS = {"AveragePool", "GlobalAveragePool", "MaxPool"}
+# They are steep at 0: of a mean of cubes, whose root a network may take, codes leave too little.
+STEEP = {"Pow", "Sqrt", "Log", "Reciprocal"}
 SHAPES = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Identity"}
 WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 # Of a grouped convolution, measured in ONNX Runtime 1.32 with one thread: with 24 channels a group
@@ -181,11 +183,11 @@ def _steps(
             kind = "linear"
             linears[made[-1]] = linear
         elif linear is None and len(activations) == 1 and not kept:
-            kind = _kind(node)
+            kind = _kind(node, readers)
         further = tuple(name for name in node.output[1:] if name)
         # ONNX Runtime would round constant weights itself, and regard no pairs of them.
         weighted = node.op_type in WEIGHTED and len(activations) == 1
-        apart = kind == "float" and (kept or weighted)
+        apart = kind == "float" and (kept or weighted or _is_dilated(node))
         steps.append(GraphStep(kind, node, activations, made[-1], low, high, further, apart))
     return tuple(steps), linears
 
@@ -214,11 +216,25 @@ def _with_activation(
     return found
 
 
-def _kind(node: onnx.NodeProto) -> Kind:
+def _kind(node: onnx.NodeProto, readers: dict[str, list[onnx.NodeProto]]) -> Kind:
     """Tell what becomes of a node without weights that reads one tensor."""
-    if node.op_type in POOLS and len(node.output) == 1:
-        return "pool"
+    if node.op_type in POOLS and len(node.output) == 1 and not _is_dilated(node):
+        return "float" if _read_steeply(node.output[0], readers) else "pool"
     return "shape" if node.op_type in SHAPES else "float"
+
+
+def _is_dilated(node: onnx.NodeProto) -> bool:
+    """Tell whether an average is over values apart, of which ONNX Runtime has no integer kernel."""
+    apart = attributes_of(node).get("dilations", ()) if node.op_type == "AveragePool" else ()
+    return any(step > 1 for step in apart)
+
+
+def _read_steeply(tensor: str, readers: dict[str, list[onnx.NodeProto]]) -> bool:
+    """Tell whether a tensor, or another shape of it, is read by what magnifies small errors."""
+    return any(
+        node.op_type in STEEP or (node.op_type in SHAPES and _read_steeply(node.output[0], readers))
+        for node in readers.get(tensor, [])
+    )
 
 
 def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:

@@ -37,6 +37,7 @@ def checked(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
     """
     _check_text(model)
     _check_work(path, model)
+    _name_once(model)
     graph = model.graph
     if not graph.output or not any(o.domain in ("", "ai.onnx") for o in model.opset_import):
         lacks = "operator set" if graph.output else "output"
@@ -80,8 +81,9 @@ def _check_work(path: Path, model: onnx.ModelProto) -> None:
         total = 0
         for node in nodes:
             if any(a.HasField("g") or a.graphs for a in node.attribute):
+                name = node.name or next(iter(node.output), "")
                 raise ModelError(
-                    f"{path} has the operator {node.op_type}, which runs graphs of its own",
+                    f"{path} has the {node.op_type} node '{name}', which runs graphs of its own",
                     "Export the classifier without loops and branches",
                 )
             if any(a.HasField("sparse_tensor") or a.sparse_tensors for a in node.attribute):
@@ -102,6 +104,23 @@ def _check_work(path: Path, model: onnx.ModelProto) -> None:
         raise ModelError(
             f"{path} has more than {MAX_NODES} nodes, functions expanded", "Use an image classifier"
         )
+
+
+def _name_once(model: onnx.ModelProto) -> None:
+    """Name the standard domain by nothing, its other name, and no node as one before it.
+
+    onnx refuses the one and ONNX Runtime the other, though neither changes what is computed.
+    """
+    bodies = [body.node for body in (model.graph, *model.functions)]
+    opsets = [opset for body in (model, *model.functions) for opset in body.opset_import]
+    for named in (*(node for body in bodies for node in body), *opsets):
+        if named.domain == "ai.onnx":
+            named.domain = ""
+    seen: set[str] = set()
+    for node in model.graph.node:
+        if node.name in seen:
+            node.name = ""
+        seen.add(node.name)
 
 
 def _sparse(path: Path) -> ModelError:

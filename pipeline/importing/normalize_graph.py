@@ -9,11 +9,14 @@ What ``normalize_graph`` returns keeps these promises, on which every later stag
   ConstantOfShape or inference Dropout, and no initializer is among the inputs;
 * the one input is float32 [batch, channels, side, side] with one or three channels, and the one
   output is float32 [batch, classes]; the batch is free, and every batch of 1, 2 and 7 images gave
-  the answers of the original file;
+  the answers of the original file (``same_answers``);
 * zeros around an image are in the convolution's pads, which are numbers, and a scale or shift of
-  channels behind a convolution is in its weights; a product with weights is one Gemm; the mean or
-  maximum of a map is a global pool; no Reshape follows another, and a target that depends on the
-  batch alone is an initializer; Clip's bounds are scalars;
+  channels behind a convolution is in its weights; a product with weights is one Gemm, whose
+  factors are in them; the mean or maximum of a map is a global pool, and what never wins around a
+  map is in its pool's pads; no Reshape follows another, and a target that depends on the batch
+  alone is an initializer; Clip's bounds are scalars, and Resize has a scale for each axis;
+* every tensor has rows of its own for each image, and no image changes another's answer;
+* an output of probabilities that sum to 1 ends in a Softmax;
 * no name is another name with an underscore and more behind it, which is how later stages name
   what they add.
 """
@@ -50,7 +53,8 @@ from onnxscript.rewriter.rules.common import (
     normalize_pad_format_conv_rule,
 )
 
-from mobilenet_cli.pipeline.errors import ModelError, counted
+from mobilenet_cli.pipeline.artifacts.onnx_graph import output_kind
+from mobilenet_cli.pipeline.errors import ModelError
 from mobilenet_cli.pipeline.importing.foreign_graph import (
     BATCH,
     FUSED,
@@ -62,15 +66,21 @@ from mobilenet_cli.pipeline.importing.foreign_graph import (
     refuse_operators,
     refused,
 )
-from mobilenet_cli.pipeline.runtime.parity import compare, within_float32_rounding
-from mobilenet_cli.pipeline.runtime.session import open_session
-from mobilenet_cli.pipeline.runtime.tensor_values import EXACT, tensor_values
+from mobilenet_cli.pipeline.importing.same_answers import (
+    answers_of_the_original,
+    noise,
+    prove_same,
+)
+from mobilenet_cli.pipeline.runtime.tensor_values import tensor_values
 
 OPSET, IR_VERSION = 18, 10
-BATCHES = (1, 2, 7)
-QUANTIZING = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
+SUM_TOLERANCE = 1e-3  # of probabilities
+QUANTIZING = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Cast", "Clip", "Relu", "Neg", "Abs", "Sqrt"}
 BY_SHAPE = ("Expand", "ConstantOfShape")
+RESIZE_NAMES_ITS_MODE = 11  # the operator set since which there are several, and what was before
+OLD_RESIZE = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+LOWEST = -1e30  # what is padded with this or less is never a maximum
 TO_ROWS, TO_CHANNELS = [0, 2, 3, 1], [0, 3, 1, 2]  # NCHW to NHWC, and back
 
 
@@ -110,14 +120,14 @@ def normalize_graph(path: Path, original: onnx.ModelProto, side: int | None) -> 
     refuse_before(path, original)
     model = _modern(path, original)
     image = image_input(path, model, side)
-    answers = _answers_of_the_original(path, original, image)
+    answers = answers_of_the_original(path, original, image)
     try:
         made = _brought_into_form(model, image, answers)
     except Exception as error:  # of several libraries, which graphs that contradict themselves meet
         raise refused(path, "it cannot be brought into standard form", error) from error
     refuse_leftovers(path, made)
     made.ir_version = IR_VERSION
-    _prove(path, made, image, answers)
+    prove_same(path, made, image, answers)
     return Normalized(
         made,
         image.side,
@@ -134,6 +144,7 @@ def _brought_into_form(
     """Do what this module's docstring promises, one promise after the other."""
     graph = ir.from_proto(model)
     _set_image(graph, image)
+    _decode_weights(graph)
     _fold(graph)
     if image.channels_last:
         _cancel_transposes(graph)
@@ -142,12 +153,17 @@ def _brought_into_form(
     _fold(graph)
     rewrite(graph, [normalize_pad_format_conv_rule, fuse_pad_into_conv_rule])
     _merge_matrix_products(graph)
+    _merge_factors(graph)
     _merge_affine(graph)
+    _merge_lowest_pads(graph)
     _name_map_means(graph)
     _drop_reshapes(graph)
     _scalar_bounds(graph)
+    _scale_resizes(graph)
     if answers.ndim > 2:
         _flatten_output(graph)
+    if _are_shares(answers) and output_kind(ir.to_proto(graph).graph) == "logits":
+        _end_in_softmax(graph)
     _tidy(graph)
     _rename(graph)
     _infer_shapes(graph)
@@ -190,6 +206,8 @@ def _modern(path: Path, original: onnx.ModelProto) -> onnx.ModelProto:
         return model
     try:
         converted: onnx.ModelProto = onnx.version_converter.convert_version(model, OPSET)
+        if version > OPSET:  # the converter keeps attributes that are younger
+            onnx.checker.check_model(converted, full_check=True)
     except Exception as error:  # the converter raises whatever its C++ does
         if version > OPSET:  # an operator such as Gelu that is younger
             return model
@@ -198,6 +216,11 @@ def _modern(path: Path, original: onnx.ModelProto) -> onnx.ModelProto:
             f"({' '.join(str(error).split())[:200]})",
             f"Export it with operator set {OPSET}",
         ) from error
+    if version < RESIZE_NAMES_ITS_MODE:
+        for node in (n for n in converted.graph.node if n.op_type == "Resize"):
+            node.attribute.extend(
+                helper.make_attribute(name, value) for name, value in OLD_RESIZE.items()
+            )
     return converted
 
 
@@ -292,6 +315,27 @@ def _fold(graph: ir.Model) -> None:
     _drop_casts(graph)
 
 
+def _decode_weights(graph: ir.Model) -> None:
+    """Let weights that are stored as codes, to make a file small, be numbers in a float network."""
+    if any(node.op_type in QUANTIZING - {"DequantizeLinear"} for node in graph.graph):
+        return
+    for node in graph.graph:
+        arrays = [_array(value) for value in node.inputs]
+        if node.op_type != "DequantizeLinear" or any(array is None for array in arrays):
+            continue
+        codes, scale, *zeros = (array for array in arrays if array is not None)
+        if scale.dtype != np.float32 or scale.ndim > 1 or codes.dtype not in (np.int8, np.uint8):
+            continue
+        axis = node.attributes.get("axis")
+        shape = [1] * codes.ndim
+        if scale.size > 1:
+            shape[axis.as_int() if axis else 1] = scale.size
+        zero = zeros[0].reshape(shape).astype(np.float32) if zeros else np.float32(0)
+        weights = (codes.astype(np.float32) - zero) * scale.reshape(shape).astype(np.float32)
+        _replace(node.outputs[0], _constant(graph, node, weights))
+    RemoveUnusedNodesPass()(graph)
+
+
 def _drop_casts(graph: ir.Model) -> None:
     """Drop casts to the type that a tensor has already."""
     for node in graph.graph:
@@ -334,7 +378,7 @@ def _measure_shapes(graph: ir.Model, image: ImageInput) -> None:
     try:
         few, more = (
             dict(zip(names, tensor_values(ir.to_proto(graph), names, images), strict=True))
-            for images in (_images(image)[:size] for size in (2, 3))
+            for images in (noise(image)[:size] for size in (2, 3))
         )
     except Exception:  # the proof will say why, of the graph as it is then
         return
@@ -426,10 +470,11 @@ def _free_batch(graph: ir.Model, old: int) -> None:
     _infer_shapes(graph)
     for node in graph.graph:
         target = _array(node.inputs[1]) if node.op_type == "Reshape" else None
-        if target is None or not target.size or target[0] != old or 0 in target:
+        if target is None or not target.size or 0 in target:
             continue
-        if _dims(node.inputs[0])[:1] in ((old,), (BATCH,)):
-            freed = np.array([0, *target[1:]], np.int64)
+        same = target[0] == old and _dims(node.inputs[0])[:1] in ((old,), (BATCH,))
+        if same or target.min() > 0:  # else there are several rows of an image, as many as are left
+            freed = np.array([0 if same else -1, *target[1:]], np.int64)
             node.replace_input_with(1, _constant(graph, node, freed))
             node.attributes.pop("allowzero", None)
     _infer_shapes(graph)
@@ -467,6 +512,21 @@ def _merge_matrix_products(graph: ir.Model) -> None:
             graph.graph, end, [end], [gemm], end.outputs, gemm.outputs
         )
     RemoveUnusedNodesPass()(graph)
+
+
+def _merge_factors(graph: ir.Model) -> None:
+    """Put the factors of a Gemm into its weights and its bias."""
+    for node in graph.graph:
+        arrays = [_array(value) for value in node.inputs[1:]] if node.op_type == "Gemm" else []
+        factors = ("alpha", "beta")[: len(arrays)]
+        if not factors or any(array is None for array in arrays):
+            continue
+        for position, (name, array) in enumerate(zip(factors, arrays, strict=True), start=1):
+            given = node.attributes.pop(name, None)
+            if array is not None and given is not None and given.as_float() != 1:
+                scaled = array.astype(np.float32) * np.float32(given.as_float())
+                made = _constant(graph, node, scaled)
+                node.replace_input_with(position, made)
 
 
 def _merge_affine(graph: ir.Model) -> None:
@@ -522,6 +582,32 @@ def _affine(
     return (reader, ones, -value) if position == 0 else (reader, -ones, value)
 
 
+def _merge_lowest_pads(graph: ir.Model) -> None:
+    """Put what a Pad adds in front of a MaxPool into its pads, where no maximum can be that.
+
+    So programs write TensorFlow's "same" padding: with minus infinity, or the lowest float32.
+    """
+    for node in graph.graph:
+        pad = node.inputs[0].producer() if node.op_type == "MaxPool" and node.inputs[0] else None
+        if (
+            pad is None
+            or pad.op_type != "Pad"
+            or node.attributes.keys() & {"auto_pad", "dilations"}
+        ):
+            continue
+        widths, value = (_array(given) for given in (*pad.inputs[1:], None, None)[:2])
+        if widths is None or value is None or value.item() > LOWEST or len(widths) != 8:
+            continue
+        before, after = widths.reshape(2, 4)
+        own, kernel = node.attributes.get("pads"), node.attributes["kernel_shape"].as_ints()
+        pads = np.concatenate([before[2:], after[2:]]) + (own.as_ints() if own else 0)
+        outside = before[:2].any() or after[:2].any() or widths.min() < 0
+        if not outside and (pads < [*kernel, *kernel]).all():  # each window has a value of the map
+            node.attributes["pads"] = ir.AttrInt64s("pads", pads.tolist())
+            node.replace_input_with(0, pad.inputs[0])
+    RemoveUnusedNodesPass()(graph)
+
+
 def _name_map_means(graph: ir.Model) -> None:
     """Write the mean or maximum of a map as a global pool, with a Flatten where it needs one."""
     for node in list(graph.graph):
@@ -574,6 +660,62 @@ def _scalar_bounds(graph: ir.Model) -> None:
                 node.replace_input_with(position, _constant(graph, node, bound.reshape(())))
 
 
+def _scale_resizes(graph: ir.Model) -> None:
+    """Let Resize have a scale for each axis instead of sizes, or of some axes only.
+
+    ONNX Runtime turns the scales of four axes with their map when it brings channels last; with
+    fewer sizes or scales than axes it makes a graph that does not load.
+    """
+    for node in graph.graph:
+        if node.op_type != "Resize" or _is_scaled(node):
+            continue
+        before, after = (_dims(value)[2:] for value in (node.inputs[0], node.outputs[0]))
+        known = [size for size in (*before, *after) if isinstance(size, int)]
+        policy = node.attributes.get("keep_aspect_ratio_policy")
+        if len(known) != 4 or (policy is not None and policy.as_string() != "stretch"):
+            continue
+        scales = np.array([1, 1, known[2] / known[0], known[3] / known[1]], np.float32)
+        if np.floor(scales[2:] * np.array(known[:2], np.float32)).tolist() != known[2:]:
+            continue  # rounded down, which loses a row
+        node.resize_inputs(3)
+        node.replace_input_with(2, _constant(graph, node, scales))
+        node.attributes.pop("axes", None)
+
+
+def _is_scaled(node: ir.Node) -> bool:
+    """Tell whether a Resize has a scale for each axis, or cuts the map as well."""
+    cuts = node.attributes.get("coordinate_transformation_mode")
+    if cuts is not None and cuts.as_string() == "tf_crop_and_resize":
+        return True
+    return "axes" not in node.attributes and len([v for v in node.inputs[2:] if v]) == 1 == (
+        len(node.inputs) - 2
+    )
+
+
+def _are_shares(answers: NDArray[np.float32]) -> bool:
+    """Tell whether a network answers with probabilities that sum to 1."""
+    shares = answers.reshape(len(answers), -1)
+    sums = shares.sum(1, dtype=np.float64)
+    return bool(shares.min() >= 0 and np.abs(sums - 1).max() < SUM_TOLERANCE)
+
+
+def _end_in_softmax(graph: ir.Model) -> None:
+    """Let probabilities p, such as the mean of several Softmax, be ``Softmax(log p)``: the same.
+
+    Later stages see at the last node what an output is.
+    """
+    (old,) = graph.graph.outputs
+    name, old.name = old.name, f"{old.name}/shares"
+    floor = _constant(graph, graph.graph[-1], np.array(np.finfo(np.float32).tiny))
+    above = ir.node("Max", [old, floor])
+    log = ir.node("Log", [above.outputs[0]])
+    softmax = ir.node("Softmax", [log.outputs[0]], {"axis": 1})
+    above.outputs[0].name, log.outputs[0].name = f"{name}/above", f"{name}/log"
+    softmax.outputs[0].name, softmax.outputs[0].dtype = name, ir.DataType.FLOAT
+    graph.graph.extend([above, log, softmax])
+    graph.graph.outputs[0] = softmax.outputs[0]
+
+
 def _flatten_output(graph: ir.Model) -> None:
     """Let the output be [batch, classes], where it has dimensions of one besides."""
     (old,) = graph.graph.outputs
@@ -612,83 +754,3 @@ def _rename(graph: ir.Model) -> None:
                 new += "."
             taken.add(new)
             value.name = new
-
-
-def _answers_of_the_original(
-    path: Path, original: onnx.ModelProto, image: ImageInput
-) -> NDArray[np.float32]:
-    """Run the file as it is on as many images as the largest of ``BATCHES``, one batch at a time.
-
-    Returns:
-        Its outputs, [images, classes] or with dimensions of one besides.
-
-    Raises:
-        ModelError: it does not run, or its output is no classifier's.
-    """
-    size = image.batch or 1
-    images = _images(image)
-    images = np.concatenate([images, images[: -len(images) % size]])  # whole batches
-    if image.channels_last:
-        images = images.transpose(TO_ROWS)
-    images = images.astype(np.uint8 if image.takes_bytes else np.float32)
-    if len(original.graph.output) != 1:
-        names = ", ".join(f"'{value.name}'" for value in original.graph.output[:5])
-        raise refused(path, f"it has {len(original.graph.output)} outputs ({names}) instead of one")
-    try:
-        session = open_session(original.SerializeToString(), EXACT)
-        outputs = [
-            session.run(None, {image.name: images[i : i + size]})[0]
-            for i in range(0, len(images), size)
-        ]
-    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-        raise refused(path, "ONNX Runtime cannot run it", error) from error
-    name, shape = original.graph.output[0].name, list(outputs[0].shape)
-    wide = [length for length in shape[1:] if length != 1]
-    if shape[:1] != [size] or len(wide) != 1:
-        raise refused(path, f"its output '{name}' is {shape}, not one of [batch, classes]")
-    if outputs[0].dtype != np.float32:
-        raise refused(path, f"its output '{name}' is {outputs[0].dtype}, not float32 logits")
-    return np.concatenate(outputs)[: BATCHES[-1]]
-
-
-def _images(image: ImageInput) -> NDArray[np.float32]:
-    """Return seeded noise, [images, channels, side, side]: bytes, or of mean 0 and variance 1."""
-    random = np.random.default_rng(0)
-    shape = (BATCHES[-1], image.channels, image.side, image.side)
-    noise = random.integers(0, 256, shape) if image.takes_bytes else random.normal(size=shape)
-    return noise.astype(np.float32)
-
-
-def _prove(
-    path: Path, made: onnx.ModelProto, image: ImageInput, answers: NDArray[np.float32]
-) -> None:
-    """Compare what was made with the answers of the original, at several sizes of the batch.
-
-    Raises:
-        ModelError: they differ, or a node does not take several images at once.
-    """
-    images = _images(image)
-    expected = answers.reshape(len(answers), -1)
-    try:
-        onnx.checker.check_model(made, full_check=True)
-        session = open_session(made.SerializeToString(), EXACT)
-    except Exception as error:  # of several libraries
-        raise refused(path, "it cannot be brought into standard form", error) from error
-    for size in BATCHES:
-        try:
-            found = session.run(None, {image.name: images[:size]})[0]
-        except Exception as error:  # as above
-            raise refused(
-                path, f"it does not run on {counted(size, 'image')} at once", error
-            ) from error
-        if len(found) != size:
-            raise refused(
-                path, f"it gives {counted(len(found), 'answer')} for {counted(size, 'image')}"
-            )
-        off = compare(expected[:size], found).max_abs_error
-        if not within_float32_rounding(off, expected):
-            raise refused(
-                path,
-                f"on {counted(size, 'image')} at once its logits are up to {off:.2g} away "
-                "from the file's",
-            )

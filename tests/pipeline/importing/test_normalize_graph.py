@@ -504,3 +504,146 @@ def test_outputs_that_are_no_classes(small_graph):
     g = small_graph()
     g.node("Relu", g.conv("x", 3, 8), output="y")
     assert "its output 'y' is [1, 8, 32, 32]" in refusal(g.model(["N", 8, 32, 32]))
+
+
+@pytest.mark.parametrize("lowest", [-np.inf, np.finfo(np.float32).min])
+def test_what_never_is_a_maximum_goes_into_the_pool(small_graph, lowest: float):
+    """As programs pad like TensorFlow; as a value it would be infinite, or leave codes nothing."""
+    g = small_graph()
+    widths = g.constant([0, 0, 0, 0, 0, 0, 1, 1], dtype=np.int64)
+    x = g.node("Pad", g.conv("x", 3, 8), widths, g.constant(lowest))
+    g.head(g.node("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2]), 8)
+    made = normalized(g.model()).model.graph
+    assert {node.op_type for node in made.node}.isdisjoint({"Pad"})
+    pool = next(node for node in made.node if node.op_type == "MaxPool")
+    assert [list(a.ints) for a in pool.attribute if a.name == "pads"] == [[0, 0, 1, 1]]
+
+
+def test_what_may_be_a_maximum_stays(small_graph):
+    g = small_graph()
+    widths = g.constant([0, 0, 0, 0, 0, 0, 1, 1], dtype=np.int64)
+    x = g.node("Pad", g.conv("x", 3, 8), widths, g.constant(-1.0))
+    g.head(g.node("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2]), 8)
+    assert operators(normalized(g.model()))["Pad"] == 1
+
+
+def test_attributes_that_are_younger_keep_their_operator_set(small_graph):
+    """onnx's converter leaves them in place, where the older operator does not have them."""
+    g = small_graph(opset=19)
+    x = g.node("AveragePool", g.conv("x", 3, 8), kernel_shape=[3, 3], dilations=[2, 2])
+    g.head(x, 8)
+    assert normalized(g.model()).model.opset_import[0].version == 19
+
+
+@pytest.mark.parametrize("opset", [8, 10])
+def test_resizing_before_there_were_modes(small_graph, opset: int):
+    g = small_graph(opset=opset)
+    x = g.conv("x", 3, 8, strides=[2, 2])
+    if opset == 10:
+        x = g.node("Resize", x, g.constant([1, 1, 1.5, 1.5]), mode="linear")
+    else:
+        x = g.node("Upsample", x, scales=[1.0, 1.0, 1.5, 1.5], mode="linear")
+    g.head(x, 8)
+    assert operators(normalized(g.model()))["Resize"] == 1
+
+
+@pytest.mark.parametrize("axes", [True, False])
+def test_resize_has_a_scale_for_each_axis(small_graph, axes: bool):
+    """ONNX Runtime cannot bring channels last with fewer."""
+    g = small_graph()
+    sizes = g.constant([12, 20] if axes else [1, 8, 12, 20], dtype=np.int64)
+    attributes = {"axes": [2, 3]} if axes else {}
+    g.head(g.node("Resize", g.conv("x", 3, 8), "", "", sizes, **attributes), 8)
+    if not axes:
+        g.inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 32, 32])]
+    made = normalized(g.model([None if axes else 1, 3])).model.graph
+    (resize,) = [node for node in made.node if node.op_type == "Resize"]
+    values = {t.name: numpy_helper.to_array(t).tolist() for t in made.initializer}
+    assert values[resize.input[2]] == [1, 1, 0.375, 0.625]
+    assert len(resize.input) == 3
+
+
+def test_factors_of_a_product_are_in_its_weights(small_graph):
+    g = small_graph()
+    flat = g.node("Flatten", g.node("GlobalAveragePool", g.node("Relu", g.conv("x", 3, 8))))
+    g.node("Gemm", flat, g.weights(8, 3), g.weights(3), output="y", alpha=0.5, beta=2.0)
+    made = normalized(g.model()).model.graph
+    gemm = next(node for node in made.node if node.op_type == "Gemm")
+    assert not {a.name for a in gemm.attribute} & {"alpha", "beta"}
+
+
+def test_rows_of_pixels_of_a_fixed_batch(small_graph):
+    """As tf2onnx writes a dense layer on a map."""
+    g = small_graph([1, 3, 32, 32])
+    x = g.node("Transpose", g.node("Relu", g.conv("x", 3, 8)), perm=[0, 2, 3, 1])
+    x = g.node("Reshape", x, g.constant([32 * 32, 8], dtype=np.int64))
+    x = g.node("MatMul", x, g.weights(8, 3))
+    x = g.node("Reshape", x, g.constant([1, 32, 32, 3], dtype=np.int64))
+    g.node("ReduceMean", x, g.constant([1, 2], dtype=np.int64), output="y", keepdims=0)
+    assert operators(normalized(g.model([1, 3])))["Gemm"] == 1
+
+
+@pytest.mark.parametrize("axis", [None, 0])
+def test_weights_that_are_stored_as_codes(small_graph, axis: int | None):
+    g = small_graph()
+    codes = g.constant(g.random.integers(-127, 128, (8, 3, 3, 3)), dtype=np.int8)
+    scale = g.constant(0.01 if axis is None else g.random.uniform(0.01, 0.02, 8))
+    weights = g.node("DequantizeLinear", codes, scale, **({} if axis is None else {"axis": axis}))
+    g.head(g.node("Relu", g.node("Conv", "x", weights)), 8)
+    assert operators(normalized(g.model()))["DequantizeLinear"] == 0
+
+
+def mean_of_two(g, flat):
+    parts = [g.node("Softmax", g.node("MatMul", flat, g.weights(8, 3)), axis=1) for _ in "ab"]
+    g.node("Mean", *parts, output="y")
+
+
+def exponential(g, flat):
+    logits = g.node("MatMul", flat, g.weights(8, 3))
+    g.node("Exp", g.node("LogSoftmax", logits, axis=1), output="y")
+
+
+def of_two_classes(g, flat):
+    one = g.node("Sigmoid", g.node("MatMul", flat, g.weights(8, 1)))
+    g.node("Concat", g.node("Sub", g.constant(1), one), one, output="y", axis=1)
+
+
+@pytest.mark.parametrize("build", [mean_of_two, exponential, of_two_classes])
+def test_probabilities_end_in_a_softmax(small_graph, build):
+    """Later stages would take them for logits, and make probabilities of probabilities."""
+    g = small_graph()
+    build(g, g.node("Flatten", g.node("GlobalAveragePool", g.node("Relu", g.conv("x", 3, 8)))))
+    made = normalized(g.model(["N", 2 if build is of_two_classes else 3]))
+    assert made.model.graph.node[-1].op_type == "Softmax"
+
+
+def test_nodes_that_mix_images(small_graph):
+    g = small_graph()
+    x = g.conv("x", 3, 8)
+    largest = g.node("ReduceMax", x, keepdims=0)
+    g.head(g.node("Div", x, largest), 8)
+    assert f"the ReduceMax node 'node_{largest}' mixes the images" in refusal(g.model())
+
+
+def test_images_in_columns(small_graph):
+    """Shape inference does not tell that they have left the first dimension."""
+    g = small_graph()
+    flat = g.node("Flatten", g.node("GlobalAveragePool", g.node("Relu", g.conv("x", 3, 8))), axis=0)
+    rows = g.node("Reshape", flat, g.constant([-1, 8], dtype=np.int64))
+    g.node("Gemm", rows, g.weights(8, 3), output="y")
+    assert f"the Flatten node 'node_{flat}' moves the images" in refusal(g.model())
+
+
+def test_weights_that_are_not_finite(small_graph):
+    g = small_graph()
+    weights = g.constant(np.full((8, 3, 3, 3), np.nan))
+    g.head(g.node("Relu", g.node("Conv", "x", weights)), 8)
+    assert f"so are values of its weight '{weights}'" in refusal(g.model())
+
+
+def test_one_number_for_each_image(small_graph):
+    g = small_graph()
+    g.node("Sigmoid", g.head(g.conv("x", 3, 8), 8, 1, output="logit"), output="y")
+    sentence = refusal(g.model(["N", 1]))
+    assert "its output 'y' is one number for each image" in sentence
+    assert "the logits [0, x] of two classes" in sentence
