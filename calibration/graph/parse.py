@@ -14,6 +14,7 @@ Kind = Literal["linear", "pool", "shape", "float"]
 POOLS = {"AveragePool", "GlobalAveragePool", "MaxPool"}
 # They are steep at 0: of a mean of cubes, whose root a network may take, codes leave too little.
 STEEP = {"Pow", "Sqrt", "Log", "Reciprocal"}
+SHIFTS = {"Add", "Mul", "Max", "Clip"}  # with a constant
 SHAPES = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Identity"}
 WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 # Of a grouped convolution, measured in ONNX Runtime 1.32 with one thread: with 24 channels a group
@@ -183,7 +184,7 @@ def _steps(
             kind = "linear"
             linears[made[-1]] = linear
         elif linear is None and len(activations) == 1 and not kept:
-            kind = _kind(node, readers)
+            kind = _kind(node, readers, constants)
         further = tuple(name for name in node.output[1:] if name)
         # ONNX Runtime would round constant weights itself, and regard no pairs of them.
         weighted = node.op_type in WEIGHTED and len(activations) == 1
@@ -216,10 +217,14 @@ def _with_activation(
     return found
 
 
-def _kind(node: onnx.NodeProto, readers: dict[str, list[onnx.NodeProto]]) -> Kind:
+def _kind(
+    node: onnx.NodeProto,
+    readers: dict[str, list[onnx.NodeProto]],
+    constants: dict[str, NDArray[np.generic]],
+) -> Kind:
     """Tell what becomes of a node without weights that reads one tensor."""
     if node.op_type in POOLS and len(node.output) == 1 and not _is_dilated(node):
-        return "float" if _read_steeply(node.output[0], readers) else "pool"
+        return "float" if _read_steeply(node.output[0], readers, constants) else "pool"
     return "shape" if node.op_type in SHAPES else "float"
 
 
@@ -229,12 +234,24 @@ def _is_dilated(node: onnx.NodeProto) -> bool:
     return any(step > 1 for step in apart)
 
 
-def _read_steeply(tensor: str, readers: dict[str, list[onnx.NodeProto]]) -> bool:
-    """Tell whether a tensor, or another shape of it, is read by what magnifies small errors."""
-    return any(
-        node.op_type in STEEP or (node.op_type in SHAPES and _read_steeply(node.output[0], readers))
-        for node in readers.get(tensor, [])
-    )
+def _read_steeply(
+    tensor: str,
+    readers: dict[str, list[onnx.NodeProto]],
+    constants: dict[str, NDArray[np.generic]],
+) -> bool:
+    """Tell whether a tensor, perhaps with a constant added, is read by what is steep at 0."""
+    names, seen = [tensor], {tensor}
+    while names:
+        name = names.pop()
+        for node in readers.get(name, []):
+            divisor = node.op_type == "Div" and name in node.input[1:]
+            if divisor or node.op_type in STEEP:
+                return True
+            alone = all(other == name or other in constants for other in node.input if other)
+            passed = node.op_type in SHAPES or (node.op_type in SHIFTS and alone)
+            names += [made for made in node.output[:1] if passed and made not in seen]
+            seen.update(node.output[:1])
+    return False
 
 
 def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:

@@ -15,6 +15,7 @@ FUSED = {"FusedConv": "Conv", "FusedGemm": "Gemm"}  # ONNX Runtime's own, and wh
 RECURRENT = {"LSTM", "GRU", "RNN"}
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli"}
 CONTROL_FLOW = {"If", "Loop", "Scan"}
+CROPS = b"tf_crop_and_resize"
 WIDTHS = {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
 
 
@@ -101,7 +102,8 @@ def refuse_operators(path: Path, model: onnx.ModelProto) -> None:
             raise refused(path, f"{described(node)} is recurrent")
         if node.op_type in RANDOM:
             raise refused(path, f"{described(node)} draws random numbers")
-        if "Sequence" in node.op_type or node.op_type.startswith("Optional"):
+        sequences = "Sequence" in node.op_type and node.op_type != "ReverseSequence"
+        if sequences or node.op_type.startswith("Optional"):
             raise refused(path, f"{described(node)} works on sequences")
 
 
@@ -123,6 +125,8 @@ def refuse_leftovers(path: Path, model: onnx.ModelProto) -> None:
                 f"{described(node)} is in training mode",
                 fix="Export the classifier in inference mode, which in torch is model.eval()",
             )
+        if any(a.name == "coordinate_transformation_mode" and a.s == CROPS for a in node.attribute):
+            raise refused(path, f"{described(node)} cuts the map and resizes it at once")
         for made in (values[name] for name in node.output if name in values):
             if made.elem_type in WIDTHS:
                 raise refused(

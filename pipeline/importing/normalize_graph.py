@@ -11,10 +11,11 @@ What ``normalize_graph`` returns keeps these promises, on which every later stag
   output is float32 [batch, classes]; the batch is free, and every batch of 1, 2 and 7 images gave
   the answers of the original file (``same_answers``);
 * zeros around an image are in the convolution's pads, which are numbers, and a scale or shift of
-  channels behind a convolution is in its weights; a product with weights is one Gemm, whose
-  factors are in them; the mean or maximum of a map is a global pool, and what never wins around a
-  map is in its pool's pads; no Reshape follows another, and a target that depends on the batch
-  alone is an initializer; Clip's bounds are scalars, and Resize has a scale for each axis;
+  channels behind a convolution or a normalization is in its weights; a product with weights is one
+  Gemm, whose factors are in them; the mean or maximum of a map is a global pool, and what never
+  wins around a map is in its pool's pads; no Reshape follows another, and a target that depends on
+  the batch alone is an initializer; Clip's bounds are scalars, and Resize has a scale for each
+  axis;
 * every tensor has rows of its own for each image, and no image changes another's answer;
 * an output of probabilities that sum to 1 ends in a Softmax;
 * no name is another name with an underscore and more behind it, which is how later stages name
@@ -37,6 +38,7 @@ from onnx import helper
 from onnx_ir.passes import Sequential
 from onnx_ir.passes.common import (
     ClearMetadataAndDocStringPass,
+    CommonSubexpressionEliminationPass,
     IdentityEliminationPass,
     LiftConstantsToInitializersPass,
     LiftSubgraphInitializersToMainGraphPass,
@@ -155,6 +157,7 @@ def _brought_into_form(
     _merge_matrix_products(graph)
     _merge_factors(graph)
     _merge_affine(graph)
+    _merge_affine_norms(graph)
     _merge_lowest_pads(graph)
     _name_map_means(graph)
     _drop_reshapes(graph)
@@ -522,8 +525,9 @@ def _merge_factors(graph: ir.Model) -> None:
         if not factors or any(array is None for array in arrays):
             continue
         for position, (name, array) in enumerate(zip(factors, arrays, strict=True), start=1):
-            given = node.attributes.pop(name, None)
+            given = node.attributes.get(name)
             if array is not None and given is not None and given.as_float() != 1:
+                del node.attributes[name]
                 scaled = array.astype(np.float32) * np.float32(given.as_float())
                 made = _constant(graph, node, scaled)
                 node.replace_input_with(position, made)
@@ -550,6 +554,27 @@ def _merge_affine(graph: ir.Model) -> None:
                 _constant(graph, end, shifted.astype(np.float32)),
             ]
             made = ir.node("Conv", inputs, node.attributes, name=node.name)
+            ir.convenience.replace_nodes_and_values(
+                graph.graph, end, [end], [made], end.outputs, made.outputs
+            )
+    RemoveUnusedNodesPass()(graph)
+
+
+def _merge_affine_norms(graph: ir.Model) -> None:
+    """Put what scales or shifts the channels behind a BatchNormalization into its own."""
+    for node in list(graph.graph):
+        arrays = [_array(value) for value in node.inputs[1:3]]
+        if node.op_type != "BatchNormalization" or any(array is None for array in arrays):
+            continue
+        scaled, shifted = (np.asarray(array, np.float64) for array in arrays)
+        end = node
+        while step := _affine(end, len(scaled)):
+            end, scale, shift = step
+            scaled, shifted = scaled * scale, shifted * scale + shift
+        if end is not node:
+            own = (_constant(graph, end, values.astype(np.float32)) for values in (scaled, shifted))
+            inputs = [node.inputs[0], *own, *node.inputs[3:]]
+            made = ir.node("BatchNormalization", inputs, node.attributes, name=node.name)
             ir.convenience.replace_nodes_and_values(
                 graph.graph, end, [end], [made], end.outputs, made.outputs
             )
@@ -589,23 +614,27 @@ def _merge_lowest_pads(graph: ir.Model) -> None:
     """
     for node in graph.graph:
         pad = node.inputs[0].producer() if node.op_type == "MaxPool" and node.inputs[0] else None
-        if (
-            pad is None
-            or pad.op_type != "Pad"
-            or node.attributes.keys() & {"auto_pad", "dilations"}
-        ):
+        if pad is None or pad.op_type != "Pad" or not _has_plain_windows(node):
             continue
-        widths, value = (_array(given) for given in (*pad.inputs[1:], None, None)[:2])
-        if widths is None or value is None or value.item() > LOWEST or len(widths) != 8:
+        widths, value, axes = (_array(given) for given in (*pad.inputs[1:], None, None)[:3])
+        if widths is None or value is None or value.item() > LOWEST:
             continue
-        before, after = widths.reshape(2, 4)
+        before, after = all_widths = np.zeros((2, 4), np.int64)
+        all_widths[:, range(4) if axes is None else axes] = widths.reshape(2, -1)
         own, kernel = node.attributes.get("pads"), node.attributes["kernel_shape"].as_ints()
         pads = np.concatenate([before[2:], after[2:]]) + (own.as_ints() if own else 0)
-        outside = before[:2].any() or after[:2].any() or widths.min() < 0
+        outside = all_widths[:, :2].any() or all_widths.min() < 0
         if not outside and (pads < [*kernel, *kernel]).all():  # each window has a value of the map
             node.attributes["pads"] = ir.AttrInt64s("pads", pads.tolist())
             node.replace_input_with(0, pad.inputs[0])
     RemoveUnusedNodesPass()(graph)
+
+
+def _has_plain_windows(pool: ir.Node) -> bool:
+    """Tell whether a pool's windows are of neighbours, and lie where its pads say."""
+    automatic, apart = (pool.attributes.get(name) for name in ("auto_pad", "dilations"))
+    placed = automatic is None or automatic.as_string() == "NOTSET"
+    return placed and (apart is None or set(apart.as_ints()) == {1})
 
 
 def _name_map_means(graph: ir.Model) -> None:
@@ -667,29 +696,39 @@ def _scale_resizes(graph: ir.Model) -> None:
     fewer sizes or scales than axes it makes a graph that does not load.
     """
     for node in graph.graph:
-        if node.op_type != "Resize" or _is_scaled(node):
-            continue
-        before, after = (_dims(value)[2:] for value in (node.inputs[0], node.outputs[0]))
-        known = [size for size in (*before, *after) if isinstance(size, int)]
+        cuts = node.attributes.get("coordinate_transformation_mode")
+        whole = cuts is None or cuts.as_string() != "tf_crop_and_resize"
+        scales = _scales(node) if node.op_type == "Resize" and whole else None
+        if scales is not None:
+            node.resize_inputs(3)
+            node.replace_input_with(2, _constant(graph, node, scales))
+            for name in ("axes", "keep_aspect_ratio_policy"):
+                node.attributes.pop(name, None)
+
+
+def _scales(node: ir.Node) -> NDArray[np.float32] | None:
+    """Return the scale of each of four axes; None where it has them, or they are not known."""
+    before, after = (_dims(value)[2:] for value in (node.inputs[0], node.outputs[0]))
+    known = [size for size in (*before, *after) if isinstance(size, int)]
+    given, sizes = (_array(value) for value in (*node.inputs, None, None)[2:4])
+    axes = node.attributes.get("axes")
+    resized = [axis % 4 for axis in axes.as_ints()] if axes is not None else [0, 1, 2, 3]
+    if len(known) != 4 or (axes is None and given is not None):
+        return None
+    scales = np.ones(4)
+    if given is not None and given.size:
+        scales[resized] = given
+    elif sizes is not None:
+        scales[2:] = np.divide(known[2:], known[:2])
         policy = node.attributes.get("keep_aspect_ratio_policy")
-        if len(known) != 4 or (policy is not None and policy.as_string() != "stretch"):
-            continue
-        scales = np.array([1, 1, known[2] / known[0], known[3] / known[1]], np.float32)
-        if np.floor(scales[2:] * np.array(known[:2], np.float32)).tolist() != known[2:]:
-            continue  # rounded down, which loses a row
-        node.resize_inputs(3)
-        node.replace_input_with(2, _constant(graph, node, scales))
-        node.attributes.pop("axes", None)
-
-
-def _is_scaled(node: ir.Node) -> bool:
-    """Tell whether a Resize has a scale for each axis, or cuts the map as well."""
-    cuts = node.attributes.get("coordinate_transformation_mode")
-    if cuts is not None and cuts.as_string() == "tf_crop_and_resize":
-        return True
-    return "axes" not in node.attributes and len([v for v in node.inputs[2:] if v]) == 1 == (
-        len(node.inputs) - 2
-    )
+        if policy is not None and policy.as_string() != "stretch":  # the file's sizes are limits
+            shape = np.array([1, 1, *known[:2]])
+            ratios = sizes / shape[resized]
+            scales[resized] = ratios.min() if policy.as_string() == "not_larger" else ratios.max()
+    found = scales.astype(np.float32)
+    lost = np.floor(found[2:] * np.array(known[:2], np.float32)) < known[2:]
+    found[2:] = np.where(lost, np.nextafter(found[2:], np.float32(np.inf)), found[2:])
+    return found
 
 
 def _are_shares(answers: NDArray[np.float32]) -> bool:
@@ -730,6 +769,7 @@ def _flatten_output(graph: ir.Model) -> None:
 def _tidy(graph: ir.Model) -> None:
     Sequential(
         ClearMetadataAndDocStringPass(),  # where exporters leave paths of their machine
+        CommonSubexpressionEliminationPass(),  # as the simplifier does, which would not be provable
         RemoveUnusedNodesPass(),
         RemoveUnusedOpsetsPass(),
         TopologicalSortPass(),

@@ -17,6 +17,9 @@ from mobilenet_cli.pipeline.runtime.session import open_session
 from mobilenet_cli.pipeline.runtime.tensor_values import EXACT, tensor_values
 
 BATCHES = (1, 2, 7)
+FREE_SIDE = (
+    "Pass --resolution with the side of the images that it was made for, which {side} may not be"
+)
 TO_ROWS = [0, 2, 3, 1]  # NCHW to NHWC
 
 
@@ -59,7 +62,9 @@ def answers_of_the_original(
             for i in range(0, len(images), size)
         ]
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-        raise refused(path, "ONNX Runtime cannot run it", error) from error
+        sides = [dim.dim_value for dim in original.graph.input[0].type.tensor_type.shape.dim[1:]]
+        fix = "" if image.side in sides else FREE_SIDE.format(side=image.side)
+        raise refused(path, "ONNX Runtime cannot run it", error, fix) from error
     name, shape = original.graph.output[0].name, list(outputs[0].shape)
     wide = [length for length in shape[1:] if length != 1]
     if shape[:1] == [size] and not wide:
@@ -169,4 +174,6 @@ def _refuse_moved(path: Path, made: onnx.ModelProto, images: NDArray[np.float32]
     )
     for node, shape in zip(nodes, tensor_values(shapes, names, images), strict=True):
         if not len(shape) or shape[0] % len(images):
-            raise refused(path, f"{described(node)} moves the images to another dimension")
+            depends = node.op_type in ("Shape", "Size")
+            done = "counts the images" if depends else "moves the images to another dimension"
+            raise refused(path, f"{described(node)} {done}")

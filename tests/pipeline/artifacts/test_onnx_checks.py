@@ -189,3 +189,15 @@ def test_nodes_of_one_name(model, tmp_path):
     (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
     loaded = load_onnx(tmp_path / "x.onnx")
     assert [node.name for node in loaded.graph.node].count("same") == 1
+
+
+def test_outputs_without_a_name(small_graph, tmp_path):
+    """ONNX Runtime dies of them."""
+    g = small_graph()
+    x = g.node("Relu", g.conv("x", 3, 8))
+    parts = ["", "kept"]
+    g.nodes.append(helper.make_node("Split", [x], parts, axis=1, num_outputs=2))
+    g.head("kept", 4)
+    (tmp_path / "x.onnx").write_bytes(g.model().SerializeToString())
+    (split,) = [n for n in load_onnx(tmp_path / "x.onnx").graph.node if n.op_type == "Split"]
+    assert all(split.output)

@@ -506,13 +506,15 @@ def test_outputs_that_are_no_classes(small_graph):
     assert "its output 'y' is [1, 8, 32, 32]" in refusal(g.model(["N", 8, 32, 32]))
 
 
+@pytest.mark.parametrize("axes", [True, False])
 @pytest.mark.parametrize("lowest", [-np.inf, np.finfo(np.float32).min])
-def test_what_never_is_a_maximum_goes_into_the_pool(small_graph, lowest: float):
+def test_what_never_is_a_maximum_goes_into_the_pool(small_graph, lowest: float, axes: bool):
     """As programs pad like TensorFlow; as a value it would be infinite, or leave codes nothing."""
     g = small_graph()
-    widths = g.constant([0, 0, 0, 0, 0, 0, 1, 1], dtype=np.int64)
-    x = g.node("Pad", g.conv("x", 3, 8), widths, g.constant(lowest))
-    g.head(g.node("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2]), 8)
+    widths = g.constant([0, 0, 1, 1] if axes else [0, 0, 0, 0, 0, 0, 1, 1], dtype=np.int64)
+    padded = [g.constant([2, 3], dtype=np.int64)] if axes else []
+    x = g.node("Pad", g.conv("x", 3, 8), widths, g.constant(lowest), *padded)
+    g.head(g.node("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], dilations=[1, 1]), 8)
     made = normalized(g.model()).model.graph
     assert {node.op_type for node in made.node}.isdisjoint({"Pad"})
     pool = next(node for node in made.node if node.op_type == "MaxPool")
@@ -647,3 +649,60 @@ def test_one_number_for_each_image(small_graph):
     sentence = refusal(g.model(["N", 1]))
     assert "its output 'y' is one number for each image" in sentence
     assert "the logits [0, x] of two classes" in sentence
+
+
+def test_what_is_computed_twice_is_computed_once(small_graph):
+    """The simplifier would drop a convolution, and its proof miss that."""
+    g = small_graph()
+    weights = g.weights(8, 3, 3, 3)
+    twice = [g.node("Relu", g.node("Conv", "x", weights)) for _ in "ab"]
+    g.head(g.node("Add", *twice), 8)
+    assert operators(normalized(g.model()))["Conv"] == 1
+
+
+def test_files_of_any_size_that_fit_one(small_graph):
+    g = small_graph(["N", 3, "H", "W"])
+    x = g.node("Flatten", g.node("Relu", g.conv("x", 3, 8, strides=[8, 8])))
+    g.node("Gemm", x, g.weights(8 * 16, 3), output="y")
+    assert "Pass --resolution with the side" in refusal(g.model())
+    normalized(g.model(), 32)
+
+
+@pytest.mark.parametrize(
+    ("limits", "attributes", "scales"),
+    [
+        (["", [1.5, 0.75]], {"axes": [2, 3]}, [1, 1, 1.5, 0.75]),
+        (["", [0.6]], {"axes": [-1]}, [1, 1, 1, 0.6]),
+        (
+            ["", "", [48, 40]],
+            {"axes": [2, 3], "keep_aspect_ratio_policy": "not_larger"},
+            [1.25] * 2,
+        ),
+        (
+            ["", "", [48, 40]],
+            {"axes": [2, 3], "keep_aspect_ratio_policy": "not_smaller"},
+            [1.5] * 2,
+        ),
+    ],
+)
+def test_resize_of_some_axes(small_graph, limits, attributes, scales):
+    g = small_graph()
+    *skipped, values = limits
+    dtype = np.int64 if len(limits) == 3 else np.float32
+    x = g.node("Resize", g.conv("x", 3, 8), *skipped, g.constant(values, dtype=dtype), **attributes)
+    g.head(x, 8)
+    made = normalized(g.model()).model.graph
+    (resize,) = [node for node in made.node if node.op_type == "Resize"]
+    found = {t.name: numpy_helper.to_array(t) for t in made.initializer}[resize.input[2]]
+    np.testing.assert_allclose(found[-len(scales) :], scales)
+
+
+def test_scales_behind_a_normalization_are_in_it(small_graph):
+    """As residual branches are scaled; the simplifier folds them, and its proof would miss that."""
+    g = small_graph()
+    x = g.conv("x", 3, 8)
+    statistics = [g.constant(g.random.uniform(0.5, 2, 8)) for _ in range(4)]
+    x = g.node("BatchNormalization", x, *statistics)
+    x = g.node("Add", g.node("Mul", x, g.constant(0.1)), g.constant(np.ones((8, 1, 1))))
+    g.head(g.node("Relu", x), 8)
+    assert not operators(normalized(g.model())).keys() & {"Mul", "Add"}

@@ -167,6 +167,12 @@ def mean_of_cubes(g):
     return x, 16
 
 
+def divided_by_its_mean(g):
+    x = g.node("Relu", g.conv("x", 3, 16, strides=[2, 2]))
+    mean = g.node("Add", g.node("GlobalAveragePool", x), g.constant(1e-3))
+    return g.node("Relu", g.conv(g.node("Div", x, mean), 16, 16, 1)), 16
+
+
 def scaled(factor, channels):
     """The weights of some channels times a factor, and of what reads them divided by it."""
 
@@ -199,6 +205,7 @@ def scaled(factor, channels):
         (average_with_the_border, {"AveragePool": 1}),
         (average_of_values_apart, {"AveragePool": 1}),
         (mean_of_cubes, {}),
+        (divided_by_its_mean, {}),
         (constant_behind_a_border, {}),
         (scaled(1e-12, 16), {}),
         (scaled(1e12, 16), {}),
@@ -207,8 +214,8 @@ def scaled(factor, channels):
     ids=[
         "channel-shuffle", "image-read-twice", "channels-in-the-batch", "1d-pool",
         "bounded-in-two-steps", "residual-blocks", "bounded-sums", "wide-groups", "narrow-groups",
-        "average-with-the-border", "values-apart", "mean-of-cubes", "constant-behind-a-border",
-        "tiny", "huge", "one-large-channel",
+        "average-with-the-border", "values-apart", "mean-of-cubes", "divided-by-its-mean",
+        "constant-behind-a-border", "tiny", "huge", "one-large-channel",
     ],
 )  # fmt: skip
 def test_the_integer_network_is_the_float_one(small_graph, quantized, build, in_float):
