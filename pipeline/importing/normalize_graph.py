@@ -10,12 +10,12 @@ What ``normalize_graph`` returns keeps these promises, on which every later stag
 * the one input is float32 [batch, channels, side, side] with one or three channels, and the one
   output is float32 [batch, classes]; the batch is free, and every batch of 1, 2 and 7 images gave
   the answers of the original file (``same_answers``);
-* zeros around an image are in the convolution's pads, which are numbers, and a scale or shift of
-  channels behind a convolution or a normalization is in its weights; a product with weights is one
-  Gemm, whose factors are in them; the mean or maximum of a map is a global pool, and what never
-  wins around a map is in its pool's pads; no Reshape follows another, and a target that depends on
-  the batch alone is an initializer; Clip's bounds are scalars, and Resize has a scale for each
-  axis;
+* zeros around an image are in the convolution's pads, which are numbers; a scale of channels in
+  front of a convolution, or a scale or shift of them behind it or behind a normalization, is in its
+  weights; a product with weights is one Gemm, whose factors are in them; the mean or maximum of a
+  map is a global pool, and what never wins around a map is in its pool's pads; no Reshape follows
+  another, and a target that depends on the batch alone is an initializer; Clip's bounds are
+  scalars, and Resize has a scale for each axis;
 * every tensor has rows of its own for each image, and no image changes another's answer;
 * an output of probabilities that sum to 1 ends in a Softmax;
 * no name is another name with an underscore and more behind it, which is how later stages name
@@ -156,6 +156,7 @@ def _brought_into_form(
     rewrite(graph, [normalize_pad_format_conv_rule, fuse_pad_into_conv_rule])
     _merge_matrix_products(graph)
     _merge_factors(graph)
+    _merge_scales(graph)
     _merge_affine(graph)
     _merge_affine_norms(graph)
     _merge_lowest_pads(graph)
@@ -558,6 +559,45 @@ def _merge_affine(graph: ir.Model) -> None:
                 graph.graph, end, [end], [made], end.outputs, made.outputs
             )
     RemoveUnusedNodesPass()(graph)
+
+
+def _merge_scales(graph: ir.Model) -> None:
+    """Put what scales the channels in front of convolutions into their weights.
+
+    The simplifier does the same, where its proof would miss that.
+    """
+    for node in reversed(list(graph.graph)):
+        arrays = [_array(value) for value in node.inputs] if node.op_type == "Mul" else []
+        scale = next((array for array in arrays if array is not None), None)
+        readers = list(node.outputs[0].uses())
+        if scale is None or not readers or node.outputs[0].is_graph_output():
+            continue
+        weights = [_scaled_inputs(reader, position, scale) for reader, position in readers]
+        if any(weight is None for weight in weights) or len(_dims(node.outputs[0])) != 4:
+            continue
+        source = node.inputs[next(i for i, array in enumerate(arrays) if array is None)]
+        for (reader, _), weight in zip(readers, weights, strict=True):
+            reader.replace_input_with(0, source)
+            reader.replace_input_with(1, _constant(graph, reader, np.asarray(weight)))
+    RemoveUnusedNodesPass()(graph)
+
+
+def _scaled_inputs(
+    node: ir.Node, position: int, scale: NDArray[np.generic]
+) -> NDArray[np.float32] | None:
+    """Return a convolution's weights times the scale of its input's channels, if it has these."""
+    weight = _array(node.inputs[1]) if node.op_type == "Conv" and position == 0 else None
+    if weight is None or weight.ndim != 4 or scale.ndim > 4:
+        return None
+    group = node.attributes.get("group")
+    groups = group.as_int() if group is not None else 1
+    channels = weight.shape[1] * groups
+    if scale.size != 1 and scale.shape[-3:] != (channels, 1, 1):
+        return None
+    each = np.broadcast_to(scale.astype(np.float64).reshape(-1), channels).reshape(groups, -1)
+    rows = np.repeat(each, len(weight) // groups, axis=0)
+    scaled: NDArray[np.float32] = (weight * rows[:, :, None, None]).astype(np.float32)
+    return scaled
 
 
 def _merge_affine_norms(graph: ir.Model) -> None:

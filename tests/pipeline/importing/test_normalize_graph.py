@@ -271,7 +271,7 @@ def test_what_onnxruntime_fused_is_written_out(small_graph, tmp_path: Path):
 def test_names_of_later_stages_are_left_free(small_graph):
     g = small_graph()
     x = g.node("Relu", g.conv("x", 3, 8), output="conv1")
-    x = g.node("Mul", x, g.constant(np.ones((8, 1, 1)), "conv1_weight"), output="conv1_scale")
+    x = g.node("Div", x, g.constant(np.ones((8, 1, 1)), "conv1_weight"), output="conv1_scale")
     g.head(g.node("Relu", g.conv(x, 8, 8), output="conv1_scale_real"), 8)
     normalized(g.model())
 
@@ -695,6 +695,18 @@ def test_resize_of_some_axes(small_graph, limits, attributes, scales):
     (resize,) = [node for node in made.node if node.op_type == "Resize"]
     found = {t.name: numpy_helper.to_array(t) for t in made.initializer}[resize.input[2]]
     np.testing.assert_allclose(found[-len(scales) :], scales)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+@pytest.mark.parametrize("shape", [(), (1, 8, 1, 1)])
+def test_scales_in_front_of_a_convolution_are_in_it(small_graph, shape, groups: int):
+    """As in hard-swish written out; the simplifier folds them, and its proof would miss that."""
+    g = small_graph()
+    x = g.node(
+        "Mul", g.constant(g.random.uniform(0.5, 2, shape)), g.node("Relu", g.conv("x", 3, 8))
+    )
+    g.head(g.node("Relu", g.conv(x, 8, 16, group=groups)), 16)
+    assert operators(normalized(g.model()))["Mul"] == 0
 
 
 def test_scales_behind_a_normalization_are_in_it(small_graph):
