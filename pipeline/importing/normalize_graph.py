@@ -79,6 +79,8 @@ OPSET, IR_VERSION = 18, 10
 SUM_TOLERANCE = 1e-3  # of probabilities
 QUANTIZING = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Cast", "Clip", "Relu", "Neg", "Abs", "Sqrt"}
+ELEMENTWISE |= {"Sigmoid", "HardSigmoid", "HardSwish", "LeakyRelu", "PRelu", "Elu", "Tanh", "Erf"}
+ELEMENTWISE |= {"Max", "Min"}
 BY_SHAPE = ("Expand", "ConstantOfShape")
 RESIZE_NAMES_ITS_MODE = 11  # the operator set since which there are several, and what was before
 OLD_RESIZE = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
@@ -431,20 +433,23 @@ def _replace(old: ir.Value, new: ir.Value) -> None:
 
 
 def _cancel_transposes(graph: ir.Model) -> None:
-    """Let the image pass element-wise operators channels first, up to a Transpose to that order."""
+    """Let maps pass what works on values or channels with these first, up to a Transpose to that.
+
+    Where tf2onnx cannot do so by itself, it leaves two Transposes around every convolution.
+    """
     (image,) = graph.graph.inputs
-    queue = [(image, node.outputs[0]) for node, _ in image.uses()]
+    starts = [node for node, _ in image.uses()]  # of one channel it is a Reshape
+    starts += [n for n in graph.graph if _is_transpose(n, TO_ROWS) and n not in starts]
+    queue = [(node.inputs[0], node.outputs[0]) for node in starts]
     while queue:
         planes, rows = queue.pop()
         for node, position in list(rows.uses()):
-            if _is_transpose(node, TO_CHANNELS):
+            if _is_transpose(node, TO_CHANNELS) and planes is not None:
                 _replace(node.outputs[0], planes)
                 continue
-            others = [_for_planes(graph, node, other) for other in node.inputs]
-            others[position] = planes
-            if node.op_type not in ELEMENTWISE or None in others:
+            moved = _on_planes(graph, node, position, planes) if _is_read(node) else None
+            if moved is None:
                 continue
-            moved = ir.node(node.op_type, others, node.attributes)
             moved.outputs[0].name = f"{node.outputs[0].name}/planes"
             back = _rows(moved.outputs[0])
             graph.graph.insert_before(node, [moved, back])
@@ -453,15 +458,47 @@ def _cancel_transposes(graph: ir.Model) -> None:
     RemoveUnusedNodesPass()(graph)
 
 
+def _is_read(node: ir.Node) -> bool:
+    return any(value.uses() or value.is_graph_output() for value in node.outputs)
+
+
+def _on_planes(
+    graph: ir.Model, node: ir.Node, position: int, planes: ir.Value | None
+) -> ir.Node | None:
+    """Return a node that makes with channels first what another makes of rows; None if none can."""
+    inputs = [_for_planes(graph, node, value) for value in node.inputs]
+    inputs[position] = planes
+    attributes, array = dict(node.attributes), _array(node.inputs[-1])
+    keeps = "keepdims" not in attributes or attributes["keepdims"].as_int()
+    if node.op_type == "Concat" and attributes["axis"].as_int() in (3, -1):
+        attributes["axis"] = ir.AttrInt64("axis", 1)
+    elif node.op_type == "Pad" and position == 0 and len(node.inputs) < 4:
+        widths = _array(node.inputs[1])
+        if widths is None:
+            return None
+        inputs[1] = _constant(graph, node, widths.reshape(2, 4)[:, TO_CHANNELS].ravel())
+    elif node.op_type in ("ReduceMean", "ReduceMax") and keeps and len(node.inputs) == 2:
+        if array is None or sorted(array % 4) != [1, 2]:
+            return None
+        inputs[1] = _constant(graph, node, np.array([2, 3]))
+    elif node.op_type not in ELEMENTWISE:
+        return None
+    return None if None in inputs else ir.node(node.op_type, inputs, attributes)
+
+
 def _for_planes(graph: ir.Model, node: ir.Node, value: ir.Value | None) -> ir.Value | None:
-    """Return a constant that meets rows of channels in the form in which it meets planes.
+    """Return what meets rows of channels in the form in which it meets planes.
 
     Returns:
-        The value itself where it is one number; None where it is no constant, or one for pixels.
+        The value itself where it is one number, planes that rows were made of, or None where it is
+        something else, or a constant for pixels.
     """
     array = _array(value)
-    if array is None or array.size == 1:
-        return value if array is not None else None
+    maker = value.producer() if value is not None else None
+    if array is None:
+        return maker.inputs[0] if maker and _is_transpose(maker, TO_ROWS) else None
+    if array.size == 1:
+        return value
     return (
         _constant(graph, node, array.reshape(-1, 1, 1)) if array.size == array.shape[-1] else None
     )
@@ -596,8 +633,8 @@ def _scaled_inputs(
         return None
     each = np.broadcast_to(scale.astype(np.float64).reshape(-1), channels).reshape(groups, -1)
     rows = np.repeat(each, len(weight) // groups, axis=0)
-    scaled: NDArray[np.float32] = (weight * rows[:, :, None, None]).astype(np.float32)
-    return scaled
+    scaled = weight.astype(np.float64) * rows[:, :, None, None]
+    return scaled.astype(np.float32)
 
 
 def _merge_affine_norms(graph: ir.Model) -> None:

@@ -718,3 +718,29 @@ def test_scales_behind_a_normalization_are_in_it(small_graph):
     x = g.node("Add", g.node("Mul", x, g.constant(0.1)), g.constant(np.ones((8, 1, 1))))
     g.head(g.node("Relu", x), 8)
     assert not operators(normalized(g.model())).keys() & {"Mul", "Add"}
+
+
+def test_transposes_around_each_convolution(small_graph):
+    """As tf2onnx leaves them where it meets a number added to a map, as hard-swish has it."""
+    g = small_graph(("N", 32, 32, 3))
+
+    def conv(rows: str, inputs: int, outputs: int) -> str:
+        x = g.node(
+            "Conv", g.node("Transpose", rows, perm=[0, 3, 1, 2]), g.weights(outputs, inputs, 1, 1)
+        )
+        x = g.node("Transpose", x, perm=[0, 2, 3, 1])
+        x = g.node("Mul", x, g.constant(g.random.uniform(0.5, 2, outputs)))
+        x = g.node("Add", x, g.constant(g.random.normal(size=outputs)))
+        gate = g.node("Clip", g.node("Add", x, g.constant(3.0)), g.constant(0), g.constant(6))
+        return g.node("Mul", x, g.node("Mul", gate, g.constant(1 / 6)))
+
+    x = conv("x", 3, 8)
+    mean = g.node("ReduceMean", x, g.constant([1, 2], dtype=np.int64))
+    x = g.node("Mul", x, g.node("Sigmoid", mean))
+    x = g.node("Pad", x, g.constant([0, 1, 1, 0, 0, 1, 1, 0], dtype=np.int64))
+    x = conv(g.node("Concat", x, x, axis=3), 16, 8)
+    flat = g.node("ReduceMean", x, g.constant([1, 2], dtype=np.int64), keepdims=0)
+    g.node("MatMul", flat, g.weights(8, 3), output="y")
+    made = operators(normalized(g.model()))
+    assert made["Transpose"] == made["ReduceMean"] == 0
+    assert (made["Conv"], made["GlobalAveragePool"]) == (2, 2)
