@@ -241,6 +241,26 @@ def test_a_layer_that_is_kept_in_float_runs_in_float(small_graph, quantized):
     assert made.record.sqnr_db > 34
 
 
+@pytest.mark.parametrize("shaped", [True, False])
+@pytest.mark.parametrize("gate", ["Sigmoid", "HardSigmoid"])
+def test_gates_multiply_codes(small_graph, quantized, gate: str, shaped: bool):
+    """Of squeeze-and-excitation, and of what MobileNetV3 and EfficientNet gate by themselves."""
+    g = small_graph()
+    x = g.node("Relu", g.conv("x", 3, 16, strides=[2, 2]))
+    weight = g.node(gate, g.conv(g.node("GlobalAveragePool", x), 16, 16, 1))
+    if shaped:
+        flat = g.node("Reshape", weight, g.constant([0, 16], dtype=np.int64))
+        weight = g.node("Reshape", flat, g.constant([0, 16, 1, 1], dtype=np.int64))
+    x = g.conv(g.node("Mul", x, weight), 16, 16, 1)
+    x = g.conv(g.node("Mul", x, g.node(gate, x)), 16, 16, 1)
+    g.head(x, 16, CLASSES)
+    made = quantized(g)
+    operators = running(made.path)
+    assert (operators["Mul"], operators["QLinearMul"]) == (0, 2)
+    assert made.record.kernel_sqnr_db > 34
+    assert made.record.sqnr_db > 34
+
+
 def test_logits_behind_an_activation_stay_float(small_graph, quantized):
     g = small_graph()
     x = g.node("Relu", g.conv("x", 3, 8, strides=[2, 2]))
