@@ -2,10 +2,12 @@
 
 import numpy as np
 
-from mobilenet_cli.calibration.graph.parse import Network
+from mobilenet_cli.calibration.graph.parse import GraphStep, Network
 from mobilenet_cli.calibration.grid import Grid, asymmetric, symmetric
 from mobilenet_cli.calibration.kernels import Target
 from mobilenet_cli.calibration.tensor_statistics import Statistics
+
+GATES = {"Sigmoid", "HardSigmoid"}  # from 0 to 1, so that 8 bits are enough for a factor
 
 
 def coded_tensors(network: Network) -> list[str]:
@@ -20,10 +22,29 @@ def coded_tensors(network: Network) -> list[str]:
             coded |= dict.fromkeys(step.inputs)
             if step.output not in network.outputs or step.node.op_type == "Conv":
                 coded[step.output] = None
+    makers = {step.output: step for step in network.steps}
+    for step in network.steps:
+        gates = _gates(step, makers)
+        if gates and step.output in coded:
+            coded |= dict.fromkeys((*step.inputs, *gates))
     for step in network.steps:  # renaming codes keeps them codes
         if step.kind == "shape" and step.inputs[0] in coded:
             coded |= dict.fromkeys(step.outputs)
     return list(coded)
+
+
+def _gates(step: GraphStep, makers: dict[str, GraphStep]) -> list[str]:
+    """Return what a product is gated by, as by squeeze-and-excitation, up to the gate itself.
+
+    Codes are multiplied faster than floats: such products take two thirds of the time.
+    """
+    for name in step.inputs if step.node.op_type == "Mul" and len(step.inputs) == 2 else ():
+        followed = [name]
+        while (maker := makers.get(followed[-1])) is not None and maker.kind == "shape":
+            followed.append(maker.inputs[0])
+        if maker is not None and maker.node.op_type in GATES:
+            return followed
+    return []
 
 
 def seen_ranges(network: Network, statistics: Statistics) -> dict[str, tuple[float, float]]:

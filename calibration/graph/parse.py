@@ -12,6 +12,9 @@ from mobilenet_cli.pipeline.errors import ModelError, counted
 
 Kind = Literal["linear", "pool", "shape", "float"]
 POOLS = {"AveragePool", "GlobalAveragePool", "MaxPool"}
+# They are steep at 0: of a mean of cubes, whose root a network may take, codes leave too little.
+STEEP = {"Pow", "Sqrt", "Log", "Reciprocal"}
+SHIFTS = {"Add", "Mul", "Max", "Clip"}  # with a constant
 SHAPES = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Identity"}
 WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 # Of a grouped convolution, measured in ONNX Runtime 1.32 with one thread: with 24 channels a group
@@ -181,11 +184,11 @@ def _steps(
             kind = "linear"
             linears[made[-1]] = linear
         elif linear is None and len(activations) == 1 and not kept:
-            kind = _kind(node)
+            kind = _kind(node, readers, constants)
         further = tuple(name for name in node.output[1:] if name)
         # ONNX Runtime would round constant weights itself, and regard no pairs of them.
         weighted = node.op_type in WEIGHTED and len(activations) == 1
-        apart = kind == "float" and (kept or weighted)
+        apart = kind == "float" and (kept or weighted or _is_dilated(node))
         steps.append(GraphStep(kind, node, activations, made[-1], low, high, further, apart))
     return tuple(steps), linears
 
@@ -214,16 +217,46 @@ def _with_activation(
     return found
 
 
-def _kind(node: onnx.NodeProto) -> Kind:
+def _kind(
+    node: onnx.NodeProto,
+    readers: dict[str, list[onnx.NodeProto]],
+    constants: dict[str, NDArray[np.generic]],
+) -> Kind:
     """Tell what becomes of a node without weights that reads one tensor."""
-    if node.op_type in POOLS and len(node.output) == 1:
-        return "pool"
+    if node.op_type in POOLS and len(node.output) == 1 and not _is_dilated(node):
+        return "float" if _read_steeply(node.output[0], readers, constants) else "pool"
     if node.op_type == "Resize":
         attributes = attributes_of(node)
         copies = attributes.get("mode", b"nearest") == b"nearest"
         cuts = attributes.get("coordinate_transformation_mode") == b"tf_crop_and_resize"
         return "shape" if copies and not cuts else "float"
     return "shape" if node.op_type in SHAPES else "float"
+
+
+def _is_dilated(node: onnx.NodeProto) -> bool:
+    """Tell whether an average is over values apart, of which ONNX Runtime has no integer kernel."""
+    apart = attributes_of(node).get("dilations", ()) if node.op_type == "AveragePool" else ()
+    return any(step > 1 for step in apart)
+
+
+def _read_steeply(
+    tensor: str,
+    readers: dict[str, list[onnx.NodeProto]],
+    constants: dict[str, NDArray[np.generic]],
+) -> bool:
+    """Tell whether a tensor, perhaps with a constant added, is read by what is steep at 0."""
+    names, seen = [tensor], {tensor}
+    while names:
+        name = names.pop()
+        for node in readers.get(name, []):
+            divisor = node.op_type == "Div" and name in node.input[1:]
+            if divisor or node.op_type in STEEP:
+                return True
+            alone = all(other == name or other in constants for other in node.input if other)
+            passed = node.op_type in SHAPES or (node.op_type in SHIFTS and alone)
+            names += [made for made in node.output[:1] if passed and made not in seen]
+            seen.update(node.output[:1])
+    return False
 
 
 def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:

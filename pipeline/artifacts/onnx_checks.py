@@ -6,6 +6,7 @@ tensor of known shape is larger than ``MAX_VALUES``. What follows is bounded by 
 """
 
 import graphlib
+import itertools
 from collections.abc import Iterable, Iterator
 from math import prod
 from pathlib import Path
@@ -37,6 +38,7 @@ def checked(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
     """
     _check_text(model)
     _check_work(path, model)
+    _name_well(model)
     graph = model.graph
     if not graph.output or not any(o.domain in ("", "ai.onnx") for o in model.opset_import):
         lacks = "operator set" if graph.output else "output"
@@ -80,8 +82,9 @@ def _check_work(path: Path, model: onnx.ModelProto) -> None:
         total = 0
         for node in nodes:
             if any(a.HasField("g") or a.graphs for a in node.attribute):
+                name = node.name or next(iter(node.output), "")
                 raise ModelError(
-                    f"{path} has the operator {node.op_type}, which runs graphs of its own",
+                    f"{path} has the {node.op_type} node '{name}', which runs graphs of its own",
                     "Export the classifier without loops and branches",
                 )
             if any(a.HasField("sparse_tensor") or a.sparse_tensors for a in node.attribute):
@@ -102,6 +105,32 @@ def _check_work(path: Path, model: onnx.ModelProto) -> None:
         raise ModelError(
             f"{path} has more than {MAX_NODES} nodes, functions expanded", "Use an image classifier"
         )
+
+
+def _name_well(model: onnx.ModelProto) -> None:
+    """Name the standard domain by nothing, no node as one before it, and all outputs of a Split.
+
+    Nothing of it changes what is computed. But onnx refuses the first, which has another name as
+    well; ONNX Runtime refuses the second, and of the third it dies.
+    """
+    bodies = [body.node for body in (model.graph, *model.functions)]
+    opsets = [opset for body in (model, *model.functions) for opset in body.opset_import]
+    for named in (*(node for body in bodies for node in body), *opsets):
+        if named.domain == "ai.onnx":
+            named.domain = ""
+    nodes: set[str] = set()
+    tensors = {name for node in model.graph.node for name in (*node.input, *node.output)}
+    for node in model.graph.node:
+        if node.name in nodes:
+            node.name = ""
+        nodes.add(node.name)
+        for index, name in enumerate(node.output):
+            if not name and node.op_type == "Split":
+                unread = next(
+                    f"unread{n}" for n in itertools.count() if f"unread{n}" not in tensors
+                )
+                node.output[index] = unread
+                tensors.add(unread)
 
 
 def _sparse(path: Path) -> ModelError:

@@ -52,23 +52,23 @@ def input_shape(path: Path) -> tuple[int | None, ...]:
     return shape
 
 
-OutputKind = Literal["logits", "softmax", "sigmoid"]
+OutputKind = Literal["logits", "softmax", "sigmoid"]  # sigmoid: each is a probability by itself
 # What changes the form of probabilities but not what they are.
 PASSED = {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Cast", "Clip"}
 PASSED |= {"QuantizeLinear", "DequantizeLinear"}
+PICKED = {"Slice", "Gather"}  # some of the probabilities, which no longer sum to 1
 
 
 def output_kind(graph: "onnx.GraphProto") -> OutputKind:
     """Tell whether a classifier's output is logits, or what an activation made of them."""
     makers = {name: node for node in graph.node for name in node.output}
     node = makers.get(graph.output[0].name)
-    while node is not None and node.op_type in PASSED:
+    picked = False
+    while node is not None and node.op_type in PASSED | PICKED:
+        picked = picked or node.op_type in PICKED
         node = makers.get(node.input[0])
     if node is None:
         return "logits"
-    if node.op_type == "Div":  # older exporters write a softmax as its formula
-        node = makers.get(node.input[0])
-        return "softmax" if node is not None and node.op_type == "Exp" else "logits"
     kinds: dict[str, OutputKind] = {
         "Softmax": "softmax",
         "QLinearSoftmax": "softmax",
@@ -76,7 +76,11 @@ def output_kind(graph: "onnx.GraphProto") -> OutputKind:
         "QLinearSigmoid": "sigmoid",
         "HardSigmoid": "sigmoid",
     }
-    return kinds.get(node.op_type, "logits")
+    kind = kinds.get(node.op_type, "logits")
+    if node.op_type == "Div":  # older exporters write a softmax as its formula
+        divided = makers.get(node.input[0])
+        kind = "softmax" if divided is not None and divided.op_type == "Exp" else "logits"
+    return "sigmoid" if picked and kind == "softmax" else kind
 
 
 def features_model(path: Path) -> bytes:

@@ -15,6 +15,7 @@ FUSED = {"FusedConv": "Conv", "FusedGemm": "Gemm"}  # ONNX Runtime's own, and wh
 RECURRENT = {"LSTM", "GRU", "RNN"}
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli"}
 CONTROL_FLOW = {"If", "Loop", "Scan"}
+CROPS = b"tf_crop_and_resize"
 WIDTHS = {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
 
 
@@ -39,18 +40,20 @@ class ImageInput:
     takes_bytes: bool
 
 
-def refused(path: Path, what: str, error: Exception | None = None) -> ModelError:
+def refused(path: Path, what: str, error: Exception | None = None, fix: str = "") -> ModelError:
     """Return the error for a graph that cannot be taken.
 
     Args:
         path: of the file.
         what: the end of a sentence that begins with "cannot be imported: ".
         error: what a library said.
+        fix: what helps, where more is known than what any classifier should be.
     """
     reason = f" ({' '.join(str(error).split())[:200]})" if error else ""
     return ModelError(
         f"{path} cannot be imported: {what}{reason}",
-        "Export the classifier again, from one float32 image to its logits, with standard "
+        fix
+        or "Export the classifier again, from one float32 image to its logits, with standard "
         "operators and with its weights inside",
     )
 
@@ -99,7 +102,8 @@ def refuse_operators(path: Path, model: onnx.ModelProto) -> None:
             raise refused(path, f"{described(node)} is recurrent")
         if node.op_type in RANDOM:
             raise refused(path, f"{described(node)} draws random numbers")
-        if "Sequence" in node.op_type or node.op_type.startswith("Optional"):
+        sequences = "Sequence" in node.op_type and node.op_type != "ReverseSequence"
+        if sequences or node.op_type.startswith("Optional"):
             raise refused(path, f"{described(node)} works on sequences")
 
 
@@ -116,7 +120,13 @@ def refuse_leftovers(path: Path, model: onnx.ModelProto) -> None:
             raise refused(path, f"{described(node)} is control flow that depends on the image")
         trained = any(a.name == "training_mode" and a.i for a in node.attribute)
         if node.op_type == "Dropout" or (node.op_type == "BatchNormalization" and trained):
-            raise refused(path, f"{described(node)} is in training mode")
+            raise refused(
+                path,
+                f"{described(node)} is in training mode",
+                fix="Export the classifier in inference mode, which in torch is model.eval()",
+            )
+        if any(a.name == "coordinate_transformation_mode" and a.s == CROPS for a in node.attribute):
+            raise refused(path, f"{described(node)} cuts the map and resizes it at once")
         for made in (values[name] for name in node.output if name in values):
             if made.elem_type in WIDTHS:
                 raise refused(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes import Sequential
 from onnx_ir.passes.common import (
     ClearMetadataAndDocStringPass,
+    CommonSubexpressionEliminationPass,
     IdentityEliminationPass,
     LiftConstantsToInitializersPass,
     LiftSubgraphInitializersToMainGraphPass,
@@ -23,10 +24,13 @@ from onnx_ir.passes.common import (
 )
 
 from mobilenet_cli.pipeline.importing.foreign_graph import BATCH, ImageInput
+from mobilenet_cli.pipeline.importing.same_answers import noise
 from mobilenet_cli.pipeline.runtime.tensor_values import tensor_values
 
-QUANTIZING = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
+QUANTIZING = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Cast", "Clip", "Relu", "Neg", "Abs", "Sqrt"}
+ELEMENTWISE |= {"Sigmoid", "HardSigmoid", "HardSwish", "LeakyRelu", "PRelu", "Elu", "Tanh", "Erf"}
+ELEMENTWISE |= {"Max", "Min"}
 BY_SHAPE = ("Expand", "ConstantOfShape")
 TO_ROWS, TO_CHANNELS = [0, 2, 3, 1], [0, 3, 1, 2]  # NCHW to NHWC, and back
 
@@ -44,7 +48,7 @@ def set_image(graph: ir.Model, image: ImageInput) -> None:
         rows = _rows(value)
         if image.channels == 1:  # nothing moves, and exporters write this, too
             target = np.array([-1, image.side, image.side, 1], np.int64)
-            rows = ir.node("Reshape", [value, _constant(graph, rows, target)])
+            rows = ir.node("Reshape", [value, add_constant(graph, rows, target)])
             rows.outputs[0].name = f"{value.name}/rows"
         for reader, position in readers:
             reader.replace_input_with(position, rows.outputs[0])
@@ -75,6 +79,27 @@ def fold(graph: ir.Model) -> None:
     _drop_casts(graph)
 
 
+def decode_weights(graph: ir.Model) -> None:
+    """Let weights that are stored as codes, to make a file small, be numbers in a float network."""
+    if any(node.op_type in QUANTIZING - {"DequantizeLinear"} for node in graph.graph):
+        return
+    for node in graph.graph:
+        arrays = [array_of(value) for value in node.inputs]
+        if node.op_type != "DequantizeLinear" or any(array is None for array in arrays):
+            continue
+        codes, scale, *zeros = (array for array in arrays if array is not None)
+        if scale.dtype != np.float32 or scale.ndim > 1 or codes.dtype not in (np.int8, np.uint8):
+            continue
+        axis = node.attributes.get("axis")
+        shape = [1] * codes.ndim
+        if scale.size > 1:
+            shape[axis.as_int() if axis else 1] = scale.size
+        zero = zeros[0].reshape(shape).astype(np.float32) if zeros else np.float32(0)
+        weights = (codes.astype(np.float32) - zero) * scale.reshape(shape).astype(np.float32)
+        _replace(node.outputs[0], add_constant(graph, node, weights))
+    RemoveUnusedNodesPass()(graph)
+
+
 def _drop_casts(graph: ir.Model) -> None:
     """Drop casts to the type that a tensor has already."""
     for node in graph.graph:
@@ -85,14 +110,14 @@ def _drop_casts(graph: ir.Model) -> None:
 
 
 def infer_shapes(graph: ir.Model) -> None:
-    """Forget the shapes of what nodes make, and infer them anew."""
+    """Give values the types and shapes that follow from the inputs."""
     for node in graph.graph:
         for value in node.outputs:
             value.shape = None
     ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(graph)
 
 
-def measure_shapes(graph: ir.Model, images: NDArray[np.float32]) -> None:
+def measure_shapes(graph: ir.Model, image: ImageInput) -> None:
     """Make constants of what is computed from shapes: it is measured at two sizes of the batch.
 
     What is the same at both does not depend on the batch. Where one dimension of a Reshape's
@@ -101,7 +126,7 @@ def measure_shapes(graph: ir.Model, images: NDArray[np.float32]) -> None:
     """
     computed: set[ir.Value] = set()
     for node in graph.graph:
-        known = [value in computed for value in node.inputs if _array(value) is None]
+        known = [value in computed for value in node.inputs if array_of(value) is None]
         if node.op_type in BY_SHAPE:
             continue  # these make tensors of the shape
         if node.op_type in ("Shape", "Size") or (known and all(known)):
@@ -117,8 +142,8 @@ def measure_shapes(graph: ir.Model, images: NDArray[np.float32]) -> None:
     names = sorted({str(value.name) for _, _, value in uses})
     try:
         few, more = (
-            dict(zip(names, tensor_values(ir.to_proto(graph), names, images[:size]), strict=True))
-            for size in (2, 3)
+            dict(zip(names, tensor_values(ir.to_proto(graph), names, images), strict=True))
+            for images in (noise(image)[:size] for size in (2, 3))
         )
     except Exception:  # the proof will say why, of the graph as it is then
         return
@@ -128,29 +153,29 @@ def measure_shapes(graph: ir.Model, images: NDArray[np.float32]) -> None:
             continue  # a tensor of the batch's size, no shape
         changing = measured != other
         if not changing.any():
-            node.replace_input_with(position, _constant(graph, node, measured))
+            node.replace_input_with(position, add_constant(graph, node, measured))
         elif node.op_type == "Resize" and changing.tolist() == [True, False, False, False]:
-            node.replace_input_with(position, _constant(graph, node, measured))
+            node.replace_input_with(position, add_constant(graph, node, measured))
             _spare_batch(graph, node)
         elif node.op_type in ("Reshape", *BY_SHAPE) and changing.sum() == 1:
             rest = 1 if node.op_type in BY_SHAPE else 0 if -1 in measured else -1
             target = np.where(changing, rest, measured)
-            node.replace_input_with(position, _constant(graph, node, target))
+            node.replace_input_with(position, add_constant(graph, node, target))
             node.attributes.pop("allowzero", None)
 
 
-def _array(value: ir.Value | None) -> NDArray[np.generic] | None:
+def array_of(value: ir.Value | None) -> NDArray[np.generic] | None:
     """Return what an initializer holds; None for any other tensor."""
     constant = value.const_value if value is not None else None
     return None if constant is None else constant.numpy()
 
 
-def _dims(value: ir.Value | None) -> tuple[object, ...]:
+def dims_of(value: ir.Value | None) -> tuple[object, ...]:
     """Return the dimensions of a tensor: numbers, and what is free; empty where none is known."""
     return () if value is None or value.shape is None else tuple(value.shape)
 
 
-def _constant(graph: ir.Model, node: ir.Node, value: NDArray[np.generic]) -> ir.Value:
+def add_constant(graph: ir.Model, node: ir.Node, value: NDArray[np.generic]) -> ir.Value:
     """Register an initializer for a node."""
     name = f"{node.outputs[0].name}/constant"
     while name in graph.graph.initializers:
@@ -167,20 +192,23 @@ def _replace(old: ir.Value, new: ir.Value) -> None:
 
 
 def cancel_transposes(graph: ir.Model) -> None:
-    """Let the image pass element-wise operators channels first, up to a Transpose to that order."""
+    """Let maps pass what works on values or channels with these first, up to a Transpose to that.
+
+    Where tf2onnx cannot do so by itself, it leaves two Transposes around every convolution.
+    """
     (image,) = graph.graph.inputs
-    queue = [(image, node.outputs[0]) for node, _ in image.uses()]
+    starts = [node for node, _ in image.uses()]  # of one channel it is a Reshape
+    starts += [n for n in graph.graph if is_transpose(n, TO_ROWS) and n not in starts]
+    queue = [(node.inputs[0], node.outputs[0]) for node in starts]
     while queue:
         planes, rows = queue.pop()
         for node, position in list(rows.uses()):
-            if _is_transpose(node, TO_CHANNELS):
+            if is_transpose(node, TO_CHANNELS) and planes is not None:
                 _replace(node.outputs[0], planes)
                 continue
-            others = [_for_planes(graph, node, other) for other in node.inputs]
-            others[position] = planes
-            if node.op_type not in ELEMENTWISE or None in others:
+            moved = _on_planes(graph, node, position, planes) if _is_read(node) else None
+            if moved is None:
                 continue
-            moved = ir.node(node.op_type, others, node.attributes)
             moved.outputs[0].name = f"{node.outputs[0].name}/planes"
             back = _rows(moved.outputs[0])
             graph.graph.insert_before(node, [moved, back])
@@ -189,17 +217,51 @@ def cancel_transposes(graph: ir.Model) -> None:
     RemoveUnusedNodesPass()(graph)
 
 
+def _is_read(node: ir.Node) -> bool:
+    return any(value.uses() or value.is_graph_output() for value in node.outputs)
+
+
+def _on_planes(
+    graph: ir.Model, node: ir.Node, position: int, planes: ir.Value | None
+) -> ir.Node | None:
+    """Return a node that makes with channels first what another makes of rows; None if none can."""
+    inputs = [_for_planes(graph, node, value) for value in node.inputs]
+    inputs[position] = planes
+    attributes, array = dict(node.attributes), array_of(node.inputs[-1])
+    keeps = "keepdims" not in attributes or attributes["keepdims"].as_int()
+    if node.op_type == "Concat" and attributes["axis"].as_int() in (3, -1):
+        attributes["axis"] = ir.AttrInt64("axis", 1)
+    elif node.op_type == "Pad" and position == 0 and len(node.inputs) < 4:
+        widths = array_of(node.inputs[1])
+        if widths is None:
+            return None
+        inputs[1] = add_constant(graph, node, widths.reshape(2, 4)[:, TO_CHANNELS].ravel())
+    elif node.op_type in ("ReduceMean", "ReduceMax") and keeps and len(node.inputs) == 2:
+        if array is None or sorted(array % 4) != [1, 2]:
+            return None
+        inputs[1] = add_constant(graph, node, np.array([2, 3]))
+    elif node.op_type not in ELEMENTWISE:
+        return None
+    return None if None in inputs else ir.node(node.op_type, inputs, attributes)
+
+
 def _for_planes(graph: ir.Model, node: ir.Node, value: ir.Value | None) -> ir.Value | None:
-    """Return a constant that meets rows of channels in the form in which it meets planes.
+    """Return what meets rows of channels in the form in which it meets planes.
 
     Returns:
-        The value itself where it is one number; None where it is no constant, or one for pixels.
+        The value itself where it is one number, planes that rows were made of, or None where it is
+        something else, or a constant for pixels.
     """
-    array = _array(value)
-    if array is None or array.size == 1:
-        return value if array is not None else None
+    array = array_of(value)
+    maker = value.producer() if value is not None else None
+    if array is None:
+        return maker.inputs[0] if maker and is_transpose(maker, TO_ROWS) else None
+    if array.size == 1:
+        return value
     return (
-        _constant(graph, node, array.reshape(-1, 1, 1)) if array.size == array.shape[-1] else None
+        add_constant(graph, node, array.reshape(-1, 1, 1))
+        if array.size == array.shape[-1]
+        else None
     )
 
 
@@ -209,122 +271,28 @@ def free_batch(graph: ir.Model, old: int) -> None:
         _spare_batch(graph, node)
     infer_shapes(graph)
     for node in graph.graph:
-        target = _array(node.inputs[1]) if node.op_type == "Reshape" else None
-        if target is None or not target.size or target[0] != old or 0 in target:
+        target = array_of(node.inputs[1]) if node.op_type == "Reshape" else None
+        if target is None or not target.size or 0 in target:
             continue
-        if _dims(node.inputs[0])[:1] in ((old,), (BATCH,)):
-            freed = np.array([0, *target[1:]], np.int64)
-            node.replace_input_with(1, _constant(graph, node, freed))
+        same = target[0] == old and dims_of(node.inputs[0])[:1] in ((old,), (BATCH,))
+        if same or target.min() > 0:  # else there are several rows of an image, as many as are left
+            freed = np.array([0 if same else -1, *target[1:]], np.int64)
+            node.replace_input_with(1, add_constant(graph, node, freed))
             node.attributes.pop("allowzero", None)
     infer_shapes(graph)
 
 
 def _spare_batch(graph: ir.Model, node: ir.Node) -> None:
     """Name the dimensions that a Resize or Squeeze changes, which leaves the batch alone."""
-    dims = _dims(node.inputs[0]) if node.inputs else ()
+    dims = dims_of(node.inputs[0]) if node.inputs else ()
     if node.op_type == "Squeeze" and len(node.inputs) == 1 and len(dims) > 1:
         axes = np.array([axis for axis, size in enumerate(dims) if size == 1 and axis], np.int64)
         node.resize_inputs(2)
-        node.replace_input_with(1, _constant(graph, node, axes))
-    sizes = _array(node.inputs[3]) if node.op_type == "Resize" and len(node.inputs) > 3 else None
+        node.replace_input_with(1, add_constant(graph, node, axes))
+    sizes = array_of(node.inputs[3]) if node.op_type == "Resize" and len(node.inputs) > 3 else None
     if sizes is not None and len(sizes) == 4 and "axes" not in node.attributes:
-        node.replace_input_with(3, _constant(graph, node, sizes[2:]))
+        node.replace_input_with(3, add_constant(graph, node, sizes[2:]))
         node.attributes["axes"] = ir.AttrInt64s("axes", [2, 3])
-
-
-def merge_matrix_products(graph: ir.Model) -> None:
-    """Write the product of a matrix and weights, and a bias behind it, as one Gemm."""
-    for node in list(graph.graph):
-        weight = _array(node.inputs[1]) if node.op_type == "MatMul" else None
-        if weight is None or (weight.ndim, len(_dims(node.inputs[0]))) != (2, 2):
-            continue
-        wide, end, inputs = weight.shape[1], node, list(node.inputs)
-        uses = list(node.outputs[0].uses())
-        if len(uses) == 1 and uses[0].node.op_type == "Add":
-            add, position = uses[0]
-            bias = _array(add.inputs[1 - position])
-            if bias is not None and bias.shape in ((), (1,), (wide,), (1, 1), (1, wide)):
-                row = np.broadcast_to(bias.reshape(-1), wide)
-                end, inputs = add, [*inputs, _constant(graph, add, row)]
-        gemm = ir.node("Gemm", inputs, name=end.name)
-        ir.convenience.replace_nodes_and_values(
-            graph.graph, end, [end], [gemm], end.outputs, gemm.outputs
-        )
-    RemoveUnusedNodesPass()(graph)
-
-
-def merge_affine(graph: ir.Model) -> None:
-    """Put what scales or shifts the channels behind a convolution into its weights and bias."""
-    for node in list(graph.graph):
-        weight = _array(node.inputs[1]) if node.op_type == "Conv" else None
-        bias = _array(node.inputs[2]) if len(node.inputs) > 2 else None
-        if weight is None or (len(node.inputs) > 2 and bias is None) or weight.ndim != 4:
-            continue
-        scaled = weight.astype(np.float64)
-        shifted = np.zeros(len(weight)) if bias is None else bias.astype(np.float64)
-        end = node
-        while step := _affine(end, len(weight)):
-            end, scale, shift = step
-            scaled *= scale[:, None, None, None]
-            shifted = shifted * scale + shift
-        if end is not node:
-            inputs = [
-                node.inputs[0],
-                _constant(graph, end, scaled.astype(np.float32)),
-                _constant(graph, end, shifted.astype(np.float32)),
-            ]
-            made = ir.node("Conv", inputs, node.attributes, name=node.name)
-            ir.convenience.replace_nodes_and_values(
-                graph.graph, end, [end], [made], end.outputs, made.outputs
-            )
-    RemoveUnusedNodesPass()(graph)
-
-
-def _affine(
-    node: ir.Node, channels: int
-) -> tuple[ir.Node, NDArray[np.float64], NDArray[np.float64]] | None:
-    """Return the one reader of a node with its scale and shift of each channel, if it has these."""
-    uses = list(node.outputs[0].uses())
-    if len(uses) != 1 or node.outputs[0].is_graph_output():
-        return None
-    reader, position = uses[0]
-    if reader.op_type not in ("Add", "Sub", "Mul", "Div") or len(reader.inputs) != 2:
-        return None
-    array = _array(reader.inputs[1 - position])
-    if array is None or array.shape[-3:] not in ((), (1,), (1, 1, 1), (channels, 1, 1)):
-        return None
-    if array.size not in (1, channels) or array.ndim > 4:
-        return None
-    value = np.broadcast_to(array.reshape(-1).astype(np.float64), channels)
-    ones, zeros = np.ones(channels), np.zeros(channels)
-    if reader.op_type == "Mul":
-        return reader, value, zeros
-    if reader.op_type == "Div":
-        return (reader, 1 / value, zeros) if position == 0 and value.all() else None
-    if reader.op_type == "Add":
-        return reader, ones, value
-    return (reader, ones, -value) if position == 0 else (reader, -ones, value)
-
-
-def name_map_means(graph: ir.Model) -> None:
-    """Write the mean or maximum of a map as a global pool, with a Flatten where it needs one."""
-    for node in list(graph.graph):
-        pool = {"ReduceMean": "GlobalAveragePool", "ReduceMax": "GlobalMaxPool"}.get(node.op_type)
-        if pool is None or len(node.inputs) < 2 or len(_dims(node.inputs[0])) != 4:
-            continue
-        (source, over), keep = node.inputs, node.attributes.get("keepdims")
-        maker = source.producer() if source is not None else None
-        axes, flat = _array(over), keep is not None and not keep.as_int()
-        last = maker is not None and _is_transpose(maker, TO_ROWS)
-        if axes is None or sorted(axes % 4) != ([1, 2] if last else [2, 3]) or (last and not flat):
-            continue
-        made = [ir.node(pool, maker.inputs if maker and last else [source], name=node.name)]
-        if flat:
-            made[0].outputs[0].name = f"{node.outputs[0].name}/map"
-            made.append(ir.node("Flatten", made[0].outputs))
-        ir.convenience.replace_nodes_and_values(
-            graph.graph, node, [node], made, node.outputs, made[-1].outputs
-        )
 
 
 def drop_reshapes(graph: ir.Model) -> None:
@@ -332,20 +300,21 @@ def drop_reshapes(graph: ir.Model) -> None:
     for node in graph.graph:
         if node.op_type != "Reshape":
             continue
-        source, target = node.inputs[0], _array(node.inputs[1])
+        source, target = node.inputs[0], array_of(node.inputs[1])
         maker = source.producer() if source is not None else None
         if target is None or 0 in target:
             continue
         if maker is not None and maker.op_type == "Reshape":
             source = maker.inputs[0]
             node.replace_input_with(0, source)
-        before, after = _dims(source)[1:], _dims(node.outputs[0])[1:]
+        before, after = dims_of(source)[1:], dims_of(node.outputs[0])[1:]
         if source is not None and len(after) == 3 and before == after == (*map(int, target[1:]),):
             _replace(node.outputs[0], source)
     RemoveUnusedNodesPass()(graph)
 
 
-def _is_transpose(node: ir.Node, order: list[int]) -> bool:
+def is_transpose(node: ir.Node, order: list[int]) -> bool:
+    """Tell whether a node is a Transpose to this order of axes."""
     return node.op_type == "Transpose" and list(node.attributes["perm"].as_ints()) == order
 
 
@@ -353,9 +322,9 @@ def scalar_bounds(graph: ir.Model) -> None:
     """Make Clip's bounds scalars, as in the standard; ONNX Runtime takes rows of one, too."""
     for node in graph.graph:
         for position, value in enumerate(node.inputs if node.op_type == "Clip" else ()):
-            bound = _array(value)
+            bound = array_of(value)
             if bound is not None and bound.size == 1 and bound.ndim:
-                node.replace_input_with(position, _constant(graph, node, bound.reshape(())))
+                node.replace_input_with(position, add_constant(graph, node, bound.reshape(())))
 
 
 def flatten_output(graph: ir.Model) -> None:
@@ -370,9 +339,10 @@ def flatten_output(graph: ir.Model) -> None:
 
 
 def tidy(graph: ir.Model) -> None:
-    """Leave what is used alone, in the order of computation."""
+    """Remove what nothing reads, and what only other programs read."""
     Sequential(
         ClearMetadataAndDocStringPass(),  # where exporters leave paths of their machine
+        CommonSubexpressionEliminationPass(),  # as the simplifier does, which would not be provable
         RemoveUnusedNodesPass(),
         RemoveUnusedOpsetsPass(),
         TopologicalSortPass(),

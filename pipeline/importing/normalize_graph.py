@@ -9,11 +9,15 @@ What ``normalize_graph`` returns keeps these promises, on which every later stag
   ConstantOfShape or inference Dropout, and no initializer is among the inputs;
 * the one input is float32 [batch, channels, side, side] with one or three channels, and the one
   output is float32 [batch, classes]; the batch is free, and every batch of 1, 2 and 7 images gave
-  the answers of the original file;
-* zeros around an image are in the convolution's pads, which are numbers, and a scale or shift of
-  channels behind a convolution is in its weights; a product with weights is one Gemm; the mean or
-  maximum of a map is a global pool; no Reshape follows another, and a target that depends on the
-  batch alone is an initializer; Clip's bounds are scalars;
+  the answers of the original file (``same_answers``);
+* zeros around an image are in the convolution's pads, which are numbers; a scale of channels in
+  front of a convolution, or a scale or shift of them behind it or behind a normalization, is in its
+  weights; a product with weights is one Gemm, whose factors are in them; the mean or maximum of a
+  map is a global pool, and what never wins around a map is in its pool's pads; no Reshape follows
+  another, and a target that depends on the batch alone is an initializer; Clip's bounds are
+  scalars, and Resize has a scale for each axis;
+* every tensor has rows of its own for each image, and no image changes another's answer;
+* an output of probabilities that sum to 1 ends in a Softmax;
 * no name is another name with an underscore and more behind it, which is how later stages name
   what they add.
 """
@@ -34,7 +38,8 @@ from onnx_ir.passes.common import RemoveInitializersFromInputsPass, TopologicalS
 from onnxscript.rewriter import rewrite
 from onnxscript.rewriter.rules.common import fuse_pad_into_conv_rule, normalize_pad_format_conv_rule
 
-from mobilenet_cli.pipeline.errors import ModelError, counted
+from mobilenet_cli.pipeline.artifacts.onnx_graph import output_kind
+from mobilenet_cli.pipeline.errors import ModelError
 from mobilenet_cli.pipeline.importing.foreign_graph import (
     BATCH,
     FUSED,
@@ -47,28 +52,36 @@ from mobilenet_cli.pipeline.importing.foreign_graph import (
     refused,
 )
 from mobilenet_cli.pipeline.importing.graph_passes import (
-    TO_ROWS,
     cancel_transposes,
+    decode_weights,
     drop_reshapes,
     flatten_output,
     fold,
     free_batch,
     infer_shapes,
     measure_shapes,
-    merge_affine,
-    merge_matrix_products,
-    name_map_means,
     rename,
     scalar_bounds,
     set_image,
     tidy,
 )
-from mobilenet_cli.pipeline.runtime.parity import compare, within_float32_rounding
-from mobilenet_cli.pipeline.runtime.session import open_session
-from mobilenet_cli.pipeline.runtime.tensor_values import EXACT
+from mobilenet_cli.pipeline.importing.merge_layers import (
+    are_shares,
+    end_in_softmax,
+    merge_affine,
+    merge_affine_norms,
+    merge_factors,
+    merge_lowest_pads,
+    merge_matrix_products,
+    merge_scales,
+    name_map_means,
+    scale_resizes,
+)
+from mobilenet_cli.pipeline.importing.same_answers import answers_of_the_original, prove_same
 
 OPSET, IR_VERSION = 18, 10
-BATCHES = (1, 2, 7)
+RESIZE_NAMES_ITS_MODE = 11  # the operator set since which there are several, and what was before
+OLD_RESIZE = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
 
 
 @dataclass(frozen=True)
@@ -107,14 +120,14 @@ def normalize_graph(path: Path, original: onnx.ModelProto, side: int | None) -> 
     refuse_before(path, original)
     model = _modern(path, original)
     image = image_input(path, model, side)
-    answers = _answers_of_the_original(path, original, image)
+    answers = answers_of_the_original(path, original, image)
     try:
         made = _brought_into_form(model, image, answers)
     except Exception as error:  # of several libraries, which graphs that contradict themselves meet
         raise refused(path, "it cannot be brought into standard form", error) from error
     refuse_leftovers(path, made)
     made.ir_version = IR_VERSION
-    _prove(path, made, image, answers)
+    prove_same(path, made, image, answers)
     return Normalized(
         made,
         image.side,
@@ -131,20 +144,28 @@ def _brought_into_form(
     """Do what this module's docstring promises, one promise after the other."""
     graph = ir.from_proto(model)
     set_image(graph, image)
+    decode_weights(graph)
     fold(graph)
     if image.channels_last:
         cancel_transposes(graph)
     free_batch(graph, image.batch or 1)
-    measure_shapes(graph, _images(image))
+    measure_shapes(graph, image)
     fold(graph)
     rewrite(graph, [normalize_pad_format_conv_rule, fuse_pad_into_conv_rule])
     merge_matrix_products(graph)
+    merge_factors(graph)
+    merge_scales(graph)
     merge_affine(graph)
+    merge_affine_norms(graph)
+    merge_lowest_pads(graph)
     name_map_means(graph)
     drop_reshapes(graph)
     scalar_bounds(graph)
+    scale_resizes(graph)
     if answers.ndim > 2:
         flatten_output(graph)
+    if are_shares(answers) and output_kind(ir.to_proto(graph).graph) == "logits":
+        end_in_softmax(graph)
     tidy(graph)
     rename(graph)
     infer_shapes(graph)
@@ -187,6 +208,8 @@ def _modern(path: Path, original: onnx.ModelProto) -> onnx.ModelProto:
         return model
     try:
         converted: onnx.ModelProto = onnx.version_converter.convert_version(model, OPSET)
+        if version > OPSET:  # the converter keeps attributes that are younger
+            onnx.checker.check_model(converted, full_check=True)
     except Exception as error:  # the converter raises whatever its C++ does
         if version > OPSET:  # an operator such as Gelu that is younger
             return model
@@ -195,6 +218,11 @@ def _modern(path: Path, original: onnx.ModelProto) -> onnx.ModelProto:
             f"({' '.join(str(error).split())[:200]})",
             f"Export it with operator set {OPSET}",
         ) from error
+    if version < RESIZE_NAMES_ITS_MODE:
+        for node in (n for n in converted.graph.node if n.op_type == "Resize"):
+            node.attribute.extend(
+                helper.make_attribute(name, value) for name, value in OLD_RESIZE.items()
+            )
     return converted
 
 
@@ -243,83 +271,3 @@ def _activation(
         for name, value in zip(bounds, attributes.values(), strict=True)
     )
     return [helper.make_node("Clip", [source, *bounds], [output])]
-
-
-def _answers_of_the_original(
-    path: Path, original: onnx.ModelProto, image: ImageInput
-) -> NDArray[np.float32]:
-    """Run the file as it is on as many images as the largest of ``BATCHES``, one batch at a time.
-
-    Returns:
-        Its outputs, [images, classes] or with dimensions of one besides.
-
-    Raises:
-        ModelError: it does not run, or its output is no classifier's.
-    """
-    size = image.batch or 1
-    images = _images(image)
-    images = np.concatenate([images, images[: -len(images) % size]])  # whole batches
-    if image.channels_last:
-        images = images.transpose(TO_ROWS)
-    images = images.astype(np.uint8 if image.takes_bytes else np.float32)
-    if len(original.graph.output) != 1:
-        names = ", ".join(f"'{value.name}'" for value in original.graph.output[:5])
-        raise refused(path, f"it has {len(original.graph.output)} outputs ({names}) instead of one")
-    try:
-        session = open_session(original.SerializeToString(), EXACT)
-        outputs = [
-            session.run(None, {image.name: images[i : i + size]})[0]
-            for i in range(0, len(images), size)
-        ]
-    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-        raise refused(path, "ONNX Runtime cannot run it", error) from error
-    name, shape = original.graph.output[0].name, list(outputs[0].shape)
-    wide = [length for length in shape[1:] if length != 1]
-    if shape[:1] != [size] or len(wide) != 1:
-        raise refused(path, f"its output '{name}' is {shape}, not one of [batch, classes]")
-    if outputs[0].dtype != np.float32:
-        raise refused(path, f"its output '{name}' is {outputs[0].dtype}, not float32 logits")
-    return np.concatenate(outputs)[: BATCHES[-1]]
-
-
-def _images(image: ImageInput) -> NDArray[np.float32]:
-    """Return seeded noise, [images, channels, side, side]: bytes, or of mean 0 and variance 1."""
-    random = np.random.default_rng(0)
-    shape = (BATCHES[-1], image.channels, image.side, image.side)
-    noise = random.integers(0, 256, shape) if image.takes_bytes else random.normal(size=shape)
-    return noise.astype(np.float32)
-
-
-def _prove(
-    path: Path, made: onnx.ModelProto, image: ImageInput, answers: NDArray[np.float32]
-) -> None:
-    """Compare what was made with the answers of the original, at several sizes of the batch.
-
-    Raises:
-        ModelError: they differ, or a node does not take several images at once.
-    """
-    images = _images(image)
-    expected = answers.reshape(len(answers), -1)
-    try:
-        onnx.checker.check_model(made, full_check=True)
-        session = open_session(made.SerializeToString(), EXACT)
-    except Exception as error:  # of several libraries
-        raise refused(path, "it cannot be brought into standard form", error) from error
-    for size in BATCHES:
-        try:
-            found = session.run(None, {image.name: images[:size]})[0]
-        except Exception as error:  # as above
-            raise refused(
-                path, f"it does not run on {counted(size, 'image')} at once", error
-            ) from error
-        if len(found) != size:
-            raise refused(
-                path, f"it gives {counted(len(found), 'answer')} for {counted(size, 'image')}"
-            )
-        off = compare(expected[:size], found).max_abs_error
-        if not within_float32_rounding(off, expected):
-            raise refused(
-                path,
-                f"on {counted(size, 'image')} at once its logits are up to {off:.2g} away "
-                "from the file's",
-            )

@@ -71,7 +71,9 @@ def check_integer(network: Network, operators: Counter[str]) -> None:
     """
     kept = [s for s in network.steps if s.kind == "float"]
     allowed = Counter(s.node.op_type for s in kept)
-    for step in kept:
+    # Logits stay float, and so does an activation that makes them.
+    floats = [s for s in network.steps if s.output in network.outputs and s.node.op_type == "Gemm"]
+    for step in {step.output: step for step in (*kept, *floats)}.values():
         if step.low == 0.0:  # with an activation behind it
             allowed["Clip" if math.isfinite(step.high) else "Relu"] += 1
     allowed["Clip"] += sum(len(s.inputs) for s in kept if s.apart)  # as ``write_qdq`` parts them

@@ -87,7 +87,7 @@ CASES: dict[str, tuple[Callable[[onnx.ModelProto], object], str]] = {
     "many nodes": (lambda m: relus(m, MAX_NODES + 1), "more than 10000 nodes"),
     "functions that double": (doubling, "more than 10000 nodes, functions expanded"),
     "a function in itself": (lambda m: functions(m, {"F0": ["F0"]}), "F0, which calls itself"),
-    "a loop": (loop, "Loop, which runs graphs of its own"),
+    "a loop": (loop, "Loop node .*, which runs graphs of its own"),
     "a huge tensor": (huge, r"tensor 'huge' of size \[1099511627776\]"),
     "sparse": (sparse, "has sparse tensors"),
     "a cycle": (lambda m: m.graph.node[0].input.__setitem__(0, "y"), "need each other's results"),
@@ -171,3 +171,33 @@ def test_free_sizes_below_zero_are_free(model, tmp_path):
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1
     (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
     assert load_onnx(tmp_path / "x.onnx").graph.node
+
+
+def test_the_other_name_of_the_standard_domain(model, tmp_path):
+    for node in model.graph.node:
+        node.domain = "ai.onnx"
+    model.opset_import[0].domain = "ai.onnx"
+    (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
+    loaded = load_onnx(tmp_path / "x.onnx")
+    assert {node.domain for node in loaded.graph.node} == {""}
+
+
+def test_nodes_of_one_name(model, tmp_path):
+    """ONNX Runtime does not load them."""
+    for node in model.graph.node:
+        node.name = "same"
+    (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
+    loaded = load_onnx(tmp_path / "x.onnx")
+    assert [node.name for node in loaded.graph.node].count("same") == 1
+
+
+def test_outputs_without_a_name(small_graph, tmp_path):
+    """ONNX Runtime dies of them."""
+    g = small_graph()
+    x = g.node("Relu", g.conv("x", 3, 8))
+    parts = ["", "kept"]
+    g.nodes.append(helper.make_node("Split", [x], parts, axis=1, num_outputs=2))
+    g.head("kept", 4)
+    (tmp_path / "x.onnx").write_bytes(g.model().SerializeToString())
+    (split,) = [n for n in load_onnx(tmp_path / "x.onnx").graph.node if n.op_type == "Split"]
+    assert all(split.output)

@@ -152,11 +152,15 @@ def test_any_resolution(home: Path):
     assert run("import", source, *IMPORT, "--resolution", "64", "--run", "b")["resolution"] == 64
 
 
-def test_a_softmax_in_the_model_is_the_only_one(home: Path, small_graph):
+@pytest.mark.parametrize("background", [0, 1])
+def test_a_softmax_in_the_model_is_the_only_one(home: Path, small_graph, background: int):
+    """Also where the share of a background class is left out behind it."""
     g = small_graph()
-    g.head(g.node("Relu", g.conv("x", 3, 8)), 8, output="logits")
+    g.head(g.node("Relu", g.conv("x", 3, 8)), 8, 3 + background, output="logits")
     g.node("Softmax", "logits", output="p", axis=1)
-    g.node("Identity", "p", output="y")
+    first, behind = (g.constant([n], dtype=np.int64) for n in (background, 3 + background))
+    g.node("Slice", "p", first, behind, g.constant([1], dtype=np.int64), output="kept")
+    g.node("Identity", "kept" if background else "p", output="y")
     onnx.save(g.model(), home / "other.onnx")
     run("import", "other.onnx", *IMPORT)
     (found,) = run("predict", "--run", "other", "animals/cat/000.png")

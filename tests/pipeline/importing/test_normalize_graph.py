@@ -271,7 +271,7 @@ def test_what_onnxruntime_fused_is_written_out(small_graph, tmp_path: Path):
 def test_names_of_later_stages_are_left_free(small_graph):
     g = small_graph()
     x = g.node("Relu", g.conv("x", 3, 8), output="conv1")
-    x = g.node("Mul", x, g.constant(np.ones((8, 1, 1)), "conv1_weight"), output="conv1_scale")
+    x = g.node("Div", x, g.constant(np.ones((8, 1, 1)), "conv1_weight"), output="conv1_scale")
     g.head(g.node("Relu", g.conv(x, 8, 8), output="conv1_scale_real"), 8)
     normalized(g.model())
 
@@ -504,3 +504,243 @@ def test_outputs_that_are_no_classes(small_graph):
     g = small_graph()
     g.node("Relu", g.conv("x", 3, 8), output="y")
     assert "its output 'y' is [1, 8, 32, 32]" in refusal(g.model(["N", 8, 32, 32]))
+
+
+@pytest.mark.parametrize("axes", [True, False])
+@pytest.mark.parametrize("lowest", [-np.inf, np.finfo(np.float32).min])
+def test_what_never_is_a_maximum_goes_into_the_pool(small_graph, lowest: float, axes: bool):
+    """As programs pad like TensorFlow; as a value it would be infinite, or leave codes nothing."""
+    g = small_graph()
+    widths = g.constant([0, 0, 1, 1] if axes else [0, 0, 0, 0, 0, 0, 1, 1], dtype=np.int64)
+    padded = [g.constant([2, 3], dtype=np.int64)] if axes else []
+    x = g.node("Pad", g.conv("x", 3, 8), widths, g.constant(lowest), *padded)
+    g.head(g.node("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], dilations=[1, 1]), 8)
+    made = normalized(g.model()).model.graph
+    assert {node.op_type for node in made.node}.isdisjoint({"Pad"})
+    pool = next(node for node in made.node if node.op_type == "MaxPool")
+    assert [list(a.ints) for a in pool.attribute if a.name == "pads"] == [[0, 0, 1, 1]]
+
+
+def test_what_may_be_a_maximum_stays(small_graph):
+    g = small_graph()
+    widths = g.constant([0, 0, 0, 0, 0, 0, 1, 1], dtype=np.int64)
+    x = g.node("Pad", g.conv("x", 3, 8), widths, g.constant(-1.0))
+    g.head(g.node("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2]), 8)
+    assert operators(normalized(g.model()))["Pad"] == 1
+
+
+def test_attributes_that_are_younger_keep_their_operator_set(small_graph):
+    """onnx's converter leaves them in place, where the older operator does not have them."""
+    g = small_graph(opset=19)
+    x = g.node("AveragePool", g.conv("x", 3, 8), kernel_shape=[3, 3], dilations=[2, 2])
+    g.head(x, 8)
+    assert normalized(g.model()).model.opset_import[0].version == 19
+
+
+@pytest.mark.parametrize("opset", [8, 10])
+def test_resizing_before_there_were_modes(small_graph, opset: int):
+    g = small_graph(opset=opset)
+    x = g.conv("x", 3, 8, strides=[2, 2])
+    if opset == 10:
+        x = g.node("Resize", x, g.constant([1, 1, 1.5, 1.5]), mode="linear")
+    else:
+        x = g.node("Upsample", x, scales=[1.0, 1.0, 1.5, 1.5], mode="linear")
+    g.head(x, 8)
+    assert operators(normalized(g.model()))["Resize"] == 1
+
+
+@pytest.mark.parametrize("axes", [True, False])
+def test_resize_has_a_scale_for_each_axis(small_graph, axes: bool):
+    """ONNX Runtime cannot bring channels last with fewer."""
+    g = small_graph()
+    sizes = g.constant([12, 20] if axes else [1, 8, 12, 20], dtype=np.int64)
+    attributes = {"axes": [2, 3]} if axes else {}
+    g.head(g.node("Resize", g.conv("x", 3, 8), "", "", sizes, **attributes), 8)
+    if not axes:
+        g.inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 32, 32])]
+    made = normalized(g.model([None if axes else 1, 3])).model.graph
+    (resize,) = [node for node in made.node if node.op_type == "Resize"]
+    values = {t.name: numpy_helper.to_array(t).tolist() for t in made.initializer}
+    assert values[resize.input[2]] == [1, 1, 0.375, 0.625]
+    assert len(resize.input) == 3
+
+
+def test_factors_of_a_product_are_in_its_weights(small_graph):
+    g = small_graph()
+    flat = g.node("Flatten", g.node("GlobalAveragePool", g.node("Relu", g.conv("x", 3, 8))))
+    g.node("Gemm", flat, g.weights(8, 3), g.weights(3), output="y", alpha=0.5, beta=2.0)
+    made = normalized(g.model()).model.graph
+    gemm = next(node for node in made.node if node.op_type == "Gemm")
+    assert not {a.name for a in gemm.attribute} & {"alpha", "beta"}
+
+
+def test_rows_of_pixels_of_a_fixed_batch(small_graph):
+    """As tf2onnx writes a dense layer on a map."""
+    g = small_graph([1, 3, 32, 32])
+    x = g.node("Transpose", g.node("Relu", g.conv("x", 3, 8)), perm=[0, 2, 3, 1])
+    x = g.node("Reshape", x, g.constant([32 * 32, 8], dtype=np.int64))
+    x = g.node("MatMul", x, g.weights(8, 3))
+    x = g.node("Reshape", x, g.constant([1, 32, 32, 3], dtype=np.int64))
+    g.node("ReduceMean", x, g.constant([1, 2], dtype=np.int64), output="y", keepdims=0)
+    assert operators(normalized(g.model([1, 3])))["Gemm"] == 1
+
+
+@pytest.mark.parametrize("axis", [None, 0])
+def test_weights_that_are_stored_as_codes(small_graph, axis: int | None):
+    g = small_graph()
+    codes = g.constant(g.random.integers(-127, 128, (8, 3, 3, 3)), dtype=np.int8)
+    scale = g.constant(0.01 if axis is None else g.random.uniform(0.01, 0.02, 8))
+    weights = g.node("DequantizeLinear", codes, scale, **({} if axis is None else {"axis": axis}))
+    g.head(g.node("Relu", g.node("Conv", "x", weights)), 8)
+    assert operators(normalized(g.model()))["DequantizeLinear"] == 0
+
+
+def mean_of_two(g, flat):
+    parts = [g.node("Softmax", g.node("MatMul", flat, g.weights(8, 3)), axis=1) for _ in "ab"]
+    g.node("Mean", *parts, output="y")
+
+
+def exponential(g, flat):
+    logits = g.node("MatMul", flat, g.weights(8, 3))
+    g.node("Exp", g.node("LogSoftmax", logits, axis=1), output="y")
+
+
+def of_two_classes(g, flat):
+    one = g.node("Sigmoid", g.node("MatMul", flat, g.weights(8, 1)))
+    g.node("Concat", g.node("Sub", g.constant(1), one), one, output="y", axis=1)
+
+
+@pytest.mark.parametrize("build", [mean_of_two, exponential, of_two_classes])
+def test_probabilities_end_in_a_softmax(small_graph, build):
+    """Later stages would take them for logits, and make probabilities of probabilities."""
+    g = small_graph()
+    build(g, g.node("Flatten", g.node("GlobalAveragePool", g.node("Relu", g.conv("x", 3, 8)))))
+    made = normalized(g.model(["N", 2 if build is of_two_classes else 3]))
+    assert made.model.graph.node[-1].op_type == "Softmax"
+
+
+def test_nodes_that_mix_images(small_graph):
+    g = small_graph()
+    x = g.conv("x", 3, 8)
+    largest = g.node("ReduceMax", x, keepdims=0)
+    g.head(g.node("Div", x, largest), 8)
+    assert f"the ReduceMax node 'node_{largest}' mixes the images" in refusal(g.model())
+
+
+def test_images_in_columns(small_graph):
+    """Shape inference does not tell that they have left the first dimension."""
+    g = small_graph()
+    flat = g.node("Flatten", g.node("GlobalAveragePool", g.node("Relu", g.conv("x", 3, 8))), axis=0)
+    rows = g.node("Reshape", flat, g.constant([-1, 8], dtype=np.int64))
+    g.node("Gemm", rows, g.weights(8, 3), output="y")
+    assert f"the Flatten node 'node_{flat}' moves the images" in refusal(g.model())
+
+
+def test_weights_that_are_not_finite(small_graph):
+    g = small_graph()
+    weights = g.constant(np.full((8, 3, 3, 3), np.nan))
+    g.head(g.node("Relu", g.node("Conv", "x", weights)), 8)
+    assert f"so are values of its weight '{weights}'" in refusal(g.model())
+
+
+def test_one_number_for_each_image(small_graph):
+    g = small_graph()
+    g.node("Sigmoid", g.head(g.conv("x", 3, 8), 8, 1, output="logit"), output="y")
+    sentence = refusal(g.model(["N", 1]))
+    assert "its output 'y' is one number for each image" in sentence
+    assert "the logits [0, x] of two classes" in sentence
+
+
+def test_what_is_computed_twice_is_computed_once(small_graph):
+    """The simplifier would drop a convolution, and its proof miss that."""
+    g = small_graph()
+    weights = g.weights(8, 3, 3, 3)
+    twice = [g.node("Relu", g.node("Conv", "x", weights)) for _ in "ab"]
+    g.head(g.node("Add", *twice), 8)
+    assert operators(normalized(g.model()))["Conv"] == 1
+
+
+def test_files_of_any_size_that_fit_one(small_graph):
+    g = small_graph(["N", 3, "H", "W"])
+    x = g.node("Flatten", g.node("Relu", g.conv("x", 3, 8, strides=[8, 8])))
+    g.node("Gemm", x, g.weights(8 * 16, 3), output="y")
+    assert "Pass --resolution with the side" in refusal(g.model())
+    normalized(g.model(), 32)
+
+
+@pytest.mark.parametrize(
+    ("limits", "attributes", "scales"),
+    [
+        (["", [1.5, 0.75]], {"axes": [2, 3]}, [1, 1, 1.5, 0.75]),
+        (["", [0.6]], {"axes": [-1]}, [1, 1, 1, 0.6]),
+        (
+            ["", "", [48, 40]],
+            {"axes": [2, 3], "keep_aspect_ratio_policy": "not_larger"},
+            [1.25] * 2,
+        ),
+        (
+            ["", "", [48, 40]],
+            {"axes": [2, 3], "keep_aspect_ratio_policy": "not_smaller"},
+            [1.5] * 2,
+        ),
+    ],
+)
+def test_resize_of_some_axes(small_graph, limits, attributes, scales):
+    g = small_graph()
+    *skipped, values = limits
+    dtype = np.int64 if len(limits) == 3 else np.float32
+    x = g.node("Resize", g.conv("x", 3, 8), *skipped, g.constant(values, dtype=dtype), **attributes)
+    g.head(x, 8)
+    made = normalized(g.model()).model.graph
+    (resize,) = [node for node in made.node if node.op_type == "Resize"]
+    found = {t.name: numpy_helper.to_array(t) for t in made.initializer}[resize.input[2]]
+    np.testing.assert_allclose(found[-len(scales) :], scales)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+@pytest.mark.parametrize("shape", [(), (1, 8, 1, 1)])
+def test_scales_in_front_of_a_convolution_are_in_it(small_graph, shape, groups: int):
+    """As in hard-swish written out; the simplifier folds them, and its proof would miss that."""
+    g = small_graph()
+    x = g.node(
+        "Mul", g.constant(g.random.uniform(0.5, 2, shape)), g.node("Relu", g.conv("x", 3, 8))
+    )
+    g.head(g.node("Relu", g.conv(x, 8, 16, group=groups)), 16)
+    assert operators(normalized(g.model()))["Mul"] == 0
+
+
+def test_scales_behind_a_normalization_are_in_it(small_graph):
+    """As residual branches are scaled; the simplifier folds them, and its proof would miss that."""
+    g = small_graph()
+    x = g.conv("x", 3, 8)
+    statistics = [g.constant(g.random.uniform(0.5, 2, 8)) for _ in range(4)]
+    x = g.node("BatchNormalization", x, *statistics)
+    x = g.node("Add", g.node("Mul", x, g.constant(0.1)), g.constant(np.ones((8, 1, 1))))
+    g.head(g.node("Relu", x), 8)
+    assert not operators(normalized(g.model())).keys() & {"Mul", "Add"}
+
+
+def test_transposes_around_each_convolution(small_graph):
+    """As tf2onnx leaves them where it meets a number added to a map, as hard-swish has it."""
+    g = small_graph(("N", 32, 32, 3))
+
+    def conv(rows: str, inputs: int, outputs: int) -> str:
+        x = g.node(
+            "Conv", g.node("Transpose", rows, perm=[0, 3, 1, 2]), g.weights(outputs, inputs, 1, 1)
+        )
+        x = g.node("Transpose", x, perm=[0, 2, 3, 1])
+        x = g.node("Mul", x, g.constant(g.random.uniform(0.5, 2, outputs)))
+        x = g.node("Add", x, g.constant(g.random.normal(size=outputs)))
+        gate = g.node("Clip", g.node("Add", x, g.constant(3.0)), g.constant(0), g.constant(6))
+        return g.node("Mul", x, g.node("Mul", gate, g.constant(1 / 6)))
+
+    x = conv("x", 3, 8)
+    mean = g.node("ReduceMean", x, g.constant([1, 2], dtype=np.int64))
+    x = g.node("Mul", x, g.node("Sigmoid", mean))
+    x = g.node("Pad", x, g.constant([0, 1, 1, 0, 0, 1, 1, 0], dtype=np.int64))
+    x = conv(g.node("Concat", x, x, axis=3), 16, 8)
+    flat = g.node("ReduceMean", x, g.constant([1, 2], dtype=np.int64), keepdims=0)
+    g.node("MatMul", flat, g.weights(8, 3), output="y")
+    made = operators(normalized(g.model()))
+    assert made["Transpose"] == made["ReduceMean"] == 0
+    assert (made["Conv"], made["GlobalAveragePool"]) == (2, 2)

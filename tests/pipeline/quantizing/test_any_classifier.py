@@ -152,6 +152,27 @@ def constant_behind_a_border(g):
     return g.node("Relu", g.conv(g.node("Relu", x), 16, 16, 3)), 16
 
 
+def average_of_values_apart(g):
+    """ONNX Runtime has no integer kernel for it, and would make a graph that does not load."""
+    x = g.node("Relu", g.conv("x", 3, 16, strides=[2, 2]))
+    x = g.node("AveragePool", x, kernel_shape=[3, 3], dilations=[2, 2])
+    return g.node("Relu", g.conv(x, 16, 16, 1)), 16
+
+
+def mean_of_cubes(g):
+    """The generalized mean: codes of the mean, whose root is taken, cost 30 dB."""
+    x = g.node("Relu", g.conv("x", 3, 16, strides=[2, 2]))
+    cubes = g.node("Pow", g.node("Clip", x, g.constant(1e-6)), g.constant(3.0))
+    x = g.node("Pow", g.node("GlobalAveragePool", cubes), g.constant(1 / 3))
+    return x, 16
+
+
+def divided_by_its_mean(g):
+    x = g.node("Relu", g.conv("x", 3, 16, strides=[2, 2]))
+    mean = g.node("Add", g.node("GlobalAveragePool", x), g.constant(1e-3))
+    return g.node("Relu", g.conv(g.node("Div", x, mean), 16, 16, 1)), 16
+
+
 def scaled(factor, channels):
     """The weights of some channels times a factor, and of what reads them divided by it."""
 
@@ -182,6 +203,9 @@ def scaled(factor, channels):
         (groups(2, 24), {}),
         (groups(3, 4), {"Conv": 1}),
         (average_with_the_border, {"AveragePool": 1}),
+        (average_of_values_apart, {"AveragePool": 1}),
+        (mean_of_cubes, {}),
+        (divided_by_its_mean, {}),
         (constant_behind_a_border, {}),
         (scaled(1e-12, 16), {}),
         (scaled(1e12, 16), {}),
@@ -190,11 +214,12 @@ def scaled(factor, channels):
     ids=[
         "channel-shuffle", "image-read-twice", "channels-in-the-batch", "1d-pool",
         "bounded-in-two-steps", "residual-blocks", "bounded-sums", "wide-groups", "narrow-groups",
-        "average-with-the-border", "constant-behind-a-border", "tiny", "huge", "one-large-channel",
+        "average-with-the-border", "values-apart", "mean-of-cubes", "divided-by-its-mean",
+        "constant-behind-a-border", "tiny", "huge", "one-large-channel",
     ],
 )  # fmt: skip
 def test_the_integer_network_is_the_float_one(small_graph, quantized, build, in_float):
-    g = small_graph()
+    g = small_graph(opset=19)
     g.head(*build(g), CLASSES)
     made = quantized(g)
     operators = running(made.path)
@@ -230,6 +255,35 @@ def test_a_layer_that_is_kept_in_float_runs_in_float(small_graph, quantized):
     made = quantized(g, keep_float=(kept,))
     operators = running(made.path)
     assert (operators["Conv"], operators["QLinearConv"]) == (1, 2)
+    assert made.record.sqnr_db > 34
+
+
+@pytest.mark.parametrize("shaped", [True, False])
+@pytest.mark.parametrize("gate", ["Sigmoid", "HardSigmoid"])
+def test_gates_multiply_codes(small_graph, quantized, gate: str, shaped: bool):
+    """Of squeeze-and-excitation, and of what MobileNetV3 and EfficientNet gate by themselves."""
+    g = small_graph()
+    x = g.node("Relu", g.conv("x", 3, 16, strides=[2, 2]))
+    weight = g.node(gate, g.conv(g.node("GlobalAveragePool", x), 16, 16, 1))
+    if shaped:
+        flat = g.node("Reshape", weight, g.constant([0, 16], dtype=np.int64))
+        weight = g.node("Reshape", flat, g.constant([0, 16, 1, 1], dtype=np.int64))
+    x = g.conv(g.node("Mul", x, weight), 16, 16, 1)
+    x = g.conv(g.node("Mul", x, g.node(gate, x)), 16, 16, 1)
+    g.head(x, 16, CLASSES)
+    made = quantized(g)
+    operators = running(made.path)
+    assert (operators["Mul"], operators["QLinearMul"]) == (0, 2)
+    assert made.record.kernel_sqnr_db > 34
+    assert made.record.sqnr_db > 34
+
+
+def test_logits_behind_an_activation_stay_float(small_graph, quantized):
+    g = small_graph()
+    x = g.node("Relu", g.conv("x", 3, 8, strides=[2, 2]))
+    g.node("Relu", g.head(x, 8, CLASSES, output="logits"), output="y")
+    made = quantized(g)
+    assert running(made.path)["QLinearConv"] == 1
     assert made.record.sqnr_db > 34
 
 

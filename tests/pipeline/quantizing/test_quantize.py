@@ -175,11 +175,11 @@ def convolutional(path):
 
 
 def mixed(path):
-    """What has no integer form here: Sigmoid and Mul between floats, and Softmax."""
+    """What has no integer form here: Tanh and Mul between floats, and Softmax."""
     g = np.random.default_rng(2)
     nodes = [
         ("Conv", ["x", "w1", "b1"], "c1", {"strides": [2, 2], "pads": [1, 1, 1, 1]}),
-        ("Sigmoid", ["c1"], "s1", {}),
+        ("Tanh", ["c1"], "s1", {}),
         ("Mul", ["c1", "s1"], "m1", {}),
         ("Conv", ["m1", "w2", "b2"], "c2", {"pads": [1, 1, 1, 1]}),
         ("Add", ["c2", "m1"], "a2", {}),

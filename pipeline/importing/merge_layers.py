@@ -1,0 +1,290 @@
+"""What stands beside a layer becomes a part of it; each transformation changes a graph in place.
+
+What comes out has the operators that later stages know: a product with weights is one Gemm, and
+scales and shifts are in the weights of a convolution.
+"""
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from mobilenet_cli.pipeline.importing.graph_passes import (
+    TO_ROWS,
+    add_constant,
+    array_of,
+    dims_of,
+    is_transpose,
+)
+
+SUM_TOLERANCE = 1e-3  # of probabilities
+LOWEST = -1e30  # what is padded with this or less is never a maximum
+
+
+def merge_matrix_products(graph: ir.Model) -> None:
+    """Write the product of a matrix and weights, and a bias behind it, as one Gemm."""
+    for node in list(graph.graph):
+        weight = array_of(node.inputs[1]) if node.op_type == "MatMul" else None
+        if weight is None or (weight.ndim, len(dims_of(node.inputs[0]))) != (2, 2):
+            continue
+        wide, end, inputs = weight.shape[1], node, list(node.inputs)
+        uses = list(node.outputs[0].uses())
+        if len(uses) == 1 and uses[0].node.op_type == "Add":
+            add, position = uses[0]
+            bias = array_of(add.inputs[1 - position])
+            if bias is not None and bias.shape in ((), (1,), (wide,), (1, 1), (1, wide)):
+                row = np.broadcast_to(bias.reshape(-1), wide)
+                end, inputs = add, [*inputs, add_constant(graph, add, row)]
+        gemm = ir.node("Gemm", inputs, name=end.name)
+        ir.convenience.replace_nodes_and_values(
+            graph.graph, end, [end], [gemm], end.outputs, gemm.outputs
+        )
+    RemoveUnusedNodesPass()(graph)
+
+
+def merge_factors(graph: ir.Model) -> None:
+    """Put the factors of a Gemm into its weights and its bias."""
+    for node in graph.graph:
+        arrays = [array_of(value) for value in node.inputs[1:]] if node.op_type == "Gemm" else []
+        factors = ("alpha", "beta")[: len(arrays)]
+        if not factors or any(array is None for array in arrays):
+            continue
+        for position, (name, array) in enumerate(zip(factors, arrays, strict=True), start=1):
+            given = node.attributes.get(name)
+            if array is not None and given is not None and given.as_float() != 1:
+                del node.attributes[name]
+                scaled = array.astype(np.float32) * np.float32(given.as_float())
+                made = add_constant(graph, node, scaled)
+                node.replace_input_with(position, made)
+
+
+def merge_affine(graph: ir.Model) -> None:
+    """Put what scales or shifts the channels behind a convolution into its weights and bias."""
+    for node in list(graph.graph):
+        weight = array_of(node.inputs[1]) if node.op_type == "Conv" else None
+        bias = array_of(node.inputs[2]) if len(node.inputs) > 2 else None
+        if weight is None or (len(node.inputs) > 2 and bias is None) or weight.ndim != 4:
+            continue
+        scaled = weight.astype(np.float64)
+        shifted = np.zeros(len(weight)) if bias is None else bias.astype(np.float64)
+        end = node
+        while step := _affine(end, len(weight)):
+            end, scale, shift = step
+            scaled *= scale[:, None, None, None]
+            shifted = shifted * scale + shift
+        if end is not node:
+            inputs = [
+                node.inputs[0],
+                add_constant(graph, end, scaled.astype(np.float32)),
+                add_constant(graph, end, shifted.astype(np.float32)),
+            ]
+            made = ir.node("Conv", inputs, node.attributes, name=node.name)
+            ir.convenience.replace_nodes_and_values(
+                graph.graph, end, [end], [made], end.outputs, made.outputs
+            )
+    RemoveUnusedNodesPass()(graph)
+
+
+def merge_scales(graph: ir.Model) -> None:
+    """Put what scales the channels in front of convolutions into their weights.
+
+    The simplifier does the same, where its proof would miss that.
+    """
+    for node in reversed(list(graph.graph)):
+        arrays = [array_of(value) for value in node.inputs] if node.op_type == "Mul" else []
+        scale = next((array for array in arrays if array is not None), None)
+        readers = list(node.outputs[0].uses())
+        if scale is None or not readers or node.outputs[0].is_graph_output():
+            continue
+        weights = [_scaled_inputs(reader, position, scale) for reader, position in readers]
+        if any(weight is None for weight in weights) or len(dims_of(node.outputs[0])) != 4:
+            continue
+        source = node.inputs[next(i for i, array in enumerate(arrays) if array is None)]
+        for (reader, _), weight in zip(readers, weights, strict=True):
+            reader.replace_input_with(0, source)
+            reader.replace_input_with(1, add_constant(graph, reader, np.asarray(weight)))
+    RemoveUnusedNodesPass()(graph)
+
+
+def _scaled_inputs(
+    node: ir.Node, position: int, scale: NDArray[np.generic]
+) -> NDArray[np.float32] | None:
+    """Return a convolution's weights times the scale of its input's channels, if it has these."""
+    weight = array_of(node.inputs[1]) if node.op_type == "Conv" and position == 0 else None
+    if weight is None or weight.ndim != 4 or scale.ndim > 4:
+        return None
+    group = node.attributes.get("group")
+    groups = group.as_int() if group is not None else 1
+    channels = weight.shape[1] * groups
+    if scale.size != 1 and scale.shape[-3:] != (channels, 1, 1):
+        return None
+    each = np.broadcast_to(scale.astype(np.float64).reshape(-1), channels).reshape(groups, -1)
+    rows = np.repeat(each, len(weight) // groups, axis=0)
+    scaled = weight.astype(np.float64) * rows[:, :, None, None]
+    return scaled.astype(np.float32)
+
+
+def merge_affine_norms(graph: ir.Model) -> None:
+    """Put what scales or shifts the channels behind a BatchNormalization into its own."""
+    for node in list(graph.graph):
+        arrays = [array_of(value) for value in node.inputs[1:3]]
+        if node.op_type != "BatchNormalization" or any(array is None for array in arrays):
+            continue
+        scaled, shifted = (np.asarray(array, np.float64) for array in arrays)
+        end = node
+        while step := _affine(end, len(scaled)):
+            end, scale, shift = step
+            scaled, shifted = scaled * scale, shifted * scale + shift
+        if end is not node:
+            own = (
+                add_constant(graph, end, values.astype(np.float32)) for values in (scaled, shifted)
+            )
+            inputs = [node.inputs[0], *own, *node.inputs[3:]]
+            made = ir.node("BatchNormalization", inputs, node.attributes, name=node.name)
+            ir.convenience.replace_nodes_and_values(
+                graph.graph, end, [end], [made], end.outputs, made.outputs
+            )
+    RemoveUnusedNodesPass()(graph)
+
+
+def _affine(
+    node: ir.Node, channels: int
+) -> tuple[ir.Node, NDArray[np.float64], NDArray[np.float64]] | None:
+    """Return the one reader of a node with its scale and shift of each channel, if it has these."""
+    uses = list(node.outputs[0].uses())
+    if len(uses) != 1 or node.outputs[0].is_graph_output():
+        return None
+    reader, position = uses[0]
+    if reader.op_type not in ("Add", "Sub", "Mul", "Div") or len(reader.inputs) != 2:
+        return None
+    array = array_of(reader.inputs[1 - position])
+    if array is None or array.shape[-3:] not in ((), (1,), (1, 1, 1), (channels, 1, 1)):
+        return None
+    if array.size not in (1, channels) or array.ndim > 4:
+        return None
+    value = np.broadcast_to(array.reshape(-1).astype(np.float64), channels)
+    ones, zeros = np.ones(channels), np.zeros(channels)
+    if reader.op_type == "Mul":
+        return reader, value, zeros
+    if reader.op_type == "Div":
+        return (reader, 1 / value, zeros) if position == 0 and value.all() else None
+    if reader.op_type == "Add":
+        return reader, ones, value
+    return (reader, ones, -value) if position == 0 else (reader, -ones, value)
+
+
+def merge_lowest_pads(graph: ir.Model) -> None:
+    """Put what a Pad adds in front of a MaxPool into its pads, where no maximum can be that.
+
+    So programs write TensorFlow's "same" padding: with minus infinity, or the lowest float32.
+    """
+    for node in graph.graph:
+        pad = node.inputs[0].producer() if node.op_type == "MaxPool" and node.inputs[0] else None
+        if pad is None or pad.op_type != "Pad" or not _has_plain_windows(node):
+            continue
+        widths, value, axes = (array_of(given) for given in (*pad.inputs[1:], None, None)[:3])
+        if widths is None or value is None or value.item() > LOWEST:
+            continue
+        before, after = all_widths = np.zeros((2, 4), np.int64)
+        all_widths[:, range(4) if axes is None else axes] = widths.reshape(2, -1)
+        own, kernel = node.attributes.get("pads"), node.attributes["kernel_shape"].as_ints()
+        pads = np.concatenate([before[2:], after[2:]]) + (own.as_ints() if own else 0)
+        outside = all_widths[:, :2].any() or all_widths.min() < 0
+        if not outside and (pads < [*kernel, *kernel]).all():  # each window has a value of the map
+            node.attributes["pads"] = ir.AttrInt64s("pads", pads.tolist())
+            node.replace_input_with(0, pad.inputs[0])
+    RemoveUnusedNodesPass()(graph)
+
+
+def _has_plain_windows(pool: ir.Node) -> bool:
+    """Tell whether a pool's windows are of neighbours, and lie where its pads say."""
+    automatic, apart = (pool.attributes.get(name) for name in ("auto_pad", "dilations"))
+    placed = automatic is None or automatic.as_string() == "NOTSET"
+    return placed and (apart is None or set(apart.as_ints()) == {1})
+
+
+def name_map_means(graph: ir.Model) -> None:
+    """Write the mean or maximum of a map as a global pool, with a Flatten where it needs one."""
+    for node in list(graph.graph):
+        pool = {"ReduceMean": "GlobalAveragePool", "ReduceMax": "GlobalMaxPool"}.get(node.op_type)
+        if pool is None or len(node.inputs) < 2 or len(dims_of(node.inputs[0])) != 4:
+            continue
+        (source, over), keep = node.inputs, node.attributes.get("keepdims")
+        maker = source.producer() if source is not None else None
+        axes, flat = array_of(over), keep is not None and not keep.as_int()
+        last = maker is not None and is_transpose(maker, TO_ROWS)
+        if axes is None or sorted(axes % 4) != ([1, 2] if last else [2, 3]) or (last and not flat):
+            continue
+        made = [ir.node(pool, maker.inputs if maker and last else [source], name=node.name)]
+        if flat:
+            made[0].outputs[0].name = f"{node.outputs[0].name}/map"
+            made.append(ir.node("Flatten", made[0].outputs))
+        ir.convenience.replace_nodes_and_values(
+            graph.graph, node, [node], made, node.outputs, made[-1].outputs
+        )
+
+
+def scale_resizes(graph: ir.Model) -> None:
+    """Let Resize have a scale for each axis instead of sizes, or of some axes only.
+
+    ONNX Runtime turns the scales of four axes with their map when it brings channels last; with
+    fewer sizes or scales than axes it makes a graph that does not load.
+    """
+    for node in graph.graph:
+        cuts = node.attributes.get("coordinate_transformation_mode")
+        whole = cuts is None or cuts.as_string() != "tf_crop_and_resize"
+        scales = _scales(node) if node.op_type == "Resize" and whole else None
+        if scales is not None:
+            node.resize_inputs(3)
+            node.replace_input_with(2, add_constant(graph, node, scales))
+            for name in ("axes", "keep_aspect_ratio_policy"):
+                node.attributes.pop(name, None)
+
+
+def _scales(node: ir.Node) -> NDArray[np.float32] | None:
+    """Return the scale of each of four axes; None where it has them, or they are not known."""
+    before, after = (dims_of(value)[2:] for value in (node.inputs[0], node.outputs[0]))
+    known = [size for size in (*before, *after) if isinstance(size, int)]
+    given, sizes = (array_of(value) for value in (*node.inputs, None, None)[2:4])
+    axes = node.attributes.get("axes")
+    resized = [axis % 4 for axis in axes.as_ints()] if axes is not None else [0, 1, 2, 3]
+    if len(known) != 4 or (axes is None and given is not None):
+        return None
+    scales = np.ones(4)
+    if given is not None and given.size:
+        scales[resized] = given
+    elif sizes is not None:
+        scales[2:] = np.divide(known[2:], known[:2])
+        policy = node.attributes.get("keep_aspect_ratio_policy")
+        if policy is not None and policy.as_string() != "stretch":  # the file's sizes are limits
+            shape = np.array([1, 1, *known[:2]])
+            ratios = sizes / shape[resized]
+            scales[resized] = ratios.min() if policy.as_string() == "not_larger" else ratios.max()
+    found = scales.astype(np.float32)
+    lost = np.floor(found[2:] * np.array(known[:2], np.float32)) < known[2:]
+    found[2:] = np.where(lost, np.nextafter(found[2:], np.float32(np.inf)), found[2:])
+    return found
+
+
+def are_shares(answers: NDArray[np.float32]) -> bool:
+    """Tell whether a network answers with probabilities that sum to 1."""
+    shares = answers.reshape(len(answers), -1)
+    sums = shares.sum(1, dtype=np.float64)
+    return bool(shares.min() >= 0 and np.abs(sums - 1).max() < SUM_TOLERANCE)
+
+
+def end_in_softmax(graph: ir.Model) -> None:
+    """Let probabilities p, such as the mean of several Softmax, be ``Softmax(log p)``: the same.
+
+    Later stages see at the last node what an output is.
+    """
+    (old,) = graph.graph.outputs
+    name, old.name = old.name, f"{old.name}/shares"
+    floor = add_constant(graph, graph.graph[-1], np.array(np.finfo(np.float32).tiny))
+    above = ir.node("Max", [old, floor])
+    log = ir.node("Log", [above.outputs[0]])
+    softmax = ir.node("Softmax", [log.outputs[0]], {"axis": 1})
+    above.outputs[0].name, log.outputs[0].name = f"{name}/above", f"{name}/log"
+    softmax.outputs[0].name, softmax.outputs[0].dtype = name, ir.DataType.FLOAT
+    graph.graph.extend([above, log, softmax])
+    graph.graph.outputs[0] = softmax.outputs[0]
