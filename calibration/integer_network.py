@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -213,21 +214,15 @@ def float_values(
     runtime: Runtime,
     tensor: str,
     rows: int,
-) -> NDArray[np.float32]:
-    """Return the first rows of a tensor of the float network [rows, ...], as it is coded.
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the first rows of a tensor of the float network, as it is coded.
 
     A network may have several rows an image.
     """
-    session = runtime.run(ending_in(network, tensor))
-    found: list[NDArray[np.float32]] = []
-    for batch in images.first_batches(rows):
-        values = batch
-        if tensor != network.input:
-            (values,) = session.run([tensor], {network.input: batch})
-        found.extend(coding.as_coded(tensor, value) for value in values)
-        if len(found) >= rows:
-            break
-    return np.stack(found[:rows])
+    session = runtime.run(ending_in(network, tensor)) if tensor != network.input else None
+    batches = images.first_batches(rows)
+    values = (session.run([tensor], {network.input: b})[0] if session else b for b in batches)
+    return (coding.as_coded(tensor, row) for row in islice(chain.from_iterable(values), rows))
 
 
 def trained_grids(network: Network, trained: tuple[Grid, ...], target: Target) -> dict[str, Grid]:

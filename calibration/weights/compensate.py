@@ -11,7 +11,7 @@ of an output: of 256 images that is every layer on large maps, and the depthwise
 ``docs/experiments.md`` has what other numbers gave.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,8 @@ LEAST = 1000  # positions for each weight of an output
 ENOUGH = 2 * LEAST  # a larger map is not looked at as a whole
 FEWEST_ROWS = 16  # however large the map
 
-FloatInputs = Callable[[str, int], NDArray[np.float32]]
-"""Returns a tensor of the float network [rows, channels, ...], as it is coded, of so many rows."""
+FloatInputs = Callable[[str, int], Iterable[NDArray[np.float32]]]
+"""Gives so many rows [channels, ...] of a tensor of the float network, as it is coded."""
 
 
 def compensated(
@@ -39,7 +39,7 @@ def compensated(
         linear: its float parameters.
         codes: its inputs in the quantized network [rows, ...].
         grid: of the inputs.
-        floats: returns them in the float network.
+        floats: gives them in the float network.
     """
     if linear.weight.ndim != 4:
         return linear
@@ -55,12 +55,12 @@ def compensated(
 
 
 def _moments(
-    step: GraphStep, linear: Linear, codes: Codes, grid: Grid, real: NDArray[np.float32]
+    step: GraphStep, linear: Linear, codes: Codes, grid: Grid, floats: Iterable[NDArray[np.float32]]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return ``E[x' x'^T]`` and ``E[x x'^T]`` [groups, K, K] of the first rows, less the means."""
     sums = [np.zeros(()) for _ in range(4)]
     count = 0
-    for row, exact in zip(codes, real, strict=False):  # the first of them
+    for row, exact in zip(codes, floats, strict=False):  # the first of them
         coded = (row.astype(np.float32) - np.float32(grid.zero_point)) * np.float32(grid.scale)
         coded, wanted = (
             patches(values, step, linear).reshape(linear.groups, linear.weight[0].size, -1)

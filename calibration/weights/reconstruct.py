@@ -96,7 +96,7 @@ def quantize_linear(
         target: what its kernels can add.
         copies: (copy, original) channels of its output, from ``reuse``.
         output_step: of its output's grid.
-        floats: returns inputs in the float network.
+        floats: gives its inputs in the float network.
     """
     bias, weight = linear.bias, linear.weight
     linear = compensated(step, linear, codes, grid, floats)
@@ -167,7 +167,7 @@ def reconstruct(
         copies: (copy, original) channels of tensors, from ``reuse``.
         on_grid: weights are on their grids, and they and the biases stay as they are.
         images: the calibration images, batch by batch.
-        floats: returns tensors of the float network on them, equalized.
+        floats: gives tensors of the float network on them, equalized.
         simulate: makes a session that computes an integer model in float.
         tick: told 1 for every step done.
         watch: shown each step, its model, its inputs and its output on all images, if any.
