@@ -33,7 +33,7 @@ from mobilenet_cli.pipeline.artifacts.checkpoint import checkpoint_bytes, load_n
 from mobilenet_cli.pipeline.artifacts.facts import Facts
 from mobilenet_cli.pipeline.artifacts.onnx_file import with_facts
 from mobilenet_cli.pipeline.artifacts.runs import Run
-from mobilenet_cli.pipeline.benchmarking.child import engine_runner
+from mobilenet_cli.pipeline.benchmarking.child import runner_of
 from mobilenet_cli.pipeline.benchmarking.inputs import input_images, open_model
 from mobilenet_cli.pipeline.benchmarking.job import BenchJob
 from mobilenet_cli.pipeline.benchmarking.rows import Row
@@ -191,7 +191,7 @@ class Attempts:
             case "bench":
                 row = Row(open_model(path), SessionConfig(threads=1), 1)
                 inputs, _ = input_images(row, "noise")
-                engine_runner(BenchJob(path, path, 1, row.session, 0), inputs)()
+                runner_of(BenchJob(path, path, 1, row.session, 0), inputs)()
             case _:
                 self.run_model(draw, path)
 

@@ -65,7 +65,7 @@ CALLS = {
     "report --run nowhere": "Choose one of tiny",
     "report --compare tiny": "Name two runs or more",
     "report tiny": "--run A for one report",
-    "predict": "A model file, unless the run has it; then images",
+    "predict": "A model file, or none for the run's; then images",
     "predict runs/tiny/fp32.onnx gone.png": "gone.png does not exist. Check the path",
     "predict photo.png runs/tiny/fp32.onnx": "Name one model, before the images",
     "predict runs/tiny photo.png": "is the folder of a run.* Pass --run tiny to take its model",

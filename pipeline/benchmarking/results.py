@@ -96,7 +96,7 @@ def result_of(
         variant=row.variant,
         direction=row.direction,
         engine=row.ran_by,
-        provider=row.session.provider if ours else row.ran_by,
+        provider=row.session.provider if row.ran_by == ONNX_RUNTIME else row.ran_by,
         threads=row.session.threads or usable_cpus(),
         cpus=row.session.cpus,
         batch=row.batch,

@@ -211,7 +211,7 @@ def test_unreadable_held_out_images_are_named_and_end_nothing(class_folders, tmp
     for image in (root / "val").rglob("*.png"):
         image.write_bytes(b"no image")
     with pytest.raises(DataError, match="none of the held-out images"):
-        train(config, tmp_path / "other.safetensors")
+        train(config, tmp_path / "other" / "model.safetensors")
 
 
 def test_unreadable_images_are_named_and_replaced(config: TrainConfig, tmp_path: Path):
