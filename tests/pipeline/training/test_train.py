@@ -2,6 +2,7 @@
 
 import json
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -42,6 +43,12 @@ from mobilenet_cli.reports.terminal import train_text, training_text
 
 SMALL = TrainConfig(width=0.25, epochs=2)
 IDLE = ("learning_rate=0", "shift=0", "zoom=0", "rotation=0")
+
+
+@pytest.fixture
+def copy_of_trained(trained: Path, tmp_path: Path) -> Path:
+    """A checkpoint whose log a test may go on with."""
+    return shutil.copytree(trained.parent, tmp_path / "copy") / trained.name
 
 
 @pytest.fixture(scope="module")
@@ -121,25 +128,25 @@ def test_a_strangers_file_is_not_overwritten(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_old_checkpoint(
-    trained: Path, monkeypatch: pytest.MonkeyPatch
+    copy_of_trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = trained.read_bytes()
+    before = copy_of_trained.read_bytes()
     nan = torch.tensor(float("nan"), requires_grad=True)
     monkeypatch.setattr(torch.nn.functional, "cross_entropy", lambda *_, **__: nan)
     with pytest.raises(CheckError, match="loss became nan in step 1 of epoch 1"):
-        train(SMALL, trained)
-    assert trained.read_bytes() == before
+        train(SMALL, copy_of_trained)
+    assert copy_of_trained.read_bytes() == before
 
 
 def test_a_weight_that_is_not_finite_keeps_the_old_checkpoint(
-    trained: Path, monkeypatch: pytest.MonkeyPatch
+    copy_of_trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last step's loss was of the weights before it."""
-    before = trained.read_bytes()
+    before = copy_of_trained.read_bytes()
     monkeypatch.setattr(torch.optim.AdamW, "step", spoil_weights)
     with pytest.raises(CheckError, match="became NaN or infinite"):
-        train(replace(SMALL, epochs=0.01), trained)
-    assert trained.read_bytes() == before
+        train(replace(SMALL, epochs=0.01), copy_of_trained)
+    assert copy_of_trained.read_bytes() == before
 
 
 def spoil_weights(optimizer: torch.optim.Optimizer, *_: object) -> None:
