@@ -7,8 +7,8 @@ rounded: directions of the inputs in which there is more noise than signal count
 that Li et al. ("GPTAQ", arXiv:2504.02692, section 3) derive for the same purpose.
 
 Moments of few inputs fit their noise as well, so a layer needs ``LEAST`` positions for each weight
-of an output, which of 256 images are the layers on large maps. Depthwise layers gain too little
-for what it costs to run the float network for them. ``docs/experiments.md`` has what was tried.
+of an output: of 256 images that is every layer on large maps, and the depthwise ones on small maps.
+``docs/experiments.md`` has what was tried.
 """
 
 from collections.abc import Callable, Iterable
@@ -32,7 +32,7 @@ FloatInputs = Callable[[str, int], Iterable[NDArray[np.float32]]]
 def compensated(
     step: GraphStep, linear: Linear, codes: Codes, grid: Grid, floats: FloatInputs
 ) -> Linear:
-    """Return a layer with the weights to round; as it is if depthwise, or with too few inputs.
+    """Return a layer with the weights to round; as it is where it has too few inputs.
 
     Args:
         step: the layer.
@@ -41,7 +41,7 @@ def compensated(
         grid: of the inputs.
         floats: gives them in the float network.
     """
-    if linear.weight.ndim != 4 or linear.depthwise:
+    if linear.weight.ndim != 4:
         return linear
     taps = linear.weight[0].size
     positions = patches(codes[0].astype(np.float32), step, linear).shape[-1]
