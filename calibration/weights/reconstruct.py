@@ -98,9 +98,8 @@ def quantize_linear(
         output_step: of its output's grid.
         floats: gives its inputs in the float network.
     """
-    bias, weight = linear.bias, linear.weight
-    linear = compensated(step, linear, codes, grid, floats)
-    scale = weight_scale(linear, grid.scale, target)
+    wanted_layer = compensated(step, linear, codes, grid, floats)
+    scale = weight_scale(wanted_layer, grid.scale, target)
     exact = scale.astype(np.float64)
     parts = tap_parts(linear)
     hessians = [second_moments(codes, grid, step, linear, part) for part, _ in parts]
@@ -120,23 +119,23 @@ def quantize_linear(
                 )
         return rounded
 
-    rounded = rounded_to(linear.taps)
+    rounded = rounded_to(wanted_layer.taps)
     offset = np.zeros(len(scale))
     if copies is not None:
         copy, original = copies.T
         # The reader takes half of each, so a copy makes good what its original rounded away.
-        taps = linear.taps.copy()
-        taps[copy] += linear.taps[original] - rounded[original] * exact[original, None]
+        taps = wanted_layer.taps.copy()
+        taps[copy] += wanted_layer.taps[original] - rounded[original] * exact[original, None]
         rounded[copy] = rounded_to(taps)[copy]
         offset[copy] = output_step / 2
-    made = rounded.reshape(weight.shape).astype(np.int8)
-    real = made * exact.reshape(-1, *(1,) * (made.ndim - 1))
+    weight = rounded.reshape(linear.weight.shape).astype(np.int8)
+    real = weight * exact.reshape(-1, *(1,) * (weight.ndim - 1))
     mean_input = (codes.mean(0, dtype=np.float64) - grid.zero_point) * grid.scale
-    wanted = bias + offset + mean_outputs(network, step, weight, float_mean_input)
+    wanted = linear.bias + offset + mean_outputs(network, step, linear.weight, float_mean_input)
     bias_scale = np.float32(grid.scale) * scale
-    steps = np.rint((wanted - mean_outputs(network, step, real, mean_input)) / bias_scale)
+    bias = np.rint((wanted - mean_outputs(network, step, real, mean_input)) / bias_scale)
     return QuantizedLinear(
-        made, scale, np.clip(steps, -BIAS_MAX, BIAS_MAX).astype(np.int32), bias_scale
+        weight, scale, np.clip(bias, -BIAS_MAX, BIAS_MAX).astype(np.int32), bias_scale
     )
 
 

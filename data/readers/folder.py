@@ -41,8 +41,9 @@ class ImageFolder:
 
         A ``train`` beside other folders of images is a class, unless it has class folders itself.
         """
-        root, parts = Path(source), _parts(Path(source))
-        others = [name for name in _folders(root) if name not in parts.values()]
+        root, folders = Path(source), _folders(Path(source))
+        parts = _parts(folders)
+        others = [name for name in folders if name not in parts.values()]
         labelled = any(_folders(root / part) for part in parts.values())
         if parts.keys() <= set(MAYBE_UNLABELLED):  # as where there is none
             return labelled and not others
@@ -50,11 +51,11 @@ class ImageFolder:
 
     def has_classes(self, source: str) -> bool:
         """Tell whether there are class folders of images, of a split or two or more without one."""
-        root = Path(source)
-        splits = [root / part for part in _parts(root).values()]
+        root, folders = Path(source), _folders(Path(source))
+        splits = [root / part for part in _parts(folders).values()]
         if any(_has_images(f / name) for f in splits for name in _folders(f)):
             return True
-        with_images = (name for name in _folders(root) if _has_images(root / name))
+        with_images = (name for name in folders if _has_images(root / name))
         return len(list(islice(with_images, 2))) == 2
 
     def open(self, source: str, split: Split) -> Dataset:
@@ -79,7 +80,8 @@ class ImageFolder:
                     "Put the images of each class into a folder named after it",
                 )
             return Dataset(name, stratified(samples, split), classes, _lost(unread))
-        train, held_out = _training_folder(root), _held_out_folder(root)
+        places = _parts(_folders(root))
+        train, held_out = _training_folder(places), _held_out_folder(root, places)
         parts = {"train": [train], "val": [held_out], "all": [train, held_out]}[split]
         samples, seen = FileSamples(), set[str]()
         for part in parts:
@@ -98,20 +100,18 @@ class ImageFolder:
         return Dataset(name, samples, tuple(sorted(seen)), _lost(unread))
 
 
-def _parts(root: Path) -> dict[str, str]:
+def _parts(folders: Iterable[str]) -> dict[str, str]:
     """Return the folders that are called like a part of a set, by that name in small letters."""
-    return {name.lower(): name for name in _folders(root) if name.lower() in PARTS}
+    return {name.lower(): name for name in folders if name.lower() in PARTS}
 
 
-def _training_folder(root: Path) -> str:
+def _training_folder(parts: dict[str, str]) -> str:
     """Return the name of the folder of training images: train, or what there is in its place."""
-    parts = _parts(root)
     return next((parts[name] for name in TRAINING_FOLDERS if name in parts), TRAINING_FOLDERS[0])
 
 
-def _held_out_folder(root: Path) -> str:
+def _held_out_folder(root: Path, parts: dict[str, str]) -> str:
     """Return the name of the folder of held-out images: val, or what there is in its place."""
-    parts = _parts(root)
     found = (
         parts[name]
         for name in HELD_OUT_FOLDERS

@@ -59,26 +59,30 @@ def merge_factors(graph: ir.Model) -> None:
 
 
 def merge_affine(graph: ir.Model) -> None:
-    """Put what scales or shifts the channels behind a convolution into its weights and bias."""
+    """Put what scales or shifts the channels behind a layer into its weights and bias.
+
+    Layers are convolutions of maps, and BatchNormalization, whose weights are one for each channel.
+    """
     for node in list(graph.graph):
-        weight = array_of(node.inputs[1]) if node.op_type == "Conv" else None
-        bias = array_of(node.inputs[2]) if len(node.inputs) > 2 else None
-        if weight is None or (len(node.inputs) > 2 and bias is None) or weight.ndim != 4:
+        rank = {"Conv": 4, "BatchNormalization": 1}.get(node.op_type)
+        weight, bias, *_ = (*(array_of(value) for value in node.inputs[1:3]), None, None)
+        if weight is None or weight.ndim != rank or (len(node.inputs) > 2 and bias is None):
             continue
         scaled = weight.astype(np.float64)
         shifted = np.zeros(len(weight)) if bias is None else bias.astype(np.float64)
         end = node
         while step := _affine(end, len(weight)):
             end, scale, shift = step
-            scaled *= scale[:, None, None, None]
+            scaled *= scale.reshape(-1, *[1] * (weight.ndim - 1))
             shifted = shifted * scale + shift
         if end is not node:
             inputs = [
                 node.inputs[0],
                 add_constant(graph, end, scaled.astype(np.float32)),
                 add_constant(graph, end, shifted.astype(np.float32)),
+                *node.inputs[3:],
             ]
-            made = ir.node("Conv", inputs, node.attributes, name=node.name)
+            made = ir.node(node.op_type, inputs, node.attributes, name=node.name)
             ir.convenience.replace_nodes_and_values(
                 graph.graph, end, [end], [made], end.outputs, made.outputs
             )
@@ -122,29 +126,6 @@ def _scaled_inputs(
     rows = np.repeat(each, len(weight) // groups, axis=0)
     scaled = weight.astype(np.float64) * rows[:, :, None, None]
     return scaled.astype(np.float32)
-
-
-def merge_affine_norms(graph: ir.Model) -> None:
-    """Put what scales or shifts the channels behind a BatchNormalization into its own."""
-    for node in list(graph.graph):
-        arrays = [array_of(value) for value in node.inputs[1:3]]
-        if node.op_type != "BatchNormalization" or any(array is None for array in arrays):
-            continue
-        scaled, shifted = (np.asarray(array, np.float64) for array in arrays)
-        end = node
-        while step := _affine(end, len(scaled)):
-            end, scale, shift = step
-            scaled, shifted = scaled * scale, shifted * scale + shift
-        if end is not node:
-            own = (
-                add_constant(graph, end, values.astype(np.float32)) for values in (scaled, shifted)
-            )
-            inputs = [node.inputs[0], *own, *node.inputs[3:]]
-            made = ir.node("BatchNormalization", inputs, node.attributes, name=node.name)
-            ir.convenience.replace_nodes_and_values(
-                graph.graph, end, [end], [made], end.outputs, made.outputs
-            )
-    RemoveUnusedNodesPass()(graph)
 
 
 def _affine(

@@ -20,6 +20,9 @@ What ``normalize_graph`` returns keeps these promises, on which every later stag
 * an output of probabilities that sum to 1 ends in a Softmax;
 * no name is another name with an underscore and more behind it, which is how later stages name
   what they add.
+
+The transformations are in ``graph_passes`` and, of layers with what stands beside them, in
+``merge_layers``.
 """
 
 from collections.abc import Iterator
@@ -69,7 +72,6 @@ from mobilenet_cli.pipeline.importing.merge_layers import (
     are_shares,
     end_in_softmax,
     merge_affine,
-    merge_affine_norms,
     merge_factors,
     merge_lowest_pads,
     merge_matrix_products,
@@ -77,7 +79,7 @@ from mobilenet_cli.pipeline.importing.merge_layers import (
     name_map_means,
     scale_resizes,
 )
-from mobilenet_cli.pipeline.importing.same_answers import answers_of_the_original, prove_same
+from mobilenet_cli.pipeline.importing.same_answers import answers_of_the_original, noise, prove_same
 
 OPSET, IR_VERSION = 18, 10
 RESIZE_NAMES_ITS_MODE = 11  # the operator set since which there are several, and what was before
@@ -149,14 +151,13 @@ def _brought_into_form(
     if image.channels_last:
         cancel_transposes(graph)
     free_batch(graph, image.batch or 1)
-    measure_shapes(graph, image)
+    measure_shapes(graph, noise(image))
     fold(graph)
     rewrite(graph, [normalize_pad_format_conv_rule, fuse_pad_into_conv_rule])
     merge_matrix_products(graph)
     merge_factors(graph)
     merge_scales(graph)
     merge_affine(graph)
-    merge_affine_norms(graph)
     merge_lowest_pads(graph)
     name_map_means(graph)
     drop_reshapes(graph)

@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 
 from mobilenet_cli.pipeline.errors import counted
 from mobilenet_cli.pipeline.importing.foreign_graph import ImageInput, described, refused
+from mobilenet_cli.pipeline.importing.graph_passes import TO_ROWS
 from mobilenet_cli.pipeline.runtime.parity import compare, within_float32_rounding
 from mobilenet_cli.pipeline.runtime.session import open_session
 from mobilenet_cli.pipeline.runtime.tensor_values import EXACT, tensor_values
@@ -20,7 +21,6 @@ BATCHES = (1, 2, 7)
 FREE_SIDE = (
     "Pass --resolution with the side of the images that it was made for, which {side} may not be"
 )
-TO_ROWS = [0, 2, 3, 1]  # NCHW to NHWC
 
 
 def noise(image: ImageInput) -> NDArray[np.float32]:
