@@ -11,6 +11,7 @@ from typing import NoReturn
 from mobilenet_cli.pipeline.errors import Interrupted
 
 CLOSED_PIPE = 128 + signal.SIGPIPE  # with which a shell shows that a reader had seen enough
+AGAIN = 0.2  # seconds after which an exception that was put off or swallowed is raised again
 
 
 @contextlib.contextmanager
@@ -18,26 +19,56 @@ def stoppable() -> Iterator[None]:
     """Let SIGTERM and SIGHUP end what is under way as Ctrl-C does, so that it can clean up.
 
     A second signal ends the process at once. A signal that the parent of this process ignores, as
-    nohup does, stays ignored.
+    nohup does, stays ignored. A native library is loaded to its end first: in between, it turns the
+    exception into another one or aborts. Where a library swallows the exception, it is raised again.
 
     Raises:
         Interrupted: a signal has come.
     """
+    came: list[int] = []
 
-    def stop(number: int, _: FrameType | None) -> NoReturn:
-        signal.signal(number, signal.SIG_DFL)
-        name = signal.Signals(number).name
-        raise Interrupted(f"stopped by {name}; earlier files are unchanged", 128 + number)
+    def interrupted() -> Interrupted:
+        name = signal.Signals(came[0]).name
+        return Interrupted(f"stopped by {name}; earlier files are unchanged", 128 + came[0])
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if number != signal.SIGALRM:
+            came.append(number)
+            signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGALRM, stop)
+            signal.setitimer(signal.ITIMER_REAL, AGAIN, AGAIN)
+        if not loads_native_code(frame) and not cleans_up(sys.exc_info()[1]):
+            raise interrupted()
 
     wanted = (signal.SIGTERM, signal.SIGHUP)
     taken = [number for number in wanted if signal.getsignal(number) == signal.SIG_DFL]
+    alarm = signal.getsignal(signal.SIGALRM)
     for number in taken:
         signal.signal(number, stop)
     try:
         yield
     finally:
+        if came:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, alarm)
         for number in taken:
             signal.signal(number, signal.SIG_DFL)
+    if came:  # whatever ended in the meantime
+        raise interrupted()
+
+
+def loads_native_code(frame: FrameType | None) -> bool:
+    """Tell whether what runs is part of an import of a native library."""
+    while frame is not None and not frame.f_code.co_qualname.startswith("ExtensionFileLoader."):
+        frame = frame.f_back
+    return frame is not None
+
+
+def cleans_up(error: BaseException | None) -> bool:
+    """Tell whether what runs handles an interruption, or an error that came of one."""
+    while error is not None and not isinstance(error, Interrupted):
+        error = error.__context__
+    return error is not None
 
 
 def open_streams() -> None:

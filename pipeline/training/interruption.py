@@ -32,6 +32,8 @@ def interruption(run: str) -> Iterator[Callable[[], bool]]:
     try:
         yield lambda: bool(came)
     except KeyboardInterrupt:
+        if not came:  # a signal of before the training
+            raise
         raise Interrupted(
             "stopped; the same command goes on from here, or 'mobilenet-cli train --resume "
             f"--run {run}' with its options",

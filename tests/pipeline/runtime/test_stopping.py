@@ -1,15 +1,19 @@
 """Commands stop with a sentence on SIGTERM and SIGHUP, and silently where no reader is left."""
 
+import contextlib
+import importlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
 
 import pytest
 
 from mobilenet_cli.pipeline.errors import Interrupted
+from mobilenet_cli.pipeline.runtime import stopping
 from mobilenet_cli.pipeline.runtime.stopping import CLOSED_PIPE, stoppable
 
 PROGRAM = "from mobilenet_cli.cli import main; main()"
@@ -48,6 +52,60 @@ def test_a_signal_ends_what_is_under_way(number):
         signal.raise_signal(number)
     assert stopped.value.status == 128 + number
     assert signal.getsignal(number) == signal.SIG_DFL
+
+
+@pytest.mark.usefixtures("default_signals")
+def test_a_library_that_swallows_everything_does_not_keep_a_signal_from_ending_it(monkeypatch):
+    monkeypatch.setattr(stopping, "AGAIN", 0.05)
+    alarm = signal.getsignal(signal.SIGALRM)
+
+    def swallow():
+        with contextlib.suppress(BaseException):
+            signal.raise_signal(signal.SIGHUP)
+        time.sleep(30)
+
+    with pytest.raises(Interrupted, match="stopped by SIGHUP"), stoppable():
+        swallow()
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    assert signal.getsignal(signal.SIGALRM) == alarm
+
+
+@pytest.mark.usefixtures("default_signals")
+def test_a_native_library_is_loaded_to_its_end_before_a_signal_ends_it(monkeypatch):
+    """The exception would become another one in it, such as ``initialization failed``."""
+    loaded = []
+
+    def exec_module(loader, module):
+        signal.raise_signal(signal.SIGHUP)
+        time.sleep(0.1)
+        loaded.append(module.__name__)
+
+    exec_module.__code__ = exec_module.__code__.replace(
+        co_qualname=ExtensionFileLoader.exec_module.__qualname__
+    )
+    monkeypatch.setattr(stopping, "AGAIN", 0.02)
+    monkeypatch.setattr(ExtensionFileLoader, "exec_module", exec_module)
+    monkeypatch.delitem(sys.modules, "_multiprocessing", raising=False)
+    with pytest.raises(Interrupted, match="stopped by SIGHUP"), stoppable():
+        importlib.import_module("_multiprocessing")
+    assert loaded == ["_multiprocessing"]
+
+
+@pytest.mark.usefixtures("default_signals")
+def test_what_cleans_up_after_a_signal_has_the_time_it_takes(monkeypatch):
+    monkeypatch.setattr(stopping, "AGAIN", 0.02)
+    cleaned = []
+
+    def clean_up_slowly():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            time.sleep(0.1)
+            cleaned.append(True)
+
+    with pytest.raises(Interrupted), stoppable():
+        clean_up_slowly()
+    assert cleaned
 
 
 @pytest.mark.usefixtures("default_signals")
