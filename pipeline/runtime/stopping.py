@@ -19,8 +19,9 @@ def stoppable() -> Iterator[None]:
     """Let SIGTERM and SIGHUP end what is under way as Ctrl-C does, so that it can clean up.
 
     A second signal ends the process at once. A signal that the parent of this process ignores, as
-    nohup does, stays ignored. A native library is loaded to its end first: in between, it turns the
-    exception into another one or aborts. Where a library swallows the exception, it is raised again.
+    nohup does, stays ignored. A native library is loaded to its end first, since on the way it
+    turns the exception into another one or aborts. Where a library swallows the exception, it is
+    raised again.
 
     Raises:
         Interrupted: a signal has come.

@@ -75,7 +75,7 @@ def test_a_native_library_is_loaded_to_its_end_before_a_signal_ends_it(monkeypat
     """The exception would become another one in it, such as ``initialization failed``."""
     loaded = []
 
-    def exec_module(loader, module):
+    def exec_module(_, module):
         signal.raise_signal(signal.SIGHUP)
         time.sleep(0.1)
         loaded.append(module.__name__)
