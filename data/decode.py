@@ -1,6 +1,9 @@
 """The bytes of an image file become upright RGB pixels, in memory that is known beforehand."""
 
+import contextlib
+import ctypes
 import io
+import logging
 import re
 import threading
 import warnings
@@ -10,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError, features
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError, _imaging, features
 
 from mobilenet_cli.pipeline.errors import DataError, TooLargeError
 
@@ -27,6 +30,15 @@ else:
     FORMATS.append("HEIF")
     HEIF_HINT = "Replace or remove the file"
 HEIF = re.compile(rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL)  # ISO/IEC 23008-12
+PACKED = {  # the first bytes of files that programs make of others
+    b"\x1f\x8b": "compressed by gzip",
+    b"BZh": "compressed by bzip2",
+    b"\xfd7zXZ": "compressed by xz",
+    b"(\xb5/\xfd": "compressed by zstd",
+    b"PK\x03\x04": "a zip archive",
+    b"7z\xbc\xaf": "a 7z archive",
+    b"Rar!": "a RAR archive",
+}
 MAX_PIXELS = 89_478_485  # 0.27 GB as RGB; where Pillow begins to warn of decompression bombs
 BUDGET = 900_000_000  # bytes that images may take while they are decoded, of all threads together
 BAND = 1 << 20  # pixels that are converted at a time
@@ -45,6 +57,14 @@ SIDEWAYS = 5  # from this value of it on, width and height change places
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses twice as many
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # e.g. corrupt EXIF
+
+
+# What libtiff and Pillow say of a file themselves does not name it; our error does.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+with contextlib.suppress(AttributeError, OSError):  # where libtiff's functions are not to be had
+    _LIBTIFF = ctypes.CDLL(_imaging.__file__)
+    _LIBTIFF.TIFFSetErrorHandler(None)
+    _LIBTIFF.TIFFSetWarningHandler(None)
 
 
 class MemoryBudget:
@@ -135,6 +155,11 @@ def _reported(encoded: bytes, key: str) -> Iterator[None]:
     except UnidentifiedImageError as error:
         if HEIF.match(encoded):
             raise DataError(f"{key} is a HEIF image that cannot be read", HEIF_HINT) from error
+        for magic, kind in PACKED.items():
+            if encoded.startswith(magic):
+                raise DataError(
+                    f"{key} is {kind}, not an image", "Unpack it, and give the images in it"
+                ) from error
         raise DataError(
             f"{key} is not an image in a known format ({', '.join(FORMATS)})",
             "Replace or remove the file",

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from mobilenet_cli.data.dataset import Dataset, as_path
 from mobilenet_cli.data.readers.digits import Digits
+from mobilenet_cli.data.readers.files import is_archive, is_packed
 from mobilenet_cli.data.readers.folder import ImageFolder
 from mobilenet_cli.data.readers.parquet import PARQUET
 from mobilenet_cli.data.readers.remote import is_address, local_copy
@@ -17,7 +18,6 @@ from mobilenet_cli.data.readers.webdataset import WEBDATASET
 from mobilenet_cli.data.split import Split
 from mobilenet_cli.pipeline.errors import DataError
 
-ARCHIVE = re.compile(r"\.(zip|rar|7z|tgz|tbz2?|txz|tar\.\w+|gz|bz2|xz|zst)$", re.IGNORECASE)
 SCHEMES = ("https", "http")
 
 
@@ -113,11 +113,8 @@ def _reader(source: str) -> Reader:
         )
     if found:
         return found[0]
-    if Path(source).exists() and ARCHIVE.search(source):
-        raise DataError(
-            f"data '{source}' is packed, so images cannot be read singly",
-            "Unpack it, and give the folder that holds the images",
-        )
+    if Path(source).exists() and is_archive(source):
+        raise is_packed(source)
     if Path(source).exists():
         raise DataError(
             f"data '{source}' is not a folder, nor a {shard_endings()} file",

@@ -19,8 +19,8 @@ from urllib.parse import unquote, urlsplit
 
 from mobilenet_cli.data.dataset import Sample, printable
 from mobilenet_cli.data.open_dataset import shard_endings, shard_format, shards_of
-from mobilenet_cli.data.readers.files import read_file
-from mobilenet_cli.data.readers.folder import pictures_below
+from mobilenet_cli.data.readers.files import is_archive, is_packed, read_file
+from mobilenet_cli.data.readers.folder import nothing_in, pictures_below
 from mobilenet_cli.data.readers.remote import expand, is_address
 from mobilenet_cli.pipeline.errors import DataError, OptionError
 
@@ -186,7 +186,11 @@ def _lines(path: str) -> Iterator[str]:
 def _is_single(source: str) -> bool:
     """Tell whether this is one file, and no shard; it may be missing, and is tried as an image."""
     name = os.path.basename(source)  # noqa: PTH119 - of a million lines
-    return not (is_address(source) or shard_format(name) or os.path.isdir(source))  # noqa: PTH112 - never raises
+    if is_address(source) or shard_format(name):
+        return False
+    if is_archive(name):
+        return not os.path.exists(source)  # noqa: PTH110 - as above
+    return not os.path.isdir(source)  # noqa: PTH112 - never raises
 
 
 def _parts_of(source: str, files: int) -> Iterator[Part]:
@@ -200,7 +204,8 @@ def _parts_of(source: str, files: int) -> Iterator[Part]:
         yield Part(source)
         return
     if not os.path.isdir(source):  # noqa: PTH112
-        yield Part(source)
+        packed = shard_format(os.path.basename(source)) is None  # noqa: PTH119
+        yield Part(source, problem=is_packed(source) if packed else None)
         return
     shards = shards_of(source)
     yield from (Part(str(shard)) for shard in shards)
@@ -211,7 +216,7 @@ def _parts_of(source: str, files: int) -> Iterator[Part]:
             yield Part(source, b"\0".join(run))
             count += len(run)
         if not count and not shards:
-            raise DataError(f"{source} contains no images", "Give a folder of images or of shards")
+            raise nothing_in(Path(source), "Give a folder of images or of shards")
     except DataError as error:
         yield Part(source, problem=error)
 

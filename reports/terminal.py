@@ -325,6 +325,7 @@ def _detection_text(record: DetectionRecord) -> str:
 def prediction_text(image: str, guesses: Sequence[tuple[str, float]]) -> str:
     """Name an image's classes or boxes with their probabilities, one a line."""
     lines = [f"  {value:7.2%}  {name}" for name, value in guesses]
+    image = image.replace("\n", "\\n")  # which would look like another image's answer
     return "\n".join([image, *(lines or ["  nothing was found"])])
 
 

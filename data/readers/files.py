@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ OTHER_SUFFIXES = frozenset(
         *(".nef", ".orf", ".pcx", ".psd", ".raf", ".rw2", ".svg", ".tga", ".xcf"),
     }
 )
+# What is unpacked first; a tar file that is not compressed is read as it is.
+ARCHIVE = re.compile(r"\.(zip|rar|7z|tgz|tbz2?|txz|tar\.\w+|gz|bz2|xz|zst)$", re.IGNORECASE)
 MAX_BYTES = 280_000_000  # of an encoded image: MAX_PIXELS of three bytes fit
 
 
@@ -33,6 +36,19 @@ def is_image(name: str) -> bool:
 def is_other_picture(name: str) -> bool:
     """Tell whether a file's name ends like that of a picture that is not read."""
     return os.path.splitext(name)[1].lower() in OTHER_SUFFIXES  # noqa: PTH122 - as above
+
+
+def is_archive(name: str) -> bool:
+    """Tell whether a file's name ends like that of an archive whose images cannot be read."""
+    return ARCHIVE.search(name) is not None
+
+
+def is_packed(path: str) -> DataError:
+    """Return the error for an archive that was given where images are read."""
+    return DataError(
+        f"{path} is packed, so images cannot be read singly",
+        "Unpack it, and give the folder that holds the images",
+    )
 
 
 def open_file(path: str | Path) -> BinaryIO:

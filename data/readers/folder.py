@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from mobilenet_cli.data.dataset import Dataset, Sample, class_name
 from mobilenet_cli.data.imagenet import synsets, validation_synset
-from mobilenet_cli.data.readers.files import is_image, is_other_picture, read_file
+from mobilenet_cli.data.readers.files import is_archive, is_image, is_other_picture, read_file
 from mobilenet_cli.data.split import Split, stratified
-from mobilenet_cli.pipeline.errors import DataError
+from mobilenet_cli.pipeline.errors import DataError, counted, examples
 
 TRAINING_FOLDERS = ("train", "training")  # the first that is there, in letters of either case
 HELD_OUT_FOLDERS = ("val", "validation", "valid", "test", "testing")  # likewise
@@ -134,6 +134,24 @@ def pictures_below(folder: Path) -> Iterator[str]:
     yield from (str(path.relative_to(folder)) for path in unread)
 
 
+def nothing_in(folder: Path, fix: str) -> DataError:
+    """Return the error for a folder without images: with archives, they must be unpacked.
+
+    Args:
+        folder: where no image is.
+        fix: what to do where no archive is either.
+    """
+    with contextlib.suppress(OSError):
+        archives = sorted(path.name for path in folder.iterdir() if is_archive(path.name))
+        if archives:
+            return DataError(
+                f"{folder} contains no images but {counted(len(archives), 'archive')}"
+                f"{examples(archives, 1)}",
+                "Unpack it, and give the folder that holds the images",
+            )
+    return DataError(f"{folder} contains no images", fix)
+
+
 def class_identifier(folder: str) -> str:
     """Return a folder's class: its name, or the synset it starts with (``n01440764_tench``)."""
     return class_of_name(folder) or class_name(folder)
@@ -166,10 +184,7 @@ def _labelled(
             "Move the loose images into the folder of their class, or away",
         )
     if not folders and not loose:
-        raise DataError(
-            f"{folder} contains no images",
-            "Give a folder of JPEG or PNG files, or of class folders",
-        )
+        raise nothing_in(folder, "Give a folder of JPEG or PNG files, or of class folders")
     if loose:
         return _flat(folder, loose, root)
     by_class: dict[str, str] = {}
@@ -210,10 +225,17 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name in LITTER
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Tell whether this is a folder; a link to itself is none, and reading it says so."""
+    with contextlib.suppress(OSError):
+        return entry.is_dir()
+    return False
+
+
 def _folders(folder: Path) -> list[str]:
     """List the subfolders of a folder as ``_entries`` does; none of what cannot be read."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if not _is_hidden(e.name) and e.is_dir())
+        return sorted(e.name for e in entries if not _is_hidden(e.name) and _is_folder(e))
     return []
 
 
@@ -235,7 +257,7 @@ def _entries(folder: Path, unread: list[Path] | None = None) -> tuple[list[str],
             for entry in entries:
                 if _is_hidden(entry.name):
                     continue
-                if entry.is_dir():
+                if _is_folder(entry):
                     folders.append(entry.name)
                 elif is_image(entry.name):
                     images.append(entry.name)

@@ -162,7 +162,7 @@ class _Walk:
             if block.startswith(magic):
                 return DataError(
                     f"{self.path} is compressed, so images cannot be read singly",
-                    f"Unpack it with {program}",
+                    f"Unpack it with '{program} < {self.path} > unpacked.tar'",
                 )
         what = "is no tar file" if self.last == "its beginning" else "is damaged"
         return self._lost(f"{what}: nothing after {self.last} can be read")

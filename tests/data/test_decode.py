@@ -1,6 +1,10 @@
 """Every kind of image gives the pixels of an independent decode on white, in bounded memory."""
 
+import bz2
+import gzip
 import io
+import logging
+import lzma
 import struct
 import threading
 import zlib
@@ -178,6 +182,24 @@ def test_memory_is_given_back_whatever_happens(encoded):
 def test_heic_is_said_to_be_heic():
     with pytest.raises(DataError, match="x is a HEIF image that cannot be read"):
         decode(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(30), "x")
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
+def test_what_is_packed_is_said_to_be_packed(encoded, compress):
+    with pytest.raises(DataError, match=r"x is compressed by \w+, not an image\. Unpack it"):
+        decode(compress(encoded()), "x")
+
+
+def test_what_decoders_say_themselves_is_not_shown(capfd):
+    """The error of an image names it; libtiff's own line is about a tempfile.tif."""
+    content = io.BytesIO()
+    Image.effect_noise((40, 30), 50).save(content, "TIFF", compression="tiff_lzw")
+    damaged = bytearray(content.getvalue())
+    damaged[100:140] = bytes(range(215, 255))
+    with pytest.raises(DataError, match="x cannot be decoded"):
+        decode(bytes(damaged), "x")
+    logging.getLogger("PIL.TiffImagePlugin").error("More samples per pixel than can be decoded")
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("orientation", [1, 6])

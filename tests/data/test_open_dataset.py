@@ -1,6 +1,7 @@
 """Data sets are opened by their form, and divided by class without overlap."""
 
 import os
+import re
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -11,6 +12,7 @@ from PIL import Image
 
 from mobilenet_cli.data.decode import decode
 from mobilenet_cli.data.open_dataset import open_dataset
+from mobilenet_cli.data.parts import cut
 from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.pipeline.artifacts.facts import Facts
 from mobilenet_cli.pipeline.errors import DataError
@@ -222,6 +224,24 @@ def test_what_is_packed_is_to_be_unpacked(tmp_path, name):
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(DataError, match=r"is packed.* Unpack it"):
         open_dataset(str(tmp_path / name), "all")
+
+
+def test_a_folder_of_archives_says_what_it_holds(tmp_path):
+    for name in ("a.tgz", "b.zip"):
+        (tmp_path / name).write_bytes(b"x")
+    said = r"no images but 2 archives, such as a\.tgz.* Unpack"
+    with pytest.raises(DataError, match=said):
+        open_dataset(str(tmp_path), "all")
+    (lost,) = next(cut([str(tmp_path)])).images()
+    assert re.search(said, str(lost))
+
+
+def test_a_link_that_leads_to_itself_is_one_image_that_cannot_be_read(tmp_path):
+    root = image_tree(tmp_path, "a/1.png", "b/2.png")
+    (root / "a/loop.png").symlink_to("loop.png")
+    *_, loop, _ = open_dataset(str(root), "all").samples
+    with pytest.raises(DataError, match=r"loop\.png cannot be read \(Too many levels"):
+        loop.read()
 
 
 def test_test_folder_without_labels_is_not_held_out(tmp_path):

@@ -300,3 +300,9 @@ def test_small_ratios_show_their_digits():
     assert speed(Interval(value=0.0074, low=0.0025, high=0.036))[1].startswith(
         "slower than fp32, at 0.0074× its speed (95 %: 0.0025 to 0.036)"
     )
+
+
+def test_a_name_with_a_line_end_is_one_line():
+    assert terminal.prediction_text("a\n  99.00%  cat.png", [("dog", 0.5)]) == (
+        "a\\n  99.00%  cat.png\n   50.00%  dog"
+    )

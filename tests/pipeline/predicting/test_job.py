@@ -304,6 +304,9 @@ def test_damaged_and_empty_sources(model, encoded, tmp_path):
     assert not (tmp_path / "other").exists()
     with pytest.raises(DataError, match="nothing matches"):
         predict_into(tmp_path / "other", model, [f"{tmp_path}/no-*.tar"], CONFIG)
+    (tmp_path / "photos.tar.gz").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"photos\.tar\.gz is packed.* Unpack it"):
+        predict_into(tmp_path / "other", model, [str(tmp_path / "photos.tar.gz")], CONFIG)
 
 
 def test_a_source_that_is_not_there_begins_no_job(model, encoded, tmp_path):
