@@ -19,9 +19,10 @@ from urllib.parse import unquote, urlsplit
 
 from mobilenet_cli.data.dataset import Sample, printable
 from mobilenet_cli.data.open_dataset import shard_endings, shard_format, shards_of
-from mobilenet_cli.data.readers.files import is_archive, is_packed, read_file
+from mobilenet_cli.data.readers.files import is_archive, is_packed, read_file, refuse_same
 from mobilenet_cli.data.readers.folder import nothing_in, pictures_below
 from mobilenet_cli.data.readers.remote import expand, is_address
+from mobilenet_cli.data.readers.shards import missing_shards
 from mobilenet_cli.pipeline.errors import DataError, OptionError
 
 FILES = 1000  # in a part
@@ -123,18 +124,22 @@ def cut(sources: Sequence[str], files: int = FILES) -> Iterator[Part]:
 
 
 def refuse_missing(sources: Sequence[str], parts: Iterable[Part]) -> None:
-    """Refuse a source that is named and not there, which is a mistake that costs hours to see late.
+    """Refuse what costs hours to see late: a source that is not there, or that is named twice.
 
     Single files of a list may be missing: each has a row that says so.
 
     Raises:
-        DataError: a source that was named, or a shard of a list, does not exist.
+        DataError: a source that was named, or a shard of a list, does not exist, or two folders or
+            shards are the same.
     """
-    named = (s for s in sources if not (is_address(s) or s.startswith(LIST) or PATTERN.search(s)))
-    shards = (part.source for part in parts if part.names is None and part.address is None)
+    named = [s for s in sources if not (is_address(s) or s.startswith(LIST) or PATTERN.search(s))]
+    whole = (part for part in parts if part.names is None and part.address is None)
+    shards = [part.source for part in whole if part.problem is None]
     for path in chain(named, shards):
         if not os.path.exists(path):  # noqa: PTH110 - as above
             raise DataError(f"{path} does not exist", "Check the path")
+    refuse_same(Path(source) for source in named if os.path.isdir(source))  # noqa: PTH112
+    refuse_same(map(Path, shards))
 
 
 def _expanded(source: str) -> Iterator[str]:
@@ -209,6 +214,7 @@ def _parts_of(source: str, files: int) -> Iterator[Part]:
         return
     shards = shards_of(source)
     yield from (Part(str(shard)) for shard in shards)
+    yield from (Part(source, problem=missing) for missing in missing_shards(shards))
     names = map(os.fsencode, pictures_below(Path(source)))
     count = 0
     try:

@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -48,6 +48,34 @@ def is_packed(path: str) -> DataError:
     return DataError(
         f"{path} is packed, so images cannot be read singly",
         "Unpack it, and give the folder that holds the images",
+    )
+
+
+def refuse_same(paths: Iterable[Path]) -> None:
+    """Refuse two names of one file or folder, whose images would count twice.
+
+    Raises:
+        DataError: two are the same, by a link or because one is named again.
+    """
+    seen: dict[tuple[int, int], Path] = {}
+    for path in paths:
+        try:
+            found = path.stat()
+        except OSError:
+            continue  # reading it says so
+        place = (found.st_dev, found.st_ino)
+        if place in seen:
+            raise same_place(seen[place], path)
+        seen[place] = path
+
+
+def same_place(first: Path, second: Path) -> DataError:
+    """Return the error for two names of one file or folder."""
+    if first == second:
+        return DataError(f"{first} is named twice, so its images would count twice", "Name it once")
+    return DataError(
+        f"{first} and {second} are the same, so their images would count twice",
+        "Leave one of them out, or remove the link",
     )
 
 

@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 
 from mobilenet_cli.data.dataset import Dataset, Sample, class_name
 from mobilenet_cli.data.imagenet import synsets, validation_synset
-from mobilenet_cli.data.readers.files import is_archive, is_image, is_other_picture, read_file
+from mobilenet_cli.data.readers.files import (
+    is_archive,
+    is_image,
+    is_other_picture,
+    read_file,
+    refuse_same,
+    same_place,
+)
 from mobilenet_cli.data.split import Split, stratified
 from mobilenet_cli.pipeline.errors import DataError, counted, examples
 
@@ -68,7 +75,7 @@ class ImageFolder:
 
         Raises:
             DataError: the folder is missing or empty, a class has no images or occurs twice, or
-                the split does not exist.
+                the split does not exist, or a folder belongs to two classes or splits by a link.
         """
         root = Path(source)
         name, unread = f"{root} ({split})", list[Path]()
@@ -84,6 +91,9 @@ class ImageFolder:
         train, held_out = _training_folder(places), _held_out_folder(root, places)
         parts = {"train": [train], "val": [held_out], "all": [train, held_out]}[split]
         samples, seen = FileSamples(), set[str]()
+        both = [root / part for part in (train, held_out)]
+        refuse_same(both)
+        refuse_same(folder / name for folder in both for name in _folders(folder))
         for part in parts:
             if not (root / part).is_dir():
                 if split == "all":
@@ -196,11 +206,11 @@ def _labelled(
                 "Put their images into one folder",
             )
         by_class[label] = name
-    samples = FileSamples()
+    samples, places = FileSamples(), dict[Path, Path]()
     above = (root.resolve(), folder.resolve())
     for label, name in by_class.items():
         before = len(unread)
-        images = list(_images_below(folder / name, unread, above))
+        images = list(_images_below(folder / name, unread, above, places))
         if not images:
             count = len(unread) - before
             but = f" but {count} of a kind that is not read, such as {unread[-1]}" if count else ""
@@ -270,18 +280,34 @@ def _entries(folder: Path, unread: list[Path] | None = None) -> tuple[list[str],
     return sorted(folders), sorted(images)
 
 
-def _images_below(folder: Path, unread: list[Path], above: tuple[Path, ...] = ()) -> Iterator[str]:
+def _images_below(
+    folder: Path,
+    unread: list[Path],
+    above: tuple[Path, ...] = (),
+    places: dict[Path, Path] | None = None,
+) -> Iterator[str]:
     """Yield the images of a folder, then those of its subfolders, by their names within it.
 
     A link to a folder in which it lies is not followed.
+
+    Args:
+        folder: where to look.
+        unread: pictures that are not read are added here.
+        above: the folders in which it lies.
+        places: the folders that were seen, whose images must not count again; None lets them.
+
+    Raises:
+        DataError: a folder cannot be read, or has been seen.
     """
     here = folder.resolve()
     if any(path.is_relative_to(here) for path in above):
         return
+    if places is not None and places.setdefault(here, folder) != folder:
+        raise same_place(places[here], folder)
     folders, images = _entries(folder, unread)
     yield from images
     for name in folders:
-        for image in _images_below(folder / name, unread, (*above, here)):
+        for image in _images_below(folder / name, unread, (*above, here), places):
             yield f"{name}/{image}"
 
 

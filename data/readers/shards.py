@@ -3,14 +3,17 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from mobilenet_cli.data.dataset import Dataset, Sample
+from mobilenet_cli.data.readers.files import refuse_same
 from mobilenet_cli.data.split import Split, stratified
-from mobilenet_cli.pipeline.errors import DataError
+from mobilenet_cli.pipeline.errors import DataError, counted, examples
 
 SPLIT_WORDS = ("train", "training", "val", "valid", "validation", "test", "testing")
 SHORT = {"training": "train", "testing": "test"}
+NUMBERED = re.compile(r"(.*?)-(\d{3,7})-of-(\d{3,7})(?!\d)(.*)")  # train-00000-of-00064.tar
 WORD = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_WORDS)})(?![a-z])", re.IGNORECASE)
 LABEL_LENGTH = 1000  # characters; folders, which name classes elsewhere, have at most 255
 HELD_OUT_WORDS = (("val", "valid", "validation"), ("test",))  # the first that is there
@@ -66,7 +69,7 @@ class ShardFormat:
             split: ``train``, ``val`` or ``all``.
 
         Raises:
-            DataError: there are no images, or none for this split.
+            DataError: there are no images, or none for this split, or two files are the same.
         """
         files, named = self.files(Path(source)), self.has_splits(source)
         if named and split != "all":
@@ -75,8 +78,9 @@ class ShardFormat:
                 raise DataError(
                     f"{source} has no file for '{split}'", f"Name it {split}-00000, for instance"
                 )
+        refuse_same(files)
         samples: list[Sample] = []
-        lost: list[DataError] = []
+        lost = missing_shards(files)
         for found in self.read(_names(files)):
             if isinstance(found, DataError):
                 lost.append(found)
@@ -98,6 +102,34 @@ class ShardFormat:
             next(filter(None, map(self.class_names, files)), ()) or _classes_of(samples),
             tuple(lost),
         )
+
+
+def missing_shards(paths: Iterable[Path]) -> list[DataError]:
+    """Find files that the names of others promise, such as ``train-00000-of-00064.tar``.
+
+    Returns:
+        A sentence for each set of such files that is not whole. Some programs count from 1.
+    """
+    sets: dict[tuple[Path, str, str], dict[int, str]] = {}
+    for path in paths:
+        if (named := NUMBERED.fullmatch(path.name)) is not None:
+            prefix, number, total, _ = named.groups()
+            sets.setdefault((path.parent, prefix, total), {})[int(number)] = path.name
+    errors = []
+    for (folder, prefix, total), found in sets.items():
+        first = int(0 not in found and int(total) in found)
+        wanted = range(first, first + int(total))
+        count = len(wanted) - sum(number in wanted for number in found)
+        if count:
+            some = islice((number for number in wanted if number not in found), 4)
+            names = [f"{prefix}-{number:0{len(total)}}-of-{total}" for number in some]
+            errors.append(
+                DataError(
+                    f"{folder} lacks {counted(count, 'file')} of {int(total):,}{examples(names)}",
+                    "Download them, or rename the others if no more are wanted",
+                )
+            )
+    return errors
 
 
 def _no_images(source: str) -> DataError:

@@ -236,6 +236,27 @@ def test_a_folder_of_archives_says_what_it_holds(tmp_path):
     assert re.search(said, str(lost))
 
 
+def test_a_class_folder_is_no_second_class_by_a_link(tmp_path):
+    root = image_tree(tmp_path, "a/1.png", "b/2.png")
+    (root / "c").symlink_to("b")
+    with pytest.raises(DataError, match=r"b and \S+c are the same, so .* twice\. Leave one"):
+        open_dataset(str(root), "all")
+    (root / "c").unlink()
+    (root / "a/more").symlink_to(root / "b")
+    with pytest.raises(DataError, match=r"a/more and \S+b are the same"):
+        open_dataset(str(root), "all")
+
+
+@pytest.mark.parametrize("link", ["val", "val/a"])
+def test_training_images_are_not_held_out_by_a_link(tmp_path, link):
+    root = image_tree(tmp_path, "train/a/1.png", "train/b/2.png")
+    if link != "val":
+        (root / "val").mkdir()
+    (root / link).symlink_to(root / link.replace("val", "train"))
+    with pytest.raises(DataError, match="are the same, so their images would count twice"):
+        open_dataset(str(root), "val")
+
+
 def test_a_link_that_leads_to_itself_is_one_image_that_cannot_be_read(tmp_path):
     root = image_tree(tmp_path, "a/1.png", "b/2.png")
     (root / "a/loop.png").symlink_to("loop.png")

@@ -13,6 +13,7 @@ from mobilenet_cli.data import imagenet
 from mobilenet_cli.data.decode import decode
 from mobilenet_cli.data.loader import batches
 from mobilenet_cli.data.open_dataset import held_out, open_dataset
+from mobilenet_cli.data.parts import cut
 from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.data.readers import parquet
 from mobilenet_cli.pipeline.errors import DataError
@@ -202,6 +203,31 @@ def test_parquet_of_views_as_polars_writes_them(tmp_path, encoded):
     path = write_columns(tmp_path / "x.PARQUET", image=images, label=pa.array(["a"], "string_view"))
     assert labels_of(path) == ["a"]
     assert open_dataset(str(path), "all").samples[0].read() == encoded()
+
+
+@pytest.mark.parametrize(
+    ("names", "missing"),
+    [
+        (["train-00000-of-00003", "train-00002-of-00003"], "1 file of 3: train-00001-of-00003"),
+        (["x-00001-of-00002", "x-00002-of-00002"], None),  # counted from 1
+        (["x-00000-of-90000"], "89,999 files of 90,000, such as x-00001-of-90000, x-00002-of"),
+        (["x-00000-of-00002-1f2e", "x-00001-of-00002-a0b1"], None),
+    ],
+)
+def test_files_that_the_names_of_others_promise(tmp_path, encoded, names, missing):
+    for name in names:
+        write_parquet(tmp_path / f"{name}.parquet", [encoded()] * 2, [0, 1])
+    lost = [error.what for error in open_dataset(str(tmp_path), "all").lost]
+    parts = [str(part.problem) for part in cut([str(tmp_path)]) if part.problem]
+    assert len(lost) == len(parts) == bool(missing)
+    assert all(f"{tmp_path} lacks {missing}" in said for said in (*lost, *parts))
+
+
+def test_one_file_by_two_names_does_not_count_twice(tmp_path, encoded):
+    write_parquet(tmp_path / "a.parquet", [encoded()], [0])
+    (tmp_path / "b.parquet").symlink_to("a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet and \S+b\.parquet are the same"):
+        open_dataset(str(tmp_path), "all")
 
 
 def test_a_label_of_a_megabyte_is_lost_and_not_shown(tmp_path, encoded):

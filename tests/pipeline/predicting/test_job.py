@@ -132,9 +132,10 @@ def test_another_job_is_refused_with_the_difference(model, images, tmp_path):
         f"{out} holds another job: it also had 1 source: {images}; it did not have 2 sources: "
         f"{images}/a, {images}/b"
     )
-    twice = [*source, *source]
+    both = [f"{images}/a", f"{images}/b"]
+    predict_into(tmp_path / "both", model, both, CONFIG)
     with pytest.raises(OptionError, match="in another order, or not as often"):
-        predict_into(out, model, twice, CONFIG)
+        predict_into(tmp_path / "both", model, both[::-1], CONFIG)
     (images / "new.png").touch()
     with pytest.raises(OptionError, match=r"job: since then a file in its sources has come, gone"):
         predict_into(out, model, source, CONFIG)
@@ -318,6 +319,13 @@ def test_a_source_that_is_not_there_begins_no_job(model, encoded, tmp_path):
         with pytest.raises(DataError, match=r"lost(\.tar)? does not exist"):
             predict_into(tmp_path / "out", model, [str(shard), source], CONFIG)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_source_that_is_named_twice_begins_no_job(model, images, encoded, tmp_path):
+    shard = str(tar(tmp_path / "a.tar", {"0.png": encoded()}))
+    for sources in ([str(images), f"{images}/a/.."], [shard, str(tmp_path)]):
+        with pytest.raises(DataError, match=r"are the same|named twice"):
+            predict_into(tmp_path.with_name("out-twice"), model, sources, CONFIG)
 
 
 def test_a_full_disk_keeps_what_is_finished(model, images, tmp_path, monkeypatch):
