@@ -189,6 +189,8 @@ def _read_outputs(
         name = entry.get("name")
         if not isinstance(name, str) or name not in known:
             raise wrong(f"the model has no output {_shown(name)}", f"Ask for {', '.join(known)}")
+        if any(known[name] is other.tensor for other in wanted):  # each would be answered in full
+            raise wrong(f"the output '{name}' is asked for twice", "Ask for it once")
         parameters = _object(entry.get("parameters", {}), "'parameters'")
         top = parameters.get("classification", 0)
         if type(top) is not int or top < 0:

@@ -246,6 +246,7 @@ BAD: dict[str, tuple[str, bytes | None, dict[str, str], int, str]] = {
     "large values": (INFER, request(data=[10**30] * 3072), {}, 400, "integers"),
     "no data": (INFER, request(data=None), {}, 400, "integers"),
     "output": (INFER, request(outputs=[{"name": "x"}]), {}, 400, "Ask for probabilities"),
+    "output twice": (INFER, request(outputs=[{"name": "probabilities"}] * 2), {}, 400, "twice"),
     "classes": (
         *(
             INFER,
