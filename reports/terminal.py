@@ -40,6 +40,12 @@ MANY_IMAGES = 100_000  # with fewer photos, weights that know photos are the bet
 PRETRAINED = {"mobilenet_v1": ("google/mobilenet_v1_1.0_224", "mobilenet_v1_1_224")}
 CALIBRATE = " --calib-dir FOLDER"  # of a model that does not say on which images it was trained
 MARKS = {"ok": "ok     ", "note": "note   ", "problem": "PROBLEM"}
+SHIFTED = {  # by how many classes
+    by: f"warning: the first class of most images is the one {which} that of their label: the "
+    "labels seem to be counted otherwise than the model's classes, which start at 0 and without "
+    "a background class; rename the labels, or pass --map"
+    for by, which in ((-1, "before"), (1, "after"))
+}
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -278,7 +284,10 @@ def left_out(bad_images: Sequence[str]) -> list[str]:
 
 def evaluation_notes(record: EvaluationRecord | DetectionRecord) -> list[str]:
     """Name images that an evaluation left out, and what was wrong with labels."""
-    notes = list(record.remarks) if isinstance(record, DetectionRecord) else []
+    if isinstance(record, DetectionRecord):
+        notes = list(record.remarks)
+    else:
+        notes = [SHIFTED[record.label_shift]] if record.label_shift else []
     return notes + left_out(record.bad_images)
 
 

@@ -1,6 +1,7 @@
 """Any artifact's top-1 and top-5 accuracy is measured here, on images as people have them."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -41,6 +42,7 @@ from mobilenet_cli.reports.records.accuracy import EvaluationRecord
 
 Answered = tuple[str, Answer | DataError]  # an image's name, and what the model says
 RUN = 1000  # images that an actor of a cluster evaluates at a time
+SHIFTED = 5  # labels that must seem to be off by one
 TOP = 3  # classes of each image that are kept for the report
 
 
@@ -90,6 +92,7 @@ def evaluate(
     facts, given = artifact.facts, evaluation_set(artifact, config.data)
     dataset = relabelled(given, config.class_map, facts)
     targets = targets_by_label(given, dataset, artifact)
+    off: dict[int, Counter[int]] = {-1: Counter(), 1: Counter()}
     images = top1 = top5 = 0  # counted as they come, so that memory does not grow with the set
     bad = [error.what for error in dataset.lost]
     first: DataError | None = None
@@ -102,6 +105,8 @@ def evaluate(
                 images += 1
                 top1 += answer.rank < 1
                 top5 += answer.rank < 5
+                if (by := answer.top[0] - answer.target) in off:
+                    off[by][answer.target] += 1
                 keep(answer)
             elif config.strict or isinstance(answer, NotFiniteError):
                 raise answer
@@ -129,12 +134,14 @@ def evaluate(
         images_per_second=len(dataset.samples) / seconds,
         seconds=seconds,
         preprocessing=preprocessing(facts),
+        label_shift=label_shift(off, top1, images),
     )
 
 
 def targets_by_label(given: Dataset, dataset: Dataset, artifact: Artifact) -> dict[str, int]:
     """Return the output index of each label as it was given, before classes got other names."""
-    targets = label_indices(dataset, artifact.facts.classes, artifact.path)
+    facts = artifact.facts
+    targets = label_indices(dataset, facts.classes, artifact.path, facts.names)
     if given is dataset:
         return targets
     pairs = zip(given.samples, dataset.samples, strict=True)
@@ -239,6 +246,24 @@ def rank_of(target: int, logits: NDArray[np.float32]) -> int:
     """Return how many classes come before ``target`` by falling logit; ties in order of index."""
     before = (logits > logits[target]).sum() + (logits[:target] == logits[target]).sum()
     return int(before)
+
+
+def label_shift(off: Mapping[int, Counter[int]], right: int, images: int) -> int:
+    """Tell by how much the labels seem to be off, by what the model says of most images.
+
+    Args:
+        off: how many images of each class the model calls the class before, -1, or after it, 1.
+        right: how many it calls as their label does.
+        images: how many there are.
+
+    Returns:
+        -1 or 1 where that class, for several labels, is the first of most images and the label's
+        of few; else 0.
+    """
+    for by, found in off.items():
+        if found.total() > max(images / 2, 3 * right) and len(found) >= SHIFTED:
+            return by
+    return 0
 
 
 def preprocessing(facts: Facts) -> dict[str, str | int | float | tuple[float, ...]]:

@@ -2,6 +2,7 @@
 
 import csv
 import difflib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,21 +26,32 @@ def evaluation_set(artifact: Artifact, data: str | None) -> Dataset:
     return held_out(source, artifact.facts.data).labelled()
 
 
-def targets_of(dataset: Dataset, classes: Sequence[str], model: Path) -> list[int]:
+def targets_of(
+    dataset: Dataset, classes: Sequence[str], model: Path, names: Sequence[str] = ()
+) -> list[int]:
     """Return the output index of each sample's class.
 
     Raises:
         DataError: as ``label_indices``.
         ModelError: as ``label_indices``.
     """
-    index = label_indices(dataset, classes, model)
+    index = label_indices(dataset, classes, model, names)
     return [index[str(sample.label)] for sample in dataset.samples]
 
 
-def label_indices(dataset: Dataset, classes: Sequence[str], model: Path) -> dict[str, int]:
+def label_indices(
+    dataset: Dataset, classes: Sequence[str], model: Path, names: Sequence[str] = ()
+) -> dict[str, int]:
     """Return the output index of each label that occurs; the set may have a subset of the classes.
 
-    Where no label is a class of the model but all are numbers, they are indices of its classes.
+    Where no label is a class of the model, numbers are indices of its classes, and others the names
+    of its classes, where these tell them apart.
+
+    Args:
+        dataset: the images.
+        classes: identifiers of the model's outputs.
+        model: its file.
+        names: what people call its outputs, if it says that.
 
     Raises:
         DataError: a sample has no label, or one that is no class of the model; or the labels are
@@ -61,11 +73,13 @@ def label_indices(dataset: Dataset, classes: Sequence[str], model: Path) -> dict
     known = [label for label in labels if label is not None]
     index = {identifier: position for position, identifier in enumerate(classes)}
     if not index.keys() & labels.keys():
-        index = _by_number(classes)
-        _check_numbers([index[label] for label in known if label in index], dataset, classes, model)
+        index = _by_number(known, classes)
+        _check_numbers(list(index.values()), dataset, classes, model)
+        index = index or _by_name(names)
     if unknown := [label for label in known if label not in index]:
         near = difflib.get_close_matches(unknown[0], classes, n=1)
-        meant = near[0] if near else classes[class_offset(classes)]
+        like = near[0] if near else classes[class_offset(classes)]
+        meant = dict(zip(names, classes, strict=False)).get(unknown[0], like)
         raise DataError(
             f"{len(unknown)} of the {counted(len(known), 'class', 'classes')} of {dataset.name} "
             f"{'is no class' if len(unknown) == 1 else 'are no classes'} of {model}, such as "
@@ -76,10 +90,21 @@ def label_indices(dataset: Dataset, classes: Sequence[str], model: Path) -> dict
     return {label: index[label] for label in known}
 
 
-def _by_number(classes: Sequence[str]) -> dict[str, int]:
-    """Return targets for labels that count the classes from 0, without a background class."""
+def _by_number(labels: Sequence[str], classes: Sequence[str]) -> dict[str, int]:
+    """Return targets for labels that count the classes from 0, without a background class.
+
+    Numbers may be filled up with zeros, as ``0012``.
+    """
     first = class_offset(classes)
-    return {str(position - first): position for position in range(first, len(classes))}
+    targets = {str(position - first): position for position in range(first, len(classes))}
+    plain = {label: label.lstrip("0") or "0" for label in labels if label.isdecimal()}
+    return {label: targets[number] for label, number in plain.items() if number in targets}
+
+
+def _by_name(names: Sequence[str]) -> dict[str, int]:
+    """Return targets for the names that only one class has."""
+    often = Counter(names)
+    return {name: place for place, name in enumerate(names) if often[name] == 1}
 
 
 def _check_numbers(

@@ -184,7 +184,7 @@ def _read_outputs(
     known = {tensor.name: tensor for tensor in outputs}
     if not document.get("outputs"):
         return tuple(Wanted(tensor, all_binary is True, 0) for tensor in outputs)
-    wanted = []
+    wanted: list[Wanted] = []
     for entry in _list(document["outputs"], "outputs"):
         name = entry.get("name")
         if not isinstance(name, str) or name not in known:

@@ -25,6 +25,8 @@ class EvaluationRecord(Record):
         images_per_second: decoding included, loading the model not.
         seconds: wall time of the same.
         preprocessing: decoder, resize, crop and normalization used.
+        label_shift: -1 or 1 where most images' first class is the one before or after that of their
+            label, so that the labels seem to be counted otherwise than the model's classes; else 0.
     """
 
     model: str
@@ -42,6 +44,7 @@ class EvaluationRecord(Record):
     images_per_second: float
     seconds: float
     preprocessing: dict[str, str | int | float | tuple[float, ...]]
+    label_shift: int = 0
 
     def as_document(self) -> dict[str, JsonValue]:
         """Return the record as JSON with top1 and top5 as plain numbers, their intervals apart."""

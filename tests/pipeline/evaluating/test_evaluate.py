@@ -35,12 +35,13 @@ from mobilenet_cli.pipeline.evaluating.evaluate import (
     evaluate_and_keep,
     rank_of,
 )
-from mobilenet_cli.pipeline.evaluating.labels import targets_of
+from mobilenet_cli.pipeline.evaluating.labels import label_indices, targets_of
 from mobilenet_cli.pipeline.evaluating.predict import predict, tell_model
 from mobilenet_cli.pipeline.evaluating.records import RecordFile, evaluations_of, predictions_in
 from mobilenet_cli.pipeline.reporting.collect import collect
 from mobilenet_cli.pipeline.runtime.session import open_session
 from mobilenet_cli.reports.records.accuracy import EvaluationRecord
+from mobilenet_cli.reports.terminal import evaluation_notes
 
 
 @pytest.fixture
@@ -165,14 +166,43 @@ def test_unknown_class_is_named(tiny, class_folders):
         evaluate(load_artifact(tiny / "fp32.onnx"), EvaluateConfig(data=str(root)))
 
 
+def labelled(*labels: str) -> Dataset:
+    return Dataset("d", [Sample(f"{n}", label, bytes) for n, label in enumerate(labels)], labels)
+
+
 def test_numbers_of_another_set_are_refused():
-    digits = Dataset("d", [Sample("x", "9", bytes), Sample("y", "3", bytes)], ("3", "9"))
+    digits = labelled("9", "3")
     thousand = tuple(f"n{index:08}" for index in range(1000))
     with pytest.raises(DataError, match=r"numbers up to 9, .* the 1000 classes .* --map FILE"):
         targets_of(digits, thousand, Path("m"))
     with pytest.raises(DataError, match="do not count the 1000 classes"):
         targets_of(digits, ("background", *thousand), Path("m"))
     assert targets_of(digits, thousand[:12], Path("m")) == [9, 3]
+
+
+def test_numbers_with_zeros_before_them_and_names_are_classes():
+    thousand, model = tuple(f"n{i:08d}" for i in range(1000)), Path("m")
+    assert label_indices(labelled("0012", "999"), thousand, model) == {"0012": 12, "999": 999}
+    names = ("background", "tench", "crane", "crane", "fox")
+    classes = ("background", "n1", "n2", "n3", "n4")
+    assert label_indices(labelled("fox", "tench"), classes, model, names) == {"fox": 4, "tench": 1}
+    with pytest.raises(DataError, match=r"such as 'crane'.* lines such as 'crane,n3'"):
+        label_indices(labelled("fox", "crane"), classes, model, names)
+
+
+@pytest.mark.parametrize("by", [-1, 0, 1])
+def test_labels_that_are_counted_otherwise_are_noticed(chain, tmp_path, by):
+    """What the model says of the digits is what their labels are made from."""
+    artifact = chain.fp32
+    digits = open_dataset("digits", "train").samples[:60]
+    said = predict(artifact, digits, 1)
+    for number, (sample, answer) in enumerate(zip(digits, said, strict=True)):
+        label = (int(answer.guesses[0].identifier) - by) % 10
+        (tmp_path / str(label)).mkdir(exist_ok=True)
+        (tmp_path / str(label) / f"{number}.png").write_bytes(sample.read())
+    record = evaluate(artifact, EvaluateConfig(str(tmp_path)))
+    assert record.label_shift == by
+    assert any("counted otherwise" in note for note in evaluation_notes(record)) == bool(by)
 
 
 def test_a_file_says_which_classes_are_meant(tiny, class_folders, tmp_path):
