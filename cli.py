@@ -144,7 +144,8 @@ def with_options(function: Callable[..., Output]) -> inspect.Signature:
 
 def complain(name: str, error: MobilenetError, as_json: bool) -> None:
     """Tell the user what is wrong and what to do; with ``--json`` as a document as well."""
-    say(f"{name}: {error}", "bold red")
+    with contextlib.suppress(OSError):  # of a full disk the exit status is left
+        say(f"{name}: {error}", "bold red")
     if as_json:
         document = {"command": name, "error": error.what, "fix": error.fix}
         with contextlib.suppress(OSError):  # standard error has the sentence

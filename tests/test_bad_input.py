@@ -197,6 +197,29 @@ def test_standard_output_that_is_full():
     assert "Traceback" not in done.stderr
 
 
+def test_standard_error_that_is_full():
+    """A status is all that is left; 1 would be a gate's."""
+    with Path("/dev/full").open("w") as full:
+        arguments = [sys.executable, "-c", PROGRAM, "predict", "runs/good/folded.onnx", "none.png"]
+        assert subprocess.run(arguments, stderr=full, stdout=subprocess.DEVNULL).returncode == 2
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_a_working_folder_that_is_gone(tmp_path: Path, command: str):
+    def away() -> None:
+        (tmp_path / "gone").mkdir()
+        os.chdir(tmp_path / "gone")
+        (tmp_path / "gone").rmdir()
+
+    said = refused_in_child(command, before=away)
+    assert "the folder in which this command was started has been removed" in said
+
+
+@pytest.mark.parametrize("name", ["a\nb", "x" * 256])
+def test_names_that_no_run_can_have(name: str):
+    assert "too long, or has characters that cannot be shown" in refused("report", "--run", name)
+
+
 def without_privilege() -> None:
     """Make permissions hold for root as well, in the program that this process becomes."""
     ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0)

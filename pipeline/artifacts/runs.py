@@ -1,6 +1,8 @@
 """A run is a folder under ``runs/`` with fixed file names; this file knows them."""
 
 import importlib.util
+import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,8 @@ from mobilenet_cli.pipeline.artifacts.sidecar import read_sidecar
 from mobilenet_cli.pipeline.errors import ModelError, OptionError, StorageError
 
 RUNS = Path("runs")
+LONGEST_NAME = 255  # bytes, of most file systems
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 BEGINNINGS = ("checkpoint", "fp32")  # what an imported ONNX file may not have
 IMPORT = "mobilenet-cli import WEIGHTS"  # what else begins a run
 NO_RUN_YET = f"Make one with 'mobilenet-cli train' or '{IMPORT}'"
@@ -104,8 +108,13 @@ def run_named(name: str) -> Run:
         name: a folder under ``runs/``, by its name or as shells complete it, ``runs/NAME/``.
 
     Raises:
-        OptionError: it would be a folder elsewhere.
+        OptionError: it would be a folder elsewhere, or is no name that can be shown and kept.
     """
+    if len(os.fsencode(name)) > LONGEST_NAME or CONTROL.search(name):
+        raise OptionError(
+            "the name of the run is too long, or has characters that cannot be shown",
+            f"Pass --run with a name of one line and at most {LONGEST_NAME} bytes",
+        )
     path = Path(name)
     folder = path if path.parent == RUNS else RUNS / path
     if folder.parent != RUNS or not path.name or path.name == "..":

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
-from mobilenet_cli.pipeline.errors import Interrupted
+from mobilenet_cli.pipeline.errors import Interrupted, StorageError
 
 CLOSED_PIPE = 128 + signal.SIGPIPE  # with which a shell shows that a reader had seen enough
 AGAIN = 0.2  # seconds after which an exception that was put off or swallowed is raised again
@@ -21,11 +21,13 @@ def stoppable() -> Iterator[None]:
     A second signal ends the process at once. A signal that the parent of this process ignores, as
     nohup does, stays ignored. A native library is loaded to its end first, since on the way it
     turns the exception into another one or aborts. Where a library swallows the exception, it is
-    raised again.
+    raised again. Nothing begins in a folder that is gone: libraries abort there.
 
     Raises:
         Interrupted: a signal has come.
+        StorageError: the working folder has been removed.
     """
+    refuse_removed_folder()
     came: list[int] = []
 
     def interrupted() -> Interrupted:
@@ -56,6 +58,21 @@ def stoppable() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
     if came:  # whatever ended in the meantime
         raise interrupted()
+
+
+def refuse_removed_folder() -> None:
+    """Refuse to work in a folder that another program has removed.
+
+    Raises:
+        StorageError: it has.
+    """
+    try:
+        os.getcwd()  # noqa: PTH109 - pathlib takes long to import
+    except FileNotFoundError as error:
+        raise StorageError(
+            "the folder in which this command was started has been removed",
+            "Change to another folder, or make it again and enter it again with 'cd \"$PWD\"'",
+        ) from error
 
 
 def loads_native_code(frame: FrameType | None) -> bool:
