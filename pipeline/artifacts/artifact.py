@@ -148,17 +148,24 @@ def load_with_record(path: Path, kind: type[M]) -> Artifact[M]:
         ModelError: the file cannot be read, or its sidecar is missing, is of another file, or
             holds another kind of record.
     """
-    artifact, sidecar = load_artifact(path), read_sidecar(path)
-    try:
-        if sidecar is not None and sidecar.sha256 == artifact.sha256:
-            record = kind.model_validate(sidecar.record)
-            return Artifact(path, artifact.sha256, artifact.facts, record)
-    except ValidationError:
-        pass  # as if there were none
+    artifact = load_artifact(path)
+    if (record := record_beside(artifact, kind)) is not None:
+        return Artifact(path, artifact.sha256, artifact.facts, record)
     raise ModelError(
         f"{path} has no record of what its stage measured beside it",
         f"Make it again with 'mobilenet-cli {artifact.facts.stage}'",
     )
+
+
+def record_beside(artifact: Artifact, kind: type[M]) -> M | None:
+    """Return the record of the stage that made a file; None where the sidecar has none of it."""
+    sidecar = read_sidecar(artifact.path)
+    if sidecar is None or sidecar.sha256 != artifact.sha256:
+        return None
+    try:
+        return kind.model_validate(sidecar.record)
+    except ValidationError:
+        return None
 
 
 def _checkpoint_metadata(path: Path) -> dict[str, str]:

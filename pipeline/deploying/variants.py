@@ -10,10 +10,9 @@ from PIL import Image
 
 from mobilenet_cli.calibration.kernels import TARGETS
 from mobilenet_cli.data.preprocess import InputSpec, normalize, square_of_bytes
-from mobilenet_cli.pipeline.artifacts.artifact import Artifact
+from mobilenet_cli.pipeline.artifacts.artifact import Artifact, record_beside
 from mobilenet_cli.pipeline.artifacts.facts import METADATA_KEY, Facts
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
-from mobilenet_cli.pipeline.artifacts.sidecar import read_sidecar
 from mobilenet_cli.pipeline.deploying.answering import Answering, Answers, Boxes
 from mobilenet_cli.pipeline.deploying.image import MIN_OPSET, take_image
 from mobilenet_cli.pipeline.deploying.pixels import take_pixels
@@ -112,10 +111,7 @@ def write_variant(
     if kernels:
         apart = distance(answers, _run(files["pixels"], answering, [trials.probe], running))
         tolerance = max(tolerance, 2 * apart)
-    sidecar = read_sidecar(source.path)
-    quantized = (
-        QuantizeRecord.model_validate(sidecar.record) if sidecar and target != FLOAT else None
-    )
+    quantized = record_beside(source, QuantizeRecord) if target != FLOAT else None
     variant = VariantRecord(
         target=target,
         machines=MACHINES[target],

@@ -1,12 +1,13 @@
 """These are the records of latency and of the machine that it was measured on."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from mobilenet_cli.reports.records.base import Record
 
+Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]  # others are divided by it
 # What the rows are called that run a file in another way than plainly.
 UNFUSED = "batch norms not fused"
 FROZEN = "frozen BatchNorm statistics"
@@ -107,12 +108,12 @@ class BenchResult(Record):
     threads: int
     cpus: tuple[int, ...] = ()
     batch: int
-    p50_ms: float
+    p50_ms: Milliseconds
     p90_ms: float
     p99_ms: float
     min_ms: float
-    low_ms: float
-    high_ms: float
+    low_ms: Milliseconds
+    high_ms: Milliseconds
     runs: int
     blocks: int
     images_per_second: float

@@ -20,11 +20,12 @@ from mobilenet_cli.cli import app
 from mobilenet_cli.data.decode import decode
 from mobilenet_cli.data.open_dataset import open_dataset
 from mobilenet_cli.data.preprocess import InputSpec, denormalize, normalize, resize_and_crop
-from mobilenet_cli.pipeline.artifacts.artifact import save_artifact
+from mobilenet_cli.pipeline.artifacts.artifact import load_artifact, save_artifact
 from mobilenet_cli.pipeline.artifacts.facts import Facts
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
+from mobilenet_cli.pipeline.artifacts.sidecar import sidecar_path
 from mobilenet_cli.pipeline.deploying import package as package_room
-from mobilenet_cli.pipeline.deploying.deploy import DeployConfig
+from mobilenet_cli.pipeline.deploying.deploy import DeployConfig, deploy
 from mobilenet_cli.pipeline.deploying.image import take_image
 from mobilenet_cli.pipeline.deploying.package import Package, open_package
 from mobilenet_cli.pipeline.deploying.pixels import pixel_codes, take_pixels
@@ -335,6 +336,16 @@ def test_a_fixed_batch_is_refused_in_a_sentence(chain, tmp_path):
     assert result.exit_code == 2
     assert "batch size" in result.stderr
     assert "is fixed at 4" in result.stderr.replace("\n", " ")
+
+
+def test_the_record_of_another_file_is_not_taken(chain, tmp_path):
+    """As a file that was copied without its sidecar leaves it, beside the sidecar of its own."""
+    path = Path(shutil.copy(chain.int8.path, tmp_path))
+    shutil.copy(sidecar_path(chain.folded.path), sidecar_path(path))
+    made = deploy(load_artifact(path), DeployConfig(images=2), tmp_path / "package")
+    assert [variant.sqnr_db for variant in made.manifest.variants] == [None]
+    with_it = deploy(chain.int8, DeployConfig(images=2), tmp_path / "other")
+    assert with_it.manifest.variants[0].sqnr_db == chain.int8.record.sqnr_db
 
 
 def test_deploy_writes_over_packages_alone(chain, tmp_path):

@@ -474,3 +474,13 @@ def test_commands_that_are_given_as_cures_run(run: Run) -> None:
     assert lacking["int8.onnx"] == "mobilenet-cli quantize --run tiny --calib-dir FOLDER"
     folded = lacking.get("folded.onnx", "mobilenet-cli simplify --run tiny")
     assert folded == "mobilenet-cli simplify --run tiny"
+
+
+def test_a_benchmark_with_a_time_of_nothing_is_no_benchmark(golden_run, run):
+    assert golden_run.bench is not None
+    document = golden_run.bench.model_dump(mode="json")
+    document["results"][0]["p50_ms"] = 0
+    (run.folder / "bench.json").write_text(json.dumps(document))
+    found, _ = report(run)
+    assert found.run.bench is None
+    assert "bench.json" in [missing.file for missing in found.run.missing]
