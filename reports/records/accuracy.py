@@ -1,6 +1,6 @@
 """These are the records of accuracy, and of single answers."""
 
-from pydantic import JsonValue
+from pydantic import JsonValue, model_validator
 
 from mobilenet_cli.reports.records.base import Record
 
@@ -89,6 +89,13 @@ class PredictionsRecord(AnswersRecord):
     ranks: tuple[int, ...]
     top: tuple[tuple[int, ...], ...]
     probabilities: tuple[tuple[float, ...], ...]
+
+    @model_validator(mode="after")
+    def _of_the_same_images(self) -> "PredictionsRecord":
+        columns = (self.targets, self.ranks, self.top, self.probabilities)
+        if {len(column) for column in columns} != {len(self.keys)}:
+            raise ValueError("there is not one entry for each image")
+        return self
 
 
 class Interval(Record):

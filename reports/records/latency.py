@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mobilenet_cli.reports.records.base import Record
 
+PERCENTILES = 101  # the 0th to the 100th
 Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]  # others are divided by it
 # What the rows are called that run a file in another way than plainly.
 UNFUSED = "batch norms not fused"
@@ -133,6 +134,13 @@ class BenchResult(Record):
     sqnr_db: float | None = None
     agreement: float | None = None
     right: bool | None = None
+
+    @field_validator("percentiles_ms")
+    @classmethod
+    def _all_or_none(cls, percentiles: tuple[float, ...]) -> tuple[float, ...]:
+        if len(percentiles) not in (0, PERCENTILES):
+            raise ValueError(f"percentiles_ms are {PERCENTILES} numbers, or none")
+        return percentiles
 
     @model_validator(mode="before")
     @classmethod

@@ -476,11 +476,22 @@ def test_commands_that_are_given_as_cures_run(run: Run) -> None:
     assert folded == "mobilenet-cli simplify --run tiny"
 
 
-def test_a_benchmark_with_a_time_of_nothing_is_no_benchmark(golden_run, run):
+@pytest.mark.parametrize(("field", "value"), [("p50_ms", 0), ("percentiles_ms", [1.0, 2.0])])
+def test_a_benchmark_with_impossible_times_is_none(golden_run, run, field, value):
     assert golden_run.bench is not None
     document = golden_run.bench.model_dump(mode="json")
-    document["results"][0]["p50_ms"] = 0
+    document["results"][0][field] = value
     (run.folder / "bench.json").write_text(json.dumps(document))
     found, _ = report(run)
     assert found.run.bench is None
     assert "bench.json" in [missing.file for missing in found.run.missing]
+
+
+def test_answers_of_fewer_images_than_are_named_are_none(run):
+    known = dict.fromkeys(
+        ("model", "sha256", "data", "source", "data_fingerprint", "provider"), "x"
+    )
+    answers = {"keys": ["1.png"], "targets": [0], "top": [[0]], "probabilities": [[1.0]]}
+    run.predictions.write_text(json.dumps([known | answers | {"ranks": []}]))
+    found, _ = report(run)
+    assert "predictions.json" in [missing.file for missing in found.run.missing]
