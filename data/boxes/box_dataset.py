@@ -224,17 +224,21 @@ def make_dataset(
     """Check all boxes and make the set.
 
     Raises:
-        DataError: there are no images.
+        DataError: there are no images, or a class has no name or that of another.
     """
+    names = tuple(map(class_name, classes))
+    if wrong := [name for name, count in Counter(names).items() if count > 1 or not name.strip()]:
+        raise DataError(
+            f"the classes of {printable(name)} have the name '{wrong[0]}' more than once or empty",
+            "Give each class a name of its own, and leave no empty line between them",
+        )
     images = [checked(one, remarks) for one in labelled]
     if not images:
         first = f"; {lost[0].what}" if lost else ""
         raise DataError(
             f"{name} has no images with labels{first}", "Check that images and labels lie together"
         )
-    return BoxDataset(
-        printable(name), images, tuple(map(class_name, classes)), remarks.sentences(), tuple(lost)
-    )
+    return BoxDataset(printable(name), images, names, remarks.sentences(), tuple(lost))
 
 
 def as_dataset(boxes: BoxDataset) -> Dataset:

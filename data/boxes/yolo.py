@@ -168,12 +168,18 @@ def _names_in(path: Path) -> list[str]:
     import yaml
 
     try:
-        names: Any = yaml.safe_load(path.read_bytes())["names"]
+        # Text as it stands: a class called no or 010 is neither false nor 8.
+        document: Any = yaml.load(path.read_bytes(), Loader=yaml.BaseLoader)  # noqa: S506 - the loader that makes nothing but texts
+        names = document["names"]
         if isinstance(names, dict):
-            names = [names[index] for index in range(len(names))]
+            names = [names[str(index)] for index in range(len(names))]
         if not isinstance(names, list):
             raise TypeError(f"names is '{names}'")
-        return [str(name) for name in names]
+        if others := [name for name in names if not isinstance(name, str)]:
+            raise TypeError(f"one of names is {others[0]}")
+        if str(document.get("nc", len(names))) != str(len(names)):
+            raise TypeError(f"nc is {document['nc']}, and names are {len(names)}")
+        return names
     except (yaml.YAMLError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
             f"{path} does not name the classes ({' '.join(str(error).split())[:100]})",

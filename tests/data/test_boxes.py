@@ -206,10 +206,21 @@ def test_yolo_polygons_names_and_classes_out_of_range(folder: Folder) -> None:
     for text in ("names: [cat, dog, cow]", "names:\n  0: cat\n  1: dog\n  2: cow\n"):
         (root / "data.yaml").write_text(f"path: .\n{text}")
         assert open_boxes(str(root), "all").classes == ("cat", "dog", "cow")
-    for text in ("nc: 3", "names: [", "names: 3", "names: {a: b}", "names: cat"):
+    (root / "data.yaml").write_text("nc: 3\nnames: [no, 010, ~]")
+    assert open_boxes(str(root), "all").classes == ("no", "010", "~")
+    wrong = ("nc: 3", "names: [", "names: 3", "names: {a: b}", "names: cat", "- cat")
+    for text in (*wrong, "names: [[cat]]", "nc: 2\nnames: [cat]"):
         (root / "data.yaml").write_text(text)
         with pytest.raises(DataError, match="does not name the classes"):
             open_boxes(str(root), "all")
+
+
+@pytest.mark.parametrize(("text", "name"), [("cat\n\ndog", "''"), ("cat\ndog\ncat\n", "'cat'")])
+def test_yolo_classes_have_names_of_their_own(folder: Folder, text: str, name: str) -> None:
+    root = folder("yolo", ANIMALS)
+    (root / "classes.txt").write_text(text)
+    with pytest.raises(DataError, match=f"have the name {name} more than once or empty"):
+        open_boxes(str(root), "all")
 
 
 @pytest.mark.parametrize(
