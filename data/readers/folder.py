@@ -299,16 +299,18 @@ def _images_below(
     Raises:
         DataError: a folder cannot be read, or has been seen.
     """
-    here = folder.resolve()
-    if any(path.is_relative_to(here) for path in above):
-        return
-    if places is not None and places.setdefault(here, folder) != folder:
-        raise same_place(places[here], folder)
-    folders, images = _entries(folder, unread)
-    yield from images
-    for name in folders:
-        for image in _images_below(folder / name, unread, (*above, here), places):
-            yield f"{name}/{image}"
+    waiting = [("", folder, above)]  # some trees are deeper than Python recurses
+    while waiting:
+        prefix, place, above = waiting.pop()
+        here = place.resolve()
+        if any(path.is_relative_to(here) for path in above):
+            continue
+        if places is not None and places.setdefault(here, place) != place:
+            raise same_place(places[here], place)
+        folders, images = _entries(place, unread)
+        yield from (prefix + image for image in images)
+        inside = (*above, here)
+        waiting += ((f"{prefix}{name}/", place / name, inside) for name in reversed(folders))
 
 
 def _prefix(folder: Path, root: Path) -> str:

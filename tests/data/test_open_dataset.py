@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -255,6 +256,17 @@ def test_training_images_are_not_held_out_by_a_link(tmp_path, link):
     (root / link).symlink_to(root / link.replace("val", "train"))
     with pytest.raises(DataError, match="are the same, so their images would count twice"):
         open_dataset(str(root), "val")
+
+
+def test_a_tree_may_be_deeper_than_python_recurses(tmp_path):
+    depth, here = 700, tmp_path
+    image_tree(tmp_path, "z/1.png")
+    for _ in range(depth):
+        here = here / "a"
+        here.mkdir()
+    shutil.copy(tmp_path / "z/1.png", here / "2.png")
+    found = [sample.key for sample in next(cut([str(tmp_path)])).images()]
+    assert found == ["a/" * depth + "2.png", "z/1.png"]
 
 
 def test_a_link_that_leads_to_itself_is_one_image_that_cannot_be_read(tmp_path):
