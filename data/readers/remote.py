@@ -82,6 +82,11 @@ def local_copy(source: str, tick: Tick = lambda *_: None) -> Path:
     return folder
 
 
+def is_local_copy(folder: Path) -> bool:
+    """Tell whether ``local_copy`` has made a folder, which holds what was named and no more."""
+    return folder.parent == cache_folder()
+
+
 def fetch_file(address: str) -> Path:
     """Fetch one file into the cache, for the caller to delete when it has been read.
 

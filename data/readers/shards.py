@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mobilenet_cli.data.dataset import Dataset, Sample
 from mobilenet_cli.data.readers.files import refuse_same
+from mobilenet_cli.data.readers.remote import is_local_copy
 from mobilenet_cli.data.split import Split, stratified
 from mobilenet_cli.pipeline.errors import DataError, counted, examples
 
@@ -80,7 +81,8 @@ class ShardFormat:
                 )
         refuse_same(files)
         samples: list[Sample] = []
-        lost = missing_shards(files)
+        chosen = Path(source).is_file() or is_local_copy(Path(source))  # a part, on purpose
+        lost = [] if chosen else missing_shards(files)
         for found in self.read(_names(files)):
             if isinstance(found, DataError):
                 lost.append(found)
@@ -110,11 +112,11 @@ def missing_shards(paths: Iterable[Path]) -> list[DataError]:
     Returns:
         A sentence for each set of such files that is not whole. Some programs count from 1.
     """
-    sets: dict[tuple[Path, str, str], dict[int, str]] = {}
+    sets: dict[tuple[Path, str, str], set[int]] = {}
     for path in paths:
         if (named := NUMBERED.fullmatch(path.name)) is not None:
             prefix, number, total, _ = named.groups()
-            sets.setdefault((path.parent, prefix, total), {})[int(number)] = path.name
+            sets.setdefault((path.parent, prefix, total), set()).add(int(number))
     errors = []
     for (folder, prefix, total), found in sets.items():
         first = int(0 not in found and int(total) in found)

@@ -103,6 +103,12 @@ def test_shards_are_fetched_once_and_read_like_files(server, encoded):
     assert sorted(server.asked) == [("/a-00.tar", None), ("/a-01.tar", None)]
 
 
+def test_some_files_of_a_set_may_be_named(server, encoded):
+    server.files = {f"/a-0000{n}-of-00064.tar": tar([encoded()] * 2) for n in range(2)}
+    dataset = open_dataset(f"{server.address}/a-0000{{0..1}}-of-00064.tar", "all")
+    assert (len(dataset.samples), dataset.lost) == (4, ())
+
+
 def test_fetching_says_how_far_it_is(server, encoded):
     server.files = {f"/a-{i}.tar": tar([encoded(seed=i)] * 200) for i in range(2)}
     source, seen = f"{server.address}/a-{{0..1}}.tar", []

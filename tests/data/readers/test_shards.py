@@ -219,6 +219,7 @@ def test_files_that_the_names_of_others_promise(tmp_path, encoded, names, missin
         write_parquet(tmp_path / f"{name}.parquet", [encoded()] * 2, [0, 1])
     lost = [error.what for error in open_dataset(str(tmp_path), "all").lost]
     parts = [str(part.problem) for part in cut([str(tmp_path)]) if part.problem]
+    assert open_dataset(str(tmp_path / f"{names[0]}.parquet"), "all").lost == ()
     assert len(lost) == len(parts) == bool(missing)
     assert all(f"{tmp_path} lacks {missing}" in said for said in (*lost, *parts))
 
