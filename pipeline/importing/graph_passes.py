@@ -4,6 +4,7 @@
 """
 
 import logging
+from hashlib import sha256
 
 import numpy as np
 import onnx_ir as ir
@@ -30,6 +31,7 @@ QUANTIZING = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLi
 ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Cast", "Clip", "Relu", "Neg", "Abs", "Sqrt"}
 ELEMENTWISE |= {"Sigmoid", "HardSigmoid", "HardSwish", "LeakyRelu", "PRelu", "Elu", "Tanh", "Erf"}
 ELEMENTWISE |= {"Max", "Min"}
+OF_MANY = {ir.AttributeType.TENSOR, ir.AttributeType.GRAPH}
 BY_SHAPE = ("Expand", "ConstantOfShape")
 TO_ROWS, TO_CHANNELS = [0, 2, 3, 1], [0, 3, 1, 2]  # NCHW to NHWC, and back
 
@@ -335,8 +337,36 @@ def flatten_output(graph: ir.Model) -> None:
     graph.graph.outputs[0] = flat.outputs[0]
 
 
+def share_weights(graph: ir.Model) -> None:
+    """Let nodes that do the same with equal weights, stored twice, read the same weights.
+
+    Only then are they seen to be one node.
+    """
+    first: dict[object, ir.Node] = {}
+    same: dict[ir.Value | None, ir.Value | None] = {}  # what is computed twice, and what it equals
+    for node in graph.graph:
+        if any(attribute.type in OF_MANY for attribute in node.attributes.values()):
+            continue  # a text of them does not tell all
+        arrays = [array_of(value) for value in node.inputs]
+        read = [
+            same.get(value, value)
+            if array is None
+            else (array.dtype, array.shape, sha256(array.tobytes()).digest())
+            for value, array in zip(node.inputs, arrays, strict=True)
+        ]
+        told = sorted((name, str(attribute)) for name, attribute in node.attributes.items())
+        key = (node.domain, node.op_type, len(node.outputs), *read, *told)
+        other = first.setdefault(key, node)
+        if other is not node:
+            same.update(zip(node.outputs, other.outputs, strict=True))
+            for position, array in enumerate(arrays):
+                if array is not None:
+                    node.replace_input_with(position, other.inputs[position])
+
+
 def tidy(graph: ir.Model) -> None:
     """Remove what nothing reads, and what only other programs read."""
+    share_weights(graph)
     Sequential(
         ClearMetadataAndDocStringPass(),  # where exporters leave paths of their machine
         CommonSubexpressionEliminationPass(),  # as the simplifier does, which would not be provable

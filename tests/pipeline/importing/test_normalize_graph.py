@@ -73,6 +73,21 @@ def test_weights_behind_other_nodes_are_computed(small_graph):
     assert all(len(node.input) == 3 for node in made.model.graph.node if node.op_type == "Conv")
 
 
+def test_what_is_computed_twice_from_equal_weights_is_one_node(small_graph):
+    """The simplifier makes one of them, and its proof would miss the other."""
+    g = small_graph()
+    x = g.node("Relu", g.conv("x", 3, 8))
+    numbers = g.random.normal(size=(8, 8, 3, 3)), *(g.random.uniform(0.5, 1.5, (4, 8)))
+    parts = []
+    for _ in range(2):
+        kernel, *norm = [g.constant(array) for array in numbers]
+        conv = g.node("Conv", x, g.node("Identity", kernel), pads=[1] * 4)
+        parts.append(g.node("BatchNormalization", conv, *norm))
+    g.head(g.node("Add", g.node("Relu", parts[0]), g.node("Sigmoid", parts[1])), 8)
+    assert operators(normalized(g.model()))["Conv"] == 2
+    assert operators(normalized(g.model()))["BatchNormalization"] == 1
+
+
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("ir_version", [3, 8])
 def test_initializers_leave_the_inputs(small_graph, first: bool, ir_version: int):
