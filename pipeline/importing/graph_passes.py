@@ -32,7 +32,7 @@ ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Cast", "Clip", "Relu", "Neg", "Abs",
 ELEMENTWISE |= {"Sigmoid", "HardSigmoid", "HardSwish", "LeakyRelu", "PRelu", "Elu", "Tanh", "Erf"}
 ELEMENTWISE |= {"Max", "Min"}
 OF_MANY = {ir.AttributeType.TENSOR, ir.AttributeType.GRAPH}
-BY_SHAPE = ("Expand", "ConstantOfShape")
+BY_SHAPE = ("Expand", "ConstantOfShape", "Tile")
 TO_ROWS, TO_CHANNELS = [0, 2, 3, 1], [0, 3, 1, 2]  # NCHW to NHWC, and back
 
 
@@ -122,8 +122,8 @@ def measure_shapes(graph: ir.Model, images: NDArray[np.float32]) -> None:
     """Make constants of what is computed from shapes: it is measured at two sizes of the batch.
 
     What is the same at both does not depend on the batch. Where one dimension of a Reshape's
-    target does, it is what is left for it or what the tensor has; what an Expand or ConstantOfShape
-    makes has one there, which meets any batch.
+    target does, it is what is left for it or what the tensor has; what an Expand, ConstantOfShape
+    or Tile makes has one there, which meets any batch.
     """
     computed: set[ir.Value] = set()
     for node in graph.graph:
@@ -163,6 +163,44 @@ def measure_shapes(graph: ir.Model, images: NDArray[np.float32]) -> None:
             target = np.where(changing, rest, measured)
             node.replace_input_with(position, add_constant(graph, node, target))
             node.attributes.pop("allowzero", None)
+
+
+def repeat_constants(graph: ir.Model) -> None:
+    """Let what a Concat puts beside maps, the same for each image, have a row for each of them.
+
+    Such are the coordinates of pixels, or a token of a class: ``constant + 0 image[:, 0, 0, 0]``.
+    """
+    (image,) = graph.graph.inputs
+    for node in list(graph.graph):
+        arrays = [array_of(value) for value in node.inputs] if node.op_type == "Concat" else []
+        axis = node.attributes["axis"].as_int() if arrays else 0
+        ranks = {array.ndim for array in arrays if array is not None}
+        if axis % max(ranks, default=1) == 0 or all(array is not None for array in arrays):
+            continue
+        for position, array in enumerate(arrays):
+            if array is not None and (array == array[:1]).all():
+                source = node.inputs[position]
+                zero = _zero_of_each(graph, node, image, array.ndim)
+                row = add_constant(graph, node, array[:1])
+                made = ir.node("Add", [zero.outputs[0], row])
+                made.outputs[0].name = f"{source.name if source else ''}/rows"
+                graph.graph.insert_before(node, made)
+                node.replace_input_with(position, made.outputs[0])
+
+
+def _zero_of_each(graph: ir.Model, reader: ir.Node, image: ir.Value, rank: int) -> ir.Node:
+    """Insert nodes that make a zero of each image, [batch, 1, ...] of so many dimensions."""
+    name = f"{reader.outputs[0].name}/zero"
+    numbers = [np.array(values, np.int64) for values in ([0] * 3, [1] * 3, [1, 2, 3])]
+    pixel = ir.node("Slice", [image, *(add_constant(graph, reader, array) for array in numbers)])
+    target = add_constant(graph, reader, np.array([-1] + [1] * (rank - 1), np.int64))
+    column = ir.node("Reshape", [pixel.outputs[0], target])
+    zero = ir.node("Mul", [column.outputs[0], add_constant(graph, reader, np.float32(0))])
+    made = [pixel, column, zero]
+    for number, node in enumerate(made):
+        node.outputs[0].name = f"{name}/{number}"
+    graph.graph.insert_before(reader, made)
+    return zero
 
 
 def array_of(value: ir.Value | None) -> NDArray[np.generic] | None:

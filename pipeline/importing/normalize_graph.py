@@ -64,6 +64,7 @@ from mobilenet_cli.pipeline.importing.graph_passes import (
     infer_shapes,
     measure_shapes,
     rename,
+    repeat_constants,
     scalar_bounds,
     set_image,
     tidy,
@@ -153,6 +154,7 @@ def _brought_into_form(
     free_batch(graph, image.batch or 1)
     measure_shapes(graph, noise(image))
     fold(graph)
+    repeat_constants(graph)
     rewrite(graph, [normalize_pad_format_conv_rule, fuse_pad_into_conv_rule])
     merge_matrix_products(graph)
     merge_factors(graph)

@@ -112,12 +112,34 @@ def test_the_batch_is_freed(small_graph, batch: int | None):
 
 
 def test_a_batch_that_cannot_be_freed(small_graph):
-    g = small_graph([1, 3, 32, 32])
+    g = small_graph([2, 3, 32, 32])
     x = g.node("Relu", g.conv("x", 3, 8))
-    x = g.node("Concat", x, g.weights(1, 8, 32, 32), axis=1)
+    x = g.node("Concat", x, g.weights(2, 8, 32, 32), axis=1)  # each image of the two has its own
     g.head(x, 16)
-    with pytest.raises(ModelError, match=r"2 images at once.*Concat"):
-        normalized(g.model([1, 3]))
+    with pytest.raises(ModelError, match=r"1 image at once.*Concat"):
+        normalized(g.model([2, 3]))
+
+
+@pytest.mark.parametrize("operator", ["Expand", "ConstantOfShape", "Tile"])
+@pytest.mark.parametrize("batch", ["N", 2])
+def test_coordinates_beside_a_map_have_a_row_for_each_image(small_graph, operator, batch):
+    """Of CoordConv, Liu et al., arXiv:1807.03247, section 3."""
+    g = small_graph([batch, 3, 32, 32])
+    x = g.node("Relu", g.conv("x", 3, 8))
+    rows = g.constant(np.linspace(-1, 1, 32).reshape(1, 1, 32, 1))
+    count = g.node(
+        "Slice", g.node("Shape", "x"), *(g.constant([n], dtype=np.int64) for n in (0, 1))
+    )
+    target = g.node("Concat", count, g.constant([1, 32, 32], dtype=np.int64), axis=0)
+    if operator == "ConstantOfShape":
+        rows = g.node(operator, target)
+    elif operator == "Expand":
+        rows = g.node(operator, rows, target)
+    elif operator == "Tile":
+        repeats = g.node("Concat", count, g.constant([1, 1, 32], dtype=np.int64), axis=0)
+        rows = g.node(operator, rows, repeats)
+    g.head(g.node("Concat", x, rows, axis=1), 9)
+    assert operators(normalized(g.model([batch, 3])))["Concat"] == 1
 
 
 def test_shape_arithmetic_becomes_a_constant(small_graph):
