@@ -195,7 +195,7 @@ def _zero_of_each(graph: ir.Model, reader: ir.Node, image: ir.Value, rank: int) 
     pixel = ir.node("Slice", [image, *(add_constant(graph, reader, array) for array in numbers)])
     target = add_constant(graph, reader, np.array([-1] + [1] * (rank - 1), np.int64))
     column = ir.node("Reshape", [pixel.outputs[0], target])
-    zero = ir.node("Mul", [column.outputs[0], add_constant(graph, reader, np.float32(0))])
+    zero = ir.node("Mul", [column.outputs[0], add_constant(graph, reader, np.array(0, np.float32))])
     made = [pixel, column, zero]
     for number, node in enumerate(made):
         node.outputs[0].name = f"{name}/{number}"

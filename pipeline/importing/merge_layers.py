@@ -9,6 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from mobilenet_cli.pipeline.artifacts.onnx_graph import output_kind
 from mobilenet_cli.pipeline.importing.graph_passes import (
     TO_ROWS,
     add_constant,
@@ -245,6 +246,90 @@ def _scales(node: ir.Node) -> NDArray[np.float32] | None:
     lost = np.floor(found[2:] * np.array(known[:2], np.float32)) < known[2:]
     found[2:] = np.where(lost, np.nextafter(found[2:], np.float32(np.inf)), found[2:])
     return found
+
+
+def name_sigmoids(graph: ir.Model) -> None:
+    """Write ``1 / (1 + exp(-x))`` and ``exp(x) / (1 + exp(x))`` as a Sigmoid, which they are."""
+    for node in list(graph.graph):
+        found = _logits_of_sigmoid(node)
+        if found is None:
+            continue
+        source, opposite = found
+        made = [ir.node("Neg", [source])] if opposite else []
+        for negated in made:
+            negated.outputs[0].name = f"{node.outputs[0].name}/opposite"
+        made.append(ir.node("Sigmoid", made[0].outputs if made else [source], name=node.name))
+        ir.convenience.replace_nodes_and_values(
+            graph.graph, node, [node], made, node.outputs, made[-1].outputs
+        )
+    RemoveUnusedNodesPass()(graph)
+
+
+def _logits_of_sigmoid(node: ir.Node) -> tuple[ir.Value | None, bool] | None:
+    """Return what a node makes a sigmoid of, and whether of its opposite; None of any other."""
+    once = _beside(node.outputs[0], "Mul", 1)  # torch writes 1 / x as a Reciprocal times 1
+    maker = once.producer() if once is not None else node
+    above = None
+    if maker is None or maker.op_type not in ("Reciprocal", "Div"):
+        return None
+    if maker.op_type == "Div" and not _is_number(maker.inputs[0], 1):
+        above = maker.inputs[0]
+    grown = _beside(maker.inputs[-1], "Add", 1)
+    power = grown.producer() if grown is not None else None
+    if power is None or power.op_type != "Exp" or above not in (None, grown):
+        return None
+    (source,) = power.inputs
+    if above is not None:
+        return source, False
+    maker = source.producer() if source is not None else None
+    negated = maker.inputs[0] if maker and maker.op_type == "Neg" else _beside(source, "Mul", -1)
+    return (source, True) if negated is None else (negated, False)
+
+
+def _beside(value: ir.Value | None, operator: str, number: float) -> ir.Value | None:
+    """Return what a sum or product has beside this number; None where it is no such one."""
+    maker = value.producer() if value is not None else None
+    if maker is None or maker.op_type != operator:
+        return None
+    first, second = maker.inputs
+    if _is_number(second, number):
+        return first
+    return second if _is_number(first, number) else None
+
+
+def _is_number(value: ir.Value | None, number: float) -> bool:
+    """Tell whether a tensor is this number, which changes no shape."""
+    array = array_of(value)
+    return array is not None and array.size == 1 and array.item() == number
+
+
+def drop_percent(graph: ir.Model) -> float:
+    """Let an output that is probabilities times a number, such as 100, be the probabilities.
+
+    Returns:
+        The number, 1 where there is none.
+    """
+    (output,) = graph.graph.outputs
+    node = output.producer()
+    if node is None or node.op_type not in ("Mul", "Div"):
+        return 1.0
+    arrays = [array_of(value) for value in node.inputs]
+    for source, array in zip(node.inputs, reversed(arrays), strict=True):
+        if source is None or array is None or array.size != 1 or array.item() <= 0:
+            continue
+        if node.op_type == "Div" and source is not node.inputs[0]:
+            continue
+        ending = ir.to_proto(graph).graph
+        ending.output[0].name = source.name
+        if output_kind(ending) == "logits":
+            continue
+        name, output.name = output.name, f"{output.name}/times"
+        source.name, source.type = name, output.type
+        graph.graph.outputs[0] = source
+        RemoveUnusedNodesPass()(graph)
+        factor = float(array.item())
+        return factor if node.op_type == "Mul" else 1 / factor
+    return 1.0
 
 
 def are_shares(answers: NDArray[np.float32]) -> bool:

@@ -17,7 +17,8 @@ What ``normalize_graph`` returns keeps these promises, on which every later stag
   another, and a target that depends on the batch alone is an initializer; Clip's bounds are
   scalars, and Resize has a scale for each axis;
 * every tensor has rows of its own for each image, and no image changes another's answer;
-* an output of probabilities that sum to 1 ends in a Softmax;
+* an output of probabilities that sum to 1 ends in a Softmax, and no number is behind it or behind a
+  Sigmoid; a hand-written sigmoid is a Sigmoid;
 * no name is another name with an underscore and more behind it, which is how later stages name
   what they add.
 
@@ -52,6 +53,7 @@ from mobilenet_cli.pipeline.importing.foreign_graph import (
     refuse_before,
     refuse_leftovers,
     refuse_operators,
+    refuse_probabilities,
     refused,
 )
 from mobilenet_cli.pipeline.importing.graph_passes import (
@@ -71,6 +73,7 @@ from mobilenet_cli.pipeline.importing.graph_passes import (
 )
 from mobilenet_cli.pipeline.importing.merge_layers import (
     are_shares,
+    drop_percent,
     end_in_softmax,
     merge_affine,
     merge_factors,
@@ -78,6 +81,7 @@ from mobilenet_cli.pipeline.importing.merge_layers import (
     merge_matrix_products,
     merge_scales,
     name_map_means,
+    name_sigmoids,
     scale_resizes,
 )
 from mobilenet_cli.pipeline.importing.same_answers import answers_of_the_original, noise, prove_same
@@ -125,26 +129,31 @@ def normalize_graph(path: Path, original: onnx.ModelProto, side: int | None) -> 
     image = image_input(path, model, side)
     answers = answers_of_the_original(path, original, image)
     try:
-        made = _brought_into_form(model, image, answers)
+        made, factor = _brought_into_form(model, image, answers)
     except Exception as error:  # of several libraries, which graphs that contradict themselves meet
         raise refused(path, "it cannot be brought into standard form", error) from error
     refuse_leftovers(path, made)
+    refuse_probabilities(path, made)
     made.ir_version = IR_VERSION
-    prove_same(path, made, image, answers)
+    prove_same(path, made, image, answers / np.float32(factor))
     return Normalized(
         made,
         image.side,
         image.channels,
         int(answers[0].size),
         image.takes_bytes,
-        tuple(_notes(original, made, image)),
+        tuple(_notes(original, made, image, factor)),
     )
 
 
 def _brought_into_form(
     model: onnx.ModelProto, image: ImageInput, answers: NDArray[np.float32]
-) -> onnx.ModelProto:
-    """Do what this module's docstring promises, one promise after the other."""
+) -> tuple[onnx.ModelProto, float]:
+    """Do what this module's docstring promises, one promise after the other.
+
+    Returns:
+        The model, and by what the file multiplies its outputs.
+    """
     graph = ir.from_proto(model)
     set_image(graph, image)
     decode_weights(graph)
@@ -165,19 +174,28 @@ def _brought_into_form(
     drop_reshapes(graph)
     scalar_bounds(graph)
     scale_resizes(graph)
+    name_sigmoids(graph)
+    factor = drop_percent(graph)
     if answers.ndim > 2:
         flatten_output(graph)
-    if are_shares(answers) and output_kind(ir.to_proto(graph).graph) == "logits":
+    if (
+        are_shares(answers / np.float32(factor))
+        and output_kind(ir.to_proto(graph).graph) == "logits"
+    ):
         end_in_softmax(graph)
     tidy(graph)
     rename(graph)
     infer_shapes(graph)
     (output,) = graph.graph.outputs
     output.shape, output.dtype = ir.Shape([BATCH, answers[0].size]), ir.DataType.FLOAT
-    return ir.to_proto(graph)
+    return ir.to_proto(graph), factor
 
 
-def _notes(original: onnx.ModelProto, made: onnx.ModelProto, image: ImageInput) -> Iterator[str]:
+def _notes(
+    original: onnx.ModelProto, made: onnx.ModelProto, image: ImageInput, factor: float
+) -> Iterator[str]:
+    if factor != 1:
+        yield f"the outputs, which were probabilities times {factor:g}, are the probabilities"
     if image.channels_last:
         yield "the image's channels now come first"
     if image.batch:

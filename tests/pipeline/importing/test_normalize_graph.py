@@ -8,6 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from mobilenet_cli.pipeline.artifacts.onnx_graph import output_kind
 from mobilenet_cli.pipeline.errors import MobilenetError, ModelError
 from mobilenet_cli.pipeline.importing.normalize_graph import (
     IR_VERSION,
@@ -176,6 +177,60 @@ def test_local_functions_are_inlined(small_graph, opset: int):
     g.functions = [helper.make_function("my", "Act", ["a"], ["b"], nodes, opsets)]
     g.opsets = [*g.opsets, helper.make_opsetid("my", 1)]
     assert operators(normalized(g.model()))["Relu"] == 1
+
+
+@pytest.mark.parametrize("form", ["reciprocal", "quotient", "times one", "grown", "opposite"])
+def test_a_sigmoid_written_as_its_formula_is_one(small_graph, form: str):
+    g = small_graph()
+    logits = g.head(g.node("Relu", g.conv("x", 3, 8)), 8, output="logits")
+    one, minus = g.constant(1.0), g.constant(-1.0)
+    negated = logits if form == "opposite" else g.node("Mul", minus, logits)
+    power = g.node("Exp", logits if form == "grown" else negated)
+    below = g.node("Add", one, power)
+    if form == "grown":
+        g.node("Div", power, below, output="y")
+    elif form == "times one":
+        g.node("Mul", g.node("Reciprocal", below), one, output="y")
+    elif form == "reciprocal":
+        g.node("Reciprocal", below, output="y")
+    else:
+        g.node("Div", one, below, output="y")
+    made = normalized(g.model())
+    assert output_kind(made.model.graph) == "sigmoid"
+    assert not set(operators(made)) & {"Exp", "Div", "Reciprocal", "Mul"}
+
+
+@pytest.mark.parametrize("activation", ["Softmax", "Sigmoid"])
+@pytest.mark.parametrize(("operator", "number"), [("Mul", 100), ("Div", 0.01)])
+def test_percents_are_probabilities(small_graph, activation: str, operator: str, number: float):
+    g = small_graph()
+    logits = g.head(g.node("Relu", g.conv("x", 3, 8)), 8, output="logits")
+    g.node(operator, g.node(activation, logits), g.constant(number), output="y")
+    made = normalized(g.model())
+    assert output_kind(made.model.graph) == activation.lower()
+    assert made.notes == ("the outputs, which were probabilities times 100, are the probabilities",)
+
+
+@pytest.mark.parametrize("made_of", ["two", "square", "rest"])
+def test_an_output_made_of_probabilities_is_refused(small_graph, made_of: str):
+    g = small_graph()
+    logits = g.head(g.node("Relu", g.conv("x", 3, 8)), 8, output="logits")
+    shares = g.node("Softmax", logits, axis=1)
+    if made_of == "two":
+        g.node("Concat", shares, g.node("Softmax", g.node("Neg", logits)), axis=1, output="y")
+    elif made_of == "square":
+        g.node("Mul", shares, shares, output="y")
+    else:
+        g.node("Sub", g.constant(1.0), shares, output="y")
+    told = refusal(g.model(("N", 6 if made_of == "two" else 3)))
+    assert "its output 'y' is made of the probabilities of the Softmax node" in told
+
+
+def test_the_logarithm_of_probabilities_is_logits(small_graph):
+    g = small_graph()
+    logits = g.head(g.node("Relu", g.conv("x", 3, 8)), 8, output="logits")
+    g.node("Log", g.node("Softmax", logits), output="y")
+    assert output_kind(normalized(g.model()).model.graph) == "logits"
 
 
 @pytest.mark.parametrize("bias", [(3,), (1, 3), ()])
