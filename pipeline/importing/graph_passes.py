@@ -31,6 +31,7 @@ QUANTIZING = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLi
 ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Cast", "Clip", "Relu", "Neg", "Abs", "Sqrt"}
 ELEMENTWISE |= {"Sigmoid", "HardSigmoid", "HardSwish", "LeakyRelu", "PRelu", "Elu", "Tanh", "Erf"}
 ELEMENTWISE |= {"Max", "Min"}
+Batches = tuple[NDArray[np.generic], NDArray[np.generic]]  # of images, of two sizes
 OF_MANY = {ir.AttributeType.TENSOR, ir.AttributeType.GRAPH}
 BY_SHAPE = ("Expand", "ConstantOfShape", "Tile")
 TO_ROWS, TO_CHANNELS = [0, 2, 3, 1], [0, 3, 1, 2]  # NCHW to NHWC, and back
@@ -65,11 +66,8 @@ def _rows(planes: ir.Value) -> ir.Node:
 
 def fold(graph: ir.Model) -> None:
     """Compute what does not depend on the image, and drop what does nothing."""
-    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it reports each node it leaves
     infer_shapes(graph)
-    onnxscript.optimizer.fold_constants(
-        graph, onnx_shape_inference=True, should_fold=lambda node: node.op_type not in QUANTIZING
-    )
+    _compute_constants(graph)
     Sequential(
         IdentityEliminationPass(),
         RemoveUnusedNodesPass(),
@@ -78,6 +76,14 @@ def fold(graph: ir.Model) -> None:
     )(graph)
     infer_shapes(graph)
     _drop_casts(graph)
+
+
+def _compute_constants(graph: ir.Model) -> None:
+    """Compute what has a value that is known, and put branches in place of what chooses them."""
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it reports each node it leaves
+    onnxscript.optimizer.fold_constants(
+        graph, onnx_shape_inference=True, should_fold=lambda node: node.op_type not in QUANTIZING
+    )
 
 
 def decode_weights(graph: ir.Model) -> None:
@@ -118,7 +124,17 @@ def infer_shapes(graph: ir.Model) -> None:
     ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(graph)
 
 
-def measure_shapes(graph: ir.Model, images: NDArray[np.float32]) -> None:
+def take_branches(graph: ir.Model, batches: Batches) -> None:
+    """Put the branch in place of each If whose condition does not depend on the image."""
+    NameFixPass()(graph)  # branches may have names in common, which come to stand side by side
+    left = None
+    while left != (left := [node for node in graph.graph if node.op_type == "If"]):
+        LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
+        measure_shapes(graph, batches)
+        _compute_constants(graph)
+
+
+def measure_shapes(graph: ir.Model, batches: Batches) -> None:
     """Make constants of what is computed from shapes: it is measured at two sizes of the batch.
 
     What is the same at both does not depend on the batch. Where one dimension of a Reshape's
@@ -128,8 +144,8 @@ def measure_shapes(graph: ir.Model, images: NDArray[np.float32]) -> None:
     computed: set[ir.Value] = set()
     for node in graph.graph:
         known = [value in computed for value in node.inputs if array_of(value) is None]
-        if node.op_type in BY_SHAPE:
-            continue  # these make tensors of the shape
+        if node.op_type in (*BY_SHAPE, "If"):
+            continue  # these make tensors of the shape, or of what their graphs read
         if node.op_type in ("Shape", "Size") or (known and all(known)):
             computed.update(node.outputs)
     uses = [
@@ -143,8 +159,8 @@ def measure_shapes(graph: ir.Model, images: NDArray[np.float32]) -> None:
     names = sorted({str(value.name) for _, _, value in uses})
     try:
         few, more = (
-            dict(zip(names, tensor_values(ir.to_proto(graph), names, images[:size]), strict=True))
-            for size in (2, 3)
+            dict(zip(names, tensor_values(ir.to_proto(graph), names, images), strict=True))
+            for images in batches
         )
     except Exception:  # the proof will say why, of the graph as it is then
         return

@@ -69,6 +69,7 @@ from mobilenet_cli.pipeline.importing.graph_passes import (
     repeat_constants,
     scalar_bounds,
     set_image,
+    take_branches,
     tidy,
 )
 from mobilenet_cli.pipeline.importing.merge_layers import (
@@ -84,7 +85,12 @@ from mobilenet_cli.pipeline.importing.merge_layers import (
     name_sigmoids,
     scale_resizes,
 )
-from mobilenet_cli.pipeline.importing.same_answers import answers_of_the_original, noise, prove_same
+from mobilenet_cli.pipeline.importing.same_answers import (
+    answers_of_the_original,
+    noise,
+    noise_for_the_original,
+    prove_same,
+)
 
 OPSET, IR_VERSION = 18, 10
 RESIZE_NAMES_ITS_MODE = 11  # the operator set since which there are several, and what was before
@@ -125,8 +131,9 @@ def normalize_graph(path: Path, original: onnx.ModelProto, side: int | None) -> 
         OptionError: the file's images have another side, or are not square.
     """
     refuse_before(path, original)
-    model = _modern(path, original)
-    image = image_input(path, model, side)
+    plain = _plain(path, original)
+    image = image_input(path, plain, side)
+    model = _modern(path, _without_branches(plain, image))
     answers = answers_of_the_original(path, original, image)
     try:
         made, factor = _brought_into_form(model, image, answers)
@@ -161,7 +168,8 @@ def _brought_into_form(
     if image.channels_last:
         cancel_transposes(graph)
     free_batch(graph, image.batch or 1)
-    measure_shapes(graph, noise(image))
+    images = noise(image)
+    measure_shapes(graph, (images[:2], images[:3]))
     fold(graph)
     repeat_constants(graph)
     rewrite(graph, [normalize_pad_format_conv_rule, fuse_pad_into_conv_rule])
@@ -208,8 +216,8 @@ def _opset(model: onnx.ModelProto) -> int:
     return max((o.version for o in model.opset_import if o.domain in STANDARD), default=1)
 
 
-def _modern(path: Path, original: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy without functions and fused operators, of our operator set."""
+def _plain(path: Path, original: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy without functions and fused operators."""
     copy = onnx.ModelProto()
     copy.CopyFrom(original)
     for function in copy.functions:  # as of the model's operator set: the proof tells if that holds
@@ -224,6 +232,21 @@ def _modern(path: Path, original: onnx.ModelProto) -> onnx.ModelProto:
     model = _split_fused(ir.to_proto(graph))
     refuse_operators(path, model)
     model.ir_version = max(model.ir_version, IR_VERSION)
+    return model
+
+
+def _without_branches(model: onnx.ModelProto, image: ImageInput) -> onnx.ModelProto:
+    """Return the model without branches that no image takes, which no converter would convert."""
+    if not any(node.op_type == "If" for node in model.graph.node):
+        return model
+    graph = ir.from_proto(model)
+    images = noise_for_the_original(image)
+    take_branches(graph, (images[: image.batch or 2], images[: image.batch or 3]))
+    return ir.to_proto(graph)
+
+
+def _modern(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model of our operator set."""
     version = _opset(model)
     if version == OPSET:
         return model

@@ -487,6 +487,71 @@ def test_control_flow_that_can_be_computed(small_graph):
     assert operators(normalized(g.model()))["Neg"] == 1
 
 
+@pytest.mark.parametrize("opset", [11, 18])
+@pytest.mark.parametrize("batch", ["N", 4])
+def test_a_branch_that_depends_on_a_shape_is_taken(small_graph, opset: int, batch):
+    """Of ``x.squeeze(3)``, as TorchScript exports it of free dimensions; one inside another."""
+    g = small_graph((batch, 3, 32, 32), opset=opset)
+    pooled = g.node("GlobalAveragePool", g.node("Relu", g.conv("x", 3, 8)))
+    three = g.constant([3], dtype=np.int64)
+    width = g.node("Gather", g.node("Shape", pooled), three)
+    inner = g.node("Equal", width, g.constant([1], dtype=np.int64))
+    if opset == 11:
+        squeezed = helper.make_node("Squeeze", [pooled], ["narrow"], axes=[3])
+    else:
+        squeezed = helper.make_node("Squeeze", [pooled, three], ["narrow"])
+    kept = helper.make_node("Identity", [pooled], ["kept"])
+    choice = helper.make_node(
+        "If",
+        [inner],
+        ["choice"],
+        "inner",
+        then_branch=branch(squeezed),
+        else_branch=branch(kept),
+    )
+    flag = g.node("Equal", width, g.constant([7], dtype=np.int64))
+    seven = helper.make_node("Exp", [pooled], ["seven"])
+    x = g.node("If", flag, then_branch=branch(seven), else_branch=branch(choice))
+    flat = g.node("Flatten", g.node("Reshape", x, g.constant([0, 8], dtype=np.int64)))
+    g.node("Gemm", flat, g.weights(8, 3), g.constant(np.zeros(3)), output="y")
+    made = operators(normalized(g.model((batch, 3))))
+    assert made["Exp"] == 0
+    assert made["Gemm"] == 1
+
+
+def test_branches_with_names_in_common(small_graph):
+    g = small_graph()
+    x = g.node("GlobalAveragePool", g.node("Relu", g.conv("x", 3, 8)))
+    for number in range(2):
+        rank = g.node("Size", g.node("Shape", x))
+        flag = g.node("Equal", rank, g.constant(4, dtype=np.int64))
+        nodes = [
+            helper.make_node("Exp", [x], ["inside"]),
+            helper.make_node("Neg", ["inside"], ["outside"]),
+        ]
+        made = [helper.make_tensor_value_info("outside", TensorProto.FLOAT, None)]
+        taken = helper.make_graph(nodes, "taken", [], made)
+        other = branch(helper.make_node("Identity", [x], [f"other{number}"]))
+        x = g.node("If", flag, then_branch=taken, else_branch=other)
+    g.node("Gemm", g.node("Flatten", x), g.weights(8, 3), g.constant(np.zeros(3)), output="y")
+    assert operators(normalized(g.model()))["Neg"] == 2
+
+
+@pytest.mark.parametrize("batch", ["N", 1])
+def test_a_squeeze_that_drops_a_batch_of_one(small_graph, batch):
+    """Of ``classifier(features.mean((2, 3), keepdim=True).squeeze())``."""
+    g = small_graph((batch, 3, 32, 32))
+    pooled = g.node("GlobalAveragePool", g.node("Relu", g.conv("x", 3, 8)))
+    g.node("MatMul", g.node("Squeeze", pooled), g.weights(8, 3), output="y")
+    normalized(g.model(None))
+
+
+def branch(node: onnx.NodeProto) -> onnx.GraphProto:
+    """Return a graph of one node, as an If may run it."""
+    made = helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, None)
+    return helper.make_graph([node], "branch", [], [made])
+
+
 def test_random_numbers(small_graph):
     g = small_graph()
     x = g.conv("x", 3, 8)
