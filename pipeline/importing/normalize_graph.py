@@ -12,10 +12,11 @@ What ``normalize_graph`` returns keeps these promises, on which every later stag
   the answers of the original file (``same_answers``);
 * zeros around an image are in the convolution's pads, which are numbers; a scale of channels in
   front of a convolution, or a scale or shift of them behind it or behind a normalization, is in its
-  weights; a product with weights is one Gemm, whose factors are in them; the mean or maximum of a
-  map is a global pool, and what never wins around a map is in its pool's pads; no Reshape follows
-  another, and a target that depends on the batch alone is an initializer; Clip's bounds are
-  scalars, and Resize has a scale for each axis;
+  weights; a scale and shift of a map's channels is a layer, or in an unpadded one behind it; a
+  product with weights is one Gemm, whose factors are in them; the mean or maximum of a map is a
+  global pool, and what never wins around a map is in its pool's pads; no Reshape follows another,
+  and a target that depends on the batch alone is an initializer; Clip's bounds are scalars, and
+  Resize has a scale for each axis;
 * every tensor has rows of its own for each image, and no image changes another's answer;
 * an output of probabilities that sum to 1 ends in a Softmax, and no number is behind it or behind a
   Sigmoid; a hand-written sigmoid is a Sigmoid;
@@ -77,6 +78,7 @@ from mobilenet_cli.pipeline.importing.merge_layers import (
     drop_percent,
     end_in_softmax,
     merge_affine,
+    merge_affine_maps,
     merge_factors,
     merge_lowest_pads,
     merge_matrix_products,
@@ -177,6 +179,7 @@ def _brought_into_form(
     merge_factors(graph)
     merge_scales(graph)
     merge_affine(graph)
+    merge_affine_maps(graph)
     merge_lowest_pads(graph)
     name_map_means(graph)
     drop_reshapes(graph)

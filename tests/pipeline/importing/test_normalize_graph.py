@@ -167,6 +167,42 @@ def test_tensors_of_the_images_shape(small_graph, operator: str):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("pads", [0, 1])
+@pytest.mark.parametrize("group", [1, 8])
+def test_a_scale_and_shift_before_a_layer_is_a_layer(small_graph, pads: int, group: int):
+    """Of a BatchNormalization that follows no convolution, as tf2onnx writes it."""
+    g = small_graph()
+    x = g.node("Relu", g.conv("x", 3, 8))
+    scale, shift = (g.constant(g.random.uniform(0.5, 2, (1, 8, 1, 1))) for _ in range(2))
+    x = g.node("Add", g.node("Mul", x, scale), shift)
+    x = g.node("Relu", g.conv(x, 8, 8, pads=[pads] * 4, group=group))
+    g.head(x, 8)
+    made = operators(normalized(g.model()))
+    assert not set(made) & {"Mul", "Add"}
+    assert made["Conv"] == (3 if pads else 2)  # the zeros of padding are no zeros before the shift
+
+
+def test_a_scale_and_shift_that_others_read_is_a_layer_of_its_own(small_graph):
+    g = small_graph()
+    x = g.node("Relu", g.conv("x", 3, 8))
+    scale, shift = (g.constant(g.random.uniform(0.5, 2, (8, 1, 1))) for _ in range(2))
+    x = g.node("Sub", g.node("Div", x, scale), shift)
+    x = g.node("Add", x, g.conv(x, 8, 8, 1))
+    g.head(x, 8)
+    made = operators(normalized(g.model()))
+    assert not set(made) & {"Div", "Sub"}
+    assert made["Conv"] == 3
+
+
+def test_numbers_of_an_activation_are_no_layer(small_graph):
+    """Of ``x relu6(x + 3) / 6``."""
+    g = small_graph()
+    x = g.conv("x", 3, 8)
+    inside = g.node("Mul", g.node("Add", x, g.constant(3.0)), g.constant(0.5))
+    g.head(g.node("Mul", x, g.node("Clip", inside, g.constant(0.0), g.constant(6.0))), 8)
+    assert operators(normalized(g.model()))["Conv"] == 1
+
+
 @pytest.mark.parametrize("opset", [13, 18])
 def test_local_functions_are_inlined(small_graph, opset: int):
     g = small_graph()
