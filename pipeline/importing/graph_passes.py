@@ -322,6 +322,10 @@ def free_batch(graph: ir.Model, old: int) -> None:
     """Let the first dimension be any number of images."""
     for node in graph.graph:
         _spare_batch(graph, node)
+        shape = array_of(node.inputs[1]) if node.op_type == "Expand" else None
+        if shape is not None and shape.size and shape[0] == old > 1:  # one row meets any batch
+            free = np.array([1, *shape[1:]], np.int64)
+            node.replace_input_with(1, add_constant(graph, node, free))
     infer_shapes(graph)
     for node in graph.graph:
         target = array_of(node.inputs[1]) if node.op_type == "Reshape" else None
@@ -364,6 +368,35 @@ def drop_reshapes(graph: ir.Model) -> None:
         if source is not None and len(after) == 3 and before == after == (*map(int, target[1:]),):
             _replace(node.outputs[0], source)
     RemoveUnusedNodesPass()(graph)
+
+
+def select_channels(graph: ir.Model) -> None:
+    """Let what selects channels do so where they are, instead of in front of the images.
+
+    So torch writes ``x[:, [2, 1, 0]]``: a Transpose, a GatherND of rows, and the Transpose back.
+    """
+    for node in list(graph.graph):
+        if node.op_type not in ("GatherND", "Gather") or node.inputs[0] is None:
+            continue
+        maker, array = node.inputs[0].producer(), array_of(node.inputs[1])
+        readers = [reader for reader, _ in node.outputs[0].uses()]
+        if array is None or maker is None or not all(map(_swaps_channels, [maker, *readers])):
+            continue
+        rows = array.ndim == 1 if node.op_type == "Gather" else array.shape[1:] == (1,)
+        given = node.attributes.get("axis", node.attributes.get("batch_dims"))
+        if rows and (given is None or given.as_int() == 0):
+            indices = add_constant(graph, node, array.reshape(-1))
+            made = ir.node("Gather", [maker.inputs[0], indices], {"axis": 1}, name=node.name)
+            made.outputs[0].name = f"{node.outputs[0].name}/channels"
+            graph.graph.insert_before(node, made)
+            for reader in readers:
+                _replace(reader.outputs[0], made.outputs[0])
+    RemoveUnusedNodesPass()(graph)
+
+
+def _swaps_channels(node: ir.Node) -> bool:
+    """Tell whether a node swaps the images of a batch with their channels."""
+    return is_transpose(node, [1, 0, 2, 3])
 
 
 def is_transpose(node: ir.Node, order: list[int]) -> bool:

@@ -69,6 +69,7 @@ from mobilenet_cli.pipeline.importing.graph_passes import (
     rename,
     repeat_constants,
     scalar_bounds,
+    select_channels,
     set_image,
     take_branches,
     tidy,
@@ -174,6 +175,7 @@ def _brought_into_form(
     measure_shapes(graph, (images[:2], images[:3]))
     fold(graph)
     repeat_constants(graph)
+    select_channels(graph)
     rewrite(graph, [normalize_pad_format_conv_rule, fuse_pad_into_conv_rule])
     merge_matrix_products(graph)
     merge_factors(graph)

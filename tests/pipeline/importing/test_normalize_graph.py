@@ -203,6 +203,27 @@ def test_numbers_of_an_activation_are_no_layer(small_graph):
     assert operators(normalized(g.model()))["Conv"] == 1
 
 
+@pytest.mark.parametrize("operator", ["Gather", "GatherND"])
+def test_channels_that_are_selected_stay_where_they_are(small_graph, operator: str):
+    """Of ``x[:, [2, 1, 0]]``, as torch exports it: blue first."""
+    g = small_graph()
+    turned = g.node("Transpose", "x", perm=[1, 0, 2, 3])
+    order = g.constant([2, 1, 0] if operator == "Gather" else [[2], [1], [0]], dtype=np.int64)
+    x = g.node("Transpose", g.node(operator, turned, order), perm=[1, 0, 2, 3])
+    g.head(g.node("Relu", g.conv(x, 3, 8)), 8)
+    assert operators(normalized(g.model()))["Gather"] == 1
+
+
+def test_what_is_expanded_to_a_fixed_batch_is_freed(small_graph):
+    """Of ``x / x.norm(dim=1, keepdim=True).expand_as(x)``."""
+    g = small_graph((2, 3, 32, 32))
+    x = g.node("Flatten", g.node("GlobalAveragePool", g.node("Relu", g.conv("x", 3, 8))))
+    norm = g.node("ReduceL2", x, g.constant([1], dtype=np.int64))
+    x = g.node("Div", x, g.node("Expand", norm, g.constant([2, 8], dtype=np.int64)))
+    g.node("Gemm", x, g.weights(8, 3), g.constant(np.zeros(3)), output="y")
+    normalized(g.model((2, 3)))
+
+
 @pytest.mark.parametrize("opset", [13, 18])
 def test_local_functions_are_inlined(small_graph, opset: int):
     g = small_graph()
