@@ -23,8 +23,8 @@ What ``normalize_graph`` returns keeps these promises, on which every later stag
 * no name is another name with an underscore and more behind it, which is how later stages name
   what they add.
 
-The transformations are in ``graph_passes`` and, of layers with what stands beside them, in
-``merge_layers``.
+The transformations are in ``graph_passes``, of the batch in ``free_batch`` and, of layers with what
+stands beside them, in ``merge_layers``.
 """
 
 from collections.abc import Iterator
@@ -57,21 +57,23 @@ from mobilenet_cli.pipeline.importing.foreign_graph import (
     refuse_probabilities,
     refused,
 )
+from mobilenet_cli.pipeline.importing.free_batch import (
+    free_batch,
+    measure_shapes,
+    repeat_constants,
+    take_branches,
+)
 from mobilenet_cli.pipeline.importing.graph_passes import (
     cancel_transposes,
     decode_weights,
     drop_reshapes,
     flatten_output,
     fold,
-    free_batch,
     infer_shapes,
-    measure_shapes,
     rename,
-    repeat_constants,
     scalar_bounds,
     select_channels,
     set_image,
-    take_branches,
     tidy,
 )
 from mobilenet_cli.pipeline.importing.merge_layers import (
