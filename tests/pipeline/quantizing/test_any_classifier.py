@@ -221,7 +221,8 @@ def scaled(factor, channels):
     ],
     ids=[
         "channel-shuffle", "channels-selected", "image-read-twice", "channels-in-the-batch",
-        "1d-pool", "bounded-in-two-steps", "residual-blocks", "bounded-sums", "wide-groups", "narrow-groups",
+        "1d-pool", "bounded-in-two-steps", "residual-blocks", "bounded-sums",
+        "wide-groups", "narrow-groups",
         "average-with-the-border", "values-apart", "mean-of-cubes", "divided-by-its-mean",
         "constant-behind-a-border", "tiny", "huge", "one-large-channel",
     ],
