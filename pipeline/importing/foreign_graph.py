@@ -163,7 +163,9 @@ def refuse_probabilities(path: Path, model: onnx.ModelProto) -> None:
         seen.add(name)
         if node.op_type in LINEAR:
             return
-        if node.op_type in PROBABILITIES:
+        above = makers.get(node.input[0]) if node.op_type == "Div" else None
+        formula = above is not None and above.op_type == "Exp"  # of a softmax
+        if node.op_type in PROBABILITIES or formula:
             found = found or node
         else:
             queue.extend(node.input)

@@ -268,6 +268,18 @@ def test_percents_are_probabilities(small_graph, activation: str, operator: str,
     assert made.notes == ("the outputs, which were probabilities times 100, are the probabilities",)
 
 
+def test_two_softmaxes_written_as_their_formula_are_refused(small_graph):
+    g = small_graph()
+    x = g.node("Relu", g.conv("x", 3, 8))
+    parts = []
+    for name in ("first", "second"):
+        power = g.node("Exp", g.head(x, 8, output=name))
+        total = g.node("ReduceSum", power, g.constant([1], dtype=np.int64))
+        parts.append(g.node("Div", power, total))
+    g.node("Concat", *parts, axis=1, output="y")
+    assert "is made of the probabilities of the Div node" in refusal(g.model(("N", 6)))
+
+
 @pytest.mark.parametrize("made_of", ["two", "square", "rest"])
 def test_an_output_made_of_probabilities_is_refused(small_graph, made_of: str):
     g = small_graph()
