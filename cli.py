@@ -203,13 +203,10 @@ Files = list[Path] | None
 def source_of(model: File, run: Text, width: Float, needs: str, provider: str = CPU) -> "Artifact":
     """Load the model file given, or else the run's, and say which was taken."""
     from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
-    from mobilenet_cli.pipeline.artifacts.runs import find_run
+    from mobilenet_cli.pipeline.artifacts.runs import find_model
     from mobilenet_cli.pipeline.deploying.package import model_in
 
-    if model is None:
-        model = find_run(run, needs, width).path(needs)
-        say(f"taking {model}")
-    return load_artifact(model_in(model, provider))
+    return load_artifact(model_in(find_model(model, run, needs, width, say), provider))
 
 
 def show_version(wanted: bool) -> None:
@@ -533,7 +530,7 @@ def bench_command(
     markdown: bool = False,
 ) -> Output:
     """Measure latency, throughput, cold start and memory of every artifact, interleaved."""
-    from mobilenet_cli.pipeline.artifacts.runs import runnable_models
+    from mobilenet_cli.pipeline.artifacts.runs import refuse_two_choices, runnable_models
     from mobilenet_cli.pipeline.benchmarking import options
     from mobilenet_cli.pipeline.benchmarking.baseline import load_baseline, slowdowns
     from mobilenet_cli.pipeline.benchmarking.bench import bench
@@ -549,6 +546,7 @@ def bench_command(
         *(provider, threads, batch, seconds, provider_options or [], engines),
         *(allow_fallback, bench_data, compile_rows),
     )
+    refuse_two_choices(models, run, width)
     paths = models or worth_running_on(provider, runnable_models(None, run, width, say), say)
     fetch(bench_data)
     if scenario:

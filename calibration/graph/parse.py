@@ -16,6 +16,7 @@ POOLS = {"AveragePool", "GlobalAveragePool", "MaxPool"}
 STEEP = {"Pow", "Sqrt", "Log", "Reciprocal"}
 SHIFTS = {"Add", "Mul", "Max", "Clip"}  # with a constant
 SHAPES = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Identity"}
+SHAPES |= {"Gather"}
 WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 # Of a grouped convolution, measured in ONNX Runtime 1.32 with one thread: with 24 channels a group
 # integers take 0.4 to 0.9 of the time of floats, with 16 or fewer up to three times as long.
@@ -230,7 +231,8 @@ def _kind(
         copies = attributes.get("mode", b"nearest") == b"nearest"
         cuts = attributes.get("coordinate_transformation_mode") == b"tf_crop_and_resize"
         return "shape" if copies and not cuts else "float"
-    return "shape" if node.op_type in SHAPES else "float"
+    own = node.input[0] not in constants  # else it is the index of a Gather that was computed
+    return "shape" if node.op_type in SHAPES and own else "float"
 
 
 def _is_dilated(node: onnx.NodeProto) -> bool:

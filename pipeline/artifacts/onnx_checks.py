@@ -1,8 +1,9 @@
 """What a foreign ONNX graph may be is checked here once, so that its readers need not ask again.
 
 After these checks every tensor holds what its shape says, every node has the inputs and outputs of
-its operator, nodes are in the order of computation, there are no functions or subgraphs, and no
-tensor of known shape is larger than ``MAX_VALUES``. What follows is bounded by the file's size.
+its operator, nodes are in the order of computation, there are no functions, no subgraphs but the
+branches of an If where they are asked for, and no tensor of known shape is larger than
+``MAX_VALUES``. What follows is bounded by the file's size.
 """
 
 import graphlib
@@ -25,19 +26,20 @@ EXPORT_AGAIN = "Export the model again"
 Function = tuple[str, str, str]  # domain, name and overload
 
 
-def checked(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
+def checked(path: Path, model: onnx.ModelProto, branches: bool = False) -> onnx.ModelProto:
     """Return the model with its functions expanded and its nodes in order.
 
     Args:
         path: of the file, for errors.
         model: with its external data; it is changed.
+        branches: it may have If nodes.
 
     Raises:
         ModelError: the graph breaks a promise of this module's docstring.
         Exception: whatever onnx says about a graph that its own checker refuses.
     """
     _check_text(model)
-    _check_work(path, model)
+    _check_work(path, model, branches)
     _name_well(model)
     graph = model.graph
     if not graph.output or not any(o.domain in ("", "ai.onnx") for o in model.opset_import):
@@ -65,15 +67,34 @@ def checked(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
 def tensors_of(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """Yield every tensor that is stored in a model, those in attributes of nodes included."""
     yield from model.graph.initializer
-    for nodes in (model.graph.node, *(function.node for function in model.functions)):
-        for node in nodes:
-            for attribute in node.attribute:
-                if attribute.HasField("t"):
-                    yield attribute.t
-                yield from attribute.tensors
+    for node in nodes_of(model):
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            for graph in (attribute.g, *attribute.graphs):
+                yield from graph.initializer
 
 
-def _check_work(path: Path, model: onnx.ModelProto) -> None:
+def nodes_of(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Yield every node of a model, those of functions and of graphs inside nodes included."""
+    for body in (model.graph, *model.functions):
+        yield from _nodes_below(body.node)
+
+
+def _nodes_below(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
+        yield node
+        for graph in _graphs_in(node):
+            yield from _nodes_below(graph.node)
+
+
+def _graphs_in(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    graphs = [a.g for a in node.attribute if a.HasField("g")]
+    return graphs + [graph for a in node.attribute for graph in a.graphs]
+
+
+def _check_work(path: Path, model: onnx.ModelProto, branches: bool) -> None:
     """Refuse graphs whose work has no bound: too many nodes, subgraphs, endless functions."""
     functions = {(f.domain, f.name, f.overload): f.node for f in model.functions}
     sizes: dict[Function, int] = {}
@@ -81,7 +102,8 @@ def _check_work(path: Path, model: onnx.ModelProto) -> None:
     def size(nodes: Iterable[onnx.NodeProto], callers: frozenset[Function]) -> int:
         total = 0
         for node in nodes:
-            if any(a.HasField("g") or a.graphs for a in node.attribute):
+            graphs = _graphs_in(node)
+            if graphs and not (branches and node.op_type == "If"):
                 name = node.name or next(iter(node.output), "")
                 raise ModelError(
                     f"{path} has the {node.op_type} node '{name}', which runs graphs of its own",
@@ -96,7 +118,7 @@ def _check_work(path: Path, model: onnx.ModelProto) -> None:
                 )
             if key in functions and key not in sizes:
                 sizes[key] = size(functions[key], callers | {key})
-            total += sizes.get(key, 1)
+            total += sizes.get(key, 1) + sum(size(graph.node, callers) for graph in graphs)
         return total
 
     if model.graph.sparse_initializer:
@@ -113,14 +135,13 @@ def _name_well(model: onnx.ModelProto) -> None:
     Nothing of it changes what is computed. But onnx refuses the first, which has another name as
     well; ONNX Runtime refuses the second, and of the third it dies.
     """
-    bodies = [body.node for body in (model.graph, *model.functions)]
     opsets = [opset for body in (model, *model.functions) for opset in body.opset_import]
-    for named in (*(node for body in bodies for node in body), *opsets):
+    for named in (*nodes_of(model), *opsets):
         if named.domain == "ai.onnx":
             named.domain = ""
     nodes: set[str] = set()
-    tensors = {name for node in model.graph.node for name in (*node.input, *node.output)}
-    for node in model.graph.node:
+    tensors = {name for node in nodes_of(model) for name in (*node.input, *node.output)}
+    for node in _nodes_below(model.graph.node):
         if node.name in nodes:
             node.name = ""
         nodes.add(node.name)
@@ -153,7 +174,8 @@ def _check_tensor(path: Path, tensor: onnx.TensorProto) -> None:
 def _put_in_order(path: Path, graph: onnx.GraphProto) -> None:
     """Sort nodes so that each comes after those that it reads, where they are not so already."""
     makers = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
-    needs = [{makers[n] for n in node.input if n in makers} for node in graph.node]
+    reads = [{n for inner in _nodes_below([node]) for n in inner.input} for node in graph.node]
+    needs = [{makers[n] for n in names if n in makers} for names in reads]
     if all(i > max(needed, default=-1) for i, needed in enumerate(needs)):
         return
     try:

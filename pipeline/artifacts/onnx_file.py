@@ -16,8 +16,12 @@ from mobilenet_cli.pipeline.errors import CheckError, ModelError
 MAX_BYTES = 1 << 30  # of a model with its external data: ten times the largest classifiers in use
 
 
-def load_onnx(path: Path) -> onnx.ModelProto:
+def load_onnx(path: Path, branches: bool = False) -> onnx.ModelProto:
     """Read a model with its external data, if any; its functions are expanded.
+
+    Args:
+        path: the file.
+        branches: it may have If nodes, which ``import`` brings away.
 
     Raises:
         ModelError: not an ONNX file, external data that is missing or outside its folder, or a
@@ -26,7 +30,7 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     with foreign(path, "an ONNX model"):
         model = _parsed(path)
         _read_external(path, model)
-        return checked(path, model)
+        return checked(path, model, branches)
 
 
 def _parsed(path: Path) -> onnx.ModelProto:

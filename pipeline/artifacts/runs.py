@@ -163,6 +163,52 @@ def find_run(name: str | None, needs: str, width: float | None = None) -> Run:
     return max(runs, key=lambda run: run.path(needs).stat().st_mtime)
 
 
+def find_model(
+    model: Path | None,
+    run: str | None,
+    needs: str,
+    width: float | None,
+    tell: Callable[[str], None],
+) -> Path:
+    """Return the model file given, or else that of a run.
+
+    Args:
+        model: the file, if it is given.
+        run: the run; None takes the newest that has the file.
+        needs: an attribute of Run, such as ``folded``.
+        width: only consider runs of this width multiplier.
+        tell: is told what was taken.
+
+    Raises:
+        ModelError: there is no such run, or it lacks the file.
+        OptionError: a file is given and a run besides.
+    """
+    if model is not None:
+        refuse_two_choices([model], run, width)
+        return model
+    found = find_run(run, needs, width).path(needs)
+    tell(f"taking {found}")
+    return found
+
+
+def refuse_two_choices(models: list[Path] | None, run: str | None, width: float | None) -> None:
+    """Refuse options that choose a run where files are given, which would make nothing of them.
+
+    Raises:
+        OptionError: there are both, and a file is not of that run.
+    """
+    for model in models or ():
+        if run is not None and model.resolve().parent != run_named(run).folder.resolve():
+            raise OptionError(
+                f"both the file {model} and --run {run} say which model to take",
+                "Pass one of the two",
+            )
+        if width is not None:
+            raise OptionError(
+                f"--width chooses among runs, and the file {model} is given", "Leave --width out"
+            )
+
+
 def no_such_run(name: str) -> ModelError:
     """Return the error that names the runs there are."""
     known = ", ".join(sorted(r.name for r in RUNS.glob("*") if r.is_dir()))
@@ -185,8 +231,10 @@ def runnable_models(
 
     Raises:
         ModelError: there is no such run.
+        OptionError: files are given, and a width besides.
     """
     if models:
+        refuse_two_choices(models, None, width)
         return models
     found = find_run(run, "start", width)
     taken = list(found.artifacts())

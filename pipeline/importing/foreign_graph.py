@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnx
 
+from mobilenet_cli.pipeline.artifacts.onnx_graph import output_kind
 from mobilenet_cli.pipeline.errors import ModelError, OptionError
 
 SIDE = 224  # where the model takes any size
@@ -15,6 +16,9 @@ FUSED = {"FusedConv": "Conv", "FusedGemm": "Gemm"}  # ONNX Runtime's own, and wh
 RECURRENT = {"LSTM", "GRU", "RNN"}
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli"}
 CONTROL_FLOW = {"If", "Loop", "Scan"}
+PROBABILITIES = {"Softmax", "Sigmoid", "HardSigmoid"}
+# Behind these are logits again: a logarithm of probabilities is one, up to a number for all.
+LINEAR = {"Conv", "Gemm", "MatMul", "Log", "LogSoftmax"}
 CROPS = b"tf_crop_and_resize"
 WIDTHS = {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
 
@@ -137,6 +141,41 @@ def refuse_leftovers(path: Path, model: onnx.ModelProto) -> None:
     for tensor in model.graph.initializer:
         if tensor.data_type in WIDTHS:
             raise refused(path, f"'{tensor.name}' is {type_name(tensor.data_type)}, not float32")
+
+
+def refuse_probabilities(path: Path, model: onnx.ModelProto) -> None:
+    """Refuse an output that is no logits but is made of probabilities, and none itself.
+
+    Raises:
+        ModelError: there are only probabilities between the last layers and the output.
+    """
+    if output_kind(model.graph) != "logits":
+        return
+    makers = {name: node for node in model.graph.node for name in node.output}
+    queue, seen, found = [model.graph.output[0].name], set[str](), None
+    while queue:
+        name = queue.pop()
+        node = makers.get(name)
+        if node is None and name == model.graph.input[0].name:
+            return
+        if node is None or name in seen:
+            continue
+        seen.add(name)
+        if node.op_type in LINEAR:
+            return
+        above = makers.get(node.input[0]) if node.op_type == "Div" else None
+        formula = above is not None and above.op_type == "Exp"  # of a softmax
+        if node.op_type in PROBABILITIES or formula:
+            found = found or node
+        else:
+            queue.extend(node.input)
+    if found is not None:
+        raise refused(
+            path,
+            f"its output '{model.graph.output[0].name}' is made of the probabilities of "
+            f"{described(found)}, and is neither logits nor probabilities",
+            fix="Export it with the logits of one set of classes as its only output",
+        )
 
 
 def described(node: onnx.NodeProto) -> str:

@@ -4,6 +4,7 @@
 """
 
 import logging
+from hashlib import sha256
 
 import numpy as np
 import onnx_ir as ir
@@ -24,13 +25,12 @@ from onnx_ir.passes.common import (
 )
 
 from mobilenet_cli.pipeline.importing.foreign_graph import BATCH, ImageInput
-from mobilenet_cli.pipeline.runtime.tensor_values import tensor_values
 
 QUANTIZING = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Cast", "Clip", "Relu", "Neg", "Abs", "Sqrt"}
 ELEMENTWISE |= {"Sigmoid", "HardSigmoid", "HardSwish", "LeakyRelu", "PRelu", "Elu", "Tanh", "Erf"}
 ELEMENTWISE |= {"Max", "Min"}
-BY_SHAPE = ("Expand", "ConstantOfShape")
+OF_MANY = {ir.AttributeType.TENSOR, ir.AttributeType.GRAPH}
 TO_ROWS, TO_CHANNELS = [0, 2, 3, 1], [0, 3, 1, 2]  # NCHW to NHWC, and back
 
 
@@ -63,11 +63,8 @@ def _rows(planes: ir.Value) -> ir.Node:
 
 def fold(graph: ir.Model) -> None:
     """Compute what does not depend on the image, and drop what does nothing."""
-    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it reports each node it leaves
     infer_shapes(graph)
-    onnxscript.optimizer.fold_constants(
-        graph, onnx_shape_inference=True, should_fold=lambda node: node.op_type not in QUANTIZING
-    )
+    compute_constants(graph)
     Sequential(
         IdentityEliminationPass(),
         RemoveUnusedNodesPass(),
@@ -76,6 +73,14 @@ def fold(graph: ir.Model) -> None:
     )(graph)
     infer_shapes(graph)
     _drop_casts(graph)
+
+
+def compute_constants(graph: ir.Model) -> None:
+    """Compute what has a value that is known, and put branches in place of what chooses them."""
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it reports each node it leaves
+    onnxscript.optimizer.fold_constants(
+        graph, onnx_shape_inference=True, should_fold=lambda node: node.op_type not in QUANTIZING
+    )
 
 
 def decode_weights(graph: ir.Model) -> None:
@@ -114,53 +119,6 @@ def infer_shapes(graph: ir.Model) -> None:
         for value in node.outputs:
             value.shape = None
     ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(graph)
-
-
-def measure_shapes(graph: ir.Model, images: NDArray[np.float32]) -> None:
-    """Make constants of what is computed from shapes: it is measured at two sizes of the batch.
-
-    What is the same at both does not depend on the batch. Where one dimension of a Reshape's
-    target does, it is what is left for it or what the tensor has; what an Expand or ConstantOfShape
-    makes has one there, which meets any batch.
-    """
-    computed: set[ir.Value] = set()
-    for node in graph.graph:
-        known = [value in computed for value in node.inputs if array_of(value) is None]
-        if node.op_type in BY_SHAPE:
-            continue  # these make tensors of the shape
-        if node.op_type in ("Shape", "Size") or (known and all(known)):
-            computed.update(node.outputs)
-    uses = [
-        (node, position, value)
-        for node in graph.graph
-        for position, value in enumerate(node.inputs)
-        if value in computed and node.outputs[0] not in computed
-    ]
-    if not uses:
-        return
-    names = sorted({str(value.name) for _, _, value in uses})
-    try:
-        few, more = (
-            dict(zip(names, tensor_values(ir.to_proto(graph), names, images[:size]), strict=True))
-            for size in (2, 3)
-        )
-    except Exception:  # the proof will say why, of the graph as it is then
-        return
-    for node, position, value in uses:
-        measured, other = few[str(value.name)], more[str(value.name)]
-        if measured.shape != other.shape:
-            continue  # a tensor of the batch's size, no shape
-        changing = measured != other
-        if not changing.any():
-            node.replace_input_with(position, add_constant(graph, node, measured))
-        elif node.op_type == "Resize" and changing.tolist() == [True, False, False, False]:
-            node.replace_input_with(position, add_constant(graph, node, measured))
-            _spare_batch(graph, node)
-        elif node.op_type in ("Reshape", *BY_SHAPE) and changing.sum() == 1:
-            rest = 1 if node.op_type in BY_SHAPE else 0 if -1 in measured else -1
-            target = np.where(changing, rest, measured)
-            node.replace_input_with(position, add_constant(graph, node, target))
-            node.attributes.pop("allowzero", None)
 
 
 def array_of(value: ir.Value | None) -> NDArray[np.generic] | None:
@@ -262,36 +220,6 @@ def _for_planes(graph: ir.Model, node: ir.Node, value: ir.Value | None) -> ir.Va
     return add_constant(graph, node, array.reshape(-1, 1, 1))
 
 
-def free_batch(graph: ir.Model, old: int) -> None:
-    """Let the first dimension be any number of images."""
-    for node in graph.graph:
-        _spare_batch(graph, node)
-    infer_shapes(graph)
-    for node in graph.graph:
-        target = array_of(node.inputs[1]) if node.op_type == "Reshape" else None
-        if target is None or not target.size or 0 in target:
-            continue
-        same = target[0] == old and dims_of(node.inputs[0])[:1] in ((old,), (BATCH,))
-        if same or target.min() > 0:  # else there are several rows of an image, as many as are left
-            freed = np.array([0 if same else -1, *target[1:]], np.int64)
-            node.replace_input_with(1, add_constant(graph, node, freed))
-            node.attributes.pop("allowzero", None)
-    infer_shapes(graph)
-
-
-def _spare_batch(graph: ir.Model, node: ir.Node) -> None:
-    """Name the dimensions that a Resize or Squeeze changes, which leaves the batch alone."""
-    dims = dims_of(node.inputs[0]) if node.inputs else ()
-    if node.op_type == "Squeeze" and len(node.inputs) == 1 and len(dims) > 1:
-        axes = np.array([axis for axis, size in enumerate(dims) if size == 1 and axis], np.int64)
-        node.resize_inputs(2)
-        node.replace_input_with(1, add_constant(graph, node, axes))
-    sizes = array_of(node.inputs[3]) if node.op_type == "Resize" and len(node.inputs) > 3 else None
-    if sizes is not None and len(sizes) == 4 and "axes" not in node.attributes:
-        node.replace_input_with(3, add_constant(graph, node, sizes[2:]))
-        node.attributes["axes"] = ir.AttrInt64s("axes", [2, 3])
-
-
 def drop_reshapes(graph: ir.Model) -> None:
     """Let a Reshape read what the Reshape before it reads, and drop one that changes nothing."""
     for node in graph.graph:
@@ -308,6 +236,35 @@ def drop_reshapes(graph: ir.Model) -> None:
         if source is not None and len(after) == 3 and before == after == (*map(int, target[1:]),):
             _replace(node.outputs[0], source)
     RemoveUnusedNodesPass()(graph)
+
+
+def select_channels(graph: ir.Model) -> None:
+    """Let what selects channels do so where they are, instead of in front of the images.
+
+    So torch writes ``x[:, [2, 1, 0]]``: a Transpose, a GatherND of rows, and the Transpose back.
+    """
+    for node in list(graph.graph):
+        if node.op_type not in ("GatherND", "Gather") or node.inputs[0] is None:
+            continue
+        maker, array = node.inputs[0].producer(), array_of(node.inputs[1])
+        readers = [reader for reader, _ in node.outputs[0].uses()]
+        if array is None or maker is None or not all(map(_swaps_channels, [maker, *readers])):
+            continue
+        rows = array.ndim == 1 if node.op_type == "Gather" else array.shape[1:] == (1,)
+        given = node.attributes.get("axis", node.attributes.get("batch_dims"))
+        if rows and (given is None or given.as_int() == 0):
+            indices = add_constant(graph, node, array.reshape(-1))
+            made = ir.node("Gather", [maker.inputs[0], indices], {"axis": 1}, name=node.name)
+            made.outputs[0].name = f"{node.outputs[0].name}/channels"
+            graph.graph.insert_before(node, made)
+            for reader in readers:
+                _replace(reader.outputs[0], made.outputs[0])
+    RemoveUnusedNodesPass()(graph)
+
+
+def _swaps_channels(node: ir.Node) -> bool:
+    """Tell whether a node swaps the images of a batch with their channels."""
+    return is_transpose(node, [1, 0, 2, 3])
 
 
 def is_transpose(node: ir.Node, order: list[int]) -> bool:
@@ -335,8 +292,36 @@ def flatten_output(graph: ir.Model) -> None:
     graph.graph.outputs[0] = flat.outputs[0]
 
 
+def share_weights(graph: ir.Model) -> None:
+    """Let nodes that do the same with equal weights, stored twice, read the same weights.
+
+    Only then are they seen to be one node.
+    """
+    first: dict[object, ir.Node] = {}
+    same: dict[ir.Value | None, ir.Value | None] = {}  # what is computed twice, and what it equals
+    for node in graph.graph:
+        if any(attribute.type in OF_MANY for attribute in node.attributes.values()):
+            continue  # a text of them does not tell all
+        arrays = [array_of(value) for value in node.inputs]
+        read = [
+            same.get(value, value)
+            if array is None
+            else (array.dtype, array.shape, sha256(array.tobytes()).digest())
+            for value, array in zip(node.inputs, arrays, strict=True)
+        ]
+        told = sorted((name, str(attribute)) for name, attribute in node.attributes.items())
+        key = (node.domain, node.op_type, len(node.outputs), *read, *told)
+        other = first.setdefault(key, node)
+        if other is not node:
+            same.update(zip(node.outputs, other.outputs, strict=True))
+            for position, array in enumerate(arrays):
+                if array is not None:
+                    node.replace_input_with(position, other.inputs[position])
+
+
 def tidy(graph: ir.Model) -> None:
     """Remove what nothing reads, and what only other programs read."""
+    share_weights(graph)
     Sequential(
         ClearMetadataAndDocStringPass(),  # where exporters leave paths of their machine
         CommonSubexpressionEliminationPass(),  # as the simplifier does, which would not be provable

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
 from mobilenet_cli.pipeline.artifacts.files import is_checkpoint
+from mobilenet_cli.pipeline.artifacts.onnx_graph import has_batch_norms
 from mobilenet_cli.pipeline.artifacts.runs import refuse_two_networks, run_named
 from mobilenet_cli.pipeline.errors import ModelError, OptionError
 from mobilenet_cli.pipeline.importing.import_onnx import needs_folding, read_onnx
@@ -36,6 +37,7 @@ def import_model(
         OptionError: an option contradicts the source, or one is needed.
         StorageError: the run holds a file of other origin.
     """
+    _refuse_own(Path(source))
     if source.endswith(".onnx"):
         _refuse(
             "an .onnx file",
@@ -48,7 +50,6 @@ def import_model(
         out = target.fp32 if needs_folding(imported.content) else target.folded
     else:
         _refuse("anything but an .onnx file", normalization=normalization)
-        _refuse_own(Path(source))
         imported = read_source(source, config)
         target = run_named(run or run_name(imported.facts))
         out = target.checkpoint
@@ -64,12 +65,18 @@ def _refuse(what: str, **options: object) -> None:
 
 
 def _refuse_own(path: Path) -> None:
-    """Refuse a checkpoint that this tool made: it needs no import, and would lose its facts."""
-    if not path.is_file() or not is_checkpoint(path):
+    """Refuse a file that this tool made: it needs no import, and would lose its facts."""
+    if not path.is_file() or not (path.suffix == ".onnx" or is_checkpoint(path)):
         return
     with contextlib.suppress(ModelError):  # somebody else's, which is what is imported
-        load_artifact(path)
+        stage = load_artifact(path).facts.stage
+        if is_checkpoint(path):
+            use = f"export --checkpoint {path}"
+        elif has_batch_norms(path):
+            use = f"simplify {path}"
+        else:
+            use = f"{'evaluate' if stage in ('quantize', 'convert') else 'quantize'} {path}"
         raise OptionError(
             f"{path} was made by this tool, so it needs no import",
-            f"Use it as it is, as in 'mobilenet-cli export --checkpoint {path}'",
+            f"Use it as it is, as in 'mobilenet-cli {use}'",
         )

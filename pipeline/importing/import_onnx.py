@@ -30,7 +30,7 @@ def read_onnx(path: Path, config: ImportConfig, normalization: str | None) -> Im
         ModelError: it is no classifier of images [batch, 3, side, side].
         OptionError: an option is needed, or contradicts the file.
     """
-    normalized = normalize_graph(path, load_onnx(path), config.resolution)
+    normalized = normalize_graph(path, load_onnx(path, branches=True), config.resolution)
     model, side, outputs = normalized.model, normalized.side, normalized.outputs
     found = _normalization(path, normalized, normalization)
     wanted = InputSpec.cropped(side, normalization=found, gray=normalized.channels == 1)

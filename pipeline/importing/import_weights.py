@@ -12,7 +12,7 @@ from mobilenet_cli.models.spec import Activation, ModelSpec, check_width
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, save_artifact
 from mobilenet_cli.pipeline.artifacts.facts import METADATA_KEY, Facts, versions
 from mobilenet_cli.pipeline.artifacts.files import sha256_file
-from mobilenet_cli.pipeline.artifacts.sidecar import is_current, refuse_overwrite
+from mobilenet_cli.pipeline.artifacts.sidecar import is_current, read_sidecar, refuse_overwrite
 from mobilenet_cli.pipeline.errors import ModelError, OptionError, StorageError, counted
 from mobilenet_cli.pipeline.importing.hub import download, is_repository
 from mobilenet_cli.pipeline.importing.layouts import (
@@ -168,7 +168,7 @@ def write_checkpoint(imported: Imported, out: Path) -> Artifact[ImportRecord]:
     """Write the checkpoint and its sidecar.
 
     Raises:
-        StorageError: it cannot be written, or a checkpoint of other origin is there.
+        StorageError: it cannot be written, or a checkpoint of other origin or options is there.
     """
     refuse_overwrite(out, [])
     facts = imported.facts
@@ -176,7 +176,24 @@ def write_checkpoint(imported: Imported, out: Path) -> Artifact[ImportRecord]:
         raise StorageError(
             f"{out} is a checkpoint of other origin", "Choose another --run, or move it away"
         )
+    earlier = read_sidecar(out) if out.exists() else None
+    if earlier is not None and (changed := _changed(earlier.facts, facts)):
+        raise StorageError(
+            f"{out} has the same weights, imported {changed}",
+            "Choose another --run, or move it away",
+        )
     return save_artifact(out, imported.content, facts, imported.record)
+
+
+def _changed(earlier: Facts, facts: Facts) -> str:
+    """Say what an earlier import of the same weights has otherwise; nothing if all is the same."""
+    if earlier.input.resolution != facts.input.resolution:
+        return f"at resolution {earlier.input.resolution}, not {facts.input.resolution}"
+    if earlier.model != facts.model and earlier.model and facts.model:
+        return f"with {earlier.model.activation}, not {facts.model.activation}"
+    if (earlier.classes, earlier.names) != (facts.classes, facts.names):
+        return "with other classes"
+    return "with another preprocessing" if earlier.input != facts.input else ""
 
 
 def run_name(facts: Facts) -> str:

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from mobilenet_cli.pipeline.artifacts.onnx_graph import output_kind
 from mobilenet_cli.pipeline.importing.graph_passes import (
     TO_ROWS,
     add_constant,
@@ -117,15 +118,91 @@ def _scaled_inputs(
     weight = array_of(node.inputs[1]) if node.op_type == "Conv" and position == 0 else None
     if weight is None or weight.ndim != 4 or scale.ndim > 4:
         return None
-    group = node.attributes.get("group")
-    groups = group.as_int() if group is not None else 1
-    channels = weight.shape[1] * groups
+    channels = weight.shape[1] * _groups(node)
     if scale.size != 1 and scale.shape[-3:] != (channels, 1, 1):
         return None
-    each = np.broadcast_to(scale.astype(np.float64).reshape(-1), channels).reshape(groups, -1)
-    rows = np.repeat(each, len(weight) // groups, axis=0)
-    scaled = weight.astype(np.float64) * rows[:, :, None, None]
+    each = np.broadcast_to(scale.astype(np.float64).reshape(-1), channels)
+    scaled = weight.astype(np.float64) * _of_inputs(node, each)
     return scaled.astype(np.float32)
+
+
+def _groups(conv: ir.Node) -> int:
+    group = conv.attributes.get("group")
+    return group.as_int() if group is not None else 1
+
+
+def _of_inputs(conv: ir.Node, each: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Lay a number of each input channel beside the weights that read it, [out, in, 1, 1]."""
+    outputs, groups = dims_of(conv.inputs[1])[0], _groups(conv)
+    rows = np.repeat(each.reshape(groups, -1), int(str(outputs)) // groups, axis=0)
+    return rows[:, :, None, None]
+
+
+def merge_affine_maps(graph: ir.Model) -> None:
+    """Make a layer of what scales and shifts the channels of a map, ``s x + t``.
+
+    So tf2onnx writes a BatchNormalization that follows no convolution. Where all that reads it are
+    convolutions without padding, ``W (s x + t) + b = (W s) x + (W t + b)``; the zeros around a
+    map are no zeros before it, so for others it is a depthwise convolution of one pixel.
+    """
+    for node in list(graph.graph):
+        positions = [n for n, value in enumerate(node.inputs) if array_of(value) is None]
+        dims = dims_of(node.outputs[0])
+        channels = dims[1] if len(dims) == 4 and len(positions) == 1 else None
+        first = _affine_step(node, positions[0], channels) if isinstance(channels, int) else None
+        source = node.inputs[positions[0]] if positions else None
+        if first is None or not isinstance(channels, int) or dims_of(source)[1:] != dims[1:]:
+            continue
+        (scale, shift), end = first, node
+        while step := _affine(end, channels):
+            end, by, plus = step
+            scale, shift = scale * by, shift * by + plus
+        if end is node or (np.ptp(scale) == 0 and np.ptp(shift) == 0):
+            continue  # a number for all channels, as of an activation's formula
+        readers = list(end.outputs[0].uses())
+        alone = not end.outputs[0].is_graph_output()
+        if alone and readers and all(_is_unpadded(reader, n) for reader, n in readers):
+            for reader, _ in readers:
+                _put_in_front(graph, reader, scale, shift)
+                reader.replace_input_with(0, source)
+            continue
+        inputs = [
+            source,
+            add_constant(graph, end, scale.astype(np.float32)[:, None, None, None]),
+            add_constant(graph, end, shift.astype(np.float32)),
+        ]
+        made = ir.node("Conv", inputs, {"group": channels}, name=end.name)
+        made.attributes["kernel_shape"] = ir.AttrInt64s("kernel_shape", [1, 1])
+        ir.convenience.replace_nodes_and_values(
+            graph.graph, end, [end], [made], end.outputs, made.outputs
+        )
+    RemoveUnusedNodesPass()(graph)
+
+
+def _is_unpadded(node: ir.Node, position: int) -> bool:
+    """Tell whether a node is a convolution of constant weights that sees nothing around its map."""
+    if node.op_type != "Conv" or position != 0:
+        return False
+    if any(array_of(value) is None for value in node.inputs[1:] if value is not None):
+        return False
+    pads, automatic = node.attributes.get("pads"), node.attributes.get("auto_pad")
+    none = pads is None or not any(pads.as_ints())
+    return none and (automatic is None or automatic.as_string() in ("NOTSET", "VALID"))
+
+
+def _put_in_front(
+    graph: ir.Model, conv: ir.Node, scale: NDArray[np.float64], shift: NDArray[np.float64]
+) -> None:
+    """Let a convolution without padding scale and shift the channels that it reads."""
+    weight, bias = (array_of(value) for value in (*conv.inputs, None)[1:3])
+    assert weight is not None
+    wide = weight.astype(np.float64)
+    added = (wide * _of_inputs(conv, shift)).sum((1, 2, 3))
+    total = added if bias is None else added + bias
+    scaled = wide * _of_inputs(conv, scale)
+    conv.resize_inputs(3)
+    conv.replace_input_with(2, add_constant(graph, conv, total.astype(np.float32)))
+    conv.replace_input_with(1, add_constant(graph, conv, scaled.astype(np.float32)))
 
 
 def _affine(
@@ -135,7 +212,14 @@ def _affine(
     uses = list(node.outputs[0].uses())
     if len(uses) != 1 or node.outputs[0].is_graph_output():
         return None
-    reader, position = uses[0]
+    step = _affine_step(*uses[0], channels)
+    return (uses[0].node, *step) if step else None
+
+
+def _affine_step(
+    reader: ir.Node, position: int, channels: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Return the scale and shift of each channel of what a node reads, if it makes only these."""
     if reader.op_type not in ("Add", "Sub", "Mul", "Div") or len(reader.inputs) != 2:
         return None
     array = array_of(reader.inputs[1 - position])
@@ -146,12 +230,12 @@ def _affine(
     value = np.broadcast_to(array.reshape(-1).astype(np.float64), channels)
     ones, zeros = np.ones(channels), np.zeros(channels)
     if reader.op_type == "Mul":
-        return reader, value, zeros
+        return value, zeros
     if reader.op_type == "Div":
-        return (reader, 1 / value, zeros) if position == 0 and value.all() else None
+        return (1 / value, zeros) if position == 0 and value.all() else None
     if reader.op_type == "Add":
-        return reader, ones, value
-    return (reader, ones, -value) if position == 0 else (reader, -ones, value)
+        return ones, value
+    return (ones, -value) if position == 0 else (-ones, value)
 
 
 def merge_lowest_pads(graph: ir.Model) -> None:
@@ -245,6 +329,90 @@ def _scales(node: ir.Node) -> NDArray[np.float32] | None:
     lost = np.floor(found[2:] * np.array(known[:2], np.float32)) < known[2:]
     found[2:] = np.where(lost, np.nextafter(found[2:], np.float32(np.inf)), found[2:])
     return found
+
+
+def name_sigmoids(graph: ir.Model) -> None:
+    """Write ``1 / (1 + exp(-x))`` and ``exp(x) / (1 + exp(x))`` as a Sigmoid, which they are."""
+    for node in list(graph.graph):
+        found = _logits_of_sigmoid(node)
+        if found is None:
+            continue
+        source, opposite = found
+        made = [ir.node("Neg", [source])] if opposite else []
+        for negated in made:
+            negated.outputs[0].name = f"{node.outputs[0].name}/opposite"
+        made.append(ir.node("Sigmoid", made[0].outputs if made else [source], name=node.name))
+        ir.convenience.replace_nodes_and_values(
+            graph.graph, node, [node], made, node.outputs, made[-1].outputs
+        )
+    RemoveUnusedNodesPass()(graph)
+
+
+def _logits_of_sigmoid(node: ir.Node) -> tuple[ir.Value | None, bool] | None:
+    """Return what a node makes a sigmoid of, and whether of its opposite; None of any other."""
+    once = _beside(node.outputs[0], "Mul", 1)  # torch writes 1 / x as a Reciprocal times 1
+    maker = once.producer() if once is not None else node
+    above = None
+    if maker is None or maker.op_type not in ("Reciprocal", "Div"):
+        return None
+    if maker.op_type == "Div" and not _is_number(maker.inputs[0], 1):
+        above = maker.inputs[0]
+    grown = _beside(maker.inputs[-1], "Add", 1)
+    power = grown.producer() if grown is not None else None
+    if power is None or power.op_type != "Exp" or above not in (None, grown):
+        return None
+    (source,) = power.inputs
+    if above is not None:
+        return source, False
+    maker = source.producer() if source is not None else None
+    negated = maker.inputs[0] if maker and maker.op_type == "Neg" else _beside(source, "Mul", -1)
+    return (source, True) if negated is None else (negated, False)
+
+
+def _beside(value: ir.Value | None, operator: str, number: float) -> ir.Value | None:
+    """Return what a sum or product has beside this number; None where it is no such one."""
+    maker = value.producer() if value is not None else None
+    if maker is None or maker.op_type != operator:
+        return None
+    first, second = maker.inputs
+    if _is_number(second, number):
+        return first
+    return second if _is_number(first, number) else None
+
+
+def _is_number(value: ir.Value | None, number: float) -> bool:
+    """Tell whether a tensor is this number, which changes no shape."""
+    array = array_of(value)
+    return array is not None and array.size == 1 and array.item() == number
+
+
+def drop_percent(graph: ir.Model) -> float:
+    """Let an output that is probabilities times a number, such as 100, be the probabilities.
+
+    Returns:
+        The number, 1 where there is none.
+    """
+    (output,) = graph.graph.outputs
+    node = output.producer()
+    if node is None or node.op_type not in ("Mul", "Div"):
+        return 1.0
+    arrays = [array_of(value) for value in node.inputs]
+    for source, array in zip(node.inputs, reversed(arrays), strict=True):
+        if source is None or array is None or array.size != 1 or array.item() <= 0:
+            continue
+        if node.op_type == "Div" and source is not node.inputs[0]:
+            continue
+        ending = ir.to_proto(graph).graph
+        ending.output[0].name = source.name
+        if output_kind(ending) == "logits":
+            continue
+        name, output.name = output.name, f"{output.name}/times"
+        source.name, source.type = name, output.type
+        graph.graph.outputs[0] = source
+        RemoveUnusedNodesPass()(graph)
+        factor = float(array.item())
+        return factor if node.op_type == "Mul" else 1 / factor
+    return 1.0
 
 
 def are_shares(answers: NDArray[np.float32]) -> bool:

@@ -12,17 +12,19 @@ What ``normalize_graph`` returns keeps these promises, on which every later stag
   the answers of the original file (``same_answers``);
 * zeros around an image are in the convolution's pads, which are numbers; a scale of channels in
   front of a convolution, or a scale or shift of them behind it or behind a normalization, is in its
-  weights; a product with weights is one Gemm, whose factors are in them; the mean or maximum of a
-  map is a global pool, and what never wins around a map is in its pool's pads; no Reshape follows
-  another, and a target that depends on the batch alone is an initializer; Clip's bounds are
-  scalars, and Resize has a scale for each axis;
+  weights; a scale and shift of a map's channels is a layer, or in an unpadded one behind it; a
+  product with weights is one Gemm, whose factors are in them; the mean or maximum of a map is a
+  global pool, and what never wins around a map is in its pool's pads; no Reshape follows another,
+  and a target that depends on the batch alone is an initializer; Clip's bounds are scalars, and
+  Resize has a scale for each axis;
 * every tensor has rows of its own for each image, and no image changes another's answer;
-* an output of probabilities that sum to 1 ends in a Softmax;
+* an output of probabilities that sum to 1 ends in a Softmax, and no number is behind it or behind a
+  Sigmoid; a hand-written sigmoid is a Sigmoid;
 * no name is another name with an underscore and more behind it, which is how later stages name
   what they add.
 
-The transformations are in ``graph_passes`` and, of layers with what stands beside them, in
-``merge_layers``.
+The transformations are in ``graph_passes``, of the batch in ``free_batch`` and, of layers with what
+stands beside them, in ``merge_layers``.
 """
 
 from collections.abc import Iterator
@@ -52,7 +54,14 @@ from mobilenet_cli.pipeline.importing.foreign_graph import (
     refuse_before,
     refuse_leftovers,
     refuse_operators,
+    refuse_probabilities,
     refused,
+)
+from mobilenet_cli.pipeline.importing.free_batch import (
+    free_batch,
+    measure_shapes,
+    repeat_constants,
+    take_branches,
 )
 from mobilenet_cli.pipeline.importing.graph_passes import (
     cancel_transposes,
@@ -60,26 +69,33 @@ from mobilenet_cli.pipeline.importing.graph_passes import (
     drop_reshapes,
     flatten_output,
     fold,
-    free_batch,
     infer_shapes,
-    measure_shapes,
     rename,
     scalar_bounds,
+    select_channels,
     set_image,
     tidy,
 )
 from mobilenet_cli.pipeline.importing.merge_layers import (
     are_shares,
+    drop_percent,
     end_in_softmax,
     merge_affine,
+    merge_affine_maps,
     merge_factors,
     merge_lowest_pads,
     merge_matrix_products,
     merge_scales,
     name_map_means,
+    name_sigmoids,
     scale_resizes,
 )
-from mobilenet_cli.pipeline.importing.same_answers import answers_of_the_original, noise, prove_same
+from mobilenet_cli.pipeline.importing.same_answers import (
+    answers_of_the_original,
+    noise,
+    noise_for_the_original,
+    prove_same,
+)
 
 OPSET, IR_VERSION = 18, 10
 RESIZE_NAMES_ITS_MODE = 11  # the operator set since which there are several, and what was before
@@ -120,30 +136,36 @@ def normalize_graph(path: Path, original: onnx.ModelProto, side: int | None) -> 
         OptionError: the file's images have another side, or are not square.
     """
     refuse_before(path, original)
-    model = _modern(path, original)
-    image = image_input(path, model, side)
+    plain = _plain(path, original)
+    image = image_input(path, plain, side)
+    model = _modern(path, _without_branches(plain, image))
     answers = answers_of_the_original(path, original, image)
     try:
-        made = _brought_into_form(model, image, answers)
+        made, factor = _brought_into_form(model, image, answers)
     except Exception as error:  # of several libraries, which graphs that contradict themselves meet
         raise refused(path, "it cannot be brought into standard form", error) from error
     refuse_leftovers(path, made)
+    refuse_probabilities(path, made)
     made.ir_version = IR_VERSION
-    prove_same(path, made, image, answers)
+    prove_same(path, made, image, answers / np.float32(factor))
     return Normalized(
         made,
         image.side,
         image.channels,
         int(answers[0].size),
         image.takes_bytes,
-        tuple(_notes(original, made, image)),
+        tuple(_notes(original, made, image, factor)),
     )
 
 
 def _brought_into_form(
     model: onnx.ModelProto, image: ImageInput, answers: NDArray[np.float32]
-) -> onnx.ModelProto:
-    """Do what this module's docstring promises, one promise after the other."""
+) -> tuple[onnx.ModelProto, float]:
+    """Do what this module's docstring promises, one promise after the other.
+
+    Returns:
+        The model, and by what the file multiplies its outputs.
+    """
     graph = ir.from_proto(model)
     set_image(graph, image)
     decode_weights(graph)
@@ -151,31 +173,44 @@ def _brought_into_form(
     if image.channels_last:
         cancel_transposes(graph)
     free_batch(graph, image.batch or 1)
-    measure_shapes(graph, noise(image))
+    images = noise(image)
+    measure_shapes(graph, (images[:2], images[:3]))
     fold(graph)
+    repeat_constants(graph)
+    select_channels(graph)
     rewrite(graph, [normalize_pad_format_conv_rule, fuse_pad_into_conv_rule])
     merge_matrix_products(graph)
     merge_factors(graph)
     merge_scales(graph)
     merge_affine(graph)
+    merge_affine_maps(graph)
     merge_lowest_pads(graph)
     name_map_means(graph)
     drop_reshapes(graph)
     scalar_bounds(graph)
     scale_resizes(graph)
+    name_sigmoids(graph)
+    factor = drop_percent(graph)
     if answers.ndim > 2:
         flatten_output(graph)
-    if are_shares(answers) and output_kind(ir.to_proto(graph).graph) == "logits":
+    if (
+        are_shares(answers / np.float32(factor))
+        and output_kind(ir.to_proto(graph).graph) == "logits"
+    ):
         end_in_softmax(graph)
     tidy(graph)
     rename(graph)
     infer_shapes(graph)
     (output,) = graph.graph.outputs
     output.shape, output.dtype = ir.Shape([BATCH, answers[0].size]), ir.DataType.FLOAT
-    return ir.to_proto(graph)
+    return ir.to_proto(graph), factor
 
 
-def _notes(original: onnx.ModelProto, made: onnx.ModelProto, image: ImageInput) -> Iterator[str]:
+def _notes(
+    original: onnx.ModelProto, made: onnx.ModelProto, image: ImageInput, factor: float
+) -> Iterator[str]:
+    if factor != 1:
+        yield f"the outputs, which were probabilities times {factor:g}, are the probabilities"
     if image.channels_last:
         yield "the image's channels now come first"
     if image.batch:
@@ -188,8 +223,8 @@ def _opset(model: onnx.ModelProto) -> int:
     return max((o.version for o in model.opset_import if o.domain in STANDARD), default=1)
 
 
-def _modern(path: Path, original: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy without functions and fused operators, of our operator set."""
+def _plain(path: Path, original: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy without functions and fused operators."""
     copy = onnx.ModelProto()
     copy.CopyFrom(original)
     for function in copy.functions:  # as of the model's operator set: the proof tells if that holds
@@ -204,6 +239,21 @@ def _modern(path: Path, original: onnx.ModelProto) -> onnx.ModelProto:
     model = _split_fused(ir.to_proto(graph))
     refuse_operators(path, model)
     model.ir_version = max(model.ir_version, IR_VERSION)
+    return model
+
+
+def _without_branches(model: onnx.ModelProto, image: ImageInput) -> onnx.ModelProto:
+    """Return the model without branches that no image takes, which no converter would convert."""
+    if not any(node.op_type == "If" for node in model.graph.node):
+        return model
+    graph = ir.from_proto(model)
+    images = noise_for_the_original(image)
+    take_branches(graph, (images[: image.batch or 2], images[: image.batch or 3]))
+    return ir.to_proto(graph)
+
+
+def _modern(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model of our operator set."""
     version = _opset(model)
     if version == OPSET:
         return model

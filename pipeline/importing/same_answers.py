@@ -31,6 +31,16 @@ def noise(image: ImageInput) -> NDArray[np.float32]:
     return values.astype(np.float32)
 
 
+def noise_for_the_original(image: ImageInput) -> NDArray[np.generic]:
+    """Return the noise in the layout and type that the file takes, in whole batches of its own."""
+    size = image.batch or 1
+    images = noise(image)
+    images = np.concatenate([images, images[: -len(images) % size]])
+    if image.channels_last:
+        images = images.transpose(TO_ROWS)
+    return images.astype(np.uint8 if image.takes_bytes else np.float32)
+
+
 def answers_of_the_original(
     path: Path, original: onnx.ModelProto, image: ImageInput
 ) -> NDArray[np.float32]:
@@ -43,11 +53,7 @@ def answers_of_the_original(
         ModelError: it does not run, or its output is no classifier's.
     """
     size = image.batch or 1
-    images = noise(image)
-    images = np.concatenate([images, images[: -len(images) % size]])  # whole batches
-    if image.channels_last:
-        images = images.transpose(TO_ROWS)
-    images = images.astype(np.uint8 if image.takes_bytes else np.float32)
+    images = noise_for_the_original(image)
     if len(original.graph.output) != 1:
         names = ", ".join(f"'{value.name}'" for value in original.graph.output[:5])
         raise refused(
@@ -65,6 +71,8 @@ def answers_of_the_original(
         sides = [dim.dim_value for dim in original.graph.input[0].type.tensor_type.shape.dim[1:]]
         fix = "" if image.side in sides else FREE_SIDE.format(side=image.side)
         raise refused(path, "ONNX Runtime cannot run it", error, fix) from error
+    if size == 1 and outputs[0].ndim == 1 and outputs[0].size > 1:
+        outputs = [row[None] for row in outputs]  # squeeze() drops the batch where it is one
     name, shape = original.graph.output[0].name, list(outputs[0].shape)
     wide = [length for length in shape[1:] if length != 1]
     if shape[:1] == [size] and not wide:

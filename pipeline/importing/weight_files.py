@@ -15,6 +15,7 @@ from mobilenet_cli.data.readers.files import utf8_path
 from mobilenet_cli.pipeline.artifacts.file_kinds import no_such_file, not_a_model
 from mobilenet_cli.pipeline.artifacts.files import foreign
 from mobilenet_cli.pipeline.errors import ModelError, need
+from mobilenet_cli.pipeline.importing.shards import SHARD, all_shards, check_checkpoint
 from mobilenet_cli.pipeline.importing.tensorflow_files import (
     GRAPH_HEAD,
     Variable,
@@ -31,6 +32,7 @@ MAX_TENSORS = 20_000
 DEEPEST = 32  # groups inside groups
 MAX_FILE = 1 << 31  # bytes
 CONFIG_BYTES = 1 << 24
+SHARDS_LISTED = ".index.json"  # the end of the name of what lists which shard has which tensor
 DAMAGED = "It may be truncated or corrupt; download it again"
 
 
@@ -99,7 +101,10 @@ def read_weights(path: Path) -> WeightFile:
     """
     if path.is_dir():
         path = _in_folder(path)
+    elif path.name.endswith(SHARDS_LISTED) and path.is_file():
+        path = _in_folder(path.parent)
     if index := checkpoint_index(path):
+        check_checkpoint(index)
         return WeightFile(index, False, _read_tensorflow(index, read_checkpoint))
     try:
         with path.open("rb") as file:
@@ -122,9 +127,9 @@ def read_weights(path: Path) -> WeightFile:
         tensors, model = _read_h5(path)
         return WeightFile(path, False, tensors, model or config, preprocessor)
     if head[8:9] == b"{":  # eight bytes of length, then the header
-        return WeightFile(path, False, _read_safetensors(path), config, preprocessor)
+        return WeightFile(path, False, _read_all(path, _read_safetensors), config, preprocessor)
     if head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04")):
-        return WeightFile(path, True, _read_torch(path), config, preprocessor)
+        return WeightFile(path, True, _read_all(path, _read_torch), config, preprocessor)
     if head.startswith(GRAPH_HEAD):
         tensors = _read_tensorflow(path, read_graph)
         with foreign(path, "a TensorFlow file", DAMAGED):
@@ -142,6 +147,10 @@ def _in_folder(folder: Path) -> Path:
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).is_file():
             return folder / name
+    shards = sorted(file for file in folder.iterdir() if SHARD.fullmatch(file.name))
+    for end in (".safetensors", ".bin"):
+        if of_this_end := [shard for shard in shards if shard.suffix == end]:
+            return of_this_end[0]
     checkpoints = list(folder.glob("*.index"))
     if len(checkpoints) == 1:
         return checkpoints[0]
@@ -220,6 +229,17 @@ def _read_safetensors(path: Path) -> Tensors:
             tensor = file.get_tensor(key)
             if _is_real(tensor.dtype):
                 tensors[key] = tensor.astype(np.float32)
+    return tensors
+
+
+def _read_all(path: Path, read: Callable[[Path], Tensors]) -> Tensors:
+    """Read a file, or all files of the weights that it is a part of."""
+    tensors: Tensors = {}
+    budget = Budget(path)
+    for part in all_shards(path):
+        for name, tensor in read(part).items():
+            budget.spend(name, tensor.shape)
+            tensors[name] = tensor
     return tensors
 
 

@@ -12,7 +12,7 @@ EXACT = SessionConfig(optimization="disabled")  # the graph as written
 
 
 def tensor_values(
-    model: onnx.ModelProto, names: Iterable[str], images: NDArray[np.float32]
+    model: onnx.ModelProto, names: Iterable[str], images: NDArray[np.generic]
 ) -> list[NDArray[np.float32]]:
     """Run a graph as written, and return some of its tensors in the order of their names.
 

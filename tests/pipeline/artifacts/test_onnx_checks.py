@@ -121,6 +121,46 @@ def test_refused(model, tmp_path, case):
         load_onnx(path)
 
 
+def chosen(model, node):
+    """Add an If whose one branch runs the node, and whose other one has a weight of its own."""
+    output = [helper.make_tensor_value_info("o", TensorProto.BOOL, None)]
+    kept = numpy_helper.from_array(np.array(True), "o")
+    branches = {
+        "then_branch": helper.make_graph([node], "then", [], output),
+        "else_branch": helper.make_graph([], "else", [], output, [kept]),
+    }
+    true = numpy_helper.from_array(np.array(True), "yes")
+    model.graph.initializer.append(true)
+    model.graph.node.append(helper.make_node("If", ["yes"], ["chosen"], "choice", **branches))
+
+
+def test_branches_are_taken_where_they_are_asked_for(model, tmp_path):
+    chosen(model, helper.make_node("Not", ["yes"], ["o"]))
+    (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
+    assert [n.op_type for n in load_onnx(tmp_path / "x.onnx", branches=True).graph.node][-1] == "If"
+    with pytest.raises(ModelError, match="If node 'choice', which runs graphs of its own"):
+        load_onnx(tmp_path / "x.onnx")
+
+
+def test_a_loop_in_a_branch_is_refused(model, tmp_path):
+    body = onnx.ModelProto()
+    loop(body)
+    chosen(model, body.graph.node[0])
+    (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match=r"Loop node .*, which runs graphs of its own"):
+        load_onnx(tmp_path / "x.onnx", branches=True)
+
+
+def test_a_damaged_weight_in_a_branch_is_refused(model, tmp_path):
+    chosen(model, helper.make_node("Not", ["yes"], ["o"]))
+    for attribute in model.graph.node[-1].attribute:
+        for tensor in attribute.g.initializer:
+            tensor.dims.append(7)
+    (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match="damaged tensor 'o'"):
+        load_onnx(tmp_path / "x.onnx", branches=True)
+
+
 def test_external_data_in_an_attribute_stays_in_the_folder(model, tmp_path):
     kept = TensorProto(dims=[1], data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)
     kept.external_data.add(key="location", value="/etc/passwd")

@@ -236,6 +236,38 @@ def test_a_second_import_does_not_replace_another_model(home: Path):
     assert (home / "runs/x/fp32.onnx").read_bytes() == before
 
 
+def test_a_file_of_our_own_needs_no_import(home: Path):
+    run("import", model(home / "a.onnx"), *IMPORT)
+    for name, stage in (("fp32", "simplify"), ("folded", "quantize")):
+        own = f"runs/a/{name}.onnx"
+        told = refused("import", own)
+        assert f"{own} was made by this tool, so it needs no import" in told
+        assert f"'mobilenet-cli {stage} {own}'" in told
+        if stage == "simplify":
+            run("simplify", own, "--data", "animals")
+
+
+def test_the_same_file_with_other_classes_does_not_replace_the_first(home: Path):
+    source = model(home / "a.onnx")
+    run("import", source, *IMPORT)
+    run("import", source, *IMPORT)  # the same again is no harm
+    (home / "classes.txt").write_text("ape\nbee\ncat\n")
+    told = refused("import", source, *IMPORT)
+    assert "runs/a/fp32.onnx has the same weights, imported with other classes" in told
+
+
+def test_a_run_beside_a_file_is_refused(home: Path):
+    source = model(home / "a.onnx")
+    run("import", source, *IMPORT)
+    run("import", model(home / "b.onnx", opset=17), *IMPORT)
+    for command in (["simplify"], ["bench", "--seconds", "0.1"], ["predict", "animals"]):
+        told = refused(command[0], "runs/b/fp32.onnx", *command[1:], "--run", "a")
+        assert "both the file runs/b/fp32.onnx and --run a say which model to take" in told
+        told = refused(command[0], "runs/b/fp32.onnx", *command[1:], "--width", "1")
+        assert "--width chooses among runs" in told
+    run("simplify", "runs/b/fp32.onnx", "--run", "b", "--data", "animals")
+
+
 def test_an_import_does_not_mix_with_a_trained_network(home: Path, chain):
     trained = home / "runs" / "trained"
     trained.mkdir(parents=True)

@@ -612,6 +612,19 @@ def test_command(safetensors_file, tmp_path, monkeypatch):
     )
 
 
+def test_another_resolution_does_not_replace_the_first(safetensors_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = ["import", safetensors_file(), "--run", "mine"]
+    assert CliRunner().invoke(app, source).exit_code == 0
+    assert CliRunner().invoke(app, source).exit_code == 0  # the same again is no harm
+    before = (tmp_path / "runs/mine/model.safetensors").read_bytes()
+    refused = CliRunner().invoke(app, [*source, "--resolution", "128"])
+    assert refused.exit_code == 2
+    said = "runs/mine/model.safetensors has the same weights, imported at resolution 224, not 128"
+    assert said in refused.stderr.replace("\n", " ")
+    assert (tmp_path / "runs/mine/model.safetensors").read_bytes() == before
+
+
 def test_importing_does_not_import_torch(safetensors_file, tmp_path):
     script = (
         "import sys; from mobilenet_cli.cli import app\n"

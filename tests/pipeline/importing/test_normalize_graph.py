@@ -8,6 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from mobilenet_cli.pipeline.artifacts.onnx_graph import output_kind
 from mobilenet_cli.pipeline.errors import MobilenetError, ModelError
 from mobilenet_cli.pipeline.importing.normalize_graph import (
     IR_VERSION,
@@ -73,6 +74,21 @@ def test_weights_behind_other_nodes_are_computed(small_graph):
     assert all(len(node.input) == 3 for node in made.model.graph.node if node.op_type == "Conv")
 
 
+def test_what_is_computed_twice_from_equal_weights_is_one_node(small_graph):
+    """The simplifier makes one of them, and its proof would miss the other."""
+    g = small_graph()
+    x = g.node("Relu", g.conv("x", 3, 8))
+    numbers = g.random.normal(size=(8, 8, 3, 3)), *(g.random.uniform(0.5, 1.5, (4, 8)))
+    parts = []
+    for _ in range(2):
+        kernel, *norm = [g.constant(array) for array in numbers]
+        conv = g.node("Conv", x, g.node("Identity", kernel), pads=[1] * 4)
+        parts.append(g.node("BatchNormalization", conv, *norm))
+    g.head(g.node("Add", g.node("Relu", parts[0]), g.node("Sigmoid", parts[1])), 8)
+    assert operators(normalized(g.model()))["Conv"] == 2
+    assert operators(normalized(g.model()))["BatchNormalization"] == 1
+
+
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("ir_version", [3, 8])
 def test_initializers_leave_the_inputs(small_graph, first: bool, ir_version: int):
@@ -97,12 +113,34 @@ def test_the_batch_is_freed(small_graph, batch: int | None):
 
 
 def test_a_batch_that_cannot_be_freed(small_graph):
-    g = small_graph([1, 3, 32, 32])
+    g = small_graph([2, 3, 32, 32])
     x = g.node("Relu", g.conv("x", 3, 8))
-    x = g.node("Concat", x, g.weights(1, 8, 32, 32), axis=1)
+    x = g.node("Concat", x, g.weights(2, 8, 32, 32), axis=1)  # each image of the two has its own
     g.head(x, 16)
-    with pytest.raises(ModelError, match=r"2 images at once.*Concat"):
-        normalized(g.model([1, 3]))
+    with pytest.raises(ModelError, match=r"1 image at once.*Concat"):
+        normalized(g.model([2, 3]))
+
+
+@pytest.mark.parametrize("operator", ["Expand", "ConstantOfShape", "Tile"])
+@pytest.mark.parametrize("batch", ["N", 2])
+def test_coordinates_beside_a_map_have_a_row_for_each_image(small_graph, operator, batch):
+    """Of CoordConv, Liu et al., arXiv:1807.03247, section 3."""
+    g = small_graph([batch, 3, 32, 32])
+    x = g.node("Relu", g.conv("x", 3, 8))
+    rows = g.constant(np.linspace(-1, 1, 32).reshape(1, 1, 32, 1))
+    count = g.node(
+        "Slice", g.node("Shape", "x"), *(g.constant([n], dtype=np.int64) for n in (0, 1))
+    )
+    target = g.node("Concat", count, g.constant([1, 32, 32], dtype=np.int64), axis=0)
+    if operator == "ConstantOfShape":
+        rows = g.node(operator, target)
+    elif operator == "Expand":
+        rows = g.node(operator, rows, target)
+    elif operator == "Tile":
+        repeats = g.node("Concat", count, g.constant([1, 1, 32], dtype=np.int64), axis=0)
+        rows = g.node(operator, rows, repeats)
+    g.head(g.node("Concat", x, rows, axis=1), 9)
+    assert operators(normalized(g.model([batch, 3])))["Concat"] == 1
 
 
 def test_shape_arithmetic_becomes_a_constant(small_graph):
@@ -129,6 +167,63 @@ def test_tensors_of_the_images_shape(small_graph, operator: str):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("pads", [0, 1])
+@pytest.mark.parametrize("group", [1, 8])
+def test_a_scale_and_shift_before_a_layer_is_a_layer(small_graph, pads: int, group: int):
+    """Of a BatchNormalization that follows no convolution, as tf2onnx writes it."""
+    g = small_graph()
+    x = g.node("Relu", g.conv("x", 3, 8))
+    scale, shift = (g.constant(g.random.uniform(0.5, 2, (1, 8, 1, 1))) for _ in range(2))
+    x = g.node("Add", g.node("Mul", x, scale), shift)
+    x = g.node("Relu", g.conv(x, 8, 8, pads=[pads] * 4, group=group))
+    g.head(x, 8)
+    made = operators(normalized(g.model()))
+    assert not set(made) & {"Mul", "Add"}
+    assert made["Conv"] == (3 if pads else 2)  # the zeros of padding are no zeros before the shift
+
+
+def test_a_scale_and_shift_that_others_read_is_a_layer_of_its_own(small_graph):
+    g = small_graph()
+    x = g.node("Relu", g.conv("x", 3, 8))
+    scale, shift = (g.constant(g.random.uniform(0.5, 2, (8, 1, 1))) for _ in range(2))
+    x = g.node("Sub", g.node("Div", x, scale), shift)
+    x = g.node("Add", x, g.conv(x, 8, 8, 1))
+    g.head(x, 8)
+    made = operators(normalized(g.model()))
+    assert not set(made) & {"Div", "Sub"}
+    assert made["Conv"] == 3
+
+
+def test_numbers_of_an_activation_are_no_layer(small_graph):
+    """Of ``x relu6(x + 3) / 6``."""
+    g = small_graph()
+    x = g.conv("x", 3, 8)
+    inside = g.node("Mul", g.node("Add", x, g.constant(3.0)), g.constant(0.5))
+    g.head(g.node("Mul", x, g.node("Clip", inside, g.constant(0.0), g.constant(6.0))), 8)
+    assert operators(normalized(g.model()))["Conv"] == 1
+
+
+@pytest.mark.parametrize("operator", ["Gather", "GatherND"])
+def test_channels_that_are_selected_stay_where_they_are(small_graph, operator: str):
+    """Of ``x[:, [2, 1, 0]]``, as torch exports it: blue first."""
+    g = small_graph()
+    turned = g.node("Transpose", "x", perm=[1, 0, 2, 3])
+    order = g.constant([2, 1, 0] if operator == "Gather" else [[2], [1], [0]], dtype=np.int64)
+    x = g.node("Transpose", g.node(operator, turned, order), perm=[1, 0, 2, 3])
+    g.head(g.node("Relu", g.conv(x, 3, 8)), 8)
+    assert operators(normalized(g.model()))["Gather"] == 1
+
+
+def test_what_is_expanded_to_a_fixed_batch_is_freed(small_graph):
+    """Of ``x / x.norm(dim=1, keepdim=True).expand_as(x)``."""
+    g = small_graph((2, 3, 32, 32))
+    x = g.node("Flatten", g.node("GlobalAveragePool", g.node("Relu", g.conv("x", 3, 8))))
+    norm = g.node("ReduceL2", x, g.constant([1], dtype=np.int64))
+    x = g.node("Div", x, g.node("Expand", norm, g.constant([2, 8], dtype=np.int64)))
+    g.node("Gemm", x, g.weights(8, 3), g.constant(np.zeros(3)), output="y")
+    normalized(g.model((2, 3)))
+
+
 @pytest.mark.parametrize("opset", [13, 18])
 def test_local_functions_are_inlined(small_graph, opset: int):
     g = small_graph()
@@ -139,6 +234,72 @@ def test_local_functions_are_inlined(small_graph, opset: int):
     g.functions = [helper.make_function("my", "Act", ["a"], ["b"], nodes, opsets)]
     g.opsets = [*g.opsets, helper.make_opsetid("my", 1)]
     assert operators(normalized(g.model()))["Relu"] == 1
+
+
+@pytest.mark.parametrize("form", ["reciprocal", "quotient", "times one", "grown", "opposite"])
+def test_a_sigmoid_written_as_its_formula_is_one(small_graph, form: str):
+    g = small_graph()
+    logits = g.head(g.node("Relu", g.conv("x", 3, 8)), 8, output="logits")
+    one, minus = g.constant(1.0), g.constant(-1.0)
+    negated = logits if form == "opposite" else g.node("Mul", minus, logits)
+    power = g.node("Exp", logits if form == "grown" else negated)
+    below = g.node("Add", one, power)
+    if form == "grown":
+        g.node("Div", power, below, output="y")
+    elif form == "times one":
+        g.node("Mul", g.node("Reciprocal", below), one, output="y")
+    elif form == "reciprocal":
+        g.node("Reciprocal", below, output="y")
+    else:
+        g.node("Div", one, below, output="y")
+    made = normalized(g.model())
+    assert output_kind(made.model.graph) == "sigmoid"
+    assert not set(operators(made)) & {"Exp", "Div", "Reciprocal", "Mul"}
+
+
+@pytest.mark.parametrize("activation", ["Softmax", "Sigmoid"])
+@pytest.mark.parametrize(("operator", "number"), [("Mul", 100), ("Div", 0.01)])
+def test_percents_are_probabilities(small_graph, activation: str, operator: str, number: float):
+    g = small_graph()
+    logits = g.head(g.node("Relu", g.conv("x", 3, 8)), 8, output="logits")
+    g.node(operator, g.node(activation, logits), g.constant(number), output="y")
+    made = normalized(g.model())
+    assert output_kind(made.model.graph) == activation.lower()
+    assert made.notes == ("the outputs, which were probabilities times 100, are the probabilities",)
+
+
+def test_two_softmaxes_written_as_their_formula_are_refused(small_graph):
+    g = small_graph()
+    x = g.node("Relu", g.conv("x", 3, 8))
+    parts = []
+    for name in ("first", "second"):
+        power = g.node("Exp", g.head(x, 8, output=name))
+        total = g.node("ReduceSum", power, g.constant([1], dtype=np.int64))
+        parts.append(g.node("Div", power, total))
+    g.node("Concat", *parts, axis=1, output="y")
+    assert "is made of the probabilities of the Div node" in refusal(g.model(("N", 6)))
+
+
+@pytest.mark.parametrize("made_of", ["two", "square", "rest"])
+def test_an_output_made_of_probabilities_is_refused(small_graph, made_of: str):
+    g = small_graph()
+    logits = g.head(g.node("Relu", g.conv("x", 3, 8)), 8, output="logits")
+    shares = g.node("Softmax", logits, axis=1)
+    if made_of == "two":
+        g.node("Concat", shares, g.node("Softmax", g.node("Neg", logits)), axis=1, output="y")
+    elif made_of == "square":
+        g.node("Mul", shares, shares, output="y")
+    else:
+        g.node("Sub", g.constant(1.0), shares, output="y")
+    told = refusal(g.model(("N", 6 if made_of == "two" else 3)))
+    assert "its output 'y' is made of the probabilities of the Softmax node" in told
+
+
+def test_the_logarithm_of_probabilities_is_logits(small_graph):
+    g = small_graph()
+    logits = g.head(g.node("Relu", g.conv("x", 3, 8)), 8, output="logits")
+    g.node("Log", g.node("Softmax", logits), output="y")
+    assert output_kind(normalized(g.model()).model.graph) == "logits"
 
 
 @pytest.mark.parametrize("bias", [(3,), (1, 3), ()])
@@ -393,6 +554,71 @@ def test_control_flow_that_can_be_computed(small_graph):
     }
     g.node("If", g.constant(False, dtype=np.bool_), output="y", **branches)
     assert operators(normalized(g.model()))["Neg"] == 1
+
+
+@pytest.mark.parametrize("opset", [11, 18])
+@pytest.mark.parametrize("batch", ["N", 4])
+def test_a_branch_that_depends_on_a_shape_is_taken(small_graph, opset: int, batch):
+    """Of ``x.squeeze(3)``, as TorchScript exports it of free dimensions; one inside another."""
+    g = small_graph((batch, 3, 32, 32), opset=opset)
+    pooled = g.node("GlobalAveragePool", g.node("Relu", g.conv("x", 3, 8)))
+    three = g.constant([3], dtype=np.int64)
+    width = g.node("Gather", g.node("Shape", pooled), three)
+    inner = g.node("Equal", width, g.constant([1], dtype=np.int64))
+    if opset == 11:
+        squeezed = helper.make_node("Squeeze", [pooled], ["narrow"], axes=[3])
+    else:
+        squeezed = helper.make_node("Squeeze", [pooled, three], ["narrow"])
+    kept = helper.make_node("Identity", [pooled], ["kept"])
+    choice = helper.make_node(
+        "If",
+        [inner],
+        ["choice"],
+        "inner",
+        then_branch=branch(squeezed),
+        else_branch=branch(kept),
+    )
+    flag = g.node("Equal", width, g.constant([7], dtype=np.int64))
+    seven = helper.make_node("Exp", [pooled], ["seven"])
+    x = g.node("If", flag, then_branch=branch(seven), else_branch=branch(choice))
+    flat = g.node("Flatten", g.node("Reshape", x, g.constant([0, 8], dtype=np.int64)))
+    g.node("Gemm", flat, g.weights(8, 3), g.constant(np.zeros(3)), output="y")
+    made = operators(normalized(g.model((batch, 3))))
+    assert made["Exp"] == 0
+    assert made["Gemm"] == 1
+
+
+def test_branches_with_names_in_common(small_graph):
+    g = small_graph()
+    x = g.node("GlobalAveragePool", g.node("Relu", g.conv("x", 3, 8)))
+    for number in range(2):
+        rank = g.node("Size", g.node("Shape", x))
+        flag = g.node("Equal", rank, g.constant(4, dtype=np.int64))
+        nodes = [
+            helper.make_node("Exp", [x], ["inside"]),
+            helper.make_node("Neg", ["inside"], ["outside"]),
+        ]
+        made = [helper.make_tensor_value_info("outside", TensorProto.FLOAT, None)]
+        taken = helper.make_graph(nodes, "taken", [], made)
+        other = branch(helper.make_node("Identity", [x], [f"other{number}"]))
+        x = g.node("If", flag, then_branch=taken, else_branch=other)
+    g.node("Gemm", g.node("Flatten", x), g.weights(8, 3), g.constant(np.zeros(3)), output="y")
+    assert operators(normalized(g.model()))["Neg"] == 2
+
+
+@pytest.mark.parametrize("batch", ["N", 1])
+def test_a_squeeze_that_drops_a_batch_of_one(small_graph, batch):
+    """Of ``classifier(features.mean((2, 3), keepdim=True).squeeze())``."""
+    g = small_graph((batch, 3, 32, 32))
+    pooled = g.node("GlobalAveragePool", g.node("Relu", g.conv("x", 3, 8)))
+    g.node("MatMul", g.node("Squeeze", pooled), g.weights(8, 3), output="y")
+    normalized(g.model(None))
+
+
+def branch(node: onnx.NodeProto) -> onnx.GraphProto:
+    """Return a graph of one node, as an If may run it."""
+    made = helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, None)
+    return helper.make_graph([node], "branch", [], [made])
 
 
 def test_random_numbers(small_graph):

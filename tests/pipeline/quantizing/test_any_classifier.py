@@ -56,6 +56,13 @@ def channel_shuffle(g):
     return g.node("Relu", g.conv(x, 16, 16, 1)), 16
 
 
+def channels_selected(g):
+    """Half of the channels in another order, as torch's index_select gives them."""
+    x = g.node("Relu", g.conv("x", 3, 16, strides=[2, 2]))
+    x = g.node("Gather", x, g.constant([-1, 0, 3, 5, 7, 9, 2, 2], dtype=np.int64), axis=1)
+    return g.node("Relu", g.conv(x, 8, 16, 1)), 16
+
+
 def image_read_twice(g):
     """The first block of ENet: a convolution and a pool read the image."""
     parts = (
@@ -194,6 +201,7 @@ def scaled(factor, channels):
     ("build", "in_float"),
     [
         (channel_shuffle, {}),
+        (channels_selected, {}),
         (image_read_twice, {}),
         (channels_in_the_batch, {}),
         (pool_of_one_dimension, {}),
@@ -212,8 +220,9 @@ def scaled(factor, channels):
         (scaled(1e4, 1), {}),
     ],
     ids=[
-        "channel-shuffle", "image-read-twice", "channels-in-the-batch", "1d-pool",
-        "bounded-in-two-steps", "residual-blocks", "bounded-sums", "wide-groups", "narrow-groups",
+        "channel-shuffle", "channels-selected", "image-read-twice", "channels-in-the-batch",
+        "1d-pool", "bounded-in-two-steps", "residual-blocks", "bounded-sums",
+        "wide-groups", "narrow-groups",
         "average-with-the-border", "values-apart", "mean-of-cubes", "divided-by-its-mean",
         "constant-behind-a-border", "tiny", "huge", "one-large-channel",
     ],
