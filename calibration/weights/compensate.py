@@ -6,9 +6,9 @@ rounded: directions of the inputs in which there is more noise than signal count
 ``x'`` less their means are meant, since the bias absorbs every change of a mean. This is the target
 that Li et al. ("GPTAQ", arXiv:2504.02692, section 3) derive for the same purpose.
 
-Moments of few inputs fit their noise as well, so a layer needs ``LEAST`` positions for each weight
-of an output: of 256 images that is every layer on large maps, and the depthwise ones on small maps.
-``docs/experiments.md`` has what was tried.
+Moments of few inputs fit their noise as well. So they are damped the more, the fewer positions
+there are for each weight of an output, and a layer with less than ``LEAST`` keeps its weights: of
+256 images these are the dense layers on small maps. ``docs/experiments.md`` has what was tried.
 """
 
 from collections.abc import Callable, Iterable
@@ -21,8 +21,9 @@ from mobilenet_cli.calibration.grid import Grid
 from mobilenet_cli.calibration.weights import rounding
 from mobilenet_cli.calibration.weights.input_moments import Codes, patches
 
-LEAST = 1000  # positions for each weight of an output
-ENOUGH = 2 * LEAST  # a larger map is not looked at as a whole
+LEAST = 100  # positions for each weight of an output
+ENOUGH = 2000  # of these: a larger map is not looked at as a whole
+DAMPED = 10.0  # of the mean variance, where there was one position for each weight
 FEWEST_ROWS = 16  # however large the map
 
 FloatInputs = Callable[[str, int], Iterable[NDArray[np.float32]]]
@@ -50,7 +51,8 @@ def compensated(
     rows = min(len(codes), max(FEWEST_ROWS, -(-ENOUGH * taps // positions)))
     covariance, cross = _moments(step, linear, codes, grid, floats(step.inputs[0], rows))
     weight = linear.weight.reshape(linear.groups, -1, taps)
-    change = weight @ (cross - covariance) @ np.linalg.inv(rounding.damped(covariance))
+    share = max(rounding.DAMPING, DAMPED * taps / (rows * positions))
+    change = weight @ (cross - covariance) @ np.linalg.inv(rounding.damped(covariance, share))
     return Linear((weight + change).reshape(linear.weight.shape), linear.bias, linear.groups)
 
 

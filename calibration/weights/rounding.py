@@ -19,11 +19,11 @@ BLOCK = 64  # columns whose errors are spread together, as in GPTQ
 SWEEPS = 3
 
 
-def damped(hessian: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Add ``DAMPING`` of the mean diagonal to [..., K, K], so that it can be inverted."""
+def damped(hessian: NDArray[np.float64], share: float = DAMPING) -> NDArray[np.float64]:
+    """Add a share of the mean diagonal to [..., K, K], so that it can be inverted."""
     size = hessian.shape[-1]
     mean = np.trace(hessian, axis1=-2, axis2=-1)[..., None, None] / size
-    invertible: NDArray[np.float64] = hessian + (DAMPING * mean + 1e-12) * np.eye(size)
+    invertible: NDArray[np.float64] = hessian + (share * mean + 1e-12) * np.eye(size)
     return invertible
 
 

@@ -31,7 +31,7 @@ def test_a_wide_layer_is_rounded_in_parts(kind: str, target: str, monkeypatch):
     step = GraphStep("linear", helper.make_node(operator, ["x"], ["y"], **attributes), ("x",), "y")
     network, grid = Network(ModelProto(), (step,), {"y": linear}, {}), asymmetric(0.0, 6.0)
     mixing = g.normal(size=(9, int(np.prod(image))))
-    codes = np.clip(40 * np.abs(g.normal(size=(300, 9)) @ mixing), 0, 255).astype(np.uint8)
+    codes = np.clip(40 * np.abs(g.normal(size=(200, 9)) @ mixing), 0, 255).astype(np.uint8)
     codes = codes.reshape(-1, *image)
     hessian = second_moments(codes, grid, step, linear)
 
