@@ -133,7 +133,7 @@ def coding_of(
         {name: reuse.repeat_channels(name, values) for name, values in ends.items()}
         for ends in (statistics.low, statistics.high)
     )
-    factors = channel_factors(network, lowest, highest, ranges)
+    factors = channel_factors(network, lowest, highest, ranges, statistics.images)
     return Coding(choose_grids(network, ranges, target), reuse, factors)
 
 

@@ -4,7 +4,7 @@ A channel that never exceeds a tenth of its tensor's range uses a tenth of the c
 the weights and bias that make channel ``c`` by ``a_c`` and dividing the weights that read it by
 ``a_c`` leaves the function as it is where the activation is positively homogeneous (Nagel et al.,
 "Data-free quantization", arXiv:1906.04721, section 4.1). ReLU6 is so only below its bound, so
-channels are only ever scaled up, and no further than to ``range / (MARGIN * max_c)``: the code
+channels are only ever scaled up, and no further than to ``range / (margin * max_c)``: the code
 range then saturates above what was seen.
 
 A channel that was quiet on the calibration images may speak up later, so that no channel is scaled
@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 from mobilenet_cli.calibration.graph.parse import GraphStep, Linear, Network
 
-MARGIN = 1.3  # how far beyond the largest value seen a scaled channel may still go
+# How far beyond the largest value seen a scaled channel may still go. The more images were seen,
+# the less will be beyond: ``docs/experiments.md`` has what 8 to 256 images need.
+MOST_MARGIN, MARGIN_OF_IMAGES = 0.6, 0.05 * 256
 LARGEST = 100.0
 SILENT = 1e12  # times as large could be a channel that is always 0
 # A depthwise reader has one scale per channel and absorbs any factor. A dense one shares a scale
@@ -31,11 +33,17 @@ STREAM_POWER = 1.0
 STREAM_MARGIN = 1.0
 
 
+def margin_of(images: int) -> float:
+    """Return how many times the largest value that so many images have may be that of others."""
+    return 1 + min(MOST_MARGIN, MARGIN_OF_IMAGES / images)
+
+
 def channel_factors(
     network: Network,
     smallest: dict[str, NDArray[np.float64]],
     largest: dict[str, NDArray[np.float64]],
     ranges: dict[str, tuple[float, float]],
+    images: int,
 ) -> dict[str, NDArray[np.float64]]:
     """Choose factors [channels] for each tensor that can be scaled.
 
@@ -44,17 +52,18 @@ def channel_factors(
         smallest: per tensor, the smallest value of each channel on the calibration images.
         largest: per tensor, the largest value of each channel on the calibration images.
         ranges: per tensor, what its codes will cover; a channel that exceeds it is not scaled.
+        images: how many the calibration images are.
     """
-    factors = {}
+    factors, margin = {}, margin_of(images)
     for step in network.steps:
         reader = _scalable_reader(network, step)
         if reader is None:
             continue
         depthwise = network.linears[reader.output].depthwise
         low, high = ranges[step.output]
-        room = _room(largest[step.output], high)
+        room = _room(largest[step.output], high, margin)
         if step.low != 0.0:
-            room = np.minimum(room, _room(-smallest[step.output], -low))
+            room = np.minimum(room, _room(-smallest[step.output], -low, margin))
         factors[step.output] = _factors(room, DEPTHWISE_POWER if depthwise else DENSE_POWER)
     for stream in residual_streams(network):
         rooms = [
@@ -104,7 +113,7 @@ def _takes_up(step: GraphStep) -> bool:
     return step.kind == "linear" and step.node.op_type == "Conv"
 
 
-def _room(peak: NDArray[np.float64], ceiling: float, margin: float = MARGIN) -> NDArray[np.float64]:
+def _room(peak: NDArray[np.float64], ceiling: float, margin: float) -> NDArray[np.float64]:
     """Return by how much each channel could grow [channels]; without end where it is 0."""
     if ceiling <= 0:
         return np.full_like(peak, SILENT)

@@ -8,13 +8,15 @@ from onnx import ModelProto, helper, numpy_helper
 from mobilenet_cli.calibration.graph.parse import parse
 from mobilenet_cli.calibration.weights.equalize import (
     LARGEST,
-    MARGIN,
     STREAM_MARGIN,
     channel_factors,
     equalize_channels,
+    margin_of,
     residual_streams,
 )
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
+
+IMAGES = 64
 
 
 @pytest.fixture
@@ -41,6 +43,10 @@ def peaks(network):
     return found
 
 
+def test_more_images_need_less_margin():
+    assert [margin_of(images) for images in (1, 8, 64, 256)] == [1.6, 1.6, 1.2, 1.05]
+
+
 def nothing(peaks):
     """The smallest values behind ReLUs."""
     return {name: np.zeros_like(values) for name, values in peaks.items()}
@@ -52,25 +58,28 @@ def whole(peaks):
 
 
 def test_no_channel_is_scaled_beyond_a_range_that_clips(network, peaks):
+    margin = margin_of(IMAGES)
     ranges = {name: (0.0, 0.5 * high) for name, (_, high) in whole(peaks).items()}
-    for name, factor in channel_factors(network, nothing(peaks), peaks, ranges).items():
+    for name, factor in channel_factors(network, nothing(peaks), peaks, ranges, IMAGES).items():
         assert (factor[peaks[name] >= ranges[name][1]] == 1).all()
-        assert (factor * peaks[name])[factor > 1].max() <= ranges[name][1] / MARGIN * (1 + 1e-9)
+        assert (factor * peaks[name])[factor > 1].max() <= ranges[name][1] / margin * (1 + 1e-9)
 
 
-def test_scaled_up_only_and_not_beyond_the_range(network, peaks):
-    factors = channel_factors(network, nothing(peaks), peaks, whole(peaks))
+@pytest.mark.parametrize("images", [1, 256])
+def test_scaled_up_only_and_not_beyond_the_range(network, peaks, images):
+    factors = channel_factors(network, nothing(peaks), peaks, whole(peaks), images)
+    margin = margin_of(images)
     assert len(factors) == 26  # all but the last convolution, which pooling reads
     for name, factor in factors.items():
         assert (factor >= 1).all()
         assert factor.max() <= LARGEST
-        assert (factor * peaks[name])[factor > 1].max() <= peaks[name].max() / MARGIN * (1 + 1e-9)
+        assert (factor * peaks[name])[factor > 1].max() <= peaks[name].max() / margin * (1 + 1e-9)
 
 
 def test_activation_without_a_bound_at_zero_is_left_alone(network, peaks):
     peaks = peaks | {"logits": np.ones(10)}
     assert network.steps[-1].output not in channel_factors(
-        network, nothing(peaks), peaks, whole(peaks)
+        network, nothing(peaks), peaks, whole(peaks), IMAGES
     )
 
 
@@ -93,7 +102,7 @@ def convolve(x, linear, step):
 
 def test_function_is_unchanged_below_the_bounds(network, peaks):
     """ReLU without its upper bound is homogeneous, so the scaled network is the same function."""
-    factors = channel_factors(network, nothing(peaks), peaks, whole(peaks))
+    factors = channel_factors(network, nothing(peaks), peaks, whole(peaks), IMAGES)
     inputs = {s.output: s.inputs[0] for s in network.steps if s.kind == "linear"}
     scaled = equalize_channels(network.linears, inputs, factors)
     x = np.random.default_rng(1).uniform(-1, 1, (3, 32, 32))
@@ -154,7 +163,7 @@ def test_a_stream_is_scaled_as_one_and_the_function_stays(small_graph, activated
     largest |= dict.fromkeys(stream, generator.uniform(0.01, 6, 8))
     smallest = {name: -values for name, values in largest.items()}
     ranges = dict.fromkeys(largest, (-6.0, 6.0))
-    factors = channel_factors(network, smallest, largest, ranges)
+    factors = channel_factors(network, smallest, largest, ranges, IMAGES)
     for name in stream:
         assert factors[name] is factors[stream[0]]
         scaled = factors[name] > 1
