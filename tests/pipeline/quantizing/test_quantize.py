@@ -454,7 +454,7 @@ def test_dead_channels_do_not_overflow(chain, tmp_path, layer):
             assert np.isfinite(value).all()
     parity = compare(logits(source.path), logits(made.path))
     assert parity.sqnr_db > 12
-    assert made.record.kernel_sqnr_db > 30
+    assert made.record.kernel_sqnr_db > 25  # what an overflow leaves is below 0; ties leave 30
 
 
 def test_one_image(chain, tmp_path):
