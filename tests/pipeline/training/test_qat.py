@@ -149,8 +149,8 @@ def test_training_starts_from_what_quantize_makes(chain, images, tmp_path):
         found = FakeQuantized(network, start)(torch.from_numpy(images)).numpy()
     session = open_session(quantize(chain.folded, settings, tmp_path / "int8.onnx").path, SIMULATED)
     expected = session.run(None, {"input": images})[0]
-    assert (expected.argmax(1) == found.argmax(1)).all()
-    assert sqnr_db(expected, found) > 18  # ties are rounded either way, and 27 layers follow
+    # Ties are rounded either way, and 27 layers follow: a class that is hardly ahead may change.
+    assert sqnr_db(expected, found) > 18
 
 
 TARGETS = ["vnni", *(pytest.param(t, marks=pytest.mark.slow) for t in ("avx2", "tensorrt"))]
