@@ -21,7 +21,7 @@ from rich.console import Console
 
 from mobilenet_cli.pipeline.errors import MobilenetError, mendable
 from mobilenet_cli.pipeline.progress import bar, fetch_addresses
-from mobilenet_cli.pipeline.runtime.stopping import leave_quietly, open_streams, stoppable
+from mobilenet_cli.pipeline.runtime import stopping
 from mobilenet_cli.reports.meant import Guided, GuidedGroup, UsageError
 from mobilenet_cli.reports.options import OPTIONS
 
@@ -60,9 +60,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 console = Console(stderr=True)
-console.on_broken_pipe = leave_quietly  # type: ignore[method-assign]  # rich would exit with 1
+console.on_broken_pipe = stopping.leave_quietly  # type: ignore[method-assign]  # rich exits with 1
 # Help that is not read to its end, as by head, is no failure either.
-Console.on_broken_pipe = lambda _: leave_quietly(0)  # type: ignore[method-assign,assignment]
+Console.on_broken_pipe = lambda _: stopping.leave_quietly(0)  # type: ignore[method-assign,assignment]
 # Shows a bar with rate and time left on a terminal; a stage calls what this yields.
 progress_bar = functools.partial(bar, console)
 fetch = functools.partial(fetch_addresses, progress_bar)  # before a stage opens what lies there
@@ -105,10 +105,11 @@ def command(name: str) -> Callable[[Callable[P, Output]], Callable[P, Output]]:
             debug = kwargs.pop("debug")
             as_json = bool(kwargs["as_json"] if streams else kwargs.pop("as_json"))
             try:
-                with stoppable():
+                stopping.refuse_removed_folder()
+                with stopping.stoppable():
                     show(function(*args, **kwargs), as_json)
             except BrokenPipeError:
-                leave_quietly()
+                stopping.leave_quietly()
             except KeyboardInterrupt as stopped:
                 say(f"{name}: {str(stopped) or 'interrupted; earlier files are unchanged'}")
                 raise typer.Exit(getattr(stopped, "status", STOPPED)) from None
@@ -740,7 +741,7 @@ def doctor_command() -> Output:
 
 def main() -> None:
     """Run the program; a bug shows its traceback and exits with 70, which no gate does."""
-    open_streams()
+    stopping.open_streams()
     try:
         app()
     except Exception:

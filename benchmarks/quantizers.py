@@ -270,8 +270,9 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     source = load_artifact(arguments.model)
     calibration = choose_images(source, arguments.calib_dir, arguments.calib_count, 0)
     evaluation = evaluation_set(source, arguments.data)
-    targets = np.array(targets_of(evaluation, source.facts.classes, source.path))
-    spec = source.facts.input
+    facts = source.facts
+    targets = np.array(targets_of(evaluation, facts.classes, source.path, facts.names))
+    spec = facts.input
     common = {
         "model": str(source.path.resolve()),
         "input": parse(load_onnx(source.path)).input,

@@ -15,8 +15,8 @@ POOLS = {"AveragePool", "GlobalAveragePool", "MaxPool"}
 # They are steep at 0: of a mean of cubes, whose root a network may take, codes leave too little.
 STEEP = {"Pow", "Sqrt", "Log", "Reciprocal"}
 SHIFTS = {"Add", "Mul", "Max", "Clip"}  # with a constant
-SHAPES = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Identity"}
-SHAPES |= {"Gather"}
+SHAPES = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity"}
+SHAPES |= {"Slice", "Split", "Gather"}  # these select
 WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 # Of a grouped convolution, measured in ONNX Runtime 1.32 with one thread: with 24 channels a group
 # integers take 0.4 to 0.9 of the time of floats, with 16 or fewer up to three times as long.

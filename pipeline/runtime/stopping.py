@@ -21,13 +21,11 @@ def stoppable() -> Iterator[None]:
     A second signal ends the process at once. A signal that the parent of this process ignores, as
     nohup does, stays ignored. A native library is loaded to its end first, since on the way it
     turns the exception into another one or aborts. Where a library swallows the exception, it is
-    raised again. Nothing begins in a folder that is gone: libraries abort there.
+    raised again.
 
     Raises:
         Interrupted: a signal has come.
-        StorageError: the working folder has been removed.
     """
-    refuse_removed_folder()
     came: list[int] = []
 
     def interrupted() -> Interrupted:
@@ -61,7 +59,7 @@ def stoppable() -> Iterator[None]:
 
 
 def refuse_removed_folder() -> None:
-    """Refuse to work in a folder that another program has removed.
+    """Refuse to work in a folder that another program has removed: libraries abort there.
 
     Raises:
         StorageError: it has.
