@@ -219,7 +219,7 @@ acceptance-resume: $(INSTALLED) ## kill ten trainings at random moments; resumed
 		-o junit_family=xunit1 --junit-xml=build/resumes.xml
 
 acceptance-predict: $(INSTALLED) ## kill jobs of predictions 100 times, and a node of a Ray cluster
-	$(BIN)/python -m pytest -m slow tests/pipeline/predicting \
+	$(BIN)/python -m pytest -m slow tests/pipeline/evaluating/predicting \
 		-o junit_family=xunit1 --junit-xml=build/predict.xml
 
 clean: ## what tools leave behind; .venv and runs stay

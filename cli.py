@@ -188,11 +188,6 @@ def show(output: Output, as_json: bool) -> None:
         raise typer.Exit(output.status)
 
 
-def document(made: "Artifact[BaseModel]") -> dict[str, Any]:
-    """Return the record of a model file as JSON, with the file's name."""
-    return {"model": str(made.path), **made.record.model_dump(mode="json")}
-
-
 # The types of options that may be left out.
 Text = str | None
 Float = float | None
@@ -206,7 +201,10 @@ def source_of(model: File, run: Text, width: Float, needs: str, provider: str = 
     from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
     from mobilenet_cli.pipeline.artifacts.runs import find_model
     from mobilenet_cli.pipeline.deploying.package import model_in
+    from mobilenet_cli.pipeline.runtime.session import check_provider
 
+    if model is None:
+        check_provider(provider)  # before it is said what is taken; torch may have its own
     return load_artifact(model_in(find_model(model, run, needs, width, say), provider))
 
 
@@ -265,7 +263,7 @@ def train_command(
 
     from mobilenet_cli.pipeline.artifacts.runs import run_named
     from mobilenet_cli.pipeline.training.config import TrainConfig, named_model
-    from mobilenet_cli.pipeline.training.interruption import interruption
+    from mobilenet_cli.pipeline.training.running.interruption import interruption
     from mobilenet_cli.pipeline.training.setup import resolve
     from mobilenet_cli.pipeline.training.train import train
 
@@ -337,11 +335,11 @@ def export_command(
     if nms:
         source = source_of(checkpoint, run, width, "deployed")
         final = export_nms(source, settings(min_score), out or source.path.with_name("boxes.onnx"))
-        return Output(document(final), nms_text(final.path, final.record))
+        return Output(final.as_document(), nms_text(final.path, final.record))
     source = source_of(checkpoint, run, width, "checkpoint")
     with console.status("exporting"):
         made = export(source, ExportConfig(opset=opset), out or source.path.with_name("fp32.onnx"))
-    return Output(document(made), export_text(made.path, made.record))
+    return Output(made.as_document(), export_text(made.path, made.record))
 
 
 @command("simplify")
@@ -355,7 +353,7 @@ def simplify_command(
     source = source_of(model, run, width, "fp32")
     with console.status("simplifying"):
         made = simplify(source, SimplifyConfig(images), out or source.path.with_name("folded.onnx"))
-    return Output(document(made), simplify_text(made.path, made.record))
+    return Output(made.as_document(), simplify_text(made.path, made.record))
 
 
 @command("quantize")
@@ -387,7 +385,7 @@ def quantize_command(
     with progress_bar("quantizing", "images") as progress:
         made = quantize(source, config, out or source.path.with_name("int8.onnx"), progress)
     notes = terminal.quantize_notes(made.record)
-    return Output(document(made), terminal.quantize_text(made.path, made.record), notes=notes)
+    return Output(made.as_document(), terminal.quantize_text(made.path, made.record), notes=notes)
 
 
 @command("prove")
@@ -417,11 +415,11 @@ def convert_command(
 
     if not fp16:
         raise OptionError("no precision to convert to was named", "Pass --fp16")
-    source = source_of(model, run, width, "folded")
+    source = source_of(model, run, width, "folded", provider)
     config = ConvertConfig(data=images, provider=provider)
     with console.status("converting"):
         made = convert_fp16(source, config, out or source.path.with_name("fp16.onnx"))
-    return Output(document(made), convert_text(made.path, made.record))
+    return Output(made.as_document(), convert_text(made.path, made.record))
 
 
 @command("deploy")
@@ -463,8 +461,8 @@ def serve_command(
     as_json: bool = False,
 ) -> Output:
     """Serve a package over HTTP, until a signal stops the server."""
-    from mobilenet_cli.pipeline.serving.config import ServeConfig
-    from mobilenet_cli.pipeline.serving.serve import open_server
+    from mobilenet_cli.pipeline.deploying.serving.config import ServeConfig
+    from mobilenet_cli.pipeline.deploying.serving.serve import open_server
     from mobilenet_cli.reports.terminal import serve_text
 
     limits = (max_batch, max_wait_ms, max_queue, max_body_mb, max_pixels)
@@ -491,8 +489,11 @@ def evaluate_command(
     from mobilenet_cli.pipeline.deploying.package import model_in
     from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig
     from mobilenet_cli.pipeline.evaluating.evaluate_model import evaluate_model
+    from mobilenet_cli.pipeline.runtime.session import check_provider
     from mobilenet_cli.reports import terminal
 
+    if not models:
+        check_provider(provider)
     home = run_named(run) if run else None
     config = EvaluateConfig(labelled, provider, strict, class_map=class_map, cluster=cluster)
     fetch(labelled)
@@ -566,10 +567,10 @@ def bench_command(
 
 def kept(record: "BaseModel", text: str, target: Path | None) -> Output:
     """Write a record to a file, if there is one to write to."""
-    from mobilenet_cli.pipeline.artifacts.files import write_atomically
+    from mobilenet_cli.pipeline.artifacts.files import write_record
 
     if target is not None:
-        write_atomically(target, (record.model_dump_json(indent=2) + "\n").encode())
+        write_record(target, record)
     return Output(record.model_dump(mode="json"), text, wrote=[target] if target else ())
 
 
@@ -683,9 +684,9 @@ def predict_command(
     as_json: bool = False,
 ) -> Output:
     """Name the classes of images, or find boxes in them; answers to very many go to files."""
-    from mobilenet_cli.pipeline.evaluating import predict as classes
-    from mobilenet_cli.pipeline.evaluating import predict_boxes as boxes
-    from mobilenet_cli.pipeline.predicting.job import config_of, predict_into
+    from mobilenet_cli.pipeline.evaluating.predicting import predict as classes
+    from mobilenet_cli.pipeline.evaluating.predicting import predict_boxes as boxes
+    from mobilenet_cli.pipeline.evaluating.predicting.job import config_of, predict_into
     from mobilenet_cli.reports import terminal
 
     model, images = classes.tell_model(sources)
@@ -721,7 +722,7 @@ def predict_command(
 @command("inspect")
 def inspect_command(file: Path) -> Output:
     """Show what a model file holds, what it says about itself and what it was made from."""
-    from mobilenet_cli.pipeline.inspecting.inspect_file import inspect_file
+    from mobilenet_cli.pipeline.reporting.inspecting.inspect_file import inspect_file
     from mobilenet_cli.reports.terminal import inspect_text
 
     record = inspect_file(file)

@@ -32,7 +32,7 @@ import numpy as np
 from mobilenet_cli.data.decode import decode
 from mobilenet_cli.data.preprocess import square_of_bytes
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
-from mobilenet_cli.pipeline.evaluating.predict import open_images, predict
+from mobilenet_cli.pipeline.evaluating.predicting.predict import open_images, predict
 
 Answers = list[dict[str, float]]  # of each image the first five classes with their probabilities
 PATHS = 200  # images a command line

@@ -29,8 +29,8 @@ from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
 from mobilenet_cli.pipeline.artifacts.files import write_atomically
 from mobilenet_cli.pipeline.artifacts.runs import Run, find_run
 from mobilenet_cli.pipeline.runtime.machine import machine, usable_cpus
-from mobilenet_cli.pipeline.runtime.parity import sqnr_db
-from mobilenet_cli.pipeline.runtime.probe_images import probe_images
+from mobilenet_cli.pipeline.runtime.proving.parity import sqnr_db
+from mobilenet_cli.pipeline.runtime.proving.probe_images import probe_images
 from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
 from mobilenet_cli.pipeline.runtime.timing import Timing, interleave, ratio, time_block
 from mobilenet_cli.reports.tables import table

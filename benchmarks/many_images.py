@@ -38,8 +38,8 @@ from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
 from mobilenet_cli.pipeline.artifacts.runs import Run
 from mobilenet_cli.pipeline.evaluating import evaluate
 from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig
-from mobilenet_cli.pipeline.predicting.answering import PredictConfig
-from mobilenet_cli.pipeline.predicting.job import predict_into
+from mobilenet_cli.pipeline.evaluating.predicting.answering import PredictConfig
+from mobilenet_cli.pipeline.evaluating.predicting.job import predict_into
 from mobilenet_cli.pipeline.runtime.machine import usable_cpus
 from mobilenet_cli.pipeline.runtime.predictor import open_predictor
 

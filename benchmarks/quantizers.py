@@ -51,9 +51,9 @@ from mobilenet_cli.pipeline.evaluating.labels import evaluation_set, targets_of
 from mobilenet_cli.pipeline.quantizing.calibration_images import RANGE_BATCH, choose_images
 from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
 from mobilenet_cli.pipeline.quantizing.quantize import quantize
-from mobilenet_cli.pipeline.runtime.integer_kernels import detect_target
 from mobilenet_cli.pipeline.runtime.machine import machine, peak_rss_mb
-from mobilenet_cli.pipeline.runtime.parity import compare
+from mobilenet_cli.pipeline.runtime.proving.integer_kernels import detect_target
+from mobilenet_cli.pipeline.runtime.proving.parity import compare
 from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
 from mobilenet_cli.pipeline.runtime.timing import Subject, interleave, ratio, time_block
 from mobilenet_cli.reports.tables import table
@@ -270,9 +270,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     source = load_artifact(arguments.model)
     calibration = choose_images(source, arguments.calib_dir, arguments.calib_count, 0)
     evaluation = evaluation_set(source, arguments.data)
-    facts = source.facts
-    targets = np.array(targets_of(evaluation, facts.classes, source.path, facts.names))
-    spec = facts.input
+    targets = np.array(targets_of(evaluation, source))
+    spec = source.facts.input
     common = {
         "model": str(source.path.resolve()),
         "input": parse(load_onnx(source.path)).input,

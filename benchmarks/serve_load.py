@@ -39,9 +39,9 @@ import numpy as np
 
 from mobilenet_cli.data.open_dataset import open_dataset
 from mobilenet_cli.pipeline.deploying.package import open_package
+from mobilenet_cli.pipeline.deploying.serving.config import ServeConfig
+from mobilenet_cli.pipeline.deploying.serving.served import Served, open_served
 from mobilenet_cli.pipeline.runtime.machine import usable_cpus
-from mobilenet_cli.pipeline.serving.config import ServeConfig
-from mobilenet_cli.pipeline.serving.served import Served, open_served
 
 CONNECTIONS = 16
 ROUNDS = 5

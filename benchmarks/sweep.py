@@ -35,12 +35,12 @@ from mobilenet_cli.pipeline.exporting.export import ExportConfig, export
 from mobilenet_cli.pipeline.exporting.simplify import SimplifyConfig, simplify
 from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
 from mobilenet_cli.pipeline.quantizing.quantize import quantize
-from mobilenet_cli.pipeline.runtime.integer_kernels import detect_target
 from mobilenet_cli.pipeline.runtime.machine import usable_cpus
-from mobilenet_cli.reports.latency_tables import classic_markdown
+from mobilenet_cli.pipeline.runtime.proving.integer_kernels import detect_target
+from mobilenet_cli.reports.latency_tables import classic_grid
 from mobilenet_cli.reports.records.base import Record
 from mobilenet_cli.reports.records.latency import BenchRecord, Ratio
-from mobilenet_cli.reports.tables import table
+from mobilenet_cli.reports.tables import grid_markdown, table
 
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
 RESOLUTIONS = (128, 160, 192, 224)
@@ -88,7 +88,7 @@ def classic(seconds: float) -> str:
         record = bench(made, config)
     return (
         "\n## Forward and backward\n\nWidth 1.0 at 224x224, batch 1, on this CPU.\n\n"
-        f"{classic_markdown(record)}"
+        f"{grid_markdown(classic_grid(record))}"
     )
 
 

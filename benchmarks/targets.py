@@ -26,7 +26,7 @@ from typing import Any
 import arm64
 from avx2_only import build_shim
 
-from mobilenet_cli.pipeline.runtime.integer_kernels import detect_target
+from mobilenet_cli.pipeline.runtime.proving.integer_kernels import detect_target
 
 Proof = dict[str, Any]
 X86 = {"avx2": "AVX2", "vnni": "VNNI", "amx": "AMX"}

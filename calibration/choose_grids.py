@@ -5,6 +5,7 @@ import numpy as np
 from mobilenet_cli.calibration.graph.parse import GraphStep, Network
 from mobilenet_cli.calibration.grid import Grid, asymmetric, symmetric
 from mobilenet_cli.calibration.kernels import Target
+from mobilenet_cli.calibration.part_ties import part_ties
 from mobilenet_cli.calibration.tensor_statistics import Statistics
 
 GATES = {"Sigmoid", "HardSigmoid"}  # from 0 to 1, so that 8 bits are enough for a factor
@@ -66,13 +67,19 @@ def seen_ranges(network: Network, statistics: Statistics) -> dict[str, tuple[flo
 def choose_grids(
     network: Network, ranges: dict[str, tuple[float, float]], target: Target
 ) -> dict[str, Grid]:
-    """Choose each tensor's grid; steps that only rename or select codes keep their input's."""
+    """Choose each tensor's grid; steps that only rename or select codes keep their input's.
+
+    Sums of codes have grids on which all kernels agree.
+    """
     unsigned = target.activations == "uint8"
     grids = {
         name: asymmetric(*limits) if unsigned else symmetric(*limits)
         for name, limits in ranges.items()
     }
     for step in network.steps:
+        read = [grids[name] for name in step.inputs if name in grids]
+        if step.node.op_type == "Add" and len(read) == 2 and step.output in grids:
+            grids[step.output] = part_ties(read[0], read[1], grids[step.output])
         renames = step.kind == "shape" or step.node.op_type == "MaxPool"
         if renames and step.inputs[0] in grids:
             grids |= {name: grids[step.inputs[0]] for name in step.outputs if name in grids}

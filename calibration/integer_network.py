@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 
 from mobilenet_cli.calibration.choose_grids import choose_grids, coded_tensors, seen_ranges
+from mobilenet_cli.calibration.float_tensors import FloatTensors
 from mobilenet_cli.calibration.graph.channels_last import turn_single_pixels
 from mobilenet_cli.calibration.graph.parse import Network
 from mobilenet_cli.calibration.graph.shape_for_kernels import pad_input_channels, shift_zero_points
@@ -23,10 +23,10 @@ from mobilenet_cli.calibration.tensor_statistics import (
     Opener,
     Statistics,
     Tick,
-    ending_in,
     histograms,
     observe,
 )
+from mobilenet_cli.calibration.weights.clip_streams import clip_streams
 from mobilenet_cli.calibration.weights.equalize import channel_factors, equalize_channels
 from mobilenet_cli.calibration.weights.reconstruct import Watch, reconstruct
 from mobilenet_cli.calibration.weights.reuse_dead_channels import Reuse, reuse_dead_channels
@@ -175,6 +175,7 @@ def build(
         coding = Coding(trained_grids(network, trained, target), Reuse(network.linears, {}), {})
         tick(1, "ranges")
     else:
+        statistics = clip_streams(network, statistics, images.first_batches, runtime.run)
         ranges = ranges_of(
             network,
             statistics,
@@ -190,6 +191,9 @@ def build(
         # A bias makes good what the means of float and of codes differ by, on the same images.
         means = statistics_of(network, held, runtime, lambda _: None).mean
     inputs = {s.output: s.inputs[0] for s in network.steps if s.kind == "linear"}
+    floats = FloatTensors(
+        network, images.first_batches, min(len(images), RECONSTRUCTION_IMAGES), runtime.run
+    )
     quantized = reconstruct(
         network,
         equalize_channels(coding.reuse.linears, inputs, coding.factors),
@@ -199,30 +203,12 @@ def build(
         coding.reuse.copies,
         bool(trained),
         held,
-        partial(float_values, network, images, coding, runtime),
+        lambda name, rows: (coding.as_coded(name, row) for row in floats.rows(name, rows)),
         runtime.simulate,
         lambda n: tick(n / len(network.steps), "rounding"),
         runtime.watch(coding.grids, coding.as_coded) if runtime.watch else None,
     )
     return Quantized(network, coding.grids, quantized)
-
-
-def float_values(
-    network: Network,
-    images: CalibrationImages,
-    coding: Coding,
-    runtime: Runtime,
-    tensor: str,
-    rows: int,
-) -> Iterator[NDArray[np.float32]]:
-    """Yield the first rows of a tensor of the float network, as it is coded.
-
-    A network may have several rows an image.
-    """
-    session = runtime.run(ending_in(network, tensor)) if tensor != network.input else None
-    batches = images.first_batches(rows)
-    values = (session.run([tensor], {network.input: b})[0] if session else b for b in batches)
-    return (coding.as_coded(tensor, row) for row in islice(chain.from_iterable(values), rows))
 
 
 def trained_grids(network: Network, trained: tuple[Grid, ...], target: Target) -> dict[str, Grid]:

@@ -14,6 +14,8 @@ from mobilenet_cli.calibration.ranges.histogram import BINS, Histogram, count_va
 from mobilenet_cli.pipeline.errors import DataError
 
 Images = Callable[[], Iterable[NDArray[np.float32]]]  # the calibration images, batch by batch
+FirstImages = Callable[[int], Iterable[NDArray[np.float32]]]
+"""Gives the first so many images, prepared and read anew each time, in batches [n, 3, R, R]."""
 Opener = Callable[[bytes], Any]  # makes an inference session of a serialized model
 Tick = Callable[[int], None]  # told how many images are done
 # Behind a tensor's name: what is made of it inside the session.
@@ -36,16 +38,6 @@ class Statistics:
     low: dict[str, NDArray[np.float64]]
     high: dict[str, NDArray[np.float64]]
     mean: dict[str, NDArray[np.float64]]
-
-
-def ending_in(network: Network, tensor: str) -> bytes:
-    """Write the part of the float network that makes a tensor."""
-    model = onnx.ModelProto()
-    model.CopyFrom(network.model)
-    del model.graph.output[:]
-    model.graph.output.append(onnx.ValueInfoProto(name=tensor))
-    serialized: bytes = model.SerializeToString()
-    return serialized
 
 
 def exposing(network: Network, tensors: Sequence[str], open_session: Opener) -> Any:

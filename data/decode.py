@@ -9,7 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError, _imaging, fea
 
 from mobilenet_cli.pipeline.errors import DataError, TooLargeError
 
+REPLACE = "Replace or remove the file"
 # Without Pillow's readers that start other programs or draw vectors.
 FORMATS = ["BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP"]
 if features.check("avif"):
@@ -28,17 +29,49 @@ except ImportError:
 else:
     pillow_heif.register_heif_opener(thumbnails=False)
     FORMATS.append("HEIF")
-    HEIF_HINT = "Replace or remove the file"
-HEIF = re.compile(rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL)  # ISO/IEC 23008-12
-PACKED = {  # the first bytes of files that programs make of others
-    b"\x1f\x8b": "compressed by gzip",
-    b"BZh": "compressed by bzip2",
-    b"\xfd7zXZ": "compressed by xz",
-    b"(\xb5/\xfd": "compressed by zstd",
-    b"PK\x03\x04": "a zip archive",
-    b"7z\xbc\xaf": "a 7z archive",
-    b"Rar!": "a RAR archive",
-}
+    HEIF_HINT = REPLACE
+AVIF = rb".{4}ftypavi[fs]"
+HEIF = rb".{4}ftyp(hei[cxms]|hev[cxms]|mif1|msf1)"  # ISO/IEC 23008-12
+UNPACK = "Unpack it, and give the images in it"
+SAVE = "Save it as JPEG or PNG"
+SEND = "Decode it, and give the bytes of the image"
+# What a file is that no decoder knows, by its first bytes, and what to do with it.
+KINDS = tuple(
+    (re.compile(start, re.DOTALL | re.IGNORECASE), kind, fix)
+    for start, kind, fix in (
+        *(
+            (start, f"{name} image that is cut off or damaged", REPLACE)
+            for name, start in (
+                ("a JPEG", rb"\xff\xd8\xff"),
+                ("a PNG", rb"\x89PNG"),
+                ("a GIF", rb"GIF8"),
+                ("a BMP", rb"BM.{4}\0{4}"),
+                ("a TIFF", rb"II[*+]\0|MM\0[*+]"),
+                ("a WebP", rb"RIFF.{4}WEBP"),
+                *([("an AVIF", AVIF)] if "AVIF" in FORMATS else []),
+            )
+        ),
+        (AVIF, "an AVIF image, which is not read", SAVE),
+        (HEIF, "a HEIF image that cannot be read", HEIF_HINT),
+        (rb"\x1f\x8b", "compressed by gzip, not an image", UNPACK),
+        (rb"BZh", "compressed by bzip2, not an image", UNPACK),
+        (rb"\xfd7zXZ", "compressed by xz, not an image", UNPACK),
+        (rb"\(\xb5/\xfd", "compressed by zstd, not an image", UNPACK),
+        (rb"PK\x03\x04", "a zip archive, not an image", UNPACK),
+        (rb"7z\xbc\xaf", "a 7z archive, not an image", UNPACK),
+        (rb"Rar!", "a RAR archive, not an image", UNPACK),
+        (rb"\xff\x0a|.{4}JXL ", "a JPEG XL image, which is not read", SAVE),
+        (rb"\xff\x4f\xff\x51|.{4}jP  ", "a JPEG 2000 image, which is not read", SAVE),
+        (rb"8BPS", "a Photoshop file, which is not read", SAVE),
+        (rb"%PDF", "a PDF document, not an image", SAVE),
+        (rb"\s*(<\?xml[^>]*>\s*)?<svg", "an SVG drawing, which is not read", SAVE),
+        (rb"\s*<(!doctype html|html)", "a web page, not an image", "Download the image again"),
+        (rb"version https://git-lfs", "a pointer of Git LFS, not an image", "Run 'git lfs pull'"),
+        (rb"data:image/|/9j/|iVBORw0KGgo", "an image in base64", SEND),
+        (rb'\s*[{\[]\s*["{\[}]', "JSON, not an image", "Give the bytes of an image"),
+    )
+)
+HEAD_BYTES = 512  # by which ``KINDS`` tell files
 MAX_PIXELS = 89_478_485  # 0.27 GB as RGB; where Pillow begins to warn of decompression bombs
 BUDGET = 900_000_000  # bytes that images may take while they are decoded, of all threads together
 BAND = 1 << 20  # pixels that are converted at a time
@@ -128,7 +161,7 @@ def decoded(encoded: bytes, key: str, max_pixels: int = MAX_PIXELS) -> Iterator[
         DataError: not an image, truncated or corrupt.
     """
     if not encoded:
-        raise DataError(f"{key} is empty", "Replace or remove the file")
+        raise DataError(f"{key} is empty", REPLACE)
     with _reported(encoded, key):
         # Some formats take memory when they are opened.
         claimed = _claimed_cost(encoded, key, max_pixels)
@@ -153,16 +186,11 @@ def _reported(encoded: bytes, key: str) -> Iterator[None]:
     except DataError:
         raise
     except UnidentifiedImageError as error:
-        if HEIF.match(encoded):
-            raise DataError(f"{key} is a HEIF image that cannot be read", HEIF_HINT) from error
-        for magic, kind in PACKED.items():
-            if encoded.startswith(magic):
-                raise DataError(
-                    f"{key} is {kind}, not an image", "Unpack it, and give the images in it"
-                ) from error
+        for start, kind, fix in KINDS:
+            if start.match(encoded):
+                raise DataError(f"{key} is {kind}", fix) from error
         raise DataError(
-            f"{key} is not an image in a known format ({', '.join(FORMATS)})",
-            "Replace or remove the file",
+            f"{key} is not an image in a known format ({', '.join(FORMATS)})", REPLACE
         ) from error
     except Image.DecompressionBombError as error:
         (pixels, *_) = re.findall(r"\d+", str(error))
@@ -170,11 +198,11 @@ def _reported(encoded: bytes, key: str) -> Iterator[None]:
     except Exception as error:  # decoders of corrupt files raise whatever they stumble over
         raise DataError(
             f"{key} cannot be decoded ({' '.join(str(error).split()) or type(error).__name__})",
-            "Replace or remove the file",
+            REPLACE,
         ) from error
 
 
-def upright_size(source: Path | io.BytesIO, key: str) -> tuple[int, int]:
+def upright_size(source: BinaryIO, key: str) -> tuple[int, int]:
     """Return width and height of an image as ``decoded`` turns it, from its header.
 
     Whether a PNG is turned is not looked at: asking that decodes it.
@@ -182,7 +210,9 @@ def upright_size(source: Path | io.BytesIO, key: str) -> tuple[int, int]:
     Raises:
         DataError: not an image.
     """
-    with _reported(b"", key), Image.open(source, formats=FORMATS) as image:
+    head = source.read(HEAD_BYTES)
+    source.seek(0)
+    with _reported(head, key), Image.open(source, formats=FORMATS) as image:
         turned = image.format != "PNG" and image.getexif().get(ORIENTATION, 1) >= SIDEWAYS
         return (image.height, image.width) if turned else image.size
 

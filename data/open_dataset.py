@@ -1,7 +1,5 @@
 """A data set is opened by what the user wrote: a built-in name or a path."""
 
-import difflib
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -11,14 +9,12 @@ from mobilenet_cli.data.readers.digits import Digits
 from mobilenet_cli.data.readers.files import is_archive, is_packed
 from mobilenet_cli.data.readers.folder import ImageFolder
 from mobilenet_cli.data.readers.parquet import PARQUET
-from mobilenet_cli.data.readers.remote import is_address, local_copy
+from mobilenet_cli.data.readers.remote import is_address, local_copy, other_address
 from mobilenet_cli.data.readers.shards import ShardFormat
 from mobilenet_cli.data.readers.tfrecord import TFRECORD
 from mobilenet_cli.data.readers.webdataset import WEBDATASET
 from mobilenet_cli.data.split import Split
 from mobilenet_cli.pipeline.errors import DataError
-
-SCHEMES = ("https", "http")
 
 
 class Reader(Protocol):
@@ -120,12 +116,8 @@ def _reader(source: str) -> Reader:
             f"data '{source}' is not a folder, nor a {shard_endings()} file",
             "Give the folder that holds the images",
         )
-    if (address := re.fullmatch(r"(\w{2,}):/+(.+)", source)) is not None:
-        near = difflib.get_close_matches(address[1], SCHEMES, n=1)
-        raise DataError(
-            f"data '{address[1]}://{address[2]}' is no address that can be fetched",
-            f"Perhaps {(near or SCHEMES)[0]}://{address[2]} is meant",
-        )
+    if (address := other_address(source)) is not None:
+        raise address
     raise DataError(
         f"data '{source}' does not exist", "Give the path of a folder of images, or 'digits'"
     )
@@ -150,6 +142,16 @@ def shard_endings() -> str:
     """Name the endings of such files, as an error does: ``.parquet, .tar or .tfrecord``."""
     *others, last = (format_.ending for format_ in SHARDS)
     return f"{', '.join(others)} or {last}"
+
+
+def write_labels() -> str:
+    """Say how each format tells the class of an image, as an error does where none is told."""
+    *others, last = (f"{format_.labels} of a {format_.ending} file" for format_ in SHARDS)
+    return (
+        "Put the images of each class into a folder named after it, write the name of each image, "
+        f"a comma and its class into labels.csv, or write the class into "
+        f"{', '.join(others)} or {last}"
+    )
 
 
 def shards_of(folder: str) -> list[Path]:

@@ -8,6 +8,7 @@ import codecs
 import contextlib
 import glob
 import hashlib
+import io
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,15 +20,22 @@ from urllib.parse import unquote, urlsplit
 
 from mobilenet_cli.data.dataset import Sample, printable
 from mobilenet_cli.data.open_dataset import shard_endings, shard_format, shards_of
-from mobilenet_cli.data.readers.files import is_archive, is_packed, read_file, refuse_same
+from mobilenet_cli.data.readers.files import (
+    is_archive,
+    is_packed,
+    open_file,
+    read_file,
+    refuse_same,
+)
 from mobilenet_cli.data.readers.folder import nothing_in, pictures_below
-from mobilenet_cli.data.readers.remote import expand, is_address
+from mobilenet_cli.data.readers.remote import expand, is_address, other_address
 from mobilenet_cli.data.readers.shards import missing_shards
 from mobilenet_cli.pipeline.errors import DataError, OptionError
 
 FILES = 1000  # in a part
 BOM = codecs.BOM_UTF8  # which editors on Windows write first
 LIST = "@"  # before the name of a file that lists sources
+STDIN = "/dev/stdin"
 PATTERN = re.compile(r"[*?[]|\{[^{}]*\}")
 
 
@@ -100,7 +108,8 @@ def cut(sources: Sequence[str], files: int = FILES) -> Iterator[Part]:
 
     Args:
         sources: image files, folders, shards, addresses of shards, patterns with ``{00..12}``,
-            ``{a,b}``, ``*``, ``?`` or ``[...]``, and ``@FILE`` with a source on each line.
+            ``{a,b}``, ``*``, ``?`` or ``[...]``, and ``@FILE`` with a source on each line, or
+            ``@-`` with them on standard input.
         files: the number of files in a part.
 
     Raises:
@@ -109,7 +118,9 @@ def cut(sources: Sequence[str], files: int = FILES) -> Iterator[Part]:
     """
     singles: list[bytes] = []
     for source in chain.from_iterable(map(_expanded, sources)):
-        if not _is_single(source):
+        if isinstance(source, DataError):
+            yield Part("", problem=source)
+        elif not _is_single(source):
             if singles:  # what comes before stays before
                 yield Part("", b"\0".join(singles))
                 singles = []
@@ -142,13 +153,15 @@ def refuse_missing(sources: Sequence[str], parts: Iterable[Part]) -> None:
     refuse_same(map(Path, shards))
 
 
-def _expanded(source: str) -> Iterator[str]:
-    """Yield what a list or a pattern stands for, line by line."""
+def _expanded(source: str) -> Iterator[str | DataError]:
+    """Yield what a list or a pattern stands for, line by line; an error for shards it lacks."""
     if source.startswith(LIST):
-        for line in _lines(source[1:]):
+        for line in _lines(STDIN if source == f"{LIST}-" else source[1:]):
             yield from [line] if line.startswith(LIST) else _expanded(line)
     elif is_address(source):
         yield from expand(source)
+    elif "://" in source and not os.path.exists(source) and (other := other_address(source)):  # noqa: PTH110 - as above
+        raise other
     elif not PATTERN.search(source) or os.path.exists(source):  # noqa: PTH110 - as above
         yield source
     else:
@@ -157,6 +170,7 @@ def _expanded(source: str) -> Iterator[str]:
             if not found:
                 raise DataError(f"nothing matches {name}", "Check the pattern and the folder")
             yield from found
+            yield from missing_shards(map(Path, found), str(Path(name)))
 
 
 def _lines(path: str) -> Iterator[str]:
@@ -167,7 +181,7 @@ def _lines(path: str) -> Iterator[str]:
     """
     empty = True
     try:
-        with Path(path).open("rb") as file:
+        with io.BufferedReader(open_file(path, piped=True)) as file:
             for number, line in enumerate(file, 1):
                 if b"\0" in line:
                     raise DataError(

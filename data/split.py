@@ -12,6 +12,11 @@ from mobilenet_cli.data.dataset import Sample
 
 Split = Literal["train", "val", "all"]
 HELD_OUT = 0.2  # of every class
+# What people call folders, lists and files of a split; of several that are there, the first counts.
+TRAINING_NAMES = ("train", "training")
+HELD_OUT_NAMES = ("val", "validation", "valid", "test", "testing")
+MAYBE_UNLABELLED = HELD_OUT_NAMES[-2:]
+SPLIT_NAMES = (*TRAINING_NAMES, *HELD_OUT_NAMES)
 
 
 def stratified(samples: Sequence[Sample], split: Split) -> Sequence[Sample]:

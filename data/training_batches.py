@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,15 +57,21 @@ class CachedCrops:
     Attributes:
         capacity: the largest number of crops to keep.
         crops: uint8 [side, side, 3] by the position of their sample.
+        lock: several threads decode images, and two of them must not take the last place.
     """
 
     capacity: int
     crops: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    lock: Lock = field(default_factory=Lock, repr=False, compare=False)
 
     def add(self, index: int, crop: NDArray[np.uint8]) -> None:
         """Keep a copy, without the image around it, while there is room."""
-        if len(self.crops) < self.capacity:
-            self.crops[index] = crop.copy()
+        if len(self.crops) >= self.capacity:
+            return
+        kept = crop.copy()
+        with self.lock:
+            if len(self.crops) < self.capacity:
+                self.crops[index] = kept
 
 
 @dataclass(frozen=True, kw_only=True)

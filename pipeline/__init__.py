@@ -6,10 +6,10 @@ In the order of the chain:
 * ``training``: images become a checkpoint.
 * ``exporting``: a checkpoint becomes ONNX, its BatchNorms are folded, its precision is converted.
 * ``quantizing``: a folded model becomes an int8 model, and is proven on the real kernels.
-* ``evaluating``: accuracy on labelled images, and the classes of single ones.
+* ``evaluating``: accuracy on labelled images, and predictions for others.
 * ``benchmarking``: latency, throughput, cold start and memory.
-* ``inspecting``: what a file holds.
-* ``reporting``: what is known about a run, as documents.
+* ``deploying``: packages for programs without this project, which also answer over HTTP.
+* ``reporting``: what is known about a run or a file, as documents.
 
 Below them are ``artifacts``, files that know where they come from, and ``runtime``, what runs a
 model and how close two answers are. ``chain`` puts the stages in order.

@@ -14,11 +14,11 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact, load_with_record
-from mobilenet_cli.pipeline.artifacts.files import write_atomically
+from mobilenet_cli.pipeline.artifacts.files import write_record
 from mobilenet_cli.pipeline.artifacts.runs import Run
 from mobilenet_cli.pipeline.artifacts.sidecar import is_current
 from mobilenet_cli.pipeline.benchmarking.bench import BenchConfig, bench
-from mobilenet_cli.pipeline.benchmarking.job import ONNX_RUNTIME
+from mobilenet_cli.pipeline.benchmarking.processes.job import ONNX_RUNTIME
 from mobilenet_cli.pipeline.errors import OptionError
 from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig
 from mobilenet_cli.pipeline.evaluating.evaluate_detector import evaluation_boxes
@@ -32,9 +32,9 @@ from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
 from mobilenet_cli.pipeline.quantizing.quantize import quantize
 from mobilenet_cli.pipeline.reporting.report import report
 from mobilenet_cli.pipeline.runtime.machine import machine, usable_cpus
-from mobilenet_cli.pipeline.runtime.predictor import TORCH
+from mobilenet_cli.pipeline.runtime.predictor import TORCH, provider_name
 from mobilenet_cli.pipeline.training.config import TrainConfig
-from mobilenet_cli.pipeline.training.interruption import interruption
+from mobilenet_cli.pipeline.training.running.interruption import interruption
 from mobilenet_cli.pipeline.training.setup import ResolvedTraining, resolve
 from mobilenet_cli.pipeline.training.train import train
 from mobilenet_cli.reports.records.accuracy import EvaluationRecord
@@ -53,11 +53,9 @@ Tell = Callable[[TrainingStart | EpochRecord], None]
 
 @dataclass(frozen=True)
 class ChainConfig:
-    """These are the settings of every stage."""
+    """These are the settings of every stage that has some; export and simplify take the usual."""
 
     train: TrainConfig = field(default_factory=TrainConfig)
-    export: ExportConfig = field(default_factory=ExportConfig)
-    simplify: SimplifyConfig = field(default_factory=SimplifyConfig)
     quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     bench: BenchConfig = field(default_factory=BenchConfig)
@@ -94,10 +92,7 @@ class ChainResult:
 
     def as_document(self) -> dict[str, Any]:
         """Return what each stage recorded as JSON."""
-        stages = {
-            stage: {"model": str(model.path), **model.record.model_dump(mode="json")}
-            for stage, model in self.models.items()
-        }
+        stages = {stage: model.as_document() for stage, model in self.models.items()}
         stages["train"] |= {"run": self.run.name, "checkpoint": stages["train"].pop("model")}
         return {
             "run": self.run.name,
@@ -143,15 +138,15 @@ def stages_of(
             "export",
             run.fp32,
             ExportRecord,
-            asdict(config.export),
-            lambda models, _: export(models[-1], config.export, run.fp32),
+            asdict(ExportConfig()),
+            lambda models, _: export(models[-1], ExportConfig(), run.fp32),
         ),
         ChainStage(
             "simplify",
             run.folded,
             SimplifyRecord,
-            asdict(config.simplify),
-            lambda models, _: simplify(models[-1], config.simplify, run.folded),
+            asdict(SimplifyConfig()),
+            lambda models, _: simplify(models[-1], SimplifyConfig(), run.folded),
         ),
         ChainStage(
             "quantize",
@@ -248,7 +243,7 @@ def bench_all(
         return record
     with watch("bench", "%") as progress:
         record = bench(models, config, progress)
-    write_atomically(run.bench, (record.model_dump_json(indent=2) + "\n").encode())
+    write_record(run.bench, record)
     return record
 
 
@@ -261,8 +256,8 @@ def current_evaluation(
     """
     detects = model.facts.task == "detection"
     images = (evaluation_boxes if detects else evaluation_set)(model, config.data)
-    ran_by = TORCH if model.is_checkpoint else config.provider
-    wanted = (model.sha256, images.name, images.fingerprint, ran_by)
+    provider = provider_name(model, config.provider)
+    wanted = (model.sha256, images.name, images.fingerprint, provider)
     kept: Sequence[EvaluationRecord | DetectionRecord]
     kept = detections_of(run).read() if detects else evaluations_of(run).read()
     for record in kept:
@@ -283,7 +278,7 @@ def current_bench(run: Run, models: Sequence[Artifact], config: BenchConfig) -> 
         if row.engine in (ONNX_RUNTIME, TORCH)
     }
     wanted = {
-        (model.sha256, TORCH if model.is_checkpoint else config.provider, n, batch)
+        (model.sha256, provider_name(model, config.provider), n, batch)
         for model in models
         for n in config.threads or (usable_cpus(),)
         for batch in config.batches

@@ -9,11 +9,11 @@ The file says where, with a pair of comments; what is between them is replaced::
 import re
 from collections.abc import Callable
 
-from mobilenet_cli.reports.latency_tables import classic_markdown, latency_markdown
+from mobilenet_cli.reports.latency_tables import classic_grid, latency_grid
 from mobilenet_cli.reports.markdown import provenance_markdown, rows_markdown
 from mobilenet_cli.reports.records.latency import BenchRecord
 from mobilenet_cli.reports.records.run import ReportRecord
-from mobilenet_cli.reports.tables import escape
+from mobilenet_cli.reports.tables import escape, grid_markdown
 
 MARK = re.compile(r"(<!-- report: ([a-z-]+) -->\n).*?(<!-- /report -->)", re.DOTALL)
 
@@ -31,8 +31,8 @@ SECTIONS: dict[str, Callable[[ReportRecord], str]] = {
     "provenance": lambda report: provenance_markdown(report.run.artifacts),
 }
 BENCH_SECTIONS: dict[str, Callable[[BenchRecord], str]] = {
-    "classic": classic_markdown,
-    "latency": latency_markdown,
+    "classic": lambda bench: grid_markdown(classic_grid(bench)),
+    "latency": lambda bench: grid_markdown(latency_grid(bench)),
     "machine": machine_markdown,
 }
 

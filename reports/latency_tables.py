@@ -13,7 +13,7 @@ from mobilenet_cli.reports.records.latency import (
     MachineRecord,
     is_integer,
 )
-from mobilenet_cli.reports.tables import Cell, Grid, Section, grid_markdown, label, number, table
+from mobilenet_cli.reports.tables import Cell, Grid, Section, label, number, table
 
 FLOAT_SETS = ("SSE4.2", "AVX", "AVX2", "AVX-512F", "NEON", "SVE")
 INTEGER_SETS = (
@@ -30,7 +30,7 @@ CLASSIC_ENGINES = ("onnxruntime", "torch")  # their rows are named by provider a
 
 def row_name(result: BenchResult) -> str:
     """Return the artifact's file name and what sets the row apart."""
-    direction = result.direction if result.provider == "torch" else ""
+    direction = result.direction if result.engine == "torch" else ""
     engine = "" if result.engine in CLASSIC_ENGINES else result.engine
     extra = ", ".join(part for part in (engine, direction, result.variant) if part)
     return f"{Path(result.model).name} ({extra})" if extra else Path(result.model).name
@@ -143,7 +143,7 @@ def noise_note(results: Sequence[BenchResult]) -> str:
     found: dict[str, dict[str, None]] = {}
     for result in results:
         if result.noisy:
-            words = [result.direction if result.provider == "torch" else "", result.variant]
+            words = [result.direction if result.engine == "torch" else "", result.variant]
             found.setdefault(Path(result.model).name, {})[", ".join(filter(None, words))] = None
     if not found:
         return ""
@@ -181,13 +181,8 @@ def operators_grid(record: BenchRecord) -> Grid:
     return Grid(("model", "threads", "batch", "nodes and ms by operator"), rows)
 
 
-def latency_markdown(record: BenchRecord) -> str:
-    """Write one line a row, with the ratio to the reference row of the same batch."""
-    return grid_markdown(latency_grid(record))
-
-
 def latency_grid(record: BenchRecord) -> Grid:
-    """Lay out the rows of a benchmark."""
+    """Lay out the rows of a benchmark, with the ratio to the reference row of the same batch."""
     titles = (
         *("model", "threads", "batch", "p50 ms", "95 % interval", "ratio", "images/s", "provider"),
         *("p90", "p99", "of limit", "peak MiB", "cold start ms", "size MiB"),
@@ -222,11 +217,6 @@ def _ratio_cell(record: BenchRecord, index: int, reference: int) -> Cell:
     if not found:
         return number(1.0 if reference == index else None, "g")
     return number(found[0].value, ".3f", f"{found[0].low:.3f} to {found[0].high:.3f}")
-
-
-def classic_markdown(record: BenchRecord) -> str:
-    """Write the table Device | Forward | Forward-Backward | Instruction set | ... as Markdown."""
-    return grid_markdown(classic_grid(record))
 
 
 def classic_grid(record: BenchRecord) -> Grid:
@@ -280,7 +270,7 @@ def _setting(result: BenchResult) -> tuple[str, str, int, int]:
 
 def device_of(result: BenchResult, here: MachineRecord) -> str:
     """Return the processor's name or the first GPU's."""
-    on_gpu = result.provider.startswith(("CUDA", "Tensorrt"))
+    on_gpu = result.provider.startswith(("CUDA", "Tensorrt", "torch "))
     return here.gpus[0].split(",")[0] if on_gpu and here.gpus else here.cpu
 
 
@@ -295,7 +285,7 @@ def instruction_set_of(result: BenchResult, here: MachineRecord) -> str:
 
 def remark_of(result: BenchResult, here: MachineRecord, backward: BenchResult | None) -> str:
     """Name the runtime with its version, the artifact, threads and batch."""
-    names = ("torch",) if result.provider == "torch" else ("onnxruntime", "onnxruntime-gpu")
+    names = ("torch",) if result.engine == "torch" else ("onnxruntime", "onnxruntime-gpu")
     runtime = next((f"{name} {here.versions[name]}" for name in names if name in here.versions), "")
     parts = [runtime, Path(result.model).name, result.variant]
     parts += [counted(result.threads, "thread")]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pydantic import JsonValue
 
 from mobilenet_cli.pipeline.errors import counted
-from mobilenet_cli.reports.latency_tables import classic_markdown, latency_markdown, threads_on
+from mobilenet_cli.reports.latency_tables import classic_grid, latency_grid, threads_on
 from mobilenet_cli.reports.records.accuracy import Interval, Metric
 from mobilenet_cli.reports.records.run import ArtifactRecord, Missing, ReportRecord, ReportRow
 from mobilenet_cli.reports.summary import times
@@ -32,8 +32,8 @@ def report_markdown(report: ReportRecord) -> str:
         parts += ["## Missing\n", missing_markdown(run.missing)]
     parts += ["## Artifacts\n", rows_markdown(report.rows)]
     if run.bench is not None:
-        parts += ["## Forward and backward\n", classic_markdown(run.bench)]
-        parts += ["## Latency\n", latency_markdown(run.bench)]
+        parts += ["## Forward and backward\n", grid_markdown(classic_grid(run.bench))]
+        parts += ["## Latency\n", grid_markdown(latency_grid(run.bench))]
     parts += ["## Provenance\n", provenance_markdown(run.artifacts)]
     return "\n".join(parts)
 

@@ -26,7 +26,7 @@ def model_card(report: ReportRecord) -> str:
     quantized = model.measured(QuantizeRecord)
     noise = noise_note(run.bench.results) if run.bench else ""  # no caveat of the model
     facts = "".join(f"- {escape(fact)}.\n" for fact in report.facts)
-    classes = ", ".join((model.names or model.classes)[:10])
+    classes = ", ".join(model.labels[:10])
     more = f" and {len(model.classes) - 10} more" if len(model.classes) > 10 else ""
     detects = model.output == BOXES
     kind = "Object detector" if detects else "Image classifier"

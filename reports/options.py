@@ -30,7 +30,7 @@ MODEL_NAMES = names_in("models", "MODELS")
 CALIBRATOR_NAMES = names_in("calibration.ranges.calibrators", "CALIBRATORS")
 TARGET_NAMES = names_in("calibration.kernels", "TARGETS")
 PROVIDER_NAMES = names_in("pipeline.runtime.session", "PROVIDERS")
-ENGINE_NAMES = names_in("pipeline.benchmarking.engines", "ENGINES")
+ENGINE_NAMES = names_in("pipeline.benchmarking.processes.engines", "ENGINES")
 # Every option once, by the name of the parameter that takes it.
 OPTIONS: dict[str, Any] = {
     "accuracy": option("--accuracy", "With --scenario, measure top-1 instead of time."),
@@ -51,7 +51,10 @@ OPTIONS: dict[str, Any] = {
     "class_map": option(
         "--map", "File with lines 'class of the images,class of the model', where they differ."
     ),
-    "classes": option("--classes", "File with one class identifier a line; by default ImageNet's."),
+    "classes": option(
+        "--classes",
+        "File with the classes, one a line, or JSON, YAML or CSV; by default ImageNet's.",
+    ),
     "cluster": option("--ray", "Use a Ray cluster: its address, or auto for this machine's."),
     "compare": option("--compare", "Put runs side by side, the first against the rest."),
     "compile_rows": option("--compiled", "Also run checkpoints through torch.compile."),
@@ -122,14 +125,14 @@ OPTIONS: dict[str, Any] = {
     "revision": option("--revision", "Branch, tag or commit on the hub."),
     "run": option("--run", "Folder under runs/; by default the newest one that fits.", run_names),
     "runs": typer.Argument(help="Runs to compare.", autocompletion=run_names),
-    "scaled": option("--scaled", "With --out, decode JPEGs no larger than the model needs."),
+    "scaled": option("--scaled", "With --out, decode JPEGs faster, and large ones scaled down."),
     "scenario": option("--scenario", "Run MLPerf LoadGen: single-stream, offline or server."),
     "seconds": option("--seconds", "Longest time in seconds to spend on timing one row."),
     "seed": option("--seed", "Seed for all random numbers: weights, order, augmentation."),
     "server_qps": option("--server-qps", "With --scenario server, the queries to send a second."),
     "sources": typer.Argument(
         help="A model file, or none for the run's; then images, folders, shards, patterns as "
-        "'*.jpg', @FILE with a list of these, or - for standard input."
+        "'*.jpg', @FILE or @- with a list of these, or - for standard input."
     ),
     "strict": option("--strict", "Stop at the first image that cannot be read."),
     "sync_norms": option("--sync-norms", "On GPUs, share BatchNorm statistics among processes."),

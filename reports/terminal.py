@@ -210,7 +210,7 @@ def quantize_notes(record: QuantizeRecord) -> list[str]:
 def quantize_text(file: Path, record: QuantizeRecord) -> str:
     """Say how close int8 is; only the kernels that it is for prove it."""
     where = "on the integer kernels"
-    if record.kernel_sqnr_db is None:
+    if record.kernel_sqnr_db is None and not record.kernels_equal:
         where = "in simulation, not proven on this machine"
     if record.kit:
         kit = file.with_name(record.kit)

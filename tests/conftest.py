@@ -93,6 +93,20 @@ def save_checkpoint(path: Path, network: "Network", **facts: object) -> Artifact
 
 
 @pytest.fixture(scope="session")
+def model_of() -> Callable[..., Artifact]:
+    """Make a function that returns a model which knows nothing but its classes."""
+    from mobilenet_cli.data.preprocess import InputSpec
+    from mobilenet_cli.pipeline.artifacts.artifact import Artifact
+    from mobilenet_cli.pipeline.artifacts.facts import Facts
+
+    def make(classes: Sequence[str], names: Sequence[str] = ()) -> Artifact:
+        known = Facts(stage="train", input=InputSpec(), classes=tuple(classes), names=tuple(names))
+        return Artifact(Path("m"), "", known, None)
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the smallest real network, seeded and untrained: checkpoint and exported ONNX.
 

@@ -33,20 +33,20 @@ from mobilenet_cli.pipeline.artifacts.checkpoint import checkpoint_bytes, load_n
 from mobilenet_cli.pipeline.artifacts.facts import Facts
 from mobilenet_cli.pipeline.artifacts.onnx_file import with_facts
 from mobilenet_cli.pipeline.artifacts.runs import Run
-from mobilenet_cli.pipeline.benchmarking.child import runner_of
 from mobilenet_cli.pipeline.benchmarking.inputs import input_images, open_model
-from mobilenet_cli.pipeline.benchmarking.job import BenchJob
+from mobilenet_cli.pipeline.benchmarking.processes.child import runner_of
+from mobilenet_cli.pipeline.benchmarking.processes.job import BenchJob
 from mobilenet_cli.pipeline.benchmarking.rows import Row
 from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, evaluate
-from mobilenet_cli.pipeline.evaluating.predict import open_images, predict
+from mobilenet_cli.pipeline.evaluating.predicting.predict import open_images, predict
 from mobilenet_cli.pipeline.exporting.convert import ConvertConfig, convert_fp16
 from mobilenet_cli.pipeline.exporting.simplify import SimplifyConfig, simplify
 from mobilenet_cli.pipeline.importing.import_onnx import read_onnx
 from mobilenet_cli.pipeline.importing.import_weights import ImportConfig, read_source
-from mobilenet_cli.pipeline.inspecting.inspect_file import inspect_file
 from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
 from mobilenet_cli.pipeline.quantizing.quantize import quantize
 from mobilenet_cli.pipeline.reporting.collect import collect
+from mobilenet_cli.pipeline.reporting.inspecting.inspect_file import inspect_file
 from mobilenet_cli.pipeline.runtime.session import SessionConfig
 from mobilenet_cli.reports.records.base import Record
 

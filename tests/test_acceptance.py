@@ -17,7 +17,7 @@ from mobilenet_cli.pipeline.importing.import_weights import (
     read_source,
     write_checkpoint,
 )
-from mobilenet_cli.pipeline.runtime.parity import compare
+from mobilenet_cli.pipeline.runtime.proving.parity import compare
 from mobilenet_cli.pipeline.runtime.session import open_session
 
 pytestmark = pytest.mark.slow
@@ -44,11 +44,11 @@ print(made.record.model_dump_json())
 """
 
 
-@pytest.fixture(scope="module")
-def folded(shared, tmp_path_factory):
-    """The published width 0.75 network, imported, exported and folded."""
+@pytest.fixture(scope="module", params=["mobilenet_7_5_224_tf.h5"])
+def folded(request, shared, tmp_path_factory):
+    """A published network, imported, exported and folded: width 0.75, unless a test asks others."""
     folder = tmp_path_factory.mktemp("acceptance")
-    weights = read_source(str(shared / "weights/mobilenet_7_5_224_tf.h5"), ImportConfig())
+    weights = read_source(str(shared / "weights" / request.param), ImportConfig())
     checkpoint = write_checkpoint(weights, folder / "model.safetensors")
     exported = export(checkpoint, ExportConfig(), folder / "fp32.onnx")
     calibration = str(shared / "imagenet/train")
@@ -112,6 +112,26 @@ def test_all_eight_bits_simulated(shared, folded, validation, tmp_path):
     _, parity = figures(validation, out, "simulated")
     assert parity.agreement >= 0.975
     assert parity.sqnr_db >= 26
+
+
+@pytest.mark.parametrize("folded", ["mobilenet_v2-b0353104.pth"], indirect=True)
+@pytest.mark.parametrize("target", ["avx2", "vnni"])
+def test_residual_streams_in_int8(shared, folded, validation, avx2_only, tmp_path, target):
+    """MobileNetV2; what is made for VNNI is simulated, which is what its kernels compute."""
+    out = tmp_path / "int8.onnx"
+    cross = target == "vnni"
+    environment = dict(os.environ) if cross else avx2_only
+    record = run_default(shared, folded, validation, out, environment, target=target, cross=cross)
+    assert record["kernels_equal"] != cross
+    _, parity = figures(validation, out, "simulated" if cross else "kernels")
+    labels = validation[1]
+    right = (np.load(f"{out}.simulated.npy").argmax(1) == labels).sum()
+    assert right >= 515
+    assert parity.agreement >= 0.965
+    assert parity.sqnr_db >= 21.4
+    if not cross:
+        kernels, simulated = (np.load(f"{out}.{name}.npy") for name in ("kernels", "simulated"))
+        assert np.array_equal(kernels, simulated)
 
 
 def test_memory_is_bounded_whatever_the_number_of_images(shared, folded, validation, tmp_path):

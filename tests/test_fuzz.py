@@ -25,12 +25,12 @@ from mobilenet_cli.data.preprocess import InputSpec, prepare
 from mobilenet_cli.models import MODELS
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.errors import DataError, MobilenetError
+from mobilenet_cli.pipeline.importing.files.weight_files import WeightFile
 from mobilenet_cli.pipeline.importing.import_weights import ImportConfig, read_source
 from mobilenet_cli.pipeline.importing.layouts.hugging_face import plan as hugging_face
 from mobilenet_cli.pipeline.importing.layouts.keras import plan as keras
 from mobilenet_cli.pipeline.importing.layouts.plan import LAYERS, NORM_PARTS, TensorMapping
 from mobilenet_cli.pipeline.importing.layouts.timm import plan as timm
-from mobilenet_cli.pipeline.importing.weight_files import WeightFile
 
 SPEC = ModelSpec(width=8 / 1024, classes=2)  # eight channels everywhere: files of 60 kB
 FUZZ = settings(

@@ -97,6 +97,15 @@ def place(tiny: Path, tmp_path_factory: pytest.TempPathFactory, encoded: Callabl
     return folder
 
 
+@pytest.mark.parametrize("command", ["evaluate", "convert --fp16", "predict photo.jpg"])
+def test_a_provider_is_refused_before_a_model_is_taken(command: str, place: Path, monkeypatch):
+    monkeypatch.chdir(place)
+    result = CliRunner().invoke(app, [*command.split(), "--provider", "CUDA"])
+    assert result.exit_code == 2
+    assert "CUDA is not in the installed ONNX Runtime" in result.stderr
+    assert "taking" not in result.stderr
+
+
 @pytest.mark.parametrize("call", CALLS)
 def test_a_wrong_call_ends_in_a_sentence_with_its_cure(call: str, place: Path, monkeypatch):
     monkeypatch.chdir(place)

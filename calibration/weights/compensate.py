@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mobilenet_cli.calibration.graph.parse import GraphStep, Linear
 from mobilenet_cli.calibration.grid import Grid
 from mobilenet_cli.calibration.weights import rounding
-from mobilenet_cli.calibration.weights.input_moments import Codes, patches
+from mobilenet_cli.calibration.weights.input_moments import Codes, inputs_of, patches
 
 LEAST = 100  # positions for each weight of an output
 ENOUGH = 2000  # of these: a larger map is not looked at as a whole
@@ -49,7 +49,8 @@ def compensated(
     if len(codes) * positions < LEAST * taps:
         return linear
     rows = min(len(codes), max(FEWEST_ROWS, -(-ENOUGH * taps // positions)))
-    covariance, cross = _moments(step, linear, codes, grid, floats(step.inputs[0], rows))
+    exact = floats(step.inputs[0], rows)
+    covariance, cross = _moments(step, linear, codes[:rows], grid, exact)
     weight = linear.weight.reshape(linear.groups, -1, taps)
     share = max(rounding.DAMPING, DAMPED * taps / (rows * positions))
     change = weight @ (cross - covariance) @ np.linalg.inv(rounding.damped(covariance, share))
@@ -59,15 +60,14 @@ def compensated(
 def _moments(
     step: GraphStep, linear: Linear, codes: Codes, grid: Grid, floats: Iterable[NDArray[np.float32]]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return ``E[x' x'^T]`` and ``E[x x'^T]`` [groups, K, K] of the first rows, less the means."""
+    """Return ``E[x' x'^T]`` and ``E[x x'^T]`` [groups, K, K], less the means."""
     sums = [np.zeros(()) for _ in range(4)]
     count = 0
-    for row, exact in zip(codes, floats, strict=False):  # the first of them
-        coded = (row.astype(np.float32) - np.float32(grid.zero_point)) * np.float32(grid.scale)
-        coded, wanted = (
-            patches(values, step, linear).reshape(linear.groups, linear.weight[0].size, -1)
-            for values in (coded, exact)
-        )
+    zero_point, scale = np.float32(grid.zero_point), np.float32(grid.scale)
+    values = ((row.astype(np.float32) - zero_point) * scale for row in codes)
+    for coded, wanted in zip(
+        inputs_of(values, step, linear), inputs_of(floats, step, linear), strict=True
+    ):
         turned = coded.transpose(0, 2, 1)
         of_row = (coded @ turned, wanted @ turned, coded.sum(2), wanted.sum(2))
         sums = [total + part.astype(np.float64) for total, part in zip(sums, of_row, strict=True)]

@@ -1,6 +1,6 @@
 """Moments of a layer's inputs are taken from the codes that it will really see."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from mobilenet_cli.calibration.weights import rounding
 Codes = NDArray[np.uint8 | np.int8]
 POSITIONS = 200_000  # input positions that the second moments of one layer are taken over
 FEWEST_IMAGES = 16  # however large the map
-ROWS = 256  # of a matrix that are taken together; sums of so many products of codes are exact
+JOINED = 1000  # positions of small maps, or rows of a matrix, that are taken together
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,25 @@ def patches(values: NDArray[np.float32], step: GraphStep, linear: Linear) -> NDA
     return view.transpose(0, 3, 4, 1, 2).reshape(channels, -1, rows * columns)
 
 
+def inputs_of(
+    images: Iterable[NDArray[np.float32]], step: GraphStep, linear: Linear
+) -> Iterator[NDArray[np.float32]]:
+    """Yield what each position of some images sees: [groups, K, positions].
+
+    Those of small maps are joined: of a few positions, the sums over all of them take longer than
+    the products.
+    """
+    several: list[NDArray[np.float32]] = []
+    for image in images:
+        seen = patches(image, step, linear)
+        several.append(seen.reshape(linear.groups, -1, seen.shape[2]))
+        if sum(part.shape[2] for part in several) >= JOINED:
+            yield several[0] if len(several) == 1 else np.concatenate(several, axis=2)
+            several = []
+    if several:
+        yield np.concatenate(several, axis=2)
+
+
 def second_moments(
     codes: Codes,
     grid: Grid,
@@ -93,9 +112,9 @@ def second_moments(
     total: NDArray[np.float64] | float = 0.0
     sums: NDArray[np.float64] | float = 0.0
     count = 0
-    for image in _images(codes, linear):
-        seen = patches(image.astype(np.float32) - np.float32(grid.zero_point), step, linear)
-        seen = seen.reshape(linear.groups, -1, seen.shape[2])
+    zero_point = np.float32(grid.zero_point)
+    images = (image.astype(np.float32) - zero_point for image in _images(codes, linear))
+    for seen in inputs_of(images, step, linear):
         if part is not None:
             seen = seen[:, part]
         total = total + (seen @ seen.transpose(0, 2, 1)).astype(np.float64)
@@ -109,12 +128,12 @@ def second_moments(
 
 
 def _images(codes: Codes, linear: Linear) -> Iterator[Codes]:
-    """Yield image by image, or ``ROWS`` of a matrix at once as [K, rows]."""
+    """Yield image by image, or ``JOINED`` rows of a matrix at once as [K, rows]."""
     if linear.weight.ndim > 2:
         yield from codes
         return
-    for start in range(0, len(codes), ROWS):
-        yield codes[start : start + ROWS].T
+    for start in range(0, len(codes), JOINED):
+        yield codes[start : start + JOINED].T
 
 
 def mean_outputs(

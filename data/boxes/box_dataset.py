@@ -8,12 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mobilenet_cli.data.dataset import Dataset, Sample, class_name, printable
 from mobilenet_cli.data.decode import upright_size
+from mobilenet_cli.data.readers.files import open_file
 from mobilenet_cli.pipeline.errors import DataError
 
 # What becomes of a box that is not as it should be, as the end of a sentence.
@@ -154,6 +156,28 @@ class Labelled:
     boxes: Sequence[tuple[int, Corners, bool, float | None]] = field(default_factory=tuple)
 
 
+def size_of(image: Path) -> tuple[int, int]:
+    """Return width and height of an image as it is shown.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    with io.BufferedReader(open_file(image)) as file:
+        return upright_size(file, str(image))
+
+
+def labelled_size(width: float | str, height: float | str, image: Path) -> tuple[int, int]:
+    """Return the size that boxes are for: the image's own where some program wrote none, or 0.
+
+    Raises:
+        ValueError: what is written is no size.
+        OverflowError: likewise.
+        DataError: none is written, and the image cannot be read.
+    """
+    size = int(float(width)), int(float(height))
+    return size if min(size) > 0 else size_of(image)
+
+
 def checked(labelled: Labelled, remarks: Remarks) -> BoxImage:
     """Make boxes that lie in their image and have an area; all others are remarked on."""
     width, height = labelled.size
@@ -190,28 +214,25 @@ def checked(labelled: Labelled, remarks: Remarks) -> BoxImage:
         np.array([ignored for *_, ignored, _ in kept], bool),
         np.array([area for *_, area in kept], np.float32),
     )
-    sample = labelled.sample
-    if width != height:  # a square keeps its width and height when it is turned
-        read = partial(_read_as_labelled, sample.read, key, labelled.size)
-        sample = replace(sample, read=read)
-    return BoxImage(sample, labelled.size, boxes)
+    read = partial(_read_as_labelled, labelled.sample.read, key, labelled.size)
+    return BoxImage(replace(labelled.sample, read=read), labelled.size, boxes)
 
 
 def _read_as_labelled(read: Callable[[], bytes], key: str, size: tuple[int, int]) -> bytes:
-    """Read an image whose boxes were drawn on it as it is decoded, and not before it was turned.
+    """Read an image, and refuse one of another size than that for which its boxes were drawn.
 
     Raises:
-        DataError: it cannot be read, or its orientation makes it upright, and its boxes lie.
+        DataError: it cannot be read, or is of another size, as where its EXIF orientation turns it.
     """
     encoded = read()
     width, height = upright_size(io.BytesIO(encoded), key)
-    if size == (height, width):
-        raise DataError(
-            f"{key} has {width}×{height} pixels as it is shown, and boxes that were drawn on "
-            f"{height}×{width}",
-            "Draw the boxes on it as it is shown, or remove an EXIF orientation that turns it",
-        )
-    return encoded
+    if size == (width, height):
+        return encoded
+    turned = "Draw the boxes on it as it is shown, or remove an EXIF orientation that turns it"
+    raise DataError(
+        f"{key} has {width}x{height} pixels, and its labels are for {size[0]}x{size[1]}",
+        turned if size == (height, width) else "Export the labels again",
+    )
 
 
 def make_dataset(
@@ -224,7 +245,8 @@ def make_dataset(
     """Check all boxes and make the set.
 
     Raises:
-        DataError: there are no images, or a class has no name or that of another.
+        DataError: there are no images, a class has no name or that of another, or boxes are no
+            pixels.
     """
     names = tuple(map(class_name, classes))
     if wrong := [name for name, count in Counter(names).items() if count > 1 or not name.strip()]:
@@ -238,7 +260,19 @@ def make_dataset(
         raise DataError(
             f"{name} has no images with labels{first}", "Check that images and labels lie together"
         )
+    if _are_fractions(images):
+        raise DataError(
+            f"the boxes of {printable(name)} all lie in the first pixel of their images, as "
+            "fractions do",
+            "Write them in pixels",
+        )
     return BoxDataset(printable(name), images, names, remarks.sentences(), tuple(lost))
+
+
+def _are_fractions(images: Sequence[BoxImage]) -> bool:
+    """Tell whether no box reaches beyond 1, as where somebody divided them by the image's size."""
+    ends = [image.boxes.corners.max() for image in images if len(image.boxes)]
+    return bool(ends) and max(ends) <= 1 and all(min(image.size) > 1 for image in images)
 
 
 def as_dataset(boxes: BoxDataset) -> Dataset:

@@ -1,13 +1,13 @@
 """Images with boxes are opened by what the user wrote: a COCO file, or a folder of labels."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mobilenet_cli.data.boxes import box_dataset, coco, shapes, voc, yolo
+from mobilenet_cli.data.boxes import box_dataset, coco, shapes, table, voc, yolo
 from mobilenet_cli.data.boxes.box_dataset import BoxDataset
 from mobilenet_cli.data.split import HELD_OUT, Split
 from mobilenet_cli.pipeline.errors import DataError
@@ -31,6 +31,7 @@ BOX_FORMATS = {
     "COCO": BoxFormat(coco.files, lambda _, path, name: coco.read(path, name)),
     "Pascal VOC": BoxFormat(voc.labels_of, voc.read),
     "YOLO": BoxFormat(yolo.images_of, yolo.read),
+    "CSV": BoxFormat(table.files, table.read),
 }
 
 
@@ -41,6 +42,8 @@ def has_boxes(source: str) -> bool:
     path = Path(source)
     if path.is_dir():
         return any(found.parts(path) for found in BOX_FORMATS.values())
+    if yolo.folder_of(path) != path:
+        return True
     return path.suffix == ".json" and path.is_file() and coco.is_coco(path)
 
 
@@ -50,7 +53,8 @@ def open_boxes(source: str, split: Split) -> BoxDataset:
     Where a set has no splits, always the same fifth of its images is ``val``.
 
     Args:
-        source: a JSON file of COCO, a folder with labels in one of ``BOX_FORMATS``, or ``shapes``.
+        source: a JSON file of COCO, a YAML file of YOLO, a folder with labels in one of
+            ``BOX_FORMATS``, or ``shapes``.
         split: ``train``, ``val`` (held out), or ``all``.
 
     Raises:
@@ -60,16 +64,16 @@ def open_boxes(source: str, split: Split) -> BoxDataset:
         return shapes.open_shapes(split)
     path = Path(source)
     name = f"{source} ({split})"
-    if path.is_file():
-        if path.suffix != ".json":
-            raise DataError(
-                f"{source} is no set of images with boxes",
-                "Give a JSON file in COCO's format, or a folder with labels of Pascal VOC or YOLO",
-            )
-        return _divided(coco.read(path, name), split)
-    if not path.is_dir():
+    if not path.exists():
         raise DataError(f"data '{source}' does not exist", "Give a folder of images and labels")
-    found = {kind: parts for kind, f in BOX_FORMATS.items() if (parts := f.parts(path))}
+    if path.suffix == ".json" and path.is_file():
+        return _divided(coco.read(path, name), split)
+    found = _parts_of(path)
+    if found is None:
+        raise DataError(
+            f"{source} is no set of images with boxes",
+            "Give a JSON file in COCO's format, a YAML file of YOLO, or a folder with labels",
+        )
     if len(found) != 1:
         raise _not_one(source, list(found))
     ((kind, parts),) = found.items()
@@ -81,8 +85,18 @@ def open_boxes(source: str, split: Split) -> BoxDataset:
     if split not in parts:
         raise DataError(f"{source} has no labels for '{split}'", "Add them, or name another folder")
     # Both are read, so that the classes are the same whichever split is asked for.
-    whole = {part: reader.read(path, files, name) for part, files in parts.items()}
-    return _with_classes(whole[split], _all_classes(list(whole.values())))
+    whole: dict[Split, BoxDataset] = {}
+    remarks: tuple[str, ...] = ()
+    for part, files in parts.items():
+        try:
+            whole[part] = reader.read(path, files, name)
+        except DataError as error:
+            if part == split:
+                raise
+            # Many download the labels of all images of COCO, and the images to evaluate on alone.
+            remarks = (f"the classes are those of '{split}' alone, since {error.what}",)
+    found_split = _with_classes(whole[split], _all_classes(list(whole.values())))
+    return replace(found_split, remarks=(*found_split.remarks, *remarks))
 
 
 def held_out_boxes(source: str, trained_on: str | None) -> BoxDataset:
@@ -105,11 +119,30 @@ def not_held_out_boxes(source: str, trained_on: str | None) -> BoxDataset:
 
 def _part(source: str, trained_on: str | None, split: Split) -> BoxDataset:
     path = Path(source)
-    same = trained_on is not None and Path(trained_on).resolve() == path.resolve()
-    divided = source == shapes.NAME or (
-        path.is_dir() and any(split in found.parts(path) for found in BOX_FORMATS.values())
-    )
+    same = trained_on is not None and _labels(Path(trained_on)) == _labels(path)
+    divided = source == shapes.NAME or any(split in p for p in (_parts_of(path) or {}).values())
     return open_boxes(source, split if same or divided else "all")
+
+
+def _labels(path: Path) -> Path:
+    """Return what tells two sets apart, of which one may be given by its folder, or by a file."""
+    whole = coco.files(path).get("all", path) if path.is_dir() else path
+    return yolo.folder_of(whole).resolve()
+
+
+def _parts_of(path: Path) -> dict[str, dict[Split, Any]] | None:
+    """Return what a folder has in each format; None of a file that is not YOLO's YAML.
+
+    Raises:
+        DataError: a format's labels contradict themselves.
+    """
+    if yolo.folder_of(path) != path:
+        return {"YOLO": parts} if (parts := yolo.images_of(path)) else {}
+    if not path.is_dir():
+        return None
+    found = {kind: parts for kind, f in BOX_FORMATS.items() if (parts := f.parts(path))}
+    # Tables are often made of other labels, beside which they lie.
+    return {k: parts for k, parts in found.items() if k != "CSV" or len(found) == 1}
 
 
 def _not_one(source: str, kinds: list[str]) -> DataError:
@@ -118,9 +151,10 @@ def _not_one(source: str, kinds: list[str]) -> DataError:
             f"{source} has labels of {' and of '.join(kinds)}, and it is not said which count",
             "Leave those of one format in the folder",
         )
-    return DataError(
+    return table.other_table(Path(source)) or DataError(
         f"{source} has no labels with boxes",
-        "It needs COCO's JSON, Annotations/*.xml of Pascal VOC, or labels/*.txt of YOLO",
+        "It needs COCO's JSON, Annotations/*.xml of Pascal VOC, labels/*.txt of YOLO, or a "
+        f"table of {table.HEADING}",
     )
 
 

@@ -4,6 +4,7 @@ Corners are taken as they are written, as edges in pixels from 0: so LabelImg an
 write them today. Those of Pascal's own files count pixels from 1, half a pixel beside.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,16 +17,28 @@ from mobilenet_cli.data.boxes.box_dataset import (
     Corners,
     Labelled,
     Remarks,
+    labelled_size,
     make_dataset,
+    size_of,
 )
+from mobilenet_cli.data.boxes.find_images import ImageFinder
 from mobilenet_cli.data.dataset import Sample
-from mobilenet_cli.data.readers.files import is_image, read_file
-from mobilenet_cli.data.split import Split
-from mobilenet_cli.pipeline.errors import DataError
+from mobilenet_cli.data.readers.files import is_image, read_bytes, read_file, read_text
+from mobilenet_cli.data.readers.walk import folders_in
+from mobilenet_cli.data.split import (
+    HELD_OUT_NAMES,
+    MAYBE_UNLABELLED,
+    SPLIT_NAMES,
+    TRAINING_NAMES,
+    Split,
+)
+from mobilenet_cli.pipeline.errors import DataError, counted
 
-HELD_OUT = ("val", "valid", "validation", "test")  # the first that is there
 MAX_BYTES = 1 << 26
 DEEPEST = 32
+LISTS = ("train", "trainval", *HELD_OUT_NAMES)
+# Folders that hold a set: those of Pascal's archives, or of a split.
+SET = re.compile(rf"VOC(devkit|\d{{4}}|trainval.*|test.*)|(?i:{'|'.join(SPLIT_NAMES)})")
 
 
 @dataclass
@@ -91,30 +104,88 @@ def parse_xml(content: bytes) -> Element:
 def labels_of(folder: Path) -> dict[Split, list[Path]]:
     """Find the XML files of each split; without splits, those of ``all``.
 
+    Pascal's own ``VOCdevkit/`` holds a set for each year. Other sets have a folder for each split.
+
     Raises:
-        DataError: a list of a split cannot be read.
+        DataError: a list of a split cannot be read, or has an image of another.
     """
-    lists, annotations = folder / "ImageSets" / "Main", folder / "Annotations"
+    sets = _sets_in(folder) or [folder]
+    by_name = {root.name.lower(): root for root in sets}
+    train = next((by_name[name] for name in TRAINING_NAMES if name in by_name), None)
+    held = next((by_name[name] for name in HELD_OUT_NAMES if name in by_name), None)
+    if train is not None and held is not None:
+        return {"train": _xml_in(train), "val": _xml_in(held)}
+    parts = [_labels_of(root) for root in sets]
+    if len({"all" in part for part in parts}) > 1:
+        raise DataError(
+            f"some of {', '.join(map(str, sets))} say what is held out, and others do not",
+            "Give one of them, or add ImageSets/Main/train.txt and val.txt to each",
+        )
+    splits = dict.fromkeys(split for part in parts for split in part)
+    return {split: [path for part in parts for path in part.get(split, ())] for split in splits}
+
+
+def _sets_in(folder: Path) -> list[Path]:
+    """Return the folders with annotations: this one, or those of years or of splits below it."""
+    if _annotations(folder) is not None or any(folder.glob("*.xml")):
+        return [folder]
+    inner = (folder / name for name in folders_in(folder) if SET.fullmatch(name))
+    return [found for place in inner for found in _sets_in(place) if _annotations(found)]
+
+
+def _annotations(folder: Path) -> Path | None:
+    """Return the folder of XML files, which some programs write in small letters."""
+    names = {name.lower(): name for name in folders_in(folder)}
+    if "annotations" not in names:
+        return None
+    place = folder / names["annotations"]
+    inner = place / "xmls"  # of Oxford's pets
+    return next((p for p in (place, inner) if any(p.glob("*.xml"))), None)
+
+
+def _xml_in(root: Path) -> list[Path]:
+    annotations = _annotations(root)
+    return sorted([*(annotations.glob("*.xml") if annotations else ()), *root.glob("*.xml")])
+
+
+def _labels_of(folder: Path) -> dict[Split, list[Path]]:
+    """Find the XML files of one set."""
+    lists, annotations = folder / "ImageSets" / "Main", _annotations(folder)
     found: dict[Split, list[Path]] = {}
-    train, held_out = lists / "train.txt", [lists / f"{name}.txt" for name in HELD_OUT]
-    held = next((path for path in held_out if path.is_file()), None)
-    if train.is_file() and held is not None:
-        for split, path in (("train", train), ("val", held)):
-            names = read_file(path).decode("utf-8", "replace").split("\n")
-            # A list of one class has a second column: is it in the image?
-            listed = [name.split()[0] for name in names if name.strip()]
-            stems = [Path(name).stem if is_image(name) else name for name in listed]
-            found[split] = [annotations / f"{stem}.xml" for stem in stems]  # type: ignore[index]
+    there = {name for name in LISTS if (lists / f"{name}.txt").is_file()}
+    train = next((name for name in ("train", "trainval") if name in there), None)
+    # Of trainval.txt, val.txt is a part.
+    held_out = HELD_OUT_NAMES if train == "train" else MAYBE_UNLABELLED
+    held = next((name for name in held_out if name in there), None)
+    if annotations is not None and train is not None and held is not None:
+        found["train"] = _listed(lists / f"{train}.txt", annotations)
+        found["val"] = _listed(lists / f"{held}.txt", annotations)
+        if both := sorted({*found["train"]} & {*found["val"]}):
+            raise DataError(
+                f"{lists} has {counted(len(both), 'image')} both in {train}.txt and in {held}.txt, "
+                f"such as {both[0].stem}",
+                "Leave each in one of them",
+            )
         return found
-    if held_folder := next((folder / n for n in HELD_OUT if any((folder / n).glob("*.xml"))), None):
+    if held_folder := next(
+        (folder / n for n in HELD_OUT_NAMES if any((folder / n).glob("*.xml"))), None
+    ):
         if any((folder / "train").glob("*.xml")):
             found["train"] = sorted((folder / "train").glob("*.xml"))
         return found | {"val": sorted(held_folder.glob("*.xml"))}
-    return (
-        {"all": files}
-        if (files := sorted([*annotations.glob("*.xml"), *folder.glob("*.xml")]))
-        else {}
-    )
+    return {"all": files} if (files := _xml_in(folder)) else {}
+
+
+def _listed(path: Path, annotations: Path) -> list[Path]:
+    """Return the XML files that a list names, each once."""
+    found = dict[Path, None]()
+    for line in filter(None, map(str.strip, read_text(path).split("\n"))):
+        # A list of one class has a second column: is it in the image?
+        whole = (annotations / f"{line}.xml").is_file()
+        name = line if whole else line.split()[0]
+        stem = Path(name).stem if is_image(name) else name
+        found[annotations / f"{stem}.xml"] = None
+    return list(found)
 
 
 def read(folder: Path, paths: list[Path], name: str) -> BoxDataset:
@@ -123,13 +194,15 @@ def read(folder: Path, paths: list[Path], name: str) -> BoxDataset:
     Raises:
         DataError: none can be read.
     """
-    remarks, lost = Remarks(), list[DataError]()
+    remarks, lost, finder = Remarks(), list[DataError](), ImageFinder()
     read_files: list[tuple[Path, Element]] = []
     for path in paths:
         try:
             if path.stat().st_size > MAX_BYTES:
                 raise ValueError("it is too large")
-            read_files.append((path, parse_xml(path.read_bytes())))
+            read_files.append((path, parse_xml(read_bytes(path))))
+        except DataError as error:
+            lost.append(error)
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else error
             lost.append(DataError(f"{path} is not readable XML ({why})", "Export it again"))
@@ -140,15 +213,16 @@ def read(folder: Path, paths: list[Path], name: str) -> BoxDataset:
     for path, root in read_files:
         try:
             annotation = root.all("annotation")[0]
-            image = _image(folder, path, annotation)
+            image = _image(folder, path, annotation, finder)
             if image is None:
                 remarks.add(remark.NO_IMAGE, str(path))
                 continue
-            size = (int(annotation.find("size", "width")), int(annotation.find("size", "height")))
-            if min(size) < 1:
-                raise ValueError(f"the image's size is {size[0]}x{size[1]}")
+            size = _size(annotation, image)
             boxes = list(_boxes(annotation, index))
-        except (LookupError, ValueError) as error:
+        except DataError as error:
+            lost.append(error)
+            continue
+        except (LookupError, ValueError, OverflowError) as error:
             lost.append(
                 DataError(f"{path} is not as Pascal VOC has it ({error})", "Export it again")
             )
@@ -190,15 +264,27 @@ def _boxes(
         yield index[found.find("name")], (left, top, right, bottom), bool(difficult), None
 
 
-def _image(folder: Path, path: Path, annotation: Element) -> Path | None:
+def _size(annotation: Element, image: Path) -> tuple[int, int]:
+    """Return the size that the boxes are for; some programs leave it out."""
+    if not any(element.children for element in annotation.all("size")):
+        return size_of(image)
+    width, height = (annotation.find("size", side) for side in ("width", "height"))
+    return labelled_size(width or 0, height or 0, image)
+
+
+def _image(folder: Path, path: Path, annotation: Element, finder: ImageFinder) -> Path | None:
     """Find the image of an XML file: by the name that it has, else by its own."""
     named = (
         Path(annotation.find("filename").replace("\\", "/")).name
         if annotation.all("filename")
         else ""
     )
-    for place in (folder / "JPEGImages", folder / "images", path.parent):
-        for candidate in (named, *(f"{path.stem}{end}" for end in (".jpg", ".jpeg", ".png"))):
-            if candidate and (place / candidate).is_file():
-                return place / candidate
+    stem = path.stem
+    roots = [place for place in list(path.parents)[1:3] if place.is_relative_to(folder)]
+    names = ("JPEGImages", "images", "Images")
+    named_so = [root / name for root in (roots or [folder]) for name in names]
+    for place in (*named_so, path.parent):
+        for name in (named, f"{stem}.jpg", f"{stem}.jpeg", f"{stem}.png", stem):
+            if name and (image := finder.find(place, name)) is not None:
+                return image
     return None

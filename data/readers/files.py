@@ -1,12 +1,12 @@
 """This module tells image files from others, and reads files, or parts of them."""
 
 import contextlib
+import io
 import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from mobilenet_cli.pipeline.errors import DataError
 
@@ -26,6 +26,8 @@ OTHER_SUFFIXES = frozenset(
 # What is unpacked first; a tar file that is not compressed is read as it is.
 ARCHIVE = re.compile(r"\.(zip|rar|7z|tgz|tbz2?|txz|tar\.\w+|gz|bz2|xz|zst)$", re.IGNORECASE)
 MAX_BYTES = 280_000_000  # of an encoded image: MAX_PIXELS of three bytes fit
+MAX_TEXT = 1 << 26  # bytes of names, of settings, or of the labels of one image
+PIPED = ("/dev/", "/proc/")  # where a shell shows what it pipes: @/dev/stdin, --map <(command)
 
 
 def is_image(name: str) -> bool:
@@ -51,48 +53,104 @@ def is_packed(path: str) -> DataError:
     )
 
 
-def refuse_same(paths: Iterable[Path]) -> None:
-    """Refuse two names of one file or folder, whose images would count twice.
+class Places:
+    """Files and folders were seen here, whose images must not count again."""
 
-    Raises:
-        DataError: two are the same, by a link or because one is named again.
-    """
-    seen: dict[tuple[int, int], Path] = {}
-    for path in paths:
+    def __init__(self) -> None:
+        self._seen: dict[tuple[int, int], Path] = {}
+
+    def add(self, path: Path) -> None:
+        """Remember a file or folder by what it is, and not by its name.
+
+        Raises:
+            DataError: it was seen, under another name by a link, or it is named again.
+        """
         try:
             found = path.stat()
         except OSError:
-            continue  # reading it says so
+            return  # reading it says so
         place = (found.st_dev, found.st_ino)
-        if place in seen:
-            raise same_place(seen[place], path)
-        seen[place] = path
+        first = self._seen.get(place)
+        if first is None:
+            self._seen[place] = path
+            return
+        if first == path:
+            what = f"{first} is named twice, so its images would count twice"
+            raise DataError(what, "Name it once")
+        raise DataError(
+            f"{first} and {path} are the same, so their images would count twice",
+            "Leave one of them out, or remove the link",
+        )
 
 
-def same_place(first: Path, second: Path) -> DataError:
-    """Return the error for two names of one file or folder."""
-    if first == second:
-        return DataError(f"{first} is named twice, so its images would count twice", "Name it once")
-    return DataError(
-        f"{first} and {second} are the same, so their images would count twice",
-        "Leave one of them out, or remove the link",
-    )
-
-
-def open_file(path: str | Path) -> BinaryIO:
-    """Open a regular file to read; a pipe, which might never end, is none.
+def refuse_same(paths: Iterable[Path]) -> None:
+    """Refuse two names of one file or folder.
 
     Raises:
-        DataError: it cannot be opened.
+        DataError: as ``Places.add``.
+    """
+    places = Places()
+    for path in paths:
+        places.add(path)
+
+
+def open_file(path: str | Path, piped: bool = False) -> io.FileIO:
+    """Open a regular file to read; a device, or a pipe that nobody writes to, might never end.
+
+    Args:
+        path: the file.
+        piped: also take a pipe that a shell holds open.
+
+    Raises:
+        DataError: it cannot be opened, or is something else.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:  # the latter of a name with a NUL
         raise _unreadable(path, error) from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    mode = os.fstat(descriptor).st_mode
+    if piped and stat.S_ISFIFO(mode) and os.fspath(path).startswith(PIPED):
+        os.set_blocking(descriptor, True)
+    elif not stat.S_ISREG(mode):
         os.close(descriptor)
         raise DataError(f"{path} is no file but a pipe, a folder or a device", "Give a file")
-    return os.fdopen(descriptor, "rb", buffering=0)
+    return io.FileIO(descriptor)
+
+
+def read_bytes(path: str | Path, most: int | None = None) -> bytes:
+    """Return what a file of labels or of settings holds, or what a shell pipes in its place.
+
+    Args:
+        path: the file.
+        most: bytes that such a file may have.
+
+    Raises:
+        DataError: it cannot be read, or is larger.
+    """
+    with io.BufferedReader(open_file(path, piped=True)) as file:
+        try:
+            content = file.read(-1 if most is None else most + 1)
+        except OSError as error:
+            raise _unreadable(path, error) from error
+    if most is not None and len(content) > most:
+        raise DataError(
+            f"{path} has more than {most:,} bytes, as no such file has", "Give another, or split it"
+        )
+    return content
+
+
+def read_text(path: str | Path, most: int | None = None) -> str:
+    """Return the text of such a file without what editors on Windows add to it.
+
+    Arguments are those of ``read_bytes``.
+
+    Raises:
+        DataError: it cannot be read, or is no text in UTF-8.
+    """
+    try:
+        return read_bytes(path, most).decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no text in UTF-8 ({error})", "Save it as UTF-8") from error
 
 
 @contextlib.contextmanager

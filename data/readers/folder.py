@@ -16,23 +16,28 @@ from numpy.typing import NDArray
 
 from mobilenet_cli.data.dataset import Dataset, Sample, class_name
 from mobilenet_cli.data.imagenet import synsets, validation_synset
-from mobilenet_cli.data.readers.files import (
-    is_archive,
-    is_image,
-    is_other_picture,
-    read_file,
-    refuse_same,
-    same_place,
+from mobilenet_cli.data.readers.files import Places, is_archive, read_file, refuse_same
+from mobilenet_cli.data.readers.label_table import listed, why_not
+from mobilenet_cli.data.readers.shards import WORD, is_shard
+from mobilenet_cli.data.readers.walk import entries_of, folders_in, has_images, images_below
+from mobilenet_cli.data.split import (
+    HELD_OUT_NAMES,
+    MAYBE_UNLABELLED,
+    SPLIT_NAMES,
+    TRAINING_NAMES,
+    Split,
+    stratified,
 )
-from mobilenet_cli.data.split import Split, stratified
 from mobilenet_cli.pipeline.errors import DataError, counted, examples
 
-TRAINING_FOLDERS = ("train", "training")  # the first that is there, in letters of either case
-HELD_OUT_FOLDERS = ("val", "validation", "valid", "test", "testing")  # likewise
-MAYBE_UNLABELLED = HELD_OUT_FOLDERS[-2:]
-PARTS = (*TRAINING_FOLDERS, *HELD_OUT_FOLDERS)
-# What macOS and network storage put among people's folders.
-LITTER = ("__MACOSX", "@eaDir")
+# Folders that hold a set, and folders that lie beside its images: none is a class.
+WRAPPERS = ("data", "dataset", "image", "images", "img", "imgs", "jpeg", "jpg", "png")
+NO_CLASSES = frozenset(
+    {
+        *("annotations", "imagesets", "jpegimages", "labels", "masks", "segmentationclass"),
+        *("segmentationobject", "segmentations", "trimaps", *WRAPPERS),
+    }
+)
 SYNSET = re.compile(r"(n\d{8})(?![0-9A-Za-z])")
 
 
@@ -48,87 +53,211 @@ class ImageFolder:
 
         A ``train`` beside other folders of images is a class, unless it has class folders itself.
         """
-        root, folders = Path(source), _folders(Path(source))
+        root = _set_in(Path(source))
+        if (found := listed(root)) is not None:
+            return found.has_splits
+        folders = folders_in(root)
         parts = _parts(folders)
         others = [name for name in folders if name not in parts.values()]
-        labelled = any(_folders(root / part) for part in parts.values())
+        labelled = any(folders_in(root / part) for part in parts.values())
         if parts.keys() <= set(MAYBE_UNLABELLED):  # as where there is none
             return labelled and not others
-        return labelled or not any(_has_images(root / name) for name in others)
+        return labelled or not any(has_images(root / name) for name in others)
 
     def has_classes(self, source: str) -> bool:
         """Tell whether there are class folders of images, of a split or two or more without one."""
-        root, folders = Path(source), _folders(Path(source))
-        splits = [root / part for part in _parts(folders).values()]
-        if any(_has_images(f / name) for f in splits for name in _folders(f)):
+        root = _set_in(Path(source))
+        if listed(root) is not None:
             return True
-        with_images = (name for name in folders if _has_images(root / name))
+        folders = folders_in(root)
+        splits = [root / part for part in _parts(folders).values()]
+        if any(has_images(f / name) for f in splits for name in folders_in(f)):
+            return True
+        with_images = (name for name in folders if has_images(root / name))
         return len(list(islice(with_images, 2))) == 2
 
     def open(self, source: str, split: Split) -> Dataset:
         """Find the images of a folder.
 
         ``root/train/<class>/`` and ``root/val/<class>/`` are splits, as are others of
-        ``TRAINING_FOLDERS`` and ``HELD_OUT_FOLDERS``; ``root/<class>/`` is divided by
+        ``TRAINING_NAMES`` and ``HELD_OUT_NAMES``; ``root/<class>/`` is divided by
         ``stratified``; images directly in ``root`` have no label and are only ``all``, unless their
         names are those of ImageNet's validation set.
 
         Raises:
             DataError: the folder is missing or empty, a class has no images or occurs twice, or
-                the split does not exist, or a folder belongs to two classes or splits by a link.
+                the split does not exist, or a folder belongs to two classes or splits by a link, or
+                classes are called like splits.
         """
-        root = Path(source)
-        name, unread = f"{root} ({split})", list[Path]()
+        name, root = f"{Path(source)} ({split})", _set_in(Path(source))
+        if (table := listed(root)) is not None:
+            samples = FileSamples()
+            samples.add(FileRun(str(root), "", table.labels.get), table.of(split))
+            chosen = samples if table.has_splits else stratified(samples, split)
+            return Dataset(name, chosen, table.classes, table.lost)
+        unread, lost = list[Path](), list[DataError]()
         if not self.has_splits(source):
-            samples, classes = _labelled(root, root, unread)
+            _refuse_parts(root)
+            samples, classes = _labelled(root, root, unread, lost)
             if not classes and split != "all":
-                raise DataError(
-                    f"{root} has no class folders, so it cannot be divided for '{split}'",
-                    "Put the images of each class into a folder named after it",
-                )
+                raise _no_classes(root, f", so it cannot be divided for '{split}'")
+            if len(classes) == 1 and split != "all":
+                _refuse_one(root)
             return Dataset(name, stratified(samples, split), classes, _lost(unread))
-        places = _parts(_folders(root))
+        places = _parts(folders_in(root))
         train, held_out = _training_folder(places), _held_out_folder(root, places)
         parts = {"train": [train], "val": [held_out], "all": [train, held_out]}[split]
         samples, seen = FileSamples(), set[str]()
         both = [root / part for part in (train, held_out)]
         refuse_same(both)
-        refuse_same(folder / name for folder in both for name in _folders(folder))
+        refuse_same(folder / name for folder in both for name in folders_in(folder))
         for part in parts:
             if not (root / part).is_dir():
                 if split == "all":
                     continue
-                raise DataError(f"{root} has no {part}/ folder", f"Add {root / part}/<class>/*.jpg")
-            found, classes = _labelled(root / part, root, unread)
-            if not classes:
-                raise DataError(
-                    f"{root / part} has no class folders",
-                    "Put the images of each class into a folder named after it",
+                raise why_not(root) or DataError(
+                    f"{root} has no {part}/ folder", f"Add {root / part}/<class>/*.jpg"
                 )
+            found, classes = _labelled(_inner_part(root, part), root, unread, lost)
+            if not classes:
+                raise why_not(root) or _no_classes(root / part)
             samples.extend(found)
             seen.update(classes)
-        return Dataset(name, samples, tuple(sorted(seen)), _lost(unread))
+        return Dataset(name, samples, tuple(sorted(seen)), (*lost, *_lost(unread)))
 
 
 def _parts(folders: Iterable[str]) -> dict[str, str]:
     """Return the folders that are called like a part of a set, by that name in small letters."""
-    return {name.lower(): name for name in folders if name.lower() in PARTS}
+    return {name.lower(): name for name in folders if name.lower() in SPLIT_NAMES}
+
+
+def _set_in(root: Path) -> Path:
+    """Return the folder that holds a set: the one inside, where it was packed into one more.
+
+    Such a folder has train/ and val/, or is called ``images`` and holds class folders.
+    """
+    while listed(root) is None and (inside := _only_folder(root)) is not None:
+        places = folders_in(inside)
+        parts = _parts(places)
+        divided = any(n in parts for n in TRAINING_NAMES) and any(
+            n in parts for n in HELD_OUT_NAMES
+        )
+        wrapped = inside.name.lower() in WRAPPERS and len(_with_images(inside, places)) > 1
+        if not (divided or wrapped or listed(inside) is not None):
+            break
+        root = inside
+    return root
+
+
+def _inner_part(root: Path, part: str) -> Path:
+    """Return the folder of a part: the one inside, where that is called the same."""
+    inside = root / part / part
+    return inside if folders_in(root / part) == [part] and folders_in(inside) else root / part
+
+
+def _refuse_one(root: Path) -> None:
+    """Refuse one class where a table was to tell several, or where its folders seem to be them.
+
+    Raises:
+        DataError: there is such a table, or there are such folders.
+    """
+    if (problem := why_not(root)) is not None:
+        raise problem
+    inside = next((root / name for name in folders_in(root)), root)
+    if len(_with_images(inside, folders_in(inside))) > 1:
+        raise DataError(
+            f"{root} has one folder, {inside.name}, whose folders seem to be the classes",
+            f"Give {inside} itself",
+        )
+
+
+def _only_folder(root: Path) -> Path | None:
+    """Return the folder that holds all images of another, if one does and is no part of a set."""
+    if has_images(root):
+        return None
+    found = _with_images(root, folders_in(root))
+    return root / found[0] if len(found) == 1 and found[0].lower() not in SPLIT_NAMES else None
+
+
+def _with_images(root: Path, folders: Iterable[str]) -> list[str]:
+    """Return the first two folders with images in them or below."""
+
+    def holds(name: str) -> bool:
+        with contextlib.suppress(DataError):
+            return next(images_below(root / name, []), None) is not None
+        return True  # what cannot be read is said where it is opened
+
+    return list(islice(filter(holds, folders), 2))
+
+
+def _no_classes(folder: Path, so: str = "") -> DataError:
+    """Return the error for a folder of images of which nothing says the classes."""
+    return why_not(folder) or DataError(
+        f"{folder} has no class folders{so}",
+        "Put the images of each class into a folder named after it, or write the name of each "
+        f"image, a comma and its class into {folder / 'labels.csv'}",
+    )
+
+
+def _rest(name: str) -> str:
+    """Return what a name says beside the part of a set."""
+    return re.sub(r"[\W_]|set", "", WORD.sub("", name.lower()))
+
+
+def _have_same(one: Path, other: Path) -> bool:
+    """Tell whether a folder is in both of two."""
+    return bool(set(folders_in(one)) & set(folders_in(other)))
+
+
+def _refuse_parts(root: Path) -> None:
+    """Refuse folders such as ``seg_train`` and ``seg_test``, which would be taken for classes.
+
+    Raises:
+        DataError: one is called like a held-out part, and two of three hold for it and another:
+            that is called like a training part, their names are else the same, and so is a folder
+            in them; or all are called like images and what is known of them.
+    """
+    folders = folders_in(root)
+    words = {name: found[1].lower() for name in folders if (found := WORD.search(name))}
+    for name in [name for name, word in words.items() if word not in TRAINING_NAMES]:
+        for other in folders:
+            if other == name or words.get(other) in HELD_OUT_NAMES:
+                continue
+            signs = other in words, _rest(other) == _rest(name)
+            if all(signs) or (any(signs) and _have_same(root / name, root / other)):
+                raise DataError(
+                    f"{root} has folders that are called like parts of a set: "
+                    f"{min(name, other)}, {max(name, other)}",
+                    "Call them train and val, with the folders of the classes directly in them",
+                )
+    about = [name for name in folders if name.lower() in NO_CLASSES]
+    if len(about) == len(folders) and not {name.lower() for name in about} <= set(WRAPPERS):
+        raise DataError(
+            f"{root} has no classes but folders that are called like parts of a set"
+            f"{examples(about)}",
+            "Put the images of each class into a folder named after it, or give the folder that "
+            "holds such folders; images with boxes are for --task detect",
+        )
 
 
 def _training_folder(parts: dict[str, str]) -> str:
     """Return the name of the folder of training images: train, or what there is in its place."""
-    return next((parts[name] for name in TRAINING_FOLDERS if name in parts), TRAINING_FOLDERS[0])
+    return next((parts[name] for name in TRAINING_NAMES if name in parts), TRAINING_NAMES[0])
 
 
 def _held_out_folder(root: Path, parts: dict[str, str]) -> str:
     """Return the name of the folder of held-out images: val, or what there is in its place."""
     found = (
         parts[name]
-        for name in HELD_OUT_FOLDERS
+        for name in HELD_OUT_NAMES
         # Many a test/ has no labels.
-        if name in parts and (name not in MAYBE_UNLABELLED or _folders(root / parts[name]))
+        if name in parts and (name not in MAYBE_UNLABELLED or _is_labelled(root / parts[name]))
     )
-    return next(found, HELD_OUT_FOLDERS[0])
+    return next(found, HELD_OUT_NAMES[0])
+
+
+def _is_labelled(folder: Path) -> bool:
+    return bool(folders_in(folder)) or listed(folder) is not None
 
 
 def pictures_below(folder: Path) -> Iterator[str]:
@@ -140,7 +269,7 @@ def pictures_below(folder: Path) -> Iterator[str]:
         DataError: a folder cannot be read.
     """
     unread: list[Path] = []
-    yield from _images_below(folder, unread)
+    yield from images_below(folder, unread)
     yield from (str(path.relative_to(folder)) for path in unread)
 
 
@@ -181,13 +310,18 @@ def _lost(unread: Iterable[Path]) -> tuple[DataError, ...]:
 
 
 def _labelled(
-    folder: Path, root: Path, unread: list[Path]
+    folder: Path, root: Path, unread: list[Path], lost: list[DataError]
 ) -> tuple["FileSamples", tuple[str, ...]]:
     """List samples by class folder, in order of names; without class folders they have no class.
 
-    Pictures that are not read are added to ``unread``.
+    Pictures that are not read are added to ``unread``, and what a table lacks to ``lost``.
     """
-    folders, loose = _entries(folder, unread)
+    if (table := listed(folder)) is not None:
+        labelled = FileSamples()
+        labelled.add(FileRun(str(folder), _prefix(folder, root), table.labels.get), table.of("all"))
+        lost += table.lost
+        return labelled, table.classes
+    folders, loose = entries_of(folder, unread)
     if folders and loose:
         raise DataError(
             f"{folder} has class folders and also loose images such as {loose[0]}",
@@ -206,20 +340,30 @@ def _labelled(
                 "Put their images into one folder",
             )
         by_class[label] = name
-    samples, places = FileSamples(), dict[Path, Path]()
+    samples, places = FileSamples(), Places()
     above = (root.resolve(), folder.resolve())
     for label, name in by_class.items():
         before = len(unread)
-        images = list(_images_below(folder / name, unread, above, places))
+        images = list(images_below(folder / name, unread, above, places))
         if not images:
-            count = len(unread) - before
-            but = f" but {count} of a kind that is not read, such as {unread[-1]}" if count else ""
-            raise DataError(
-                f"class folder {folder / name} contains no images{but}",
-                "Save them as JPEG or PNG" if count else "Add images, or remove it",
-            )
+            raise _empty_class(folder / name, unread[before:])
         samples.add(FileRun(str(folder / name), _prefix(folder / name, root), label), images)
     return samples, tuple(by_class)
+
+
+def _empty_class(folder: Path, unread: list[Path]) -> DataError:
+    """Return the error for a class folder without images, which may be no class."""
+    what = f"class folder {folder} contains no images"
+    if unread:
+        but = f" but {len(unread)} of a kind that is not read, such as {unread[-1]}"
+        return DataError(f"{what}{but}", "Save them as JPEG or PNG")
+    with contextlib.suppress(OSError):
+        for path in sorted(folder.iterdir()):
+            if is_shard(path.name):
+                return DataError(
+                    f"{what} but {path.name}", f"Give {folder} itself, if that has them"
+                )
+    return DataError(what, "Add images, or remove it")
 
 
 def _flat(folder: Path, names: list[str], root: Path) -> tuple["FileSamples", tuple[str, ...]]:
@@ -229,88 +373,6 @@ def _flat(folder: Path, names: list[str], root: Path) -> tuple["FileSamples", tu
     label = validation_synset if known else None
     samples.add(FileRun(str(folder), _prefix(folder, root), label), names)
     return samples, synsets() if known else ()
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name in LITTER
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Tell whether this is a folder; a link to itself is none, and reading it says so."""
-    with contextlib.suppress(OSError):
-        return entry.is_dir()
-    return False
-
-
-def _folders(folder: Path) -> list[str]:
-    """List the subfolders of a folder as ``_entries`` does; none of what cannot be read."""
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if not _is_hidden(e.name) and _is_folder(e))
-    return []
-
-
-def _has_images(folder: Path) -> bool:
-    """Tell whether an image lies directly in a folder; none does where it cannot be read."""
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        return any(is_image(e.name) and not _is_hidden(e.name) for e in entries)
-    return False
-
-
-def _entries(folder: Path, unread: list[Path] | None = None) -> tuple[list[str], list[str]]:
-    """List the subfolders and the images of a folder, sorted; hidden ones and litter are left out.
-
-    Pictures that are not read are added to ``unread``.
-    """
-    folders, images = [], []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if _is_hidden(entry.name):
-                    continue
-                if _is_folder(entry):
-                    folders.append(entry.name)
-                elif is_image(entry.name):
-                    images.append(entry.name)
-                elif unread is not None and is_other_picture(entry.name):
-                    unread.append(folder / entry.name)
-    except OSError as error:
-        raise DataError(
-            f"{folder} cannot be read ({error.strerror})", "Check the path and its permissions"
-        ) from error
-    return sorted(folders), sorted(images)
-
-
-def _images_below(
-    folder: Path,
-    unread: list[Path],
-    above: tuple[Path, ...] = (),
-    places: dict[Path, Path] | None = None,
-) -> Iterator[str]:
-    """Yield the images of a folder, then those of its subfolders, by their names within it.
-
-    A link to a folder in which it lies is not followed.
-
-    Args:
-        folder: where to look.
-        unread: pictures that are not read are added here.
-        above: the folders in which it lies.
-        places: the folders that were seen, whose images must not count again; None lets them.
-
-    Raises:
-        DataError: a folder cannot be read, or has been seen.
-    """
-    waiting = [("", folder, above)]  # some trees are deeper than Python recurses
-    while waiting:
-        prefix, place, above = waiting.pop()
-        here = place.resolve()
-        if any(path.is_relative_to(here) for path in above):
-            continue
-        if places is not None and places.setdefault(here, place) != place:
-            raise same_place(places[here], place)
-        folders, images = _entries(place, unread)
-        yield from (prefix + image for image in images)
-        inside = (*above, here)
-        waiting += ((f"{prefix}{name}/", place / name, inside) for name in reversed(folders))
 
 
 def _prefix(folder: Path, root: Path) -> str:

@@ -1,7 +1,6 @@
 """Parquet files of the Hugging Face hub have a column of images and one of labels."""
 
 import json
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
@@ -300,5 +299,9 @@ def class_names(path: Path) -> tuple[str, ...]:
 
 
 PARQUET = ShardFormat(
-    ".parquet", re.compile(r".*\.parquet", re.IGNORECASE), _read_tables, _images, class_names
+    ".parquet",
+    "the column 'label'",
+    _read_tables,
+    _images,
+    class_names,
 )

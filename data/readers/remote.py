@@ -5,6 +5,7 @@
 all shards, so what is not kept would be fetched in every epoch.
 """
 
+import difflib
 import fcntl
 import hashlib
 import itertools
@@ -32,12 +33,26 @@ AT_ONCE = 4  # downloads
 TIMEOUT = 60  # seconds without an answer
 LONGEST_WAIT = 60  # seconds, however long the server asks to wait
 PIECE = 1 << 20  # bytes
+SCHEMES = ("https", "http")
 Tick = Callable[[int, int, str], None]  # files that are there, of how many, and a note
 
 
 def is_address(source: str) -> bool:
     """Tell whether this is the address of files rather than a path."""
     return bool(ADDRESS.match(source))
+
+
+def other_address(source: str) -> DataError | None:
+    """Return the error for the address of a protocol that is not spoken here; None of a path."""
+    address = re.fullmatch(r"(\w{2,}):/+(.+)", source)
+    if address is None:
+        return None
+    scheme, rest = address.groups()
+    near = difflib.get_close_matches(scheme, SCHEMES, n=1)
+    fix = f"Perhaps {near[0]}://{rest} is meant" if near else "Download it, or name it by https://"
+    if scheme == "file":
+        fix = f"Name the path alone, /{rest}"
+    return DataError(f"data '{scheme}://{rest}' is no address that can be fetched", fix)
 
 
 def local_copy(source: str, tick: Tick = lambda *_: None) -> Path:

@@ -22,7 +22,8 @@ from pathlib import Path
 
 from mobilenet_cli.data.dataset import Sample
 from mobilenet_cli.data.readers.files import open_file, read_part
-from mobilenet_cli.data.readers.shards import SPLIT_WORDS, WORD, ShardFormat
+from mobilenet_cli.data.readers.shards import WORD, ShardFormat
+from mobilenet_cli.data.split import SPLIT_NAMES
 from mobilenet_cli.pipeline.errors import DataError, need
 
 HEADER = struct.Struct("<QI")
@@ -123,7 +124,7 @@ def _count_from_0(
     if all(record.by_slim for record in numbered) or any(not r.label for r in numbered):
         return True
     folders = {path.parent for path in files}
-    folders |= {parent.parent for parent in folders if parent.name in SPLIT_WORDS}
+    folders |= {parent.parent for parent in folders if parent.name in SPLIT_NAMES}
     if any(_first_line(folder / SLIM_CLASSES).startswith("0:") for folder in folders):
         return True
     stems = {_stem(path) for path in files}
@@ -305,7 +306,7 @@ def _varint(message: memoryview, position: int) -> tuple[int, int]:
 
 TFRECORD = ShardFormat(
     ".tfrecord",
-    re.compile(r".*(\.tfrecords?|-\d{5}-of-\d{5})", re.IGNORECASE),
+    f"the feature '{LABEL.decode()}'",
     _read_records,
     _images,
 )

@@ -18,8 +18,9 @@ from mobilenet_cli.data.dataset import Sample
 from mobilenet_cli.data.imagenet import validation_synset
 from mobilenet_cli.data.readers.files import SUFFIXES, is_image, open_file, read_part
 from mobilenet_cli.data.readers.folder import class_identifier, class_of_name
-from mobilenet_cli.data.readers.shards import SPLIT_WORDS, ShardFormat
+from mobilenet_cli.data.readers.shards import ShardFormat
 from mobilenet_cli.data.readers.tar import Member, members
+from mobilenet_cli.data.split import SPLIT_NAMES
 from mobilenet_cli.pipeline.errors import DataError, counted
 
 KEY = re.compile(r"((?:.*/|)[^./]+)[.]([^/]*)")
@@ -152,7 +153,7 @@ def _in_folders(groups: Sequence[Group]) -> Iterator[Sample | DataError]:
     tops = Counter(parts[common] if len(parts) > common else None for parts in folders)
     bare = all(len(g.parts) == len(g.images) for g in groups if g.images)  # a README is alone
     by_folder = bare and len(tops) > 1 and None not in tops
-    if by_folder and {str(top).lower() for top in tops} <= set(SPLIT_WORDS):
+    if by_folder and {str(top).lower() for top in tops} <= set(SPLIT_NAMES):
         raise DataError(
             f"{groups[0].path} holds the folders {', '.join(sorted(map(str, tops)))}, which are "
             "parts of a data set and no classes",
@@ -195,4 +196,9 @@ class _Names:
         return Sample(name + again, label, read)
 
 
-WEBDATASET = ShardFormat(".tar", re.compile(r".*\.tar", re.IGNORECASE), _read_tars, _images)
+WEBDATASET = ShardFormat(
+    ".tar",
+    "a .cls file behind each image",
+    _read_tars,
+    _images,
+)

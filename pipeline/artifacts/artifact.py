@@ -58,6 +58,10 @@ class Artifact(Generic[R]):
         """Tell whether torch runs the file; all others are ONNX."""
         return is_checkpoint(self.path)
 
+    def as_document(self: "Artifact[BaseModel]") -> dict[str, Any]:
+        """Return the record as JSON, with the file's name."""
+        return {"model": str(self.path), **self.record.model_dump(mode="json")}
+
     def derived(self, stage: str, config: Any, *libraries: str) -> Facts:
         """Return the facts of a file that a stage makes of this one.
 
@@ -188,4 +192,4 @@ def _checkpoint_metadata(path: Path) -> dict[str, str]:
 def _onnx_metadata(path: Path) -> dict[str, str]:
     from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
 
-    return {entry.key: entry.value for entry in load_onnx(path).metadata_props}
+    return {entry.key: entry.value for entry in load_onnx(path, branches=True).metadata_props}

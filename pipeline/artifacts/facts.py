@@ -65,6 +65,17 @@ class Facts(BaseModel):
         """Return what the model is for."""
         return "detection" if self.boxes else "classification"
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Return what people call each class: its name, or its identifier where it has none."""
+        return self.names or self.classes
+
+    def class_of(self, index: int) -> tuple[str, str]:
+        """Return the identifier and the label of an output; its index where classes are unknown."""
+        if not self.classes:
+            return str(index), str(index)
+        return self.classes[index], self.labels[index]
+
     @model_validator(mode="before")
     @classmethod
     def _printable(cls, values: Any) -> Any:

@@ -181,6 +181,8 @@ def no_such_file(path: Path, fix: str) -> ModelError:
         if (path / "config.json").is_file() or list(path.glob("*.index")):
             cure = IMPORT.format(path=path)
         return ModelError(f"{path} is a folder, not a model file", cure)
+    if path.exists():
+        return ModelError(f"{path} is no file but a pipe or a device", "Give a model file")
     folder = path.parent if path.parent.is_dir() else None
     names = [file.name for file in folder.iterdir() if file.is_file()] if folder else []
     near = difflib.get_close_matches(path.name, names, n=1)

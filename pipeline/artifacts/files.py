@@ -8,9 +8,12 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from mobilenet_cli.pipeline.errors import MobilenetError, ModelError, StorageError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 PACKAGE_MANIFEST, PACKAGE_PROBE, PACKAGE_LABELS = "manifest.json", "probe.bin", "labels.txt"
 
@@ -68,6 +71,15 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     with writing_atomically(path) as file:
         file.write(content)
+
+
+def write_record(path: Path, record: "BaseModel", indent: int = 2) -> None:
+    """Write a record as JSON, whole or not at all.
+
+    Raises:
+        StorageError: the disk is full, or the folder cannot be written to.
+    """
+    write_atomically(path, (record.model_dump_json(indent=indent) + "\n").encode())
 
 
 @contextlib.contextmanager

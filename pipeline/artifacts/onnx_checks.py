@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from math import prod
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx.inliner
 from google.protobuf.message import Message
@@ -23,6 +24,12 @@ MAX_NODES = 10_000  # ten times the largest classifiers; each becomes a step in 
 MAX_VALUES = 1 << 28  # of one tensor: 1 GiB of float32
 SMALL = 1 << 12  # bytes: shapes and bounds, whose values tell the shapes of other tensors
 EXPORT_AGAIN = "Export the model again"
+CODING = ("QuantizeLinear", "DequantizeLinear")
+BRANCHES = (
+    "Take it into a run with 'mobilenet-cli import', which leaves out branches that no image "
+    "takes, or export it without branches"
+)
+OWN_INITIALIZERS = 4  # the IR version since which initializers need not be inputs as well
 Function = tuple[str, str, str]  # domain, name and overload
 
 
@@ -42,11 +49,14 @@ def checked(path: Path, model: onnx.ModelProto, branches: bool = False) -> onnx.
     _check_work(path, model, branches)
     _name_well(model)
     graph = model.graph
+    if {tensor.name for tensor in graph.initializer} - {value.name for value in graph.input}:
+        model.ir_version = max(model.ir_version, OWN_INITIALIZERS)  # exporters forget to
     if not graph.output or not any(o.domain in ("", "ai.onnx") for o in model.opset_import):
         lacks = "operator set" if graph.output else "output"
         raise ModelError(f"{path} names no {lacks}", EXPORT_AGAIN)
+    scales = {n.input[1] for n in nodes_of(model) if n.op_type in CODING and len(n.input) > 1}
     for tensor in tensors_of(model):
-        _check_tensor(path, tensor)
+        _check_tensor(path, tensor, is_scale=tensor.name in scales)
     for value in (*graph.input, *graph.output, *graph.value_info):
         onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
     _put_in_order(path, graph)
@@ -104,10 +114,10 @@ def _check_work(path: Path, model: onnx.ModelProto, branches: bool) -> None:
         for node in nodes:
             graphs = _graphs_in(node)
             if graphs and not (branches and node.op_type == "If"):
-                name = node.name or next(iter(node.output), "")
+                name = node.name or next(filter(None, node.output), "")
                 raise ModelError(
                     f"{path} has the {node.op_type} node '{name}', which runs graphs of its own",
-                    "Export the classifier without loops and branches",
+                    BRANCHES if node.op_type == "If" else "Export the classifier without loops",
                 )
             if any(a.HasField("sparse_tensor") or a.sparse_tensors for a in node.attribute):
                 raise _sparse(path)
@@ -158,12 +168,19 @@ def _sparse(path: Path) -> ModelError:
     return ModelError(f"{path} has sparse tensors", "Export the model with dense ones")
 
 
-def _check_tensor(path: Path, tensor: onnx.TensorProto) -> None:
-    """Refuse a tensor whose data is not what its type and shape say."""
+def _check_tensor(path: Path, tensor: onnx.TensorProto, is_scale: bool) -> None:
+    """Refuse a tensor whose data is not what its type and shape say, or has NaN.
+
+    In a float network the answers would tell, but codes are never NaN.
+    """
     try:
         if min(tensor.dims, default=0) < 0:  # which numpy would take for "what is left"
             raise ValueError(f"its shape is {list(tensor.dims)}")
-        numpy_helper.to_array(tensor)
+        values = numpy_helper.to_array(tensor)
+        if values.dtype.kind == "f":
+            wrong = ~np.isfinite(values) if is_scale else np.isnan(values)
+            if wrong.any():
+                raise ValueError(f"it has {'NaN or infinity' if is_scale else 'NaN'}")
     except Exception as error:  # numpy and onnx tell an unknown type or a wrong size in many ways
         raise ModelError(
             f"{path} has a damaged tensor '{tensor.name}' ({str(error)[:150]})",

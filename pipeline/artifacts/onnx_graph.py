@@ -1,5 +1,6 @@
 """An ONNX graph tells its shapes, nodes and arithmetic without being run."""
 
+from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -12,11 +13,20 @@ if TYPE_CHECKING:
     import onnx
 
 
-def has_batch_norms(path: Path) -> bool:
-    """Tell whether the graph as written has BatchNormalization nodes."""
+def all_nodes(graph: "onnx.GraphProto") -> "Iterator[onnx.NodeProto]":
+    """Yield a graph's nodes, and those of the graphs inside them, which read what lies around."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from all_nodes(inner)
+
+
+def has_operator(path: Path, operator: str) -> bool:
+    """Tell whether the graph as written has nodes of a type, such as ``BatchNormalization``."""
     from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
 
-    return any(node.op_type == "BatchNormalization" for node in load_onnx(path).graph.node)
+    return any(node.op_type == operator for node in load_onnx(path).graph.node)
 
 
 def input_shape(path: Path) -> tuple[int | None, ...]:
@@ -31,9 +41,14 @@ def input_shape(path: Path) -> tuple[int | None, ...]:
 
     graph = load_onnx(path).graph
     weights = {tensor.name for tensor in graph.initializer}
-    inputs = [value.type.tensor_type for value in graph.input if value.name not in weights]
+    named = [value.name for value in graph.input if value.name not in weights]
+    inputs = [value.type.tensor_type for value in graph.input if value.name in named]
     if len(inputs) != 1:
-        raise ModelError(f"{path} has {len(inputs)} inputs instead of one", "Use an image model")
+        names = ", ".join(f"'{name}'" for name in named[:5]) or "none"
+        raise ModelError(
+            f"{path} has {len(inputs)} inputs ({names}) instead of one image",
+            "Export the model with the image as its only input",
+        )
     shape = tuple(
         dim.dim_value if dim.HasField("dim_value") else None for dim in inputs[0].shape.dim
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from mobilenet_cli.data.readers.files import read_bytes
 from mobilenet_cli.pipeline.artifacts.facts import Facts
 from mobilenet_cli.pipeline.artifacts.files import sha256_file, write_atomically
 from mobilenet_cli.pipeline.errors import MobilenetError, StorageError
@@ -55,10 +56,10 @@ def read_sidecar(path: Path) -> Sidecar | None:
     leaves behind: compare its ``sha256``.
     """
     try:
-        document = json.loads(sidecar_path(path).read_bytes())
+        document = json.loads(read_bytes(sidecar_path(path)))
         facts = Facts.model_validate(document["facts"])
         return Sidecar(str(document["sha256"]), facts, dict(document["record"]))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, MobilenetError):
+    except (ValueError, KeyError, TypeError, RecursionError, MobilenetError):
         return None
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from mobilenet_cli.pipeline.errors import OptionError, counted
+from mobilenet_cli.data.readers.files import read_bytes
+from mobilenet_cli.pipeline.errors import DataError, OptionError, counted
 from mobilenet_cli.reports.latency_tables import row_name
 from mobilenet_cli.reports.records.latency import BenchRecord, BenchResult
 
@@ -39,8 +40,8 @@ def load_baseline(path: Path) -> BenchRecord:
         OptionError: no such file, or not a record of ``bench``.
     """
     try:
-        return BenchRecord.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
+        return BenchRecord.model_validate_json(read_bytes(path))
+    except (DataError, ValidationError) as error:
         raise OptionError(
             f"{path} is not a record of an earlier bench",
             "Pass the bench.json of a run, or make one with 'mobilenet-cli bench --out FILE'",

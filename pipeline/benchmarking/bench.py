@@ -46,19 +46,19 @@ from pathlib import Path
 import numpy as np
 
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
-from mobilenet_cli.pipeline.benchmarking import child
-from mobilenet_cli.pipeline.benchmarking.engines import (
+from mobilenet_cli.pipeline.benchmarking.inputs import input_images
+from mobilenet_cli.pipeline.benchmarking.processes import child
+from mobilenet_cli.pipeline.benchmarking.processes.engines import (
     ENGINES,
     check_engines,
     engine_error,
     logits_of,
 )
-from mobilenet_cli.pipeline.benchmarking.inputs import input_images
-from mobilenet_cli.pipeline.benchmarking.job import ONNX_RUNTIME, BenchJob
+from mobilenet_cli.pipeline.benchmarking.processes.job import ONNX_RUNTIME, BenchJob
+from mobilenet_cli.pipeline.benchmarking.processes.worker import Worker
 from mobilenet_cli.pipeline.benchmarking.results import Measured, ratios_of, results_of
 from mobilenet_cli.pipeline.benchmarking.roofline import measure_roofline
 from mobilenet_cli.pipeline.benchmarking.rows import Row, rows_of
-from mobilenet_cli.pipeline.benchmarking.worker import Worker
 from mobilenet_cli.pipeline.errors import EngineError, MobilenetError, OptionError, counted
 from mobilenet_cli.pipeline.progress import Progress, silent
 from mobilenet_cli.pipeline.runtime.machine import (
@@ -67,7 +67,7 @@ from mobilenet_cli.pipeline.runtime.machine import (
     machine,
     usable_cpus,
 )
-from mobilenet_cli.pipeline.runtime.session import CPU, PROVIDERS, SessionConfig, check_provider
+from mobilenet_cli.pipeline.runtime.session import CPU, SessionConfig, check_provider, device_of
 from mobilenet_cli.pipeline.runtime.timing import interleave
 from mobilenet_cli.pipeline.runtime.torch_kernels import kernel_folder
 from mobilenet_cli.reports.latency_tables import classic_table
@@ -135,7 +135,7 @@ class BenchConfig:
             SessionConfig(
                 provider=self.provider,
                 threads=count,
-                cpus=() if _on_gpu(self.provider) else cpus_to_pin(count),
+                cpus=() if device_of(self.provider) else cpus_to_pin(count),
                 provider_options=self.provider_options,
                 allow_fallback=self.allow_fallback,
             )
@@ -183,7 +183,7 @@ def bench(
     groups = list(itertools.product(config.sessions(), config.batches))
     for done, (session, batch) in enumerate(groups):
         threads = session.threads or usable_cpus()
-        if config.provider == CPU and threads not in rooflines:
+        if not device_of(config.provider) and threads not in rooflines:
             rooflines[threads] = measure_roofline(threads)
         settings = (session, batch, config.compiled, config.engines)
         rows = [row for artifact in artifacts for row in rows_of(artifact, *settings)]
@@ -208,10 +208,6 @@ def bench(
         },
         left_out=tuple(left_out),
     )
-
-
-def _on_gpu(provider: str) -> bool:
-    return provider in PROVIDERS and bool(PROVIDERS[provider].device)
 
 
 def _share(progress: Progress, done: int, total: int) -> Progress:

@@ -10,11 +10,11 @@ from mobilenet_cli.data.preprocess import InputSpec, denormalize
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
 from mobilenet_cli.pipeline.artifacts.files import is_checkpoint
 from mobilenet_cli.pipeline.artifacts.onnx_graph import input_shape, takes_pixels
-from mobilenet_cli.pipeline.benchmarking.engines import ENGINES
+from mobilenet_cli.pipeline.benchmarking.processes.engines import ENGINES
 from mobilenet_cli.pipeline.benchmarking.rows import Row
 from mobilenet_cli.pipeline.errors import ModelError, OptionError, counted
 from mobilenet_cli.pipeline.runtime.machine import available_memory
-from mobilenet_cli.pipeline.runtime.probe_images import probe_images
+from mobilenet_cli.pipeline.runtime.proving.probe_images import probe_images
 
 MAX_IMAGES = 64  # different ones in a batch
 

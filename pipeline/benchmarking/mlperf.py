@@ -93,9 +93,7 @@ class Library:
     def __init__(self, artifact: Artifact, data: str | None) -> None:
         dataset = evaluation_set(artifact, data)
         self.name, self.samples = dataset.name, dataset.samples
-        self.targets = targets_of(
-            dataset, artifact.facts.classes, artifact.path, artifact.facts.names
-        )
+        self.targets = targets_of(dataset, artifact)
         self._spec = artifact.facts.input
         self._pixels = takes_pixels(artifact.path)
         self.images: dict[int, NDArray[np.float32] | NDArray[np.uint8]] = {}

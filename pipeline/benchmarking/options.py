@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from mobilenet_cli.pipeline.benchmarking.bench import BenchConfig
-from mobilenet_cli.pipeline.benchmarking.job import ONNX_RUNTIME
+from mobilenet_cli.pipeline.benchmarking.processes.job import ONNX_RUNTIME
 from mobilenet_cli.pipeline.errors import OptionError
 from mobilenet_cli.pipeline.runtime.machine import usable_cpus
+from mobilenet_cli.pipeline.runtime.session import check_provider
 
 
 def bench_config(
@@ -23,9 +24,10 @@ def bench_config(
 
     Raises:
         OptionError: a text cannot be read, or a value is outside its domain.
+        ProviderError: the provider is missing, which is told before any file is looked for.
     """
     names = [name.strip() for name in (engines or "").split(",")]
-    return BenchConfig(
+    config = BenchConfig(
         provider=provider,
         threads=parse_threads(threads),
         batches=parse_batches(batch),
@@ -36,6 +38,8 @@ def bench_config(
         data=data,
         compiled=compiled,
     )
+    check_provider(provider)
+    return config
 
 
 def parse_batches(text: str) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from mobilenet_cli.models.boxes import BoxSpec
-from mobilenet_cli.pipeline.benchmarking.operator_profile import Inside
+from mobilenet_cli.pipeline.benchmarking.processes.operator_profile import Inside
 from mobilenet_cli.pipeline.errors import counted
 from mobilenet_cli.pipeline.runtime.machine import usable_cpus
 from mobilenet_cli.pipeline.runtime.session import SessionConfig

@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenet_cli.pipeline.artifacts.onnx_graph import multiply_adds
-from mobilenet_cli.pipeline.benchmarking.job import ONNX_RUNTIME
-from mobilenet_cli.pipeline.benchmarking.operator_profile import Inside
+from mobilenet_cli.pipeline.benchmarking.processes.job import ONNX_RUNTIME
+from mobilenet_cli.pipeline.benchmarking.processes.operator_profile import Inside
 from mobilenet_cli.pipeline.benchmarking.remarks import remarks_on
 from mobilenet_cli.pipeline.benchmarking.rows import Row
 from mobilenet_cli.pipeline.runtime.machine import usable_cpus
-from mobilenet_cli.pipeline.runtime.parity import Parity, compare
+from mobilenet_cli.pipeline.runtime.predictor import provider_name
+from mobilenet_cli.pipeline.runtime.proving.parity import Parity, compare
 from mobilenet_cli.pipeline.runtime.timing import Timing, ratio
 from mobilenet_cli.reports.records.latency import (
     FROZEN,
@@ -96,7 +97,7 @@ def result_of(
         variant=row.variant,
         direction=row.direction,
         engine=row.ran_by,
-        provider=row.session.provider if row.ran_by == ONNX_RUNTIME else row.ran_by,
+        provider=provider_name(row.artifact, row.session.provider) if ours else row.engine,
         threads=row.session.threads or usable_cpus(),
         cpus=row.session.cpus,
         batch=row.batch,

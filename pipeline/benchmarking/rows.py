@@ -6,9 +6,10 @@ from pathlib import Path
 
 from mobilenet_cli.models import find_architecture
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
-from mobilenet_cli.pipeline.artifacts.onnx_graph import has_batch_norms
-from mobilenet_cli.pipeline.benchmarking.job import ONNX_RUNTIME, Direction
-from mobilenet_cli.pipeline.runtime.session import PROVIDERS, Provider, SessionConfig
+from mobilenet_cli.pipeline.artifacts.onnx_graph import has_operator
+from mobilenet_cli.pipeline.benchmarking.processes.job import ONNX_RUNTIME, Direction
+from mobilenet_cli.pipeline.runtime.predictor import TORCH
+from mobilenet_cli.pipeline.runtime.session import PROVIDERS, Provider, SessionConfig, device_of
 from mobilenet_cli.reports.records.latency import FROZEN, UNFUSED
 
 
@@ -39,7 +40,7 @@ class Row:
     @property
     def ran_by(self) -> str:
         """Return the name of the engine, torch included."""
-        return "torch" if self.artifact.is_checkpoint else self.engine
+        return TORCH if self.artifact.is_checkpoint else self.engine
 
     @property
     def label(self) -> str:
@@ -71,11 +72,10 @@ def _onnx_rows(plain: Row) -> Iterator[Row]:
         yield replace(plain, variant="device-bound, CUDA graph", on_device=True)
         return
     yield plain
-    if has_batch_norms(plain.artifact.path):
+    if has_operator(plain.artifact.path, "BatchNormalization"):
         unfused = replace(plain.session, disabled_optimizers=("ConvBNFusion",))
         yield replace(plain, session=unfused, variant=UNFUSED)
-    provider = PROVIDERS.get(plain.session.provider)
-    if provider and provider.device:
+    if device_of(plain.session.provider):
         yield replace(plain, variant="device-bound", on_device=True)
 
 

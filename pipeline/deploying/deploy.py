@@ -7,7 +7,7 @@ is kept.
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from mobilenet_cli.pipeline.artifacts.files import (
     is_package,
     sha256_file,
     write_atomically,
+    write_record,
 )
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
 from mobilenet_cli.pipeline.deploying.answering import answering_of
@@ -44,7 +45,7 @@ from mobilenet_cli.pipeline.errors import ModelError, OptionError, StorageError,
 from mobilenet_cli.pipeline.progress import Progress, silent
 from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
 from mobilenet_cli.pipeline.quantizing.quantize import quantize
-from mobilenet_cli.pipeline.runtime.probe_images import decoded_images
+from mobilenet_cli.pipeline.runtime.proving.probe_images import decoded_images
 from mobilenet_cli.reports.records.conversion import NmsRecord
 from mobilenet_cli.reports.records.deployment import PackageRecord, Probe, VariantRecord
 
@@ -144,8 +145,7 @@ def deploy(
             made = sources[order[0]].derived("deploy", config, "numpy", "onnx")
             arguments = (order[0], sources[order[0]], made, answering, trials)
             litert, files[LITERT_FILE] = write_litert_variant(*arguments)
-    names = facts.names or facts.classes
-    files[PACKAGE_LABELS] = ("\n".join(names) + "\n").encode()
+    files[PACKAGE_LABELS] = labels_text(facts.labels).encode()
     files[PACKAGE_PROBE] = trials.probe.tobytes()
     files |= programs(facts.task) | triton(variants, files, facts)
     manifest = PackageRecord(
@@ -173,8 +173,7 @@ def _write_package(out: Path, manifest: PackageRecord, files: Mapping[str, bytes
         for file, content in files.items():
             write_atomically(out / file, content)
         # The manifest comes last: until it is there, an old one does not fit the files.
-        written = (manifest.model_dump_json(indent=1) + "\n").encode()
-        write_atomically(out / PACKAGE_MANIFEST, written)
+        write_record(out / PACKAGE_MANIFEST, manifest, indent=1)
     except BaseException:
         if is_new:  # what is left would be no package, over which the next start does not write
             shutil.rmtree(out, ignore_errors=True)
@@ -242,3 +241,8 @@ def _sources(
         quantizing = replace(quantizing, cross=not computes(target))
         found[target] = quantize(found[FLOAT], quantizing, folder / f"{target}.onnx", progress)
     return found
+
+
+def labels_text(names: Sequence[str]) -> str:
+    """Write a name a line; one that is itself of several lines would shift all that follow it."""
+    return "".join(" ".join(name.splitlines()) + "\n" for name in names)

@@ -65,7 +65,6 @@ class LiteRtWriter:
         shape: Sequence[int],
         scales: Sequence[float] = (),
         zero: int = 0,
-        channel: int = 0,
     ) -> Tensor:
         """Add a tensor that an operator makes, or that is an input.
 
@@ -73,11 +72,10 @@ class LiteRtWriter:
             name: of the tensor.
             type_: NumPy's name of its type.
             shape: with 1 in front for any number of images.
-            scales: of its codes, or of each channel.
+            scales: of its codes.
             zero: the code of 0.
-            channel: the axis that ``scales`` belong to.
         """
-        return self._add(name, type_, shape, [-1, *shape[1:]], 0, scales, zero, channel)
+        return self._add(name, type_, shape, [-1, *shape[1:]], 0, scales, zero, 0)
 
     def constant(
         self, name: str, value: NDArray[Any], scales: Sequence[float] = (), channel: int = 0

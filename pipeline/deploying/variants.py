@@ -18,7 +18,7 @@ from mobilenet_cli.pipeline.deploying.image import MIN_OPSET, take_image
 from mobilenet_cli.pipeline.deploying.pixels import take_pixels
 from mobilenet_cli.pipeline.deploying.probe import RAW_TOLERANCE, TOLERANCE, answers_of, distance
 from mobilenet_cli.pipeline.errors import CheckError, ModelError
-from mobilenet_cli.pipeline.runtime.integer_kernels import pairs_saturate
+from mobilenet_cli.pipeline.runtime.proving.integer_kernels import pairs_saturate
 from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
 from mobilenet_cli.reports.records.deployment import InputProof, LiteRtRecord, VariantRecord
 from mobilenet_cli.reports.records.quantization import QuantizeRecord

@@ -1,1 +1,1 @@
-"""This room measures accuracy on labelled images, and names the classes of single ones."""
+"""This room measures accuracy on labelled images, and predicts what others show."""

@@ -34,7 +34,7 @@ from mobilenet_cli.pipeline.runtime.predictor import (
     refuse_not_finite,
     top_classes,
 )
-from mobilenet_cli.pipeline.runtime.probe_images import none_readable
+from mobilenet_cli.pipeline.runtime.proving.probe_images import none_readable
 from mobilenet_cli.pipeline.runtime.session import CPU
 from mobilenet_cli.pipeline.runtime.stream import Size, Stream, batched
 from mobilenet_cli.reports.accuracy_statistics import wilson_interval
@@ -140,8 +140,7 @@ def evaluate(
 
 def targets_by_label(given: Dataset, dataset: Dataset, artifact: Artifact) -> dict[str, int]:
     """Return the output index of each label as it was given, before classes got other names."""
-    facts = artifact.facts
-    targets = label_indices(dataset, facts.classes, artifact.path, facts.names)
+    targets = label_indices(dataset, artifact)
     if given is dataset:
         return targets
     pairs = zip(given.samples, dataset.samples, strict=True)
@@ -226,15 +225,16 @@ class EvaluateWorker:
         targets: Mapping[str, int],
         cpus: int,
     ) -> None:
-        self.artifact, self.targets, self.cpus = model.artifact(), targets, cpus
+        self.targets, self.cpus = targets, cpus
+        opened = ExitStack()  # until the process ends
+        with model.on_disk() as self.artifact:
+            self.predictor = opened.enter_context(open_predictor(self.artifact, config.provider))
         self.dataset = evaluation_set(self.artifact, config.data)
         if self.dataset.fingerprint != fingerprint:
             raise DataError(
                 f"a machine of the cluster finds other images in {self.dataset.name}",
                 "Put the same images on every machine, under the same path",
             )
-        opened = ExitStack()  # until the process ends
-        self.predictor = opened.enter_context(open_predictor(self.artifact, config.provider))
 
     def __call__(self, run: tuple[int, int]) -> list[Answered]:
         """Evaluate a run of samples."""

@@ -140,7 +140,7 @@ def _record(
         ap_small=small,
         ap_medium=medium,
         ap_large=large,
-        classes=tuple(by_class(coco, facts.names or facts.classes)),
+        classes=tuple(by_class(coco, facts.labels)),
         remarks=dataset.remarks,
         min_score=NmsConfig.min_score,
         max_overlap=facts.boxes.max_overlap,

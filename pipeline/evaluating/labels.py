@@ -1,15 +1,15 @@
 """This module finds the images to evaluate on, and the right output for each of them."""
 
-import csv
 import difflib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from mobilenet_cli.data.class_files import read_rows
 from mobilenet_cli.data.dataset import Dataset, class_name
 from mobilenet_cli.data.imagenet import BACKGROUND
-from mobilenet_cli.data.open_dataset import held_out
+from mobilenet_cli.data.open_dataset import held_out, write_labels
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.facts import Facts
 from mobilenet_cli.pipeline.errors import DataError, ModelError, OptionError, counted
@@ -26,38 +26,29 @@ def evaluation_set(artifact: Artifact, data: str | None) -> Dataset:
     return held_out(source, artifact.facts.data).labelled()
 
 
-def targets_of(
-    dataset: Dataset, classes: Sequence[str], model: Path, names: Sequence[str] = ()
-) -> list[int]:
+def targets_of(dataset: Dataset, artifact: Artifact) -> list[int]:
     """Return the output index of each sample's class.
 
     Raises:
         DataError: as ``label_indices``.
         ModelError: as ``label_indices``.
     """
-    index = label_indices(dataset, classes, model, names)
+    index = label_indices(dataset, artifact)
     return [index[str(sample.label)] for sample in dataset.samples]
 
 
-def label_indices(
-    dataset: Dataset, classes: Sequence[str], model: Path, names: Sequence[str] = ()
-) -> dict[str, int]:
+def label_indices(dataset: Dataset, artifact: Artifact) -> dict[str, int]:
     """Return the output index of each label that occurs; the set may have a subset of the classes.
 
     Where no label is a class of the model, numbers are indices of its classes, and others the names
     of its classes, where these tell them apart.
-
-    Args:
-        dataset: the images.
-        classes: identifiers of the model's outputs.
-        model: its file.
-        names: what people call its outputs, if it says that.
 
     Raises:
         DataError: a sample has no label, or one that is no class of the model; or the labels are
             numbers that count the classes of another set.
         ModelError: the model does not name its classes.
     """
+    model, classes, names = artifact.path, artifact.facts.classes, artifact.facts.names
     if not classes:
         raise ModelError(
             f"{model} does not name its classes, so labels cannot be compared",
@@ -65,11 +56,7 @@ def label_indices(
         )
     labels = dict.fromkeys(sample.label for sample in dataset.samples)
     if None in labels:
-        raise DataError(
-            f"the images of {dataset.name} have no labels",
-            "Put the images of each class into a folder named after it, in a tar file a .cls file "
-            "behind each image, or in a parquet file the classes into a column 'label'",
-        )
+        raise DataError(f"the images of {dataset.name} have no labels", write_labels())
     known = [label for label in labels if label is not None]
     index = {identifier: position for position, identifier in enumerate(classes)}
     if not index.keys() & labels.keys():
@@ -134,12 +121,14 @@ def relabelled(dataset: Dataset, file: Path | None, facts: Facts) -> Dataset:
 
     Args:
         dataset: the images.
-        file: lines of a class of the set, a comma, and a class of the model by identifier or name;
-            classes without a line keep their names. None changes nothing.
+        file: lines of a class of the set, a comma, and a class of the model by identifier or name,
+            or as ``read_rows`` takes them; classes without a line keep their names. None changes
+            nothing.
         facts: those of the model.
 
     Raises:
-        OptionError: the file cannot be read, a line is something else, or two contradict.
+        DataError: the file cannot be read.
+        OptionError: a line is something else, or two contradict.
     """
     if file is None:
         return dataset
@@ -147,13 +136,7 @@ def relabelled(dataset: Dataset, file: Path | None, facts: Facts) -> Dataset:
     identifiers |= {identifier: identifier for identifier in facts.classes}
     given: dict[str, str] = {}
     lines: dict[str, int] = {}
-    try:
-        rows = list(csv.reader(file.read_text("utf-8-sig").splitlines(), skipinitialspace=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise OptionError(
-            f"{file} cannot be read ({error})", "Pass --map a UTF-8 file with lines 'class,class'"
-        ) from error
-    for number, row in enumerate(rows, 1):
+    for number, row in enumerate(read_rows(file), 1):
         named = [class_name(part.strip()) for part in row]
         if len(row) == 2 and named[1] in identifiers:
             first = lines.setdefault(named[0], number)

@@ -4,11 +4,11 @@ Such are pre-activation networks, in which it stands in front of the convolution
 DenseNet), a normalization of the image itself (MXNet), and one behind a matrix product. In
 inference each is ``s x + t`` per channel, with ``s = gamma / sqrt(variance + epsilon)`` and
 ``t = beta - s mean`` (Ioffe and Szegedy, arXiv:1502.03167, algorithm 2). Behind a Gemm that
-belongs to it alone it goes into the Gemm; on a map it is a depthwise convolution of one pixel,
-which quantizes like any other; on rows it is a Mul and an Add.
+belongs to it alone it goes into the Gemm, ``(x W + b) s + t = x (W s) + (b s + t)``, and so it does
+on rows that only Gemms read, ``(x s + t) W + b = x (s W) + (t W + b)``. On a map it is a depthwise
+convolution of one pixel, which quantizes like any other; on other rows it is a Mul and an Add.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper, shape_inference
 
 MAP_RANK = 4  # of a tensor [N, C, H, W]
+ROW_RANK = 2
+
+Arrays = dict[str, NDArray[np.generic]]
 
 
 def affine_norms_as_layers(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -25,8 +28,10 @@ def affine_norms_as_layers(model: onnx.ModelProto) -> onnx.ModelProto:
     made.CopyFrom(model)
     constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     makers = {name: node for node in made.graph.node for name in node.output}
-    readers = Counter(name for node in made.graph.node for name in node.input)
-    readers.update(value.name for value in made.graph.output)
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in (*made.graph.node, onnx.NodeProto(input=[v.name for v in made.graph.output])):
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
     ranks = _ranks(model)
     nodes: list[onnx.NodeProto] = []
     for norm in made.graph.node:
@@ -34,13 +39,21 @@ def affine_norms_as_layers(model: onnx.ModelProto) -> onnx.ModelProto:
             nodes.append(norm)
             continue
         source = norm.input[0]
-        maker = makers.get(source, onnx.NodeProto()) if readers[source] == 1 else onnx.NodeProto()
+        alone = len(readers[source]) == 1
+        maker = makers.get(source, onnx.NodeProto()) if alone else onnx.NodeProto()
+        behind = readers.get(norm.output[0], [])
         scale, shift = _affine(norm, constants)
         if maker.op_type == "Conv":
             nodes.append(norm)
-        elif maker.op_type == "Gemm" and _is_plain(maker, constants):
-            _fold_into_gemm(made, maker, constants, scale, shift)
+        elif _is_plain(maker, constants):
+            weight, bias = _columns(maker, constants)
+            _set(made, maker, constants, weight * scale, bias * scale + shift)
             maker.output[0] = norm.output[0]
+        elif ranks.get(source) == ROW_RANK and all(_is_plain(n, constants) for n in behind):
+            for gemm in behind:
+                weight, bias = _columns(gemm, constants)
+                _set(made, gemm, constants, scale[:, None] * weight, shift @ weight + bias)
+                gemm.input[0] = source
         else:
             nodes.extend(_layer(made, norm, scale, shift, ranks.get(source) == MAP_RANK))
     del made.graph.node[:]
@@ -59,7 +72,7 @@ def _ranks(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def _affine(
-    norm: onnx.NodeProto, constants: dict[str, NDArray[np.generic]]
+    norm: onnx.NodeProto, constants: Arrays
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return scale and shift of each channel [channels]."""
     gamma, beta, mean, variance = (constants[n].astype(np.float64) for n in norm.input[1:5])
@@ -68,30 +81,48 @@ def _affine(
     return scale, beta - scale * mean
 
 
-def _is_plain(gemm: onnx.NodeProto, constants: dict[str, NDArray[np.generic]]) -> bool:
-    """Tell whether a Gemm is ``x W + b`` with constant weights."""
-    values = {a.name: helper.get_attribute_value(a) for a in gemm.attribute}
+def _is_plain(node: onnx.NodeProto, constants: Arrays) -> bool:
+    """Tell whether a node is a Gemm ``x W + b`` with constant weights, the same for each row."""
+    values = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     factors = values.get("alpha", 1.0), values.get("beta", 1.0), values.get("transA", 0)
-    return factors == (1.0, 1.0, 0) and all(n in constants for n in gemm.input[1:] if n)
+    if node.op_type != "Gemm" or factors != (1.0, 1.0, 0):
+        return False
+    weight, *biases = [constants.get(name) for name in node.input[1:] if name]
+    if weight is None or any(bias is None for bias in biases):
+        return False
+    wide = len(weight) if values.get("transB", 0) else weight.shape[1]
+    return all(bias is not None and bias.size in (1, wide) for bias in biases)
 
 
-def _fold_into_gemm(
+def _columns(
+    gemm: onnx.NodeProto, constants: Arrays
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the weights [in, out] and the bias [out], or of one number, of a plain Gemm."""
+    weight = constants[gemm.input[1]].astype(np.float64)
+    given = [constants[name].astype(np.float64).ravel() for name in gemm.input[2:] if name]
+    return (weight.T if _is_turned(gemm) else weight), (given[0] if given else np.zeros(1))
+
+
+def _is_turned(gemm: onnx.NodeProto) -> bool:
+    return any(a.name == "transB" and a.i for a in gemm.attribute)
+
+
+def _set(
     model: onnx.ModelProto,
     gemm: onnx.NodeProto,
-    constants: dict[str, NDArray[np.generic]],
-    scale: NDArray[np.float64],
-    shift: NDArray[np.float64],
+    constants: Arrays,
+    weight: NDArray[np.float64],
+    bias: NDArray[np.float64],
 ) -> None:
-    """Give a Gemm weights and a bias of its own, with the affine function behind it in them."""
-    weight = constants[gemm.input[1]].astype(np.float64)
-    rows = any(a.name == "transB" and a.i for a in gemm.attribute)
-    bias = constants[gemm.input[2]].astype(np.float64).ravel() if len(gemm.input) > 2 else 0.0
-    weight = weight * (scale[:, None] if rows else scale)
-    names = [
-        _add(model, f"{gemm.output[0]}/folded_weight", weight),
-        _add(model, f"{gemm.output[0]}/folded_bias", bias * scale + shift),
-    ]
-    gemm.input[:] = [gemm.input[0], *names]
+    """Give a Gemm weights [in, out] and a bias of its own."""
+    parts = {"weight": weight.T if _is_turned(gemm) else weight, "bias": bias}
+    del gemm.input[1:]
+    for part, value in parts.items():
+        name = f"{gemm.output[0]}/folded_{part}"
+        while name in constants:  # of what was folded in on the other side
+            name += "/again"
+        constants[name] = value
+        gemm.input.append(_add(model, name, value))
 
 
 def _layer(

@@ -12,8 +12,8 @@ from mobilenet_cli.pipeline.artifacts.files import foreign
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
 from mobilenet_cli.pipeline.artifacts.sidecar import refuse_overwrite
 from mobilenet_cli.pipeline.errors import CheckError, ModelError
-from mobilenet_cli.pipeline.runtime.parity import compare_outputs
-from mobilenet_cli.pipeline.runtime.probe_images import probe_images
+from mobilenet_cli.pipeline.runtime.proving.parity import compare_outputs
+from mobilenet_cli.pipeline.runtime.proving.probe_images import probe_images
 from mobilenet_cli.pipeline.runtime.session import CPU, SessionConfig, open_session
 from mobilenet_cli.reports.records.conversion import ConvertRecord
 

@@ -20,7 +20,7 @@ from mobilenet_cli.pipeline.artifacts.checkpoint import load_network
 from mobilenet_cli.pipeline.artifacts.onnx_file import with_facts
 from mobilenet_cli.pipeline.artifacts.sidecar import refuse_overwrite
 from mobilenet_cli.pipeline.errors import CheckError
-from mobilenet_cli.pipeline.runtime.parity import compare, within_float32_rounding
+from mobilenet_cli.pipeline.runtime.proving.parity import compare, within_float32_rounding
 from mobilenet_cli.pipeline.runtime.session import open_session
 from mobilenet_cli.reports.records.conversion import ExportRecord
 

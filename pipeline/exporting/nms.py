@@ -24,7 +24,7 @@ from mobilenet_cli.pipeline.artifacts.artifact import Artifact, save_artifact
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
 from mobilenet_cli.pipeline.artifacts.sidecar import refuse_overwrite
 from mobilenet_cli.pipeline.errors import CheckError, ModelError, OptionError
-from mobilenet_cli.pipeline.runtime.probe_images import probe_images
+from mobilenet_cli.pipeline.runtime.proving.probe_images import probe_images
 from mobilenet_cli.pipeline.runtime.session import open_session
 from mobilenet_cli.reports.records.conversion import NmsRecord
 

@@ -20,8 +20,8 @@ from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
 from mobilenet_cli.pipeline.artifacts.sidecar import refuse_overwrite
 from mobilenet_cli.pipeline.errors import CheckError, ModelError
 from mobilenet_cli.pipeline.exporting.affine_norms import affine_norms_as_layers
-from mobilenet_cli.pipeline.runtime.parity import compare, within_float32_rounding
-from mobilenet_cli.pipeline.runtime.probe_images import probe_images
+from mobilenet_cli.pipeline.runtime.proving.parity import compare, within_float32_rounding
+from mobilenet_cli.pipeline.runtime.proving.probe_images import probe_images
 from mobilenet_cli.pipeline.runtime.session import open_session
 from mobilenet_cli.pipeline.runtime.tensor_values import EXACT, tensor_values
 from mobilenet_cli.reports.records.conversion import SimplifyRecord

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
 from mobilenet_cli.pipeline.artifacts.files import is_checkpoint
-from mobilenet_cli.pipeline.artifacts.onnx_graph import has_batch_norms
+from mobilenet_cli.pipeline.artifacts.onnx_graph import has_operator
 from mobilenet_cli.pipeline.artifacts.runs import refuse_two_networks, run_named
 from mobilenet_cli.pipeline.errors import ModelError, OptionError
 from mobilenet_cli.pipeline.importing.import_onnx import needs_folding, read_onnx
@@ -72,7 +72,7 @@ def _refuse_own(path: Path) -> None:
         stage = load_artifact(path).facts.stage
         if is_checkpoint(path):
             use = f"export --checkpoint {path}"
-        elif has_batch_norms(path):
+        elif has_operator(path, "BatchNormalization"):
             use = f"simplify {path}"
         else:
             use = f"{'evaluate' if stage in ('quantize', 'convert') else 'quantize'} {path}"

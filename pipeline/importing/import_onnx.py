@@ -11,8 +11,8 @@ from mobilenet_cli.pipeline.artifacts.facts import Facts, versions
 from mobilenet_cli.pipeline.artifacts.files import sha256_file
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
 from mobilenet_cli.pipeline.errors import OptionError
+from mobilenet_cli.pipeline.importing.graphs.normalize_graph import Normalized, normalize_graph
 from mobilenet_cli.pipeline.importing.import_weights import ImportConfig, Imported, listed_classes
-from mobilenet_cli.pipeline.importing.normalize_graph import Normalized, normalize_graph
 from mobilenet_cli.reports.records.conversion import ImportRecord
 
 BYTES = "0..255"

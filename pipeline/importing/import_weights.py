@@ -7,6 +7,7 @@ from pathlib import Path
 from safetensors.numpy import save
 
 from mobilenet_cli.data import imagenet
+from mobilenet_cli.data.class_files import read_classes
 from mobilenet_cli.models import find_architecture
 from mobilenet_cli.models.spec import Activation, ModelSpec, check_width
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, save_artifact
@@ -14,7 +15,8 @@ from mobilenet_cli.pipeline.artifacts.facts import METADATA_KEY, Facts, versions
 from mobilenet_cli.pipeline.artifacts.files import sha256_file
 from mobilenet_cli.pipeline.artifacts.sidecar import is_current, read_sidecar, refuse_overwrite
 from mobilenet_cli.pipeline.errors import ModelError, OptionError, StorageError, counted
-from mobilenet_cli.pipeline.importing.hub import download, is_repository
+from mobilenet_cli.pipeline.importing.files.hub import download, is_repository
+from mobilenet_cli.pipeline.importing.files.weight_files import WeightFile, read_weights
 from mobilenet_cli.pipeline.importing.layouts import (
     hugging_face,
     keras,
@@ -27,7 +29,6 @@ from mobilenet_cli.pipeline.importing.layouts import (
     torch_programs,
 )
 from mobilenet_cli.pipeline.importing.layouts.plan import TensorMapping, convert
-from mobilenet_cli.pipeline.importing.weight_files import WeightFile, read_weights
 from mobilenet_cli.reports.records.conversion import ImportRecord
 
 
@@ -74,7 +75,7 @@ class ImportConfig:
     Attributes:
         width: refuse a file of another width multiplier.
         resolution: side of the network's input in pixels.
-        classes: a text file with one class identifier a line.
+        classes: a file of classes as ``read_classes`` takes it.
         activation: for layouts that do not say.
         revision: branch, tag or commit on the Hugging Face hub.
     """
@@ -266,7 +267,8 @@ def listed_classes(
 
     Raises:
         ModelError: no list is known for this number of outputs.
-        OptionError: the list given has another length, or a class twice.
+        DataError: the list given cannot be read.
+        OptionError: it has another length, or a class twice.
     """
     if listed is None:
         if outputs == imagenet.CLASSES:
@@ -280,13 +282,7 @@ def listed_classes(
             f"Pass --classes with a text file of {counted(outputs, 'line')}, one class identifier "
             "each",
         )
-    try:
-        text = listed.read_text("utf-8-sig").rstrip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(
-            f"{listed} cannot be read ({error})", "Pass --classes with a text file in UTF-8"
-        ) from error
-    lines = tuple(line.strip() for line in text.splitlines())
+    lines, names = read_classes(listed)
     if len(lines) != outputs:
         raise OptionError(
             f"{listed} lists {counted(len(lines), 'class', 'classes')}, but {path} has "
@@ -298,4 +294,4 @@ def listed_classes(
             f"{listed} has the class '{twice[0]}' more than once or empty",
             "Give every output its own identifier",
         )
-    return lines, ()
+    return lines, names

@@ -15,8 +15,8 @@ from mobilenet_cli.data.loader import batches
 from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.errors import DataError
-from mobilenet_cli.pipeline.runtime.probe_images import none_readable
-from mobilenet_cli.pipeline.runtime.task_images import task_images
+from mobilenet_cli.pipeline.runtime.proving.probe_images import none_readable
+from mobilenet_cli.pipeline.runtime.proving.task_images import task_images
 from mobilenet_cli.reports.records.quantization import CalibrationImage
 
 BATCH = 8
@@ -38,7 +38,7 @@ class Calibration:
     Attributes:
         samples: readable ones, in the order of the data set.
         listed: their names and hashes.
-        bad: names of unreadable ones.
+        bad: names of unreadable ones, and what the set itself has lost, a sentence each.
         spec: how they are prepared.
     """
 
@@ -88,7 +88,8 @@ def choose_images(source: Artifact, folder: str | None, count: int, seed: int) -
             "calibrate with",
             "Pass --calib-dir a folder with a few hundred typical images",
         )
-    samples = task_images(source.facts, where, "train").samples
+    dataset = task_images(source.facts, where, "train")
+    samples = dataset.samples
     chosen = [samples[i] for i in select([s.label for s in samples], count, seed)]
     bad: list[tuple[str, DataError]] = []
     readable = [
@@ -104,7 +105,8 @@ def choose_images(source: Artifact, folder: str | None, count: int, seed: int) -
     listed = tuple(
         CalibrationImage(key=s.key, sha256=hashlib.sha256(s.read()).hexdigest()) for s in readable
     )
-    return Calibration(tuple(readable), listed, tuple(key for key, _ in bad), source.facts.input)
+    unread = (*(error.what for error in dataset.lost), *(key for key, _ in bad))
+    return Calibration(tuple(readable), listed, unread, source.facts.input)
 
 
 def leakage(source: Artifact, calibration: Calibration) -> tuple[tuple[str, ...], str | None]:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from mobilenet_cli.calibration.kernels import TARGETS, Target
 from mobilenet_cli.calibration.ranges.calibrators import CALIBRATORS
 from mobilenet_cli.pipeline.errors import OptionError
-from mobilenet_cli.pipeline.runtime.integer_kernels import detect_target
+from mobilenet_cli.pipeline.runtime.proving.integer_kernels import detect_target
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, evaluate
 from mobilenet_cli.pipeline.evaluating.evaluate_detector import evaluate_detector
 from mobilenet_cli.pipeline.quantizing.quantizer import QuantizedModel, Quantizer
 from mobilenet_cli.pipeline.quantizing.speed import time_models
-from mobilenet_cli.pipeline.runtime.parity import sqnr_db
+from mobilenet_cli.pipeline.runtime.proving.parity import sqnr_db
 from mobilenet_cli.pipeline.runtime.timing import ratio
 from mobilenet_cli.reports.records.accuracy import EvaluationRecord
 from mobilenet_cli.reports.records.detection import DetectionRecord

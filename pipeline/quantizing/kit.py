@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from mobilenet_cli.pipeline import runtime
 from mobilenet_cli.pipeline.artifacts.files import write_atomically
 from mobilenet_cli.pipeline.errors import ModelError, StorageError
 from mobilenet_cli.pipeline.quantizing.proof import KIT_IMAGES, SIMULATED
 from mobilenet_cli.pipeline.quantizing.quantizer import QuantizedModel, Quantizer
-from mobilenet_cli.pipeline.runtime import prove as program
+from mobilenet_cli.pipeline.runtime import proving
+from mobilenet_cli.pipeline.runtime.proving import prove as program
 from mobilenet_cli.pipeline.runtime.session import open_session
 from mobilenet_cli.reports.records.proof import KitPart, KitRecord, KitTensor, ProofRecord
 
@@ -49,7 +49,7 @@ def write_kit(folder: Path, quantizer: Quantizer, made: QuantizedModel) -> None:
     Raises:
         StorageError: the folder cannot be written.
     """
-    source = resources.files(runtime)
+    source = resources.files(proving)
     files = {name: source.joinpath(name).read_bytes() for name in PROGRAMS}
     files["model.onnx"] = made.content
 

@@ -18,8 +18,8 @@ from mobilenet_cli.calibration.tensor_statistics import exposing, run_exposed
 from mobilenet_cli.calibration.weights.reconstruct import Watch
 from mobilenet_cli.pipeline.errors import CheckError
 from mobilenet_cli.pipeline.progress import Progress
-from mobilenet_cli.pipeline.runtime.parity import sqnr_db
-from mobilenet_cli.pipeline.runtime.prove import codes_apart
+from mobilenet_cli.pipeline.runtime.proving.parity import sqnr_db
+from mobilenet_cli.pipeline.runtime.proving.prove import codes_apart
 from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
 from mobilenet_cli.reports.records.quantization import LayerRecord
 
@@ -84,7 +84,9 @@ def check_integer(network: Network, operators: Counter[str]) -> None:
                 f"{found} {operator} of the quantized model run in float",
                 "Install the onnxruntime version of constraints.txt; nothing was written",
             )
-    back = max(1, sum(len(step.inputs) for step in kept))
+    made = {name for step in kept for name in step.outputs}
+    ends = [name for name in network.outputs if name not in made]  # they come from codes
+    back = len(ends) + sum(len(step.inputs) for step in kept)
     forth = 1 + sum(len(step.outputs) for step in kept)
     if operators["QuantizeLinear"] > forth or operators["DequantizeLinear"] > back:
         raise CheckError(

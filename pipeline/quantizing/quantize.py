@@ -22,7 +22,7 @@ from mobilenet_cli.pipeline.quantizing.quantizer import Quantizer
 from mobilenet_cli.pipeline.quantizing.speed import speed_of
 from mobilenet_cli.pipeline.quantizing.tune import tune
 from mobilenet_cli.pipeline.runtime.machine import peak_rss_mb
-from mobilenet_cli.pipeline.runtime.parity import compare_outputs
+from mobilenet_cli.pipeline.runtime.proving.parity import compare_outputs
 from mobilenet_cli.reports.records.quantization import QuantizeRecord
 
 MIN_SQNR_DB = 6.0  # of the logits: below, the error has more than a quarter of the signal's power
@@ -76,6 +76,7 @@ def prove(quantizer: Quantizer, chosen: FloatChoice, started: float) -> Quantize
     expected, simulated, found = quantizer.outputs(chosen.model)
     boxes = source.facts.boxes
     parity = compare_outputs(expected, simulated if config.cross else found, boxes)
+    kernels = None if config.cross else compare_outputs(simulated, found, boxes)
     if not parity.sqnr_db >= MIN_SQNR_DB:
         raise CheckError(
             f"the int8 model is not the float model's function: {parity.sqnr_db:.1f} dB SQNR and "
@@ -98,7 +99,8 @@ def prove(quantizer: Quantizer, chosen: FloatChoice, started: float) -> Quantize
         sqnr_db=parity.sqnr_db,
         agreement=parity.agreement,
         max_abs_error=parity.max_abs_error,
-        kernel_sqnr_db=None if config.cross else compare_outputs(simulated, found, boxes).sqnr_db,
+        kernel_sqnr_db=kernels.sqnr_db if kernels else None,
+        kernels_equal=kernels is not None and kernels.max_abs_error == 0,
         operators=dict(operators),
         layers=chosen.model.layers,
         float_layers=tuple(

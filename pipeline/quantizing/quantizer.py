@@ -26,8 +26,8 @@ from mobilenet_cli.pipeline.quantizing.proof import (
     calibration_runtime,
     layer_meter,
 )
-from mobilenet_cli.pipeline.runtime.integer_kernels import detect_target
-from mobilenet_cli.pipeline.runtime.prove import ROUNDING
+from mobilenet_cli.pipeline.runtime.proving.integer_kernels import detect_target
+from mobilenet_cli.pipeline.runtime.proving.prove import ROUNDING
 from mobilenet_cli.pipeline.runtime.session import open_session
 from mobilenet_cli.reports.records.quantization import LayerRecord
 
@@ -82,7 +82,12 @@ class Quantizer:
         """
         model = load_onnx(source.path)
         with foreign(source.path, "a network to quantize"):
-            network = parse(model)  # refuses what cannot be quantized before any image is read
+            try:
+                network = parse(model)  # before any image is read
+            except ModelError as error:
+                raise ModelError(
+                    f"{source.path} cannot be quantized, since {error.what}", error.fix
+                ) from error
         if source.facts.task == "classification" and len(network.outputs) != 1:
             raise ModelError(
                 f"{source.path} has {len(network.outputs)} outputs",

@@ -151,7 +151,7 @@ def with_answers(run: RunRecord, predictions: Sequence[PredictionsRecord]) -> Ru
     by_stage = {artifact.stage: record for artifact, record in found}
     base = by_stage.get("simplify") or by_stage.get("export")
     last_artifact, last = found[-1]
-    names = last_artifact.names or last_artifact.classes
+    names = last_artifact.labels
     update: dict[str, object] = {
         "mistakes": mistakes(last, names),
         "confusion": confusion(last, names),
@@ -185,7 +185,7 @@ def with_boxes(run: RunRecord, boxes: Sequence[BoxesRecord]) -> RunRecord:
     if not found:
         return run
     last = run.artifacts[-1]
-    names = last.names or last.classes
+    names = last.labels
     update = {"mistaken_boxes": mistaken_boxes(list(found.values())[-1], names)}
     base, int8 = found.get("simplify") or found.get("export"), found.get("quantize")
     if base and int8 and base.data_fingerprint == int8.data_fingerprint:

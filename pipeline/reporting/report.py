@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from mobilenet_cli.data.readers.files import read_text
 from mobilenet_cli.pipeline.artifacts.files import write_atomically
 from mobilenet_cli.pipeline.artifacts.runs import Run
-from mobilenet_cli.pipeline.errors import DataError, OptionError, StorageError
+from mobilenet_cli.pipeline.errors import DataError, OptionError
 from mobilenet_cli.pipeline.reporting.collect import collect, newest
 from mobilenet_cli.pipeline.reporting.gallery import pictures
 from mobilenet_cli.reports.embed import BENCH_SECTIONS, MARK, SECTIONS, embed
@@ -41,13 +42,11 @@ def embed_into(path: Path, record: ReportRecord) -> None:
     """Bring the tables of a report in a Markdown file up to date.
 
     Raises:
-        StorageError: the file cannot be read or written.
+        DataError: the file cannot be read.
+        StorageError: it cannot be written.
         OptionError: it does not say where, or asks for what the run does not have.
     """
-    try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise StorageError(f"{path} cannot be read ({error})", "Check the path") from error
+    text = read_text(path)
     names = ", ".join((*SECTIONS, *BENCH_SECTIONS))
     if not MARK.search(text):
         raise OptionError(

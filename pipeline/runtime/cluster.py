@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
 from mobilenet_cli.pipeline.errors import MobilenetError, OptionError, ProviderError, mendable
-from mobilenet_cli.pipeline.runtime.session import CPU
+from mobilenet_cli.pipeline.runtime.session import CPU, device_of
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -42,11 +42,13 @@ class SentModel:
         """Take a model file along."""
         return cls(artifact.path.name, artifact.path.read_bytes())
 
-    def artifact(self) -> Artifact:
-        """Write the file where this process can read it, and load it."""
-        path = Path(tempfile.mkdtemp(prefix="mobilenet-cli-")) / self.name
-        path.write_bytes(self.content)
-        return load_artifact(path)
+    @contextlib.contextmanager
+    def on_disk(self) -> Iterator[Artifact]:
+        """Load the file from a folder that is there until a session has been made of it."""
+        with tempfile.TemporaryDirectory(prefix="mobilenet-cli-") as folder:
+            path = Path(folder) / self.name
+            path.write_bytes(self.content)
+            yield load_artifact(path)
 
 
 class _Actor:
@@ -88,7 +90,7 @@ def on_cluster(
             there is none.
         make: makes what works in an actor, given its CPUs; both can be pickled.
         items: what to work on; each may be worked on again after a loss, so it does no harm twice.
-        provider: what runs models; all but the CPU's takes a GPU for each actor.
+        provider: what runs models; one with memory of its own takes a GPU for each actor.
         ordered: yield results in the order of the items, instead of as they come.
 
     Raises:
@@ -179,7 +181,7 @@ def _actors(nodes: list[dict[str, Any]], provider: str) -> dict[str, Any]:
     found = [node["Resources"] for node in nodes if node["Alive"]]
     cpus = [int(resources.get("CPU", 0)) for resources in found]
     each = min([ACTOR_CPUS, *filter(None, cpus)])
-    gpus = 0 if provider == CPU else 1
+    gpus = int(bool(device_of(provider)))
     count = sum(
         min(own // each, int(resources.get("GPU", 0)) if gpus else own)
         for own, resources in zip(cpus, found, strict=True)

@@ -140,12 +140,11 @@ def _field(path: Path, key: str) -> str:
     return ""
 
 
-def saturates_int8(names: tuple[str, ...] | None = None) -> bool:
+def saturates_int8(names: tuple[str, ...]) -> bool:
     """Tell whether integer kernels would add 8-bit products in saturating 16-bit arithmetic here.
 
     True on x86 without an int8 dot product; ARM's kernels widen before they add.
     """
-    names = instruction_sets() if names is None else names
     return platform.machine() in ("x86_64", "AMD64") and not set(names) & set(INT8_DOT_PRODUCTS)
 
 

@@ -13,7 +13,7 @@ from mobilenet_cli.pipeline.artifacts.artifact import Artifact
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
 from mobilenet_cli.pipeline.artifacts.onnx_graph import OutputKind, features_model, output_kind
 from mobilenet_cli.pipeline.errors import ModelError, NotFiniteError, ProviderError, counted
-from mobilenet_cli.pipeline.runtime.session import CPU, CUDA, SessionConfig, open_session
+from mobilenet_cli.pipeline.runtime.session import CPU, CUDA, SessionConfig, device_of, open_session
 
 TORCH = "torch"
 GPU_BATCH = 32
@@ -42,6 +42,16 @@ class Predictor:
     independent: bool = False
     whole_batches: bool = False
     takes_pixels: bool = False
+
+
+def provider_name(artifact: Artifact, provider: str) -> str:
+    """Return what records call what runs a file: the provider, or torch with its device.
+
+    Args:
+        artifact: the file; torch runs checkpoints.
+        provider: an execution provider's full name.
+    """
+    return f"{TORCH} {device_of(provider)}".strip() if artifact.is_checkpoint else provider
 
 
 def refuse_not_finite(output: NDArray[np.float32], key: str) -> None:
@@ -159,7 +169,7 @@ def open_predictor(
             )
         return logits_of(outputs, kind)
 
-    batch = fixed or (CPU_BATCH if provider == CPU else GPU_BATCH)
+    batch = fixed or (GPU_BATCH if device_of(provider) else CPU_BATCH)
     whole = fixed is not None or provider != CPU
     yield Predictor(provider, batch, logits, kind == "sigmoid", whole, takes_pixels)
 
@@ -220,9 +230,8 @@ def _torch_predictor(artifact: Artifact, provider: str) -> Iterator[Predictor]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        if device == "cpu":
-            yield Predictor(TORCH, 1, logits)
-        else:
-            yield Predictor(f"{TORCH} {device}", GPU_BATCH, logits, whole_batches=True)
+        on_gpu = device != "cpu"
+        batch = GPU_BATCH if on_gpu else 1
+        yield Predictor(provider_name(artifact, provider), batch, logits, whole_batches=on_gpu)
     finally:
         torch.set_num_threads(threads)

@@ -35,6 +35,8 @@ SUFFIX = "ExecutionProvider"
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 OPENVINO = "OpenVINOExecutionProvider"
+# The simulation of a quantized model scales exact sums, and this would scale weights before them.
+SCALES_WEIGHTS = "ConvMulFusion"
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,9 @@ class SessionConfig:
         cpus: logical CPUs to pin them to, one each; empty leaves them to the scheduler. The first
             belongs to the thread that calls the session, which is the caller's to pin.
         optimization: ``all`` is what is deployed; ``disabled`` runs the graph as written, in which
-            an int8 model is simulated in float.
-        integer_kernels: False computes a quantized model in float, as its definition says.
+            no node is replaced by another.
+        integer_kernels: False computes a quantized model in float, with the codes that its
+            definition says (``simulation``).
         disabled_optimizers: names of graph optimizers to leave out, such as ``ConvBNFusion``.
         provider_options: passed to the provider as they are.
         allow_fallback: let nodes that the provider cannot run go to the CPU.
@@ -109,6 +112,11 @@ class SessionConfig:
         """Tell whether a provider's option, such as ``use_tf32``, is anything but 0 or false."""
         value = self.provider_options.get(option, str(default))
         return value.lower() not in ("0", "false")
+
+
+def device_of(provider: str) -> str:
+    """Return ONNX Runtime's name for a provider's own memory, as GPUs have it; empty for none."""
+    return PROVIDERS.get(provider, Provider()).device
 
 
 @functools.cache
@@ -210,7 +218,9 @@ def open_session(model: Path | bytes, config: SessionConfig = SessionConfig()) -
     )
     if config.optimized_path:
         options.optimized_model_filepath = str(config.optimized_path)
+    source, unwanted = model, config.disabled_optimizers
     if not config.integer_kernels:
+        source, unwanted = _simulated(model, config), (*unwanted, SCALES_WEIGHTS)
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     if config.profile_prefix:
         options.enable_profiling = True
@@ -219,18 +229,20 @@ def open_session(model: Path | bytes, config: SessionConfig = SessionConfig()) -
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     chosen: dict[str, Any] = {
         "providers": [(config.provider, dict(config.provider_options))],
-        "disabled_optimizers": list(config.disabled_optimizers) or None,
+        "disabled_optimizers": list(unwanted) or None,
     }
     try:
         if config.provider in PROVIDERS and PROVIDERS[config.provider].plugin:
             devices = [d for d in ort.get_ep_devices() if d.ep_name == config.provider]
             options.add_provider_for_devices(devices[:1], _plugin_options(config))
             del chosen["providers"]
-        readable = contextlib.nullcontext(model) if isinstance(model, bytes) else utf8_path(model)
+        readable: contextlib.AbstractContextManager[Path | bytes] = (
+            utf8_path(source) if isinstance(source, Path) else contextlib.nullcontext(source)
+        )
         # Standard output is for results, and ONNX Runtime prints its retries there.
-        with readable as source, contextlib.redirect_stdout(io.StringIO()):
+        with readable as read, contextlib.redirect_stdout(io.StringIO()):
             session = _session_type()(
-                source if isinstance(source, bytes) else str(source),
+                read if isinstance(read, bytes) else str(read),
                 options,
                 **chosen,
             )
@@ -244,6 +256,20 @@ def open_session(model: Path | bytes, config: SessionConfig = SessionConfig()) -
             "Run 'mobilenet-cli doctor' to see which library is missing",
         )
     return session
+
+
+def _simulated(model: Path | bytes, config: SessionConfig) -> bytes:
+    """Return the float model that simulates a quantized one."""
+    import onnx
+
+    from mobilenet_cli.pipeline.runtime.simulation import simulation
+
+    try:
+        loaded = onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(model)
+    except Exception as error:  # protobuf's and the operating system's have no class in common
+        raise _session_error(model, config, error, "load") from error
+    content: bytes = simulation(loaded).SerializeToString()
+    return content
 
 
 @functools.cache

@@ -1,7 +1,6 @@
 """A training begins anew or goes on, and destroys nothing that it did not make."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mobilenet_cli.pipeline.artifacts.files import write_atomically
 from mobilenet_cli.pipeline.artifacts.runs import Run, refuse_two_networks
@@ -11,9 +10,6 @@ from mobilenet_cli.pipeline.training.learner import Learner
 from mobilenet_cli.pipeline.training.setup import ResolvedTraining, TrainingSetup
 from mobilenet_cli.pipeline.training.state import TrainingState, load_state
 from mobilenet_cli.reports.records.training import EpochRecord
-
-if TYPE_CHECKING:
-    pass
 
 
 def check_out(training: ResolvedTraining, out: Path) -> None:

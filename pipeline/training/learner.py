@@ -56,7 +56,7 @@ def make_learner(setup: TrainingSetup) -> Learner:
     network = starting_network(setup.spec, setup.training.source, setup.classes)
     if setup.grids is not None:
         from mobilenet_cli.models.classifier_torch import Classifier
-        from mobilenet_cli.pipeline.training.fake_quantize import fold_into
+        from mobilenet_cli.pipeline.training.methods.fake_quantize import fold_into
 
         assert isinstance(network, Classifier)  # no other has grids
         fold_into(network, setup.grids)

@@ -36,11 +36,11 @@ from mobilenet_cli.pipeline.training.config import (
     UPRIGHT,
     TrainConfig,
 )
-from mobilenet_cli.pipeline.training.detection import DetectionTask, check_objects
-from mobilenet_cli.pipeline.training.distillation import Teacher, open_teacher
-from mobilenet_cli.pipeline.training.distributed import ProcessGroup
-from mobilenet_cli.pipeline.training.qat import Grids, quantized_start
+from mobilenet_cli.pipeline.training.methods.detection import DetectionTask, check_objects
+from mobilenet_cli.pipeline.training.methods.distillation import Teacher, open_teacher
+from mobilenet_cli.pipeline.training.methods.qat import Grids, quantized_start
 from mobilenet_cli.pipeline.training.recipes import Recipe
+from mobilenet_cli.pipeline.training.running.distributed import ProcessGroup
 from mobilenet_cli.reports.records.training import TrainingStart
 
 if TYPE_CHECKING:
@@ -286,14 +286,14 @@ class TrainingSetup:
         if self.grids is None:
             return network
         from mobilenet_cli.models.classifier_torch import Classifier
-        from mobilenet_cli.pipeline.training.fake_quantize import FakeQuantized
+        from mobilenet_cli.pipeline.training.methods.fake_quantize import FakeQuantized
 
         assert isinstance(network, Classifier)  # no other has grids
         return FakeQuantized(network, self.grids)
 
     def written(self, network: "Network") -> "Network":
         """Return the network as it is written: itself, or with its weights on their grids."""
-        from mobilenet_cli.pipeline.training.fake_quantize import FakeQuantized, on_grid
+        from mobilenet_cli.pipeline.training.methods.fake_quantize import FakeQuantized, on_grid
 
         computed = self.computed(network)
         return on_grid(computed) if isinstance(computed, FakeQuantized) else network
@@ -423,7 +423,8 @@ def training_classes(data: str, training: Dataset, validation: Dataset) -> tuple
     if len(training.classes) < 2:
         raise DataError(
             f"'{data}' has only {counted(len(training.classes), 'class', 'classes')}",
-            "A classifier needs at least two; put each class's images in a folder of its own",
+            "A classifier needs at least two; put each class's images in a folder of its own, and "
+            "give the folder that holds these",
         )
     unknown = set(validation.classes) - set(training.classes)
     if not unknown:

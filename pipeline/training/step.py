@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from mobilenet_cli.data.training_batches import TrainBatch
 from mobilenet_cli.pipeline.errors import CheckError
 from mobilenet_cli.pipeline.training.augmentation import augmented
-from mobilenet_cli.pipeline.training.distillation import distillation_loss
 from mobilenet_cli.pipeline.training.learner import Learner
-from mobilenet_cli.pipeline.training.multibox import matched_share, multibox_loss
+from mobilenet_cli.pipeline.training.methods.distillation import distillation_loss
+from mobilenet_cli.pipeline.training.methods.multibox import matched_share, multibox_loss
 from mobilenet_cli.pipeline.training.optimizer import rate_factor, set_rates
 from mobilenet_cli.pipeline.training.setup import TrainingSetup
 

@@ -19,17 +19,17 @@ from mobilenet_cli.pipeline.artifacts.files import alone_in, check_writable, wri
 from mobilenet_cli.pipeline.errors import DataError
 from mobilenet_cli.pipeline.progress import Progress, silent
 from mobilenet_cli.pipeline.runtime.torch_kernels import kernel_folder
-from mobilenet_cli.pipeline.training.allocator import keep_freed_memory
 from mobilenet_cli.pipeline.training.beginning import check_out, keep_replaced, where_to_begin
 from mobilenet_cli.pipeline.training.config import TrainConfig
-from mobilenet_cli.pipeline.training.distributed import ProcessGroup, process_group
 from mobilenet_cli.pipeline.training.learner import Learner, make_learner
 from mobilenet_cli.pipeline.training.linear_probe import linear_probe, wants_probe
-from mobilenet_cli.pipeline.training.log import write_curves, write_log
+from mobilenet_cli.pipeline.training.running.allocator import keep_freed_memory
+from mobilenet_cli.pipeline.training.running.distributed import ProcessGroup, process_group
+from mobilenet_cli.pipeline.training.running.log import write_curves, write_log
+from mobilenet_cli.pipeline.training.running.tensorboard import Board, board
 from mobilenet_cli.pipeline.training.setup import TrainingSetup, resolve, set_up
 from mobilenet_cli.pipeline.training.state import TrainingState, save_state
 from mobilenet_cli.pipeline.training.step import take_step
-from mobilenet_cli.pipeline.training.tensorboard import Board, board
 from mobilenet_cli.pipeline.training.validation import count_correct
 from mobilenet_cli.reports.records.training import EpochRecord, TrainingStart, TrainRecord
 

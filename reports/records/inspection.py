@@ -79,15 +79,15 @@ class InspectRecord(Record):
     sha256: str
     size_mb: float
     format: str
-    opset: int | None
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
+    opset: int | None = None
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
     parameters: int
-    multiply_adds: int | None
-    operators: dict[str, int]
+    multiply_adds: int | None = None
+    operators: dict[str, int] = Field(default={})
     weight_types: dict[str, int]
-    facts: dict[str, JsonValue] | None
-    provenance: tuple[str, ...]
+    facts: dict[str, JsonValue] | None = None
+    provenance: tuple[str, ...] = ()
     layers: tuple[LayerSize, ...] = ()
     stored_bytes: dict[str, int] = Field(default={})
     taken_by: str = ""

@@ -120,7 +120,8 @@ class QuantizeRecord(Record):
             integer kernels of this machine; likewise ``agreement`` (top-1, 0..1) and
             ``max_abs_error``.
         kernel_sqnr_db: of the same logits against the simulated ones: what only the kernels add.
-            None where the model is for another machine.
+            None where that is nothing, and where the model is for another machine.
+        kernels_equal: the kernels of this machine make the simulated logits, bit for bit.
         kit: the folder, beside the model, with which that machine proves its kernels; None where
             this one has proven them.
         operators: nodes by type in the graph that really runs.
@@ -151,6 +152,7 @@ class QuantizeRecord(Record):
     operators: dict[str, int]
     layers: tuple[LayerRecord, ...]
     float_layers: tuple[str, ...]
+    kernels_equal: bool = False
     max_drop: float | None = None
     drop: float | None = None
     drop_data: str | None = None

@@ -94,6 +94,11 @@ class ArtifactRecord(Record):
     input_name: str = "input"
     output: str = "logits"
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Return what people call each class: its name, or its identifier where it has none."""
+        return self.names or self.classes
+
     def measured(self, kind: type[R]) -> R | None:
         """Return what the stage measured; None where another stage or version wrote it."""
         if STAGE_RECORDS.get(self.stage) is not kind:

@@ -109,7 +109,7 @@ def test_depthwise_weights_never_saturate(measured, case):
 
 def test_target_is_found_by_trying(avx2_only):
     script = (
-        "from mobilenet_cli.pipeline.runtime.integer_kernels import detect_target; "
+        "from mobilenet_cli.pipeline.runtime.proving.integer_kernels import detect_target; "
         "print(detect_target())"
     )
     done = subprocess.run([sys.executable, "-c", script], env=avx2_only, capture_output=True)

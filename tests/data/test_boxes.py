@@ -1,6 +1,7 @@
-"""Images with boxes in three formats, and everything that can be wrong with them."""
+"""Images with boxes in four formats, and everything that can be wrong with them."""
 
 import json
+import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,15 @@ def folder(tmp_path: Path, encoded: Callable[..., bytes]) -> Folder:
             text = f"<annotation><filename>{stem}.png</filename>{size}{rows}</annotation>"
             (root / "Annotations" / f"{stem}.xml").write_text(text)
 
+    def table(root: Path, images: dict[str, Objects]) -> None:
+        rows = [
+            f"{stem}.png,{SIZE[0]},{SIZE[1]},{label},{','.join(map(str, box))}\n"
+            for stem, objects in images.items()
+            for label, box in objects or [("", ("", "", "", ""))]
+        ]
+        heading = "filename,width,height,class,xmin,ymin,xmax,ymax\n"
+        (root / "_annotations.csv").write_text(heading + "".join(rows))
+
     def yolo(root: Path, images: dict[str, Objects]) -> None:
         (root / "labels").mkdir()
         names = sorted({label for objects in images.values() for label, _ in objects})
@@ -72,11 +82,11 @@ def folder(tmp_path: Path, encoded: Callable[..., bytes]) -> Folder:
 
     def make(kind: str, images: dict[str, Objects]) -> Path:
         root = tmp_path / kind
-        place = root / {"voc": "JPEGImages", "yolo": "images", "coco": "pictures"}[kind]
+        place = root / {"voc": "JPEGImages", "yolo": "images", "coco": "pictures"}.get(kind, "")
         place.mkdir(parents=True)
         for seed, stem in enumerate(images):
             (place / f"{stem}.png").write_bytes(encoded(seed=seed, size=SIZE))
-        {"coco": coco, "voc": voc, "yolo": yolo}[kind](root, images)
+        {"coco": coco, "csv": table, "voc": voc, "yolo": yolo}[kind](root, images)
         return root
 
     return make
@@ -93,7 +103,7 @@ def boxes_of(dataset: BoxDataset) -> list[tuple[str, str, list[float]]]:
 ANIMALS = {"a": [("dog", BOX), ("cat", (0.0, 0.0, 40.0, 32.0))], "b": [], "c": [("cat", BOX)]}
 
 
-@pytest.mark.parametrize("kind", ["coco", "voc", "yolo"])
+@pytest.mark.parametrize("kind", ["coco", "csv", "voc", "yolo"])
 def test_every_format_gives_the_same(folder: Folder, kind: str) -> None:
     root = folder(kind, ANIMALS)
     assert has_boxes(str(root))
@@ -111,7 +121,7 @@ def test_every_format_gives_the_same(folder: Folder, kind: str) -> None:
     assert (found.remarks, found.lost) == ((), ())
 
 
-@pytest.mark.parametrize("kind", ["coco", "voc", "yolo"])
+@pytest.mark.parametrize("kind", ["coco", "csv", "voc", "yolo"])
 def test_boxes_that_are_not_as_they_should_be_are_counted(folder: Folder, kind: str) -> None:
     wrong: Objects = [
         ("cat", (-4.0, 6.0, 20.0, 30.0)),  # reaches outside
@@ -136,7 +146,7 @@ def test_boxes_that_are_not_as_they_should_be_are_counted(folder: Folder, kind: 
     assert all("such as in" in text and "a.png" in text for text in found.remarks)
 
 
-@pytest.mark.parametrize("kind", ["coco", "voc", "yolo"])
+@pytest.mark.parametrize("kind", ["coco", "csv", "voc", "yolo"])
 def test_a_label_of_an_image_that_is_not_there(folder: Folder, kind: str) -> None:
     root = folder(kind, ANIMALS)
     next(root.rglob("a.png")).unlink()
@@ -211,7 +221,7 @@ def test_yolo_polygons_names_and_classes_out_of_range(folder: Folder) -> None:
     wrong = ("nc: 3", "names: [", "names: 3", "names: {a: b}", "names: cat", "- cat")
     for text in (*wrong, "names: [[cat]]", "nc: 2\nnames: [cat]"):
         (root / "data.yaml").write_text(text)
-        with pytest.raises(DataError, match="does not name the classes"):
+        with pytest.raises(DataError, match=r"does not name the classes|cannot be understood"):
             open_boxes(str(root), "all")
 
 
@@ -350,7 +360,7 @@ def test_ten_thousand_boxes(folder: Folder) -> None:
     assert found.objects == 10_000
 
 
-@pytest.mark.parametrize("kind", ["coco", "voc", "yolo"])
+@pytest.mark.parametrize("kind", ["coco", "csv", "voc", "yolo"])
 def test_a_set_without_splits_is_divided_by_a_seed(folder: Folder, kind: str) -> None:
     root = str(folder(kind, {f"i{n}": [("cat", BOX)] for n in range(10)}))
     train, val = open_boxes(root, "train"), open_boxes(root, "val")
@@ -398,8 +408,21 @@ def test_boxes_of_turned_images_are_on_what_is_decoded(
     root = folder("coco", ANIMALS)
     (root / "pictures" / "a.png").write_bytes(turned)
     first, *_ = open_boxes(str(root), "all").images
-    with pytest.raises(DataError, match=r"32×40 pixels as it is shown, .* on 40×32"):
+    with pytest.raises(DataError, match="32x40 pixels, and its labels are for 40x32") as caught:
         first.sample.read()
+    assert "remove an EXIF orientation" in caught.value.fix
+
+
+@pytest.mark.parametrize("size", [(80, 64), (32, 32), (400, 32)])
+def test_an_image_of_another_size_than_its_labels_is_not_read(
+    folder: Folder, encoded: Callable[..., bytes], size: tuple[int, int]
+) -> None:
+    root = folder("voc", ANIMALS)
+    (root / "JPEGImages" / "a.png").write_bytes(encoded(size=size))
+    first, second, *_ = open_boxes(str(root), "all").images
+    with pytest.raises(DataError, match=f"has {size[0]}x{size[1]} pixels, and its labels are for"):
+        first.sample.read()
+    assert second.sample.read()
 
 
 def test_image_that_claims_billions_of_pixels_is_named(folder: Folder) -> None:
@@ -421,3 +444,588 @@ def test_bccd(shared: Path) -> None:
     assert (len(train.images), len(val.images)) == (205, 87)
     assert train.classes == val.classes == ("Platelets", "RBC", "WBC")
     assert np.concatenate([i.boxes.corners for i in train.images]).min() >= 0
+
+
+def rewrite(path: Path, change: Callable[[dict], object]) -> None:
+    """Change a JSON file in place."""
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+def corners(dataset: BoxDataset) -> list[list[float]]:
+    return [row for image in dataset.images for row in image.boxes.corners.tolist()]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["A.PNG", "photos/a.png", "C:\\data\\photos\\a.png", "https://example.org/a.png", "a"],
+)
+def test_coco_names_images_as_another_machine_did(folder: Folder, name: str) -> None:
+    root = folder("coco", {"a": [("cat", BOX)]})
+    rewrite(root / "labels.json", lambda d: d["images"][0].update(file_name=name))
+    assert corners(open_boxes(str(root), "all")) == [list(BOX)]
+
+
+def test_two_names_of_one_image_are_refused(folder: Folder) -> None:
+    root = folder("coco", {"a": [("cat", BOX)], "b": []})
+    rewrite(root / "labels.json", lambda d: d["images"][1].update(file_name="other/A.png"))
+    with pytest.raises(DataError, match="lists 2 images of the file"):
+        open_boxes(str(root), "all")
+
+
+def test_names_are_compared_however_accents_are_composed(folder: Folder) -> None:
+    root = folder("coco", {"caf\u00e9": [("cat", BOX)]})
+    rewrite(root / "labels.json", lambda d: d["images"][0].update(file_name="cafe\u0301.png"))
+    assert corners(open_boxes(str(root), "all")) == [list(BOX)]
+
+
+@pytest.mark.parametrize("identifier", ["00a7", "1", 1.0, "photo one"])
+def test_coco_ids_may_be_words(folder: Folder, identifier: object) -> None:
+    root = folder("coco", {"a": [("cat", BOX)]})
+
+    def change(document: dict) -> None:
+        document["images"][0]["id"] = document["annotations"][0]["image_id"] = identifier
+
+    rewrite(root / "labels.json", change)
+    assert corners(open_boxes(str(root), "all")) == [list(BOX)]
+
+
+def test_a_crowd_that_is_written_as_text_is_none(folder: Folder) -> None:
+    root = folder("coco", {"a": [("cat", BOX)]})
+    rewrite(root / "labels.json", lambda d: d["annotations"][0].update(iscrowd="0"))
+    assert not open_boxes(str(root), "all").images[0].boxes.ignored.any()
+
+
+def test_coco_behind_a_byte_order_mark(folder: Folder) -> None:
+    root = folder("coco", {"a": [("cat", BOX)]})
+    text = (root / "labels.json").read_text()
+    (root / "labels.json").write_text(text, "utf-8-sig")
+    assert corners(open_boxes(str(root), "all")) == [list(BOX)]
+
+
+@pytest.mark.parametrize("size", [{}, {"width": 0, "height": 0}, {"width": None, "height": 32}])
+def test_coco_without_sizes_takes_those_of_the_images(folder: Folder, size: dict) -> None:
+    root = folder("coco", {"a": [("cat", BOX)]})
+
+    def change(document: dict) -> None:
+        image = document["images"][0]
+        document["images"] = [{"id": image["id"], "file_name": image["file_name"], **size}]
+
+    rewrite(root / "labels.json", change)
+    assert open_boxes(str(root), "all").images[0].size == SIZE
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        "",
+        "<size/>",
+        "<size><width>0</width><height>0</height></size>",
+        f"<size><width>{SIZE[0]}.0</width><height>{SIZE[1]}.0</height></size>",
+    ],
+)
+def test_voc_without_sizes_takes_those_of_the_images(folder: Folder, size: str) -> None:
+    root = folder("voc", {"a": [("cat", BOX)]})
+    (path,) = root.glob("Annotations/*.xml")
+    before, _, after = path.read_text().replace("</size>", "<size>").split("<size>")
+    path.write_text(before + size + after)
+    assert open_boxes(str(root), "all").images[0].size == SIZE
+
+
+def test_a_damaged_image_without_a_size_is_lost(folder: Folder) -> None:
+    root = folder("voc", {"a": [("cat", BOX)], "b": [("cat", BOX)]})
+    path = root / "Annotations" / "a.xml"
+    path.write_text(path.read_text().replace(str(SIZE[0]), "0"))
+    (root / "JPEGImages" / "a.png").write_bytes(b"\x89PNG")
+    found = open_boxes(str(root), "all")
+    assert [image.sample.key for image in found.images] == ["JPEGImages/b.png"]
+    assert "a PNG image that is cut off" in found.lost[0].what
+
+
+@pytest.mark.parametrize("name", ["A.JPEG", "a.webp", "a.TIF"])
+def test_voc_finds_images_of_any_ending(folder: Folder, name: str) -> None:
+    root = folder("voc", {"a": [("cat", BOX)]})
+    (root / "JPEGImages" / "a.png").rename(root / "JPEGImages" / name)
+    assert corners(open_boxes(str(root), "all")) == [list(BOX)]
+
+
+def test_voc_lists_with_spaces_marks_and_lines_that_repeat(folder: Folder) -> None:
+    root = folder("voc", {"my photo": [("cat", BOX)], "b": [("cat", BOX)]})
+    lists = root / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("my photo\r\nmy photo\r\n", "utf-8-sig")
+    (lists / "val.txt").write_text("b 1\n")
+    for split, name in (("train", "my photo"), ("val", "b")):
+        found = open_boxes(str(root), split)  # type: ignore[arg-type]
+        assert [i.sample.key for i in found.images] == [f"JPEGImages/{name}.png"]
+
+
+def test_pipes_among_labels_and_images_are_lost_and_do_not_hang(folder: Folder) -> None:
+    voc, yolo = (folder(kind, {"a": [("cat", BOX)]}) for kind in ("voc", "yolo"))
+    os.mkfifo(voc / "Annotations" / "b.xml")
+    os.mkfifo(yolo / "images" / "b.png")
+    for root in (voc, yolo):
+        found = open_boxes(str(root), "all")
+        assert (len(found.images), "is no file but a pipe" in found.lost[0].what) == (1, True)
+
+
+def test_boxes_that_are_fractions_are_no_pixels(folder: Folder) -> None:
+    root = folder("coco", {"a": [("cat", (0.1, 0.2, 0.5, 0.75))]})
+    with pytest.raises(DataError, match=r"all lie in the first pixel .* Write them in pixels"):
+        open_boxes(str(root), "all")
+
+
+@pytest.mark.parametrize(
+    ("names", "place"),
+    [
+        (("train2017", "val2017"), "images/{}"),
+        (("Train", "Val"), "images/{}"),
+        (("training", "validation"), "{}/images"),
+    ],
+)
+def test_yolo_splits_by_the_names_that_people_use(
+    folder: Folder, names: tuple[str, str], place: str
+) -> None:
+    root = folder("yolo", {"a": [("cat", BOX)], "b": [("cat", BOX)]})
+    for stem, name in zip("ab", names, strict=True):
+        for kind, file in (("images", f"{stem}.png"), ("labels", f"{stem}.txt")):
+            to = root / place.replace("images", kind).format(name)
+            to.mkdir(parents=True)
+            (root / kind / file).rename(to / file)
+    for stem, split in zip("ab", ("train", "val"), strict=True):
+        (image,) = open_boxes(str(root), split).images  # type: ignore[arg-type]
+        assert Path(image.sample.key).name == f"{stem}.png"
+
+
+def test_yolo_of_training_images_alone_is_divided(folder: Folder) -> None:
+    root = folder("yolo", {"a": [("cat", BOX)], "b": [("cat", BOX)]})
+    for kind in ("images", "labels"):
+        (root / kind).rename(root / "train")
+        (root / kind).mkdir()
+        (root / "train").rename(root / kind / "train")
+    assert len(open_boxes(str(root), "train").images) == 1
+
+
+def test_yolo_without_training_images_has_those_of_val_before_those_of_test(folder: Folder) -> None:
+    root = folder("yolo", {"a": [("cat", BOX)], "b": [("cat", BOX)]})
+    for stem, name in zip("ab", ("test", "val"), strict=True):
+        for kind, file in (("images", f"{stem}.png"), ("labels", f"{stem}.txt")):
+            (root / kind / name).mkdir()
+            (root / kind / file).rename(root / kind / name / file)
+    found = open_boxes(str(root), "all").images
+    assert [image.sample.key for image in found] == ["images/val/b.png"]
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("coco128.yaml", "path: x\nnames:\n  0: cat\n  1: dog\n"),
+        ("coco.names", "cat\r\ndog\r\n"),
+        ("labels/train/classes.txt", "cat\ndog\n"),
+    ],
+)
+def test_yolo_names_in_files_of_other_names(folder: Folder, file: str, text: str) -> None:
+    root = folder("yolo", {"a": [("cat", BOX)]})
+    (root / "classes.txt").unlink()
+    (root / file).parent.mkdir(exist_ok=True)
+    (root / file).write_text(text, newline="")
+    (root / "compose.yml").write_text("services: {}\n")
+    assert open_boxes(str(root), "all").classes == ("cat", "dog")
+
+
+def test_yolo_names_that_contradict_each_other(folder: Folder) -> None:
+    root = folder("yolo", {"a": [("cat", BOX)], "b": [("dog", BOX)]})
+    (root / "data.yaml").write_text("names: [cat, dog]\n")
+    assert open_boxes(str(root), "all").classes == ("cat", "dog")
+    (root / "data.yaml").write_text("names: [dog, cat]\n")
+    with pytest.raises(DataError, match=r"name other classes, 2: cat, dog and 2: dog, cat"):
+        open_boxes(str(root), "all")
+
+
+def test_categories_beside_labels_of_yolo_are_no_coco(folder: Folder) -> None:
+    root = folder("yolo", {"a": [("cat", BOX)]})
+    notes = {"categories": [{"id": 0, "name": "cat"}], "info": {"version": "1.0"}}
+    (root / "notes.json").write_text(json.dumps(notes))  # as Label Studio writes it
+    assert corners(open_boxes(str(root), "all")) == [list(BOX)]
+
+
+def moved(root: Path, *pairs: tuple[str, str]) -> None:
+    """Move files and folders below a folder."""
+    for old, new in pairs:
+        (root / new).parent.mkdir(parents=True, exist_ok=True)
+        (root / old).rename(root / new)
+
+
+PETS = {f"{name}{number}": [(name, BOX)] for number in range(4) for name in ("cat", "dog")}
+
+
+def split_of(root: Path, split: str) -> list[str]:
+    return [Path(i.sample.key).stem for i in open_boxes(str(root), split).images]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("outer", ["", "VOCdevkit", "VOCtrainval_06-Nov-2007/VOCdevkit"])
+def test_vocdevkit_holds_the_sets_of_years(folder: Folder, tmp_path: Path, outer: str) -> None:
+    root = tmp_path / "devkit"
+    for year, stems in (("2007", "ab"), ("2012", "cd")):
+        one = folder("voc", {f"{stem}{n}": [("cat", BOX)] for stem in stems for n in range(2)})
+        lists = one / "ImageSets" / "Main"
+        lists.mkdir(parents=True)
+        for split, stem in zip(("train", "val"), stems, strict=True):
+            (lists / f"{split}.txt").write_text(f"{stem}0\n{stem}1\n")
+        (lists / "cat_train.txt").write_text(f"{stems[0]}0 1\n")
+        (root / outer).mkdir(parents=True, exist_ok=True)
+        one.rename(root / outer / f"VOC{year}")
+    assert has_boxes(str(root))
+    assert split_of(root, "train") == ["a0", "a1", "c0", "c1"]
+    assert split_of(root, "val") == ["b0", "b1", "d0", "d1"]
+    (root / outer / "VOC2012" / "ImageSets" / "Main" / "train.txt").unlink()
+    with pytest.raises(DataError, match="say what is held out, and others do not"):
+        open_boxes(str(root), "train")
+
+
+@pytest.mark.parametrize("names", [("train", "JPEGImages"), ("Train", "images")])
+def test_voc_in_a_folder_for_each_split(
+    folder: Folder, tmp_path: Path, names: tuple[str, str]
+) -> None:
+    root, (train, images) = tmp_path / "both", names
+    for split, stem in ((train, "a"), ("test", "b")):
+        one = folder("voc", {f"{stem}{number}": [(stem, BOX)] for number in range(2)})
+        moved(one, ("JPEGImages", images))
+        root.mkdir(exist_ok=True)
+        one.rename(root / split)
+    assert [split_of(root, split) for split in ("train", "val")] == [["a0", "a1"], ["b0", "b1"]]
+    assert open_boxes(str(root), "val").classes == ("a", "b")
+
+
+@pytest.mark.parametrize("place", ["annotations", "annotations/xmls"])
+def test_voc_in_small_letters(folder: Folder, place: str) -> None:
+    root = folder("voc", PETS)
+    moved(root, ("Annotations", "x"), ("x", place), ("JPEGImages", "images"))
+    assert len(boxes_of(open_boxes(str(root), "all"))) == len(PETS)
+
+
+def test_voc_has_trainval_where_it_has_no_train(folder: Folder) -> None:
+    root = folder("voc", PETS)
+    (root / "ImageSets" / "Main").mkdir(parents=True)
+    for split, stems in (("trainval", ["cat0", "dog0"]), ("test", ["cat1"])):
+        (root / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(stems))
+    assert [split_of(root, s) for s in ("train", "val")] == [["cat0", "dog0"], ["cat1"]]
+    (root / "ImageSets" / "Main" / "val.txt").write_text("dog0")
+    assert split_of(root, "val") == ["cat1"]
+    (root / "ImageSets" / "Main" / "train.txt").write_text("cat0\ndog0")
+    with pytest.raises(
+        DataError, match=r"1 image both in train\.txt and in val\.txt, such as dog0"
+    ):
+        open_boxes(str(root), "val")
+
+
+def test_a_list_of_colours_beside_voc_is_no_yolo(folder: Folder) -> None:
+    """CVAT writes ``labelmap.txt``, Roboflow ``README.roboflow.txt``."""
+    root = folder("voc", PETS)
+    (root / "labelmap.txt").write_text("# label:color_rgb:parts:actions\ncat:::\n")
+    assert len(open_boxes(str(root), "all").images) == len(PETS)
+
+
+def test_yolo_in_capital_letters(folder: Folder) -> None:
+    root = folder("yolo", PETS)
+    moved(root, ("images", "Images"), ("labels", "Labels"), ("classes.txt", "Labels/classes.txt"))
+    assert boxes_of(open_boxes(str(root), "all"))[0][:2] == ("cat0", "cat")
+    moved(root, ("Images", "Train/Images"), ("Labels", "Train/Labels"))
+    assert len(open_boxes(str(root), "all").images) == len(PETS)
+
+
+def test_roboflow_writes_darknets_labels_beside_the_images(folder: Folder, tmp_path: Path) -> None:
+    root = tmp_path / "both"
+    for split, stem in (("train", "a"), ("valid", "b")):
+        one = folder("yolo", {f"{stem}{number}": [("dog", BOX)] for number in range(2)})
+        (root / split).mkdir(parents=True)
+        for path in (*one.glob("images/*"), *one.glob("labels/*")):
+            path.rename(root / split / path.name)
+        (root / split / "_darknet.labels").write_text("dog\ncat\n")
+        one.rename(tmp_path / split)
+    assert [split_of(root, s) for s in ("train", "val")] == [["a0", "a1"], ["b0", "b1"]]
+    assert open_boxes(str(root), "val").classes == ("dog", "cat")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path: {root}\ntrain: images/one\nval: images/two\n",
+        "path: /nowhere/animals\ntrain: images/one\nval: images/two\n",
+        "train: ../images/one\nval: ../images/two\ntest: ../images/three\n",
+        "train: /content/animals/images/one\nvalid: [images/two]\n",
+        "train: [images/one/]\nval:\n  - images/two\n",
+        "path: .\ntrain: one.txt\nval: two.txt\n",
+        "train: ./one.txt\nval: images/two\n",
+    ],
+)
+def test_yolo_splits_of_a_yaml_file(folder: Folder, text: str) -> None:
+    root = folder("yolo", PETS)
+    (root / "classes.txt").unlink()
+    for kind in ("images", "labels"):
+        for path in list((root / kind).iterdir()):
+            split = "two" if path.stem == "cat3" else "one"
+            moved(root, (f"{kind}/{path.name}", f"{kind}/{split}/{path.name}"))
+    rest = sorted({*PETS} - {"cat3"})
+    (root / "one.txt").write_text("".join(f"./images/one/{stem}.png\n" for stem in rest))
+    (root / "two.txt").write_text("data/custom/images/two/cat3.png\r\n")
+    (root / "data.yaml").write_text(text.format(root=root) + "names: [cat, dog]\n")
+    assert [split_of(root, split) for split in ("train", "val")] == [rest, ["cat3"]]
+    assert boxes_of(open_boxes(str(root), "val"))[0][1] == "cat"
+    assert not open_boxes(str(root), "val").remarks
+
+
+def test_yolo_splits_of_lists_beside_the_folders(folder: Folder) -> None:
+    root = folder("yolo", PETS)
+    stems = [*PETS]
+    (root / "train.txt").write_text("".join(f"data/images/{stem}.png\n" for stem in stems[2:]))
+    (root / "valid.txt").write_text("".join(f"data/images/{stem}.png\n" for stem in stems[:2]))
+    assert [split_of(root, split) for split in ("train", "val")] == [stems[2:], stems[:2]]
+    assert not open_boxes(str(root), "val").remarks
+    (root / "valid.txt").write_text("".join(f"data/images/{stem}.png\n" for stem in stems[:3]))
+    with pytest.raises(
+        DataError, match=r"has 1 image both to train on and held out, such as .*cat1"
+    ):
+        open_boxes(str(root), "val")
+
+
+def test_yolo_of_a_yaml_file_that_holds_nothing_out_is_divided(folder: Folder) -> None:
+    root = folder("yolo", PETS)
+    (root / "data.yaml").write_text("train: images\nval: images\nnames: [cat, dog]\n")
+    train, val = split_of(root, "train"), split_of(root, "val")
+    assert (len(train), len(val)) == (6, 2)
+    assert not {*train} & {*val}
+
+
+def test_yaml_that_repeats_itself_is_refused(folder: Folder) -> None:
+    root = folder("yolo", PETS)
+    (root / "classes.txt").unlink()
+    rows = (
+        f"{b}: &{b} [{', '.join(f'*{a}' for _ in range(9))}]"
+        for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+    )
+    (root / "data.yaml").write_text("a: &a [x]\n" + "\n".join(rows) + "\nnames: *i\n")
+    with pytest.raises(DataError, match="repeats a part of itself"):
+        open_boxes(str(root), "all")
+
+
+def coco_folder(folder: Folder, tmp_path: Path, images: str) -> Path:
+    """Write COCO as it is: two splits, with captions beside the boxes."""
+    root = tmp_path / "whole"
+    for split in ("train", "val"):
+        one = folder("coco", {f"{split}{number}": [("cat", BOX)] for number in range(2)})
+        (root / "annotations").mkdir(parents=True, exist_ok=True)
+        target = root / images.format(split)
+        target.parent.mkdir(exist_ok=True)
+        (one / "pictures").rename(target)
+        document = json.loads((one / "labels.json").read_text())
+        (one / "labels.json").rename(root / "annotations" / f"instances_{split}2017.json")
+        captions = {"images": document["images"], "annotations": [{"image_id": 0, "caption": "x"}]}
+        (root / "annotations" / f"captions_{split}2017.json").write_text(json.dumps(captions))
+        one.rename(tmp_path / split)
+    return root
+
+
+@pytest.mark.parametrize("images", ["{}2017", "images/{}2017"])
+def test_coco_as_it_is_downloaded(folder: Folder, tmp_path: Path, images: str) -> None:
+    root = coco_folder(folder, tmp_path, images)
+    assert [split_of(root, s) for s in ("train", "val")] == [["train0", "train1"], ["val0", "val1"]]
+
+
+def test_coco_with_the_images_to_evaluate_on_alone(folder: Folder, tmp_path: Path) -> None:
+    root = coco_folder(folder, tmp_path, "{}2017")
+    for path in (root / "train2017").iterdir():
+        path.unlink()
+    found = held_out_boxes(str(root), None)
+    assert len(found.images) == 2
+    assert found.remarks[0].startswith("the classes are those of 'val' alone, since none of the")
+    with pytest.raises(DataError, match=r"none of the images that .*instances_train2017"):
+        open_boxes(str(root), "train")
+
+
+def test_coco_of_training_images_alone_is_divided(folder: Folder) -> None:
+    root = folder("coco", PETS)
+    moved(root, ("labels.json", "train/_annotations.coco.json"))
+    assert (len(split_of(root, "train")), len(split_of(root, "val"))) == (6, 2)
+
+
+def test_coco_of_both_splits_in_one_file_is_divided(folder: Folder) -> None:
+    root = folder("coco", PETS)
+    moved(root, ("labels.json", "annotations/instances_trainval2017.json"))
+    train, val = split_of(root, "train"), split_of(root, "val")
+    assert (len(train), len(val), {*train} & {*val}) == (6, 2, set())
+
+
+def test_points_of_a_pose_are_no_outline(folder: Folder) -> None:
+    root = folder("yolo", {"a": [("cat", BOX)], "b": []})
+    (root / "classes.txt").unlink()
+    (root / "data.yaml").write_text("kpt_shape: [4, 3]\nnames: [cat]\n")
+    before = boxes_of(open_boxes(str(root), "all"))
+    label = root / "labels" / "a.txt"
+    label.write_text(label.read_text().strip() + " 0.1 0.1 2 0.9 0.1 1 0.9 0.9 0 0.5 0.5 2\n")
+    assert boxes_of(open_boxes(str(root), "all")) == before
+
+
+def two_folders(folder: Folder, text: str) -> Path:
+    """Write YOLO's images of ``one`` and ``two`` below ``images/``, and a YAML file."""
+    root = folder("yolo", PETS)
+    (root / "classes.txt").unlink()
+    for stem in PETS:
+        place = "two" if stem == "cat3" else "one"
+        for kind, ending in (("images", "png"), ("labels", "txt")):
+            moved(root, (f"{kind}/{stem}.{ending}", f"{kind}/{place}/{stem}.{ending}"))
+    (root / "data.yaml").write_text(f"{text}names: [cat, dog]\n")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("text", "entry", "split"),
+    [
+        ("train: images/one\nval: images/three\n", "images/three", "val"),
+        ("train: images/three\nval: images/two\n", "images/three", "train"),
+        ("train: images/one\nval: [images/two, images/four]\n", "images/four", "val"),
+        ("train: images/one\nval: three.txt\n", r"three\.txt", "val"),
+        ("train: images/one\nval: images/empty\n", "images/empty", "val"),
+    ],
+)
+def test_a_yaml_file_that_names_images_that_are_not_there(
+    folder: Folder, text: str, entry: str, split: str
+) -> None:
+    root = two_folders(folder, text)
+    (root / "images" / "empty").mkdir()
+    config = root / "data.yaml"
+    with pytest.raises(DataError, match=f"data.yaml names '{entry}' for {split}, where no images"):
+        open_boxes(str(config), "val")
+    for old, new in (("one", "train"), ("two", "val")):  # else folders' names would count
+        for kind in ("images", "labels"):
+            moved(root, (f"{kind}/{old}", f"{kind}/{new}"))
+    config.write_text("train: images/train\nval: images/three\nnames: [cat, dog]\n")
+    with pytest.raises(DataError, match=r"data.yaml names 'images/three' for val, where no images"):
+        open_boxes(str(root), "val")
+
+
+def test_a_yaml_file_is_a_set(folder: Folder) -> None:
+    root = two_folders(folder, "train: images/one\nval: images/two\n")
+    (root / "data.yaml").rename(root / "animals.yaml")
+    (root / "other.names").write_text("x\ny\n")  # what was named counts alone
+    source = str(root / "animals.yaml")
+    assert has_boxes(source)
+    assert split_of(Path(source), "val") == ["cat3"]
+    assert open_boxes(source, "all").classes == ("cat", "dog")
+    assert len(open_boxes(source, "all").images) == len(PETS)
+    assert len(held_out_boxes(source, None).images) == 1
+    (root / "animals.yaml").write_text("a: [")
+    with pytest.raises(DataError, match=r"animals\.yaml cannot be understood"):
+        open_boxes(source, "all")
+
+
+@pytest.mark.parametrize("kind", ["coco", "yolo"])
+def test_a_set_is_the_same_by_its_folder_and_by_its_file(folder: Folder, kind: str) -> None:
+    root = folder(kind, PETS)
+    (root / "data.yaml").write_text("names: [cat, dog]\n")
+    file = str(root / {"coco": "labels.json", "yolo": "data.yaml"}[kind])
+    for source, trained_on in ((str(root), file), (file, str(root))):
+        assert len(held_out_boxes(source, trained_on).images) == 2
+
+
+def test_images_of_a_list_that_are_not_there_are_lost(folder: Folder) -> None:
+    root = two_folders(folder, "train: images/one\nval: two.txt\n")
+    (root / "two.txt").write_text("images/two/cat3.png\nimages/two/gone.png\n")
+    found = open_boxes(str(root), "val")
+    assert [error.what for error in found.lost] == [f"{root}/images/two/gone.png does not exist"]
+    assert (len(found.images), found.remarks) == (1, ())
+
+
+def test_labels_that_are_no_files_or_too_large_lose_their_image(folder: Folder) -> None:
+    root = folder("yolo", {stem: [("cat", BOX)] for stem in "abcd"})
+    (root / "labels" / "a.txt").unlink()
+    os.mkfifo(root / "labels" / "a.txt")
+    with (root / "labels" / "b.txt").open("wb") as file:
+        file.truncate(1 << 30)
+    label = root / "labels" / "c.txt"
+    label.write_bytes(label.read_text().encode("utf-16"))
+    found = open_boxes(str(root), "all")
+    assert [Path(image.sample.key).stem for image in found.images] == ["d"]
+    for error, words in zip(
+        found.lost, ("a.txt is no file", "b.txt has more than", "'utf-8' codec"), strict=True
+    ):
+        assert words in error.what
+    (root / "classes.txt").write_bytes("cat\n".encode("utf-16"))
+    with pytest.raises(DataError, match=r"classes.txt is no text in UTF-8 .* Save it as UTF-8"):
+        open_boxes(str(root), "all")
+
+
+def test_coco_in_utf_16_and_as_a_pipe(folder: Folder, tmp_path: Path) -> None:
+    path = folder("coco", ANIMALS) / "labels.json"
+    path.write_bytes(path.read_text().encode("utf-16"))
+    assert has_boxes(str(path))
+    assert len(open_boxes(str(path.parent), "all").images) == 3
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(DataError, match="is no set of images with boxes"):
+        open_boxes(str(tmp_path / "pipe.json"), "all")
+
+
+def test_tables_of_splits_by_their_folders_and_by_their_names(
+    folder: Folder, tmp_path: Path
+) -> None:
+    root = tmp_path / "whole"
+    for split, stems in (("train", "ab"), ("valid", "c")):
+        one = folder("csv", {stem: [("cat" if stem == "c" else "dog", BOX)] for stem in stems})
+        root.mkdir(exist_ok=True)
+        one.rename(root / split)
+    assert [split_of(root, split) for split in ("train", "val")] == [["a", "b"], ["c"]]
+    assert boxes_of(open_boxes(str(root), "val")) == [("c", "cat", list(BOX))]
+    for split, name in (("train", "train_labels.csv"), ("valid", "test_labels.csv")):
+        moved(root, (f"{split}/_annotations.csv", f"data/{name}"), (split, f"images/{split}"))
+    moved(root, ("images/train", "images/all"))
+    (root / "images" / "valid" / "c.png").rename(root / "images" / "c.png")
+    for stem in "ab":
+        moved(root, (f"images/all/{stem}.png", f"images/{stem}.png"))
+    assert [split_of(root, split) for split in ("train", "val")] == [["a", "b"], ["c"]]
+
+
+def test_a_table_beside_other_labels_is_made_of_these(folder: Folder) -> None:
+    root = folder("voc", ANIMALS)
+    (root / "train_labels.csv").write_text("filename,width,height,class,xmin,ymin,xmax,ymax\n")
+    assert len(open_boxes(str(root), "all").images) == 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax\na,x,/m/01,1,0.1,0.2,0.3,0.4\n",
+        "a.png,4,6,20,30,cat\nb.png,,,,,\n",
+        "image,xmin,ymin,xmax,ymax\na.png,4,6,20,30\n",
+    ],
+)
+def test_tables_in_other_forms_are_named(folder: Folder, text: str) -> None:
+    path = folder("csv", ANIMALS) / "_annotations.csv"
+    path.write_text(text)
+    with pytest.raises(DataError, match=r"_annotations.csv has boxes in a form that is not read"):
+        open_boxes(str(path.parent), "all")
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("a.png,40,32,cat,x,0,1,1", "could not convert"),
+        ("a.png,41,32,cat,0,0,9,9", "its rows say different sizes"),
+    ],
+)
+def test_a_wrong_row_of_a_table_loses_its_image(folder: Folder, row: str, words: str) -> None:
+    path = folder("csv", ANIMALS) / "_annotations.csv"
+    path.write_text(f"{path.read_text()}{row}\n")
+    found = open_boxes(str(path.parent), "all")
+    (lost,) = found.lost
+    assert words in lost.what
+    assert "a.png" in lost.what
+    assert len(found.images) == 2
+
+
+def test_a_table_that_is_none(folder: Folder) -> None:
+    path = folder("csv", ANIMALS) / "_annotations.csv"
+    whole = path.read_text()
+    path.write_text(f"{whole}a.png,40,32\n")
+    with pytest.raises(DataError, match=r"is no table of boxes .line 6 has 3 values instead of 8"):
+        open_boxes(str(path.parent), "all")

@@ -5,6 +5,7 @@ import gzip
 import io
 import logging
 import lzma
+import re
 import struct
 import threading
 import zlib
@@ -214,3 +215,41 @@ def test_heic_is_turned_by_its_own_property_alone(orientation):
     colours.save(content, "HEIF", exif=exif, quality=100, chroma=444)
     made = np.asarray(decode(content.getvalue(), "x")).astype(int)
     assert np.abs(made - np.asarray(colours)).max() <= 4
+
+
+CUT = (
+    {"format": "JPEG"},
+    {"format": "PNG"},
+    {"format": "GIF"},
+    {"format": "BMP"},
+    {"format": "AVIF"},
+)
+CUT += {"format": "TIFF"}, {"format": "TIFF", "compression": "tiff_lzw"}, {"format": "WEBP"}
+
+
+@pytest.mark.parametrize("options", CUT, ids=lambda options: "-".join(options.values()))
+@pytest.mark.parametrize("kept", [20, 0.1, 0.5])
+def test_what_is_cut_off_is_called_by_its_format(options, kept):
+    whole = io.BytesIO()
+    Image.effect_noise((64, 48), 90).convert("RGB").save(whole, **options)
+    content = whole.getvalue()[: kept if kept > 1 else int(kept * len(whole.getvalue()))]
+    with pytest.raises(DataError) as refused:
+        decode(content, "x")
+    assert re.match(r"x (cannot be decoded|is an? \w+ image that is cut off)", refused.value.what)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"<!DOCTYPE html><html>404", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "a pointer of Git LFS"),
+        (b'<?xml version="1.0"?>\n<svg xmlns="a"/>', "an SVG drawing"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "a JPEG 2000 image"),
+        (b'{"image": "iVBO"}', "JSON"),
+        (b"data:image/png;base64,iVBO", "an image in base64"),
+        (b"/9j/4AAQSkZJRg", "an image in base64"),
+    ],
+)
+def test_what_people_take_for_an_image_is_named(content, what):
+    with pytest.raises(DataError, match=f"x is {what}"):
+        decode(content, "x")

@@ -16,8 +16,6 @@ from PIL import Image
 from mobilenet_cli.data.decode import decode
 from mobilenet_cli.data.open_dataset import open_dataset
 from mobilenet_cli.data.parts import cut
-from mobilenet_cli.data.preprocess import InputSpec
-from mobilenet_cli.pipeline.artifacts.facts import Facts
 from mobilenet_cli.pipeline.errors import DataError
 from mobilenet_cli.pipeline.evaluating.labels import targets_of
 
@@ -198,18 +196,46 @@ def test_a_link_to_a_folder_above_is_not_followed(tmp_path):
 def test_what_systems_leave_in_folders_is_no_image(tmp_path):
     leavings = ("__MACOSX/a/._1.png", "a/@eaDir/1.png/THUMB_M.png", "a/.Trash/3.png")
     root = image_tree(tmp_path, "a/1.png", "b/2.png", *leavings)
+    for name in ("$RECYCLE.BIN", "System Volume Information", "lost+found"):
+        (root / name).mkdir()
     assert len(open_dataset(str(root), "all").samples) == 2
 
 
-def test_accents_of_two_spellings_are_one_class(tmp_path):
+def test_a_folder_of_shards_among_class_folders_is_named(tmp_path):
+    place = tmp_path / "set" / "plain_text"
+    place.mkdir(parents=True)
+    (place / "train-00000-of-00001.parquet").touch()
+    words = rf"no images but train-00000-of-00001\.parquet\. Give {place} itself"
+    with pytest.raises(DataError, match=words):
+        open_dataset(str(tmp_path / "set"), "all")
+
+
+@pytest.mark.parametrize("pair", [("seg_train", "seg_test"), ("training_set", "val-set")])
+def test_parts_by_other_names_are_no_classes(tmp_path, pair):
+    nested = [f"{part}/{part}/{name}/1.png" for part in pair for name in "ab"]
+    root = image_tree(tmp_path, *nested, "other/1.png")
+    with pytest.raises(DataError, match=rf"called like parts of a set: {min(pair)}, {max(pair)}"):
+        open_dataset(str(root), "val")
+    flat = image_tree(tmp_path / "flat", *(f"{part}/1.png" for part in pair))
+    if pair[0].replace("train", "") == pair[1].replace("test", ""):
+        with pytest.raises(DataError, match="called like parts of a set"):
+            open_dataset(str(flat), "all")
+
+
+@pytest.mark.parametrize("names", [("1.png", "a/1.png"), ("2019/1.png", "glass/1.png")])
+def test_classes_may_have_such_words_in_their_names(tmp_path, names):
+    root = image_tree(tmp_path, f"bullet train/{names[0]}", f"test tube/{names[1]}")
+    assert open_dataset(str(root), "all").classes == ("bullet train", "test tube")
+
+
+def test_accents_of_two_spellings_are_one_class(tmp_path, model_of):
     composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
     root = image_tree(tmp_path, f"{decomposed}/1.png", "b/2.png")
     found = open_dataset(str(root), "all")
     assert found.classes == ("b", composed)
     assert found.samples[1].label == composed
     assert found.samples[1].read()
-    facts = Facts(stage="train", input=InputSpec(), classes=("b", decomposed))
-    assert targets_of(found, facts.classes, Path("m")) == [0, 1]
+    assert targets_of(found, model_of(("b", decomposed))) == [0, 1]
     image_tree(tmp_path, f"{composed}/3.png")
     with pytest.raises(DataError, match="has two folders of class café"):
         open_dataset(str(root), "all")

@@ -4,7 +4,9 @@ import contextlib
 import importlib
 import io
 import tarfile
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -326,6 +328,21 @@ def test_squares_that_stay_the_same_are_cut_once(dataset):
     used = {i for batch in kept for i in batch.indices.tolist()}
     assert len(read) == len(used - cache.crops.keys()) < 8
     assert_same(kept, epoch(1))
+
+
+def test_two_threads_do_not_take_the_last_place_of_the_cache():
+    """Both see the place free; only one may keep its crop."""
+    both_copy = threading.Barrier(2, timeout=60)
+
+    class SlowCrop(np.ndarray):
+        def copy(self):
+            both_copy.wait()
+            return np.array(self)
+
+    cache, crop = CachedCrops(1), np.zeros((2, 2, 3), np.uint8).view(SlowCrop)
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(cache.add, range(2), [crop, crop]))
+    assert len(cache.crops) == 1
 
 
 def test_epoch_goes_on_in_the_middle(dataset):

@@ -23,6 +23,9 @@ from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
 from mobilenet_cli.pipeline.artifacts.facts import METADATA_KEY
 from mobilenet_cli.pipeline.artifacts.files import sha256_file
 from mobilenet_cli.pipeline.artifacts.runs import Run
+from mobilenet_cli.pipeline.chain import current_evaluation
+from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig
+from mobilenet_cli.pipeline.evaluating.records import evaluations_of
 
 STAGES = ["train", "export", "simplify", "quantize", "evaluate", "bench"]
 PROGRAM = "from mobilenet_cli.cli import main; main()"
@@ -217,6 +220,19 @@ def test_fine_tuned_weights_are_not_trained_over(whole, home: Path, monkeypatch)
     assert result.exit_code == 2
     assert "holds fine-tuned weights" in result.stderr
     assert hashes(tuned) == before
+
+
+def test_an_evaluation_on_a_gpu_is_not_repeated(whole, home: Path, monkeypatch, tmp_path: Path):
+    monkeypatch.chdir(home)
+    run, cuda = Run(tmp_path), "CUDAExecutionProvider"
+    model = load_artifact(whole[0].checkpoint)
+    (record,) = (r for r in evaluations_of(whole[0]).read() if r.sha256 == model.sha256)
+    evaluations_of(run).merge(record)
+    assert current_evaluation(run, model, EvaluateConfig(provider=cuda)) is None
+    on_gpu = record.model_copy(update={"provider": "torch cuda"})
+    evaluations_of(run).merge(on_gpu)
+    assert current_evaluation(run, model, EvaluateConfig(provider=cuda)) == on_gpu
+    assert current_evaluation(run, model, EvaluateConfig()) == record
 
 
 def test_only_what_depends_on_an_option_is_made_again(again):

@@ -7,7 +7,7 @@ from onnx import numpy_helper
 from mobilenet_cli.data.loader import batches
 from mobilenet_cli.data.open_dataset import open_dataset
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
-from mobilenet_cli.pipeline.runtime.parity import compare_outputs, sqnr_db
+from mobilenet_cli.pipeline.runtime.proving.parity import compare_outputs, sqnr_db
 from mobilenet_cli.pipeline.runtime.session import open_session
 
 MAPS = 6

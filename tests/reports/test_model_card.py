@@ -12,7 +12,7 @@ from mobilenet_cli.data.preprocess import InputSpec, prepare
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact, save_artifact
 from mobilenet_cli.pipeline.artifacts.facts import Facts
 from mobilenet_cli.pipeline.artifacts.onnx_file import with_facts
-from mobilenet_cli.pipeline.evaluating.predict import open_images, predict
+from mobilenet_cli.pipeline.evaluating.predicting.predict import open_images, predict
 from mobilenet_cli.pipeline.reporting.collect import artifact_record
 from mobilenet_cli.pipeline.runtime.session import open_session
 from mobilenet_cli.reports.model_card import preparation, python

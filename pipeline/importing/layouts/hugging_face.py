@@ -9,13 +9,13 @@ from typing import Any
 
 from mobilenet_cli.data.preprocess import NORMALIZATIONS, InputSpec, Interpolation
 from mobilenet_cli.models.spec import Activation
+from mobilenet_cli.pipeline.importing.files.weight_files import WeightFile
 from mobilenet_cli.pipeline.importing.layouts.plan import (
     LAYERS,
     TensorMapping,
     layer_names,
     torch_norm,
 )
-from mobilenet_cli.pipeline.importing.weight_files import WeightFile
 
 EXPECTED = (
     "Hugging Face: mobilenet_v1.conv_stem.convolution.weight, "

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenet_cli.data.preprocess import InputSpec
+from mobilenet_cli.pipeline.importing.files.weight_files import WeightFile
 from mobilenet_cli.pipeline.importing.layouts.plan import LAYERS, TensorMapping, layer_names
-from mobilenet_cli.pipeline.importing.weight_files import WeightFile
 
 EXPECTED = "Keras applications: conv1/kernel, conv_dw_1/depthwise_kernel, ..., conv_preds/kernel"
 FILE_NAME = re.compile(r"mobilenet_\d+_\d+_(\d+)_tf(_no_top)?\.h5")

@@ -14,9 +14,9 @@ from mobilenet_cli.models.conv_layers import ConvLayer
 from mobilenet_cli.models.mobilenet_v1 import conv_layers
 from mobilenet_cli.models.spec import Activation, ModelSpec
 from mobilenet_cli.pipeline.errors import ModelError
+from mobilenet_cli.pipeline.importing.files.weight_files import WeightFile
 from mobilenet_cli.pipeline.importing.layouts.keras import input_side, keras_norm, orient
 from mobilenet_cli.pipeline.importing.layouts.plan import TensorMapping, layer_names, without_biases
-from mobilenet_cli.pipeline.importing.weight_files import WeightFile
 
 EXPECTED = (
     "Keras without names: conv2d/kernel, batch_normalization/gamma, "

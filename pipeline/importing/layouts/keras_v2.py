@@ -9,6 +9,7 @@ import re
 from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.models import MODELS
 from mobilenet_cli.models.spec import ModelSpec
+from mobilenet_cli.pipeline.importing.files.weight_files import WeightFile
 from mobilenet_cli.pipeline.importing.layouts.keras import (
     depthwise_kernel,
     input_side,
@@ -16,7 +17,6 @@ from mobilenet_cli.pipeline.importing.layouts.keras import (
     orient,
 )
 from mobilenet_cli.pipeline.importing.layouts.plan import TensorMapping, layer_names
-from mobilenet_cli.pipeline.importing.weight_files import WeightFile
 
 EXPECTED = (
     "Keras applications: Conv1/kernel, expanded_conv_depthwise/depthwise_kernel, "

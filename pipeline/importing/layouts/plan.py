@@ -14,7 +14,7 @@ from mobilenet_cli.models.conv_layers import NORM_PARTS
 from mobilenet_cli.models.mobilenet_v1 import TABLE_1
 from mobilenet_cli.models.spec import Activation, ModelSpec, Padding
 from mobilenet_cli.pipeline.errors import ModelError
-from mobilenet_cli.pipeline.importing.weight_files import Tensors, WeightFile
+from mobilenet_cli.pipeline.importing.files.weight_files import Tensors, WeightFile
 
 SLACK = 0.013  # of a width: half a divisor of 8 in the 320 channels of MobileNetV2's width layer
 LAYERS = len(TABLE_1)  # of a MobileNet v1

@@ -8,8 +8,8 @@ from dataclasses import replace
 from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.models import MODELS
 from mobilenet_cli.models.boxes import BoxSpec
+from mobilenet_cli.pipeline.importing.files.weight_files import WeightFile
 from mobilenet_cli.pipeline.importing.layouts.plan import TensorMapping, layer_names, torch_norm
-from mobilenet_cli.pipeline.importing.weight_files import WeightFile
 
 EXPECTED = "RetinaFace in torch: body.stage1.0.0.weight, fpn.output1.0.weight, ..."
 ARCHITECTURE = "retinaface_mobilenet_v1"

@@ -16,9 +16,9 @@ from mobilenet_cli.models.boxes import BoxSpec
 from mobilenet_cli.models.conv_layers import NORM_PARTS
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.errors import ModelError
+from mobilenet_cli.pipeline.importing.files.weight_files import WeightFile
 from mobilenet_cli.pipeline.importing.layouts.keras import keras_norm, orient
 from mobilenet_cli.pipeline.importing.layouts.plan import TensorMapping, layer_names
-from mobilenet_cli.pipeline.importing.weight_files import WeightFile
 
 EXPECTED = (
     "an SSD of TensorFlow.js: MobilenetV1/Conv2d_0_pointwise/weights, "

@@ -10,6 +10,7 @@ import re
 
 from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.pipeline.errors import ModelError
+from mobilenet_cli.pipeline.importing.files.weight_files import WeightFile
 from mobilenet_cli.pipeline.importing.layouts.keras import keras_norm, orient
 from mobilenet_cli.pipeline.importing.layouts.plan import (
     LAYERS,
@@ -17,7 +18,6 @@ from mobilenet_cli.pipeline.importing.layouts.plan import (
     layer_names,
     without_biases,
 )
-from mobilenet_cli.pipeline.importing.weight_files import WeightFile
 
 EXPECTED = "TensorFlow: MobilenetV1/Conv2d_0/weights, ... or MobileNet/conv_1/weights, ..."
 GOOGLE, ZEHAOS = "MobilenetV1/Conv2d_0/weights", "MobileNet/conv_1/weights"

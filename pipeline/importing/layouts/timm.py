@@ -9,13 +9,13 @@ from typing import Any
 
 from mobilenet_cli.data.preprocess import NORMALIZATIONS, RESAMPLING, InputSpec, Interpolation
 from mobilenet_cli.pipeline.errors import ModelError
+from mobilenet_cli.pipeline.importing.files.weight_files import WeightFile
 from mobilenet_cli.pipeline.importing.layouts.plan import (
     LAYERS,
     TensorMapping,
     layer_names,
     torch_norm,
 )
-from mobilenet_cli.pipeline.importing.weight_files import WeightFile
 
 EXPECTED = "timm: conv_stem.weight, blocks.0.0.conv_dw.weight, ..., classifier.weight"
 BLOCKS = (1, 2, 2, 6, 2)  # per stage

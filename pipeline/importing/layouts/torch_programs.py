@@ -16,8 +16,8 @@ from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.models import MODELS
 from mobilenet_cli.models.spec import Activation, ModelSpec
 from mobilenet_cli.pipeline.errors import ModelError
+from mobilenet_cli.pipeline.importing.files.weight_files import WeightFile
 from mobilenet_cli.pipeline.importing.layouts.plan import TensorMapping, layer_names, torch_norm
-from mobilenet_cli.pipeline.importing.weight_files import WeightFile
 
 EXPECTED = (
     "torch programs: the convolutions, batch normalizations and linear layer of a MobileNet v1 or "

@@ -60,7 +60,7 @@ def test_logits_stay_bit_for_bit(plain, change):
 
 
 def saturating():
-    from mobilenet_cli.pipeline.runtime.integer_kernels import pairs_saturate
+    from mobilenet_cli.pipeline.runtime.proving.integer_kernels import pairs_saturate
 
     return pairs_saturate()
 

@@ -83,6 +83,14 @@ def test_parquet_file_names_are_splits(tmp_path, encoded):
     assert len(open_dataset(str(tmp_path), "val").samples) == 4
 
 
+def test_two_classes_of_one_name_are_refused(tmp_path, encoded):
+    path = tmp_path / "x.parquet"
+    write_parquet(path, [encoded()] * 3, [0, 1, 2], ["crane", "dog", "crane"])
+    with pytest.raises(DataError, match=r"x\.parquet calls several classes 'crane'"):
+        open_dataset(str(path), "all")
+    assert len(list(next(cut([str(path)])).images())) == 3  # predict asks for no classes
+
+
 def test_parquet_without_split_names_is_divided(tmp_path, encoded):
     write_parquet(tmp_path / "d" / "x.parquet", [encoded()] * 10, ["a"] * 5 + ["b"] * 5)
     val = open_dataset(str(tmp_path / "d"), "val")
@@ -212,6 +220,9 @@ def test_parquet_of_views_as_polars_writes_them(tmp_path, encoded):
         (["x-00001-of-00002", "x-00002-of-00002"], None),  # counted from 1
         (["x-00000-of-90000"], "89,999 files of 90,000, such as x-00001-of-90000, x-00002-of"),
         (["x-00000-of-00002-1f2e", "x-00001-of-00002-a0b1"], None),
+        (["x0000", "x0001", "x0003", "y0001"], "1 file between 0 and 3: x0002"),
+        (["000", "001"], None),
+        (["2019", "2024"], None),  # years
     ],
 )
 def test_files_that_the_names_of_others_promise(tmp_path, encoded, names, missing):
@@ -222,6 +233,36 @@ def test_files_that_the_names_of_others_promise(tmp_path, encoded, names, missin
     assert open_dataset(str(tmp_path / f"{names[0]}.parquet"), "all").lost == ()
     assert len(lost) == len(parts) == bool(missing)
     assert all(f"{tmp_path} lacks {missing}" in said for said in (*lost, *parts))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "missing"),
+    [
+        ("x-*.parquet", "2 files of 12: x-00001-of-00012, x-00011-of-00012"),
+        ("./x-*-of-*", "2 files of 12"),
+        ("x-000{00..11}-of-00012.parquet", None),  # named one by one: nothing matches says so
+        ("x-0000?-of-00012.parquet", "1 file of 12: x-00001-of-00012"),
+        ("x-0000[02]-of-*", None),
+        ("x-00000-of-00012.parquet", None),
+        ("y*.tar", "1 file between 0 and 3: y002"),
+        ("y00[013].tar", None),
+        ("y*.jpg", None),
+    ],
+)
+def test_files_that_a_pattern_promises(tmp_path, monkeypatch, pattern, missing):
+    monkeypatch.chdir(tmp_path)
+    for number in {*range(12)} - {1, 11}:
+        Path(f"x-{number:05}-of-00012.parquet").touch()
+    for number in (0, 1, 3):
+        Path(f"y{number:03}.tar").touch()
+        Path(f"y{number:03}.jpg").touch()
+    if "{" in pattern:
+        with pytest.raises(DataError, match="nothing matches x-00001-of-00012"):
+            list(cut([pattern]))
+        return
+    problems = [str(part.problem) for part in cut([pattern]) if part.problem]
+    assert len(problems) == bool(missing)
+    assert all(f"lacks {missing}" in said for said in problems)
 
 
 def test_one_file_by_two_names_does_not_count_twice(tmp_path, encoded):
@@ -356,17 +397,17 @@ def test_parquet_cut_off_is_lost_and_the_others_stay(tmp_path, encoded):
 # --- labels that are numbers -------------------------------------------------------------------
 
 
-def test_numbers_index_the_classes_without_background(tmp_path, encoded):
+def test_numbers_index_the_classes_without_background(tmp_path, encoded, model_of):
     write_tar(tmp_path / "x.tar", {"a.jpg": encoded(), "a.cls": b"2"})
     dataset = open_dataset(str(tmp_path / "x.tar"), "all")
-    assert targets_of(dataset, ("n1", "n2", "n3"), Path("m")) == [2]
-    assert targets_of(dataset, ("background", "n1", "n2", "n3"), Path("m")) == [3]
-    assert targets_of(dataset, ("5", "2", "7"), Path("m")) == [1]  # it is a class itself
+    assert targets_of(dataset, model_of(("n1", "n2", "n3"))) == [2]
+    assert targets_of(dataset, model_of(("background", "n1", "n2", "n3"))) == [3]
+    assert targets_of(dataset, model_of(("5", "2", "7"))) == [1]  # it is a class itself
     with pytest.raises(DataError, match="such as '2'"):
-        targets_of(dataset, ("n1", "n2"), Path("m"))
+        targets_of(dataset, model_of(("n1", "n2")))
 
 
-def test_all_forms_of_imagenet_give_the_same(shared, tmp_path):
+def test_all_forms_of_imagenet_give_the_same(shared, tmp_path, model_of):
     """Class folders, the flat folder, parquet and tar of the same images are the same set."""
     pytest.importorskip("pyarrow")
     files = sorted((shared / "imagenet/val").glob("*/*"))[::100]
@@ -383,7 +424,7 @@ def test_all_forms_of_imagenet_give_the_same(shared, tmp_path):
 
     def content(name: str) -> set[tuple[int, bytes]]:
         dataset = open_dataset(str(tmp_path / name), "all")
-        targets = targets_of(dataset, imagenet.synsets(), Path("m"))
+        targets = targets_of(dataset, model_of(imagenet.synsets()))
         return {(t, s.read()) for t, s in zip(targets, dataset.samples, strict=True)}
 
     expected = {(imagenet.synsets().index(f.parent.name), f.read_bytes()) for f in files}

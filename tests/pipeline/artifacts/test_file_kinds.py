@@ -1,6 +1,7 @@
 """Files that are no models are recognised by what is in them, and sent where they belong."""
 
 import io
+import os
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
 from mobilenet_cli.pipeline.artifacts.file_kinds import kind_of
 from mobilenet_cli.pipeline.errors import ModelError, OptionError
-from mobilenet_cli.pipeline.evaluating.predict import tell_model
+from mobilenet_cli.pipeline.evaluating.predicting.predict import tell_model
 from mobilenet_cli.pipeline.importing.import_model import import_model
 from mobilenet_cli.pipeline.importing.import_weights import ImportConfig
 
@@ -136,3 +137,9 @@ def test_a_path_with_a_slip_gets_the_file_that_is_near():
         load_artifact(Path("floded.onnx"))
     with pytest.raises(ModelError, match="Check the path"):
         load_artifact(Path("something/else.onnx"))
+
+
+def test_a_pipe_in_place_of_a_model_exists():
+    os.mkfifo("model.onnx")
+    with pytest.raises(ModelError, match=r"model\.onnx is no file but a pipe or a device"):
+        load_artifact(Path("model.onnx"))

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from mobilenet_cli.pipeline.artifacts.onnx_checks import MAX_NODES
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
 from mobilenet_cli.pipeline.errors import ModelError
+from mobilenet_cli.pipeline.reporting.inspecting.inspect_file import inspect_file
 
 
 @pytest.fixture
@@ -138,8 +139,17 @@ def test_branches_are_taken_where_they_are_asked_for(model, tmp_path):
     chosen(model, helper.make_node("Not", ["yes"], ["o"]))
     (tmp_path / "x.onnx").write_bytes(model.SerializeToString())
     assert [n.op_type for n in load_onnx(tmp_path / "x.onnx", branches=True).graph.node][-1] == "If"
-    with pytest.raises(ModelError, match="If node 'choice', which runs graphs of its own"):
+    with pytest.raises(ModelError, match="If node 'choice', which runs graphs of its own") as told:
         load_onnx(tmp_path / "x.onnx")
+    assert "mobilenet-cli import" in told.value.fix
+    assert "If" in inspect_file(tmp_path / "x.onnx").operators
+
+
+def test_initializers_of_their_own_in_a_file_of_old(small_graph, tmp_path):
+    g = small_graph(opset=9, ir_version=3)
+    g.head(g.conv("x", 3, 8), 8)
+    (tmp_path / "x.onnx").write_bytes(g.model().SerializeToString())
+    assert [value.name for value in load_onnx(tmp_path / "x.onnx").graph.input] == ["x"]
 
 
 def test_a_loop_in_a_branch_is_refused(model, tmp_path):
@@ -241,3 +251,28 @@ def test_outputs_without_a_name(small_graph, tmp_path):
     (tmp_path / "x.onnx").write_bytes(g.model().SerializeToString())
     (split,) = [n for n in load_onnx(tmp_path / "x.onnx").graph.node if n.op_type == "Split"]
     assert all(split.output)
+
+
+@pytest.mark.parametrize(
+    ("value", "role"), [(np.nan, "weight"), (np.nan, "scale"), (np.inf, "scale")]
+)
+def test_what_is_not_a_number_is_refused_where_codes_would_hide_it(chain, tmp_path, value, role):
+    """An int8 model with such a scale answers as if all were well, and wrongly."""
+    model = onnx.load(chain.int8.path if role == "scale" else chain.folded.path)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    kind, index = ("QuantizeLinear", 1) if role == "scale" else ("Conv", 1)
+    name = next(node.input[index] for node in model.graph.node if node.op_type == kind)
+    values = numpy_helper.to_array(tensors[name]).copy()
+    values[(0,) * values.ndim] = value
+    tensors[name].CopyFrom(numpy_helper.from_array(values, name))
+    onnx.save(model, tmp_path / "damaged.onnx")
+    with pytest.raises(ModelError, match=f"damaged tensor '{name}' .it has NaN"):
+        load_onnx(tmp_path / "damaged.onnx")
+
+
+def test_bounds_may_be_infinite(small_graph, tmp_path):
+    g = small_graph()
+    bounds = g.constant(-np.inf), g.constant(np.inf)
+    g.head(g.node("Clip", g.conv("x", 3, 8), *bounds), 8)
+    onnx.save(g.model(), tmp_path / "model.onnx")
+    assert load_onnx(tmp_path / "model.onnx").graph.node

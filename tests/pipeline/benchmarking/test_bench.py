@@ -21,21 +21,28 @@ from mobilenet_cli.pipeline.artifacts.facts import METADATA_KEY, Facts
 from mobilenet_cli.pipeline.artifacts.onnx_file import with_facts
 from mobilenet_cli.pipeline.artifacts.onnx_graph import input_shape
 from mobilenet_cli.pipeline.benchmarking.bench import BenchConfig, bench, job_of
-from mobilenet_cli.pipeline.benchmarking.child import device_runner, peak_memory
 from mobilenet_cli.pipeline.benchmarking.inputs import open_model
-from mobilenet_cli.pipeline.benchmarking.job import BenchJob, lacks_memory
-from mobilenet_cli.pipeline.benchmarking.operator_profile import Inside, summarize_profile
-from mobilenet_cli.pipeline.benchmarking.options import parse_batches, parse_options, parse_threads
+from mobilenet_cli.pipeline.benchmarking.options import (
+    bench_config,
+    parse_batches,
+    parse_options,
+    parse_threads,
+)
+from mobilenet_cli.pipeline.benchmarking.processes.child import device_runner, peak_memory
+from mobilenet_cli.pipeline.benchmarking.processes.job import BenchJob, lacks_memory
+from mobilenet_cli.pipeline.benchmarking.processes.operator_profile import Inside, summarize_profile
+from mobilenet_cli.pipeline.benchmarking.processes.worker import Worker, openmp_binding
 from mobilenet_cli.pipeline.benchmarking.remarks import float_leftovers, remarks_on
-from mobilenet_cli.pipeline.benchmarking.rows import rows_of, worth_running_on
-from mobilenet_cli.pipeline.benchmarking.worker import Worker, openmp_binding
+from mobilenet_cli.pipeline.benchmarking.results import Measured, result_of
+from mobilenet_cli.pipeline.benchmarking.rows import Row, rows_of, worth_running_on
 from mobilenet_cli.pipeline.errors import CheckError, ModelError, OptionError, ProviderError
-from mobilenet_cli.pipeline.runtime.machine import cpus_to_pin, oom_kills, usable_cpus
+from mobilenet_cli.pipeline.runtime.machine import cpus_to_pin, machine, oom_kills, usable_cpus
 from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
 from mobilenet_cli.pipeline.runtime.timing import MIN_BLOCKS, Timing
-from mobilenet_cli.reports.latency_tables import classic_markdown, classic_table, latency_markdown
+from mobilenet_cli.reports.latency_tables import classic_grid, classic_table, latency_grid, row_name
 from mobilenet_cli.reports.records.base import Record
-from mobilenet_cli.reports.records.latency import UNFUSED, BenchRecord
+from mobilenet_cli.reports.records.latency import UNFUSED, BenchRecord, BenchResult
+from mobilenet_cli.reports.tables import grid_markdown
 from mobilenet_cli.reports.terminal import tables_text
 
 SPEC = InputSpec(resolution=32, resize=32)
@@ -126,9 +133,9 @@ def test_the_record_survives_json_and_has_tables(exported, folded):
     assert [r.batch for r in record.results] == [1] * 3 + [3] * 3
     assert [r.reference for r in record.results] == [2] * 3 + [5] * 3
     assert record.results[5].images_per_second == pytest.approx(3000 / record.results[5].p50_ms)
-    assert latency_markdown(record).count("\n") == 2 + 6
-    assert "batch norms not fused" in latency_markdown(record)
-    assert classic_markdown(record).splitlines()[0] == (
+    assert grid_markdown(latency_grid(record)).count("\n") == 2 + 6
+    assert "batch norms not fused" in grid_markdown(latency_grid(record))
+    assert grid_markdown(classic_grid(record)).splitlines()[0] == (
         "| Device | Forward | Forward-Backward | Instruction set | Quantized | Fused-BN | Remark |"
     )
 
@@ -273,7 +280,7 @@ def test_uncertain_medians_are_flagged(folded):
     for noisy, cell in [(False, "10 to 11 |"), (True, "10 to 11 (noisy) |")]:
         shown = row.model_copy(update={"low_ms": 10.0, "high_ms": 11.0, "noisy": noisy})
         changed = record.model_copy(update={"results": (shown,)})
-        assert cell in latency_markdown(changed)
+        assert cell in grid_markdown(latency_grid(changed))
         assert ("- Noisy, " in tables_text(changed, as_markdown=True)) == noisy
 
 
@@ -294,7 +301,28 @@ def test_fallback_is_labelled(folded):
     result = record.results[0].model_copy(
         update={"provider": "CUDAExecutionProvider", "nodes_by_provider": nodes}
     )
-    assert "| CUDA + CPU |" in latency_markdown(record.model_copy(update={"results": (result,)}))
+    changed = record.model_copy(update={"results": (result,)})
+    assert "| CUDA + CPU |" in grid_markdown(latency_grid(changed))
+
+
+def test_torch_on_a_gpu_is_told_from_torch_on_the_cpu(checkpoint):
+    def measured(provider: str) -> BenchResult:
+        row = Row(checkpoint, SessionConfig(provider=provider, threads=1), 1)
+        found = Measured(row, timing_of(*[10] * 10), 1.0, 1.0, Inside((), {}))
+        return result_of(found, 0, None, None)
+
+    gpu, cpu = measured("CUDAExecutionProvider"), measured("CPUExecutionProvider")
+    assert [(r.engine, r.provider) for r in (gpu, cpu)] == [
+        ("torch", "torch cuda"),
+        ("torch", "torch"),
+    ]
+    assert row_name(gpu) == row_name(cpu) == f"{checkpoint.path.name} (forward)"
+    here = machine().model_copy(update={"gpus": ("NVIDIA H200, 580.1, 141 GiB",)})
+    fast, slow = classic_table([gpu, cpu], here)
+    assert (fast.device, fast.instruction_set) == ("NVIDIA H200", "GPU")
+    assert (slow.device, slow.instruction_set == "GPU") == (here.cpu, False)
+    assert fast.remark == slow.remark
+    assert "torch" in fast.remark
 
 
 def test_gpu_rows_include_one_within_its_memory(exported):
@@ -360,6 +388,8 @@ def test_missing_provider_is_not_replaced(exported):
         bench([exported], BenchConfig(provider="CUDAExecutionProvider"))
     with pytest.raises(ProviderError, match="Perhaps CPUExecutionProvider is meant"):
         bench([exported], BenchConfig(provider="CPUExecutionProvidr"))
+    with pytest.raises(ProviderError, match="Perhaps CPUExecutionProvider is meant"):
+        bench_config("CPUExecutionProvidr", "1", "1", 1.0)  # without any file
 
 
 @pytest.mark.parametrize(
@@ -418,7 +448,7 @@ import json, os, pickle, sys
 job = pickle.loads(bytes.fromhex(sys.argv[1]))
 if not job.is_checkpoint:
     import onnxruntime  # its import starts threads that do not compute, as does NumPy's
-from mobilenet_cli.pipeline.benchmarking.child import start
+from mobilenet_cli.pipeline.benchmarking.processes.child import start
 before = set(os.listdir("/proc/self/task")) - {str(os.getpid())}
 run, _ = start(job)
 for _ in range(50):
@@ -457,7 +487,7 @@ def test_each_thread_of_onnx_runtime_has_a_cpu_of_its_own(folded, tmp_path):
 
 LOADED = """
 import importlib, os, pickle, sys
-from mobilenet_cli.pipeline.benchmarking import child
+from mobilenet_cli.pipeline.benchmarking.processes import child
 load = importlib.import_module
 importlib.import_module = lambda name: print(name, len(os.sched_getaffinity(0))) or load(name)
 child.start(pickle.loads(bytes.fromhex(sys.argv[1])))
@@ -530,7 +560,7 @@ def test_torch_rows_use_the_arithmetic_of_the_onnx_rows(
     checkpoint, monkeypatch, options, precision
 ):
     torch = pytest.importorskip("torch")
-    from mobilenet_cli.pipeline.benchmarking import torch_runner
+    from mobilenet_cli.pipeline.benchmarking.processes import torch_runner
 
     session = SessionConfig(provider="CUDAExecutionProvider", threads=1, provider_options=options)
     job = BenchJob(checkpoint.path, Path("images.npy"), 1, session, 0)
@@ -559,7 +589,7 @@ def test_batches_from_text():
 
 
 def test_nan_is_no_benchmark(tmp_path):
-    broken = write(tmp_path / "nan.onnx", small_model(gamma=float("nan")))
+    broken = write(tmp_path / "nan.onnx", small_model(gamma=float("inf")))
     with pytest.raises(CheckError, match=r"nan\.onnx gives NaN"):
         bench([broken], BenchConfig(**QUICK))
 
@@ -573,6 +603,14 @@ def test_input_that_is_no_batch_of_images(tmp_path, shape, message):
     onnx.save(small_model(shape), path)
     with pytest.raises(ModelError, match=message):
         open_model(path)
+
+
+def test_another_input_beside_the_image(tmp_path):
+    model = small_model()
+    model.graph.input.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, ["N", 1]))
+    onnx.save(model, tmp_path / "two.onnx")
+    with pytest.raises(ModelError, match=r"2 inputs .*'mask'.* instead of one image"):
+        input_shape(tmp_path / "two.onnx")
 
 
 def test_input_of_another_type(tmp_path):
@@ -634,7 +672,9 @@ def test_a_signal_is_not_taken_for_lack_of_memory(worker, number):
 
 def test_the_out_of_memory_killer_is_recognised(worker, monkeypatch):
     before = oom_kills() or 0
-    monkeypatch.setattr("mobilenet_cli.pipeline.benchmarking.worker.oom_kills", lambda: before + 1)
+    monkeypatch.setattr(
+        "mobilenet_cli.pipeline.benchmarking.processes.worker.oom_kills", lambda: before + 1
+    )
     os.kill(worker.pid, signal.SIGKILL)
     with pytest.raises(OptionError, match=r"a batch of 1 does not fit in memory with .*folded"):
         worker(1)
@@ -657,7 +697,7 @@ def test_words_for_lack_of_memory(words, lacks):
 
 
 def test_killed_worker_is_reported(exported, monkeypatch):
-    from mobilenet_cli.pipeline.benchmarking import worker
+    from mobilenet_cli.pipeline.benchmarking.processes import worker
 
     monkeypatch.setattr(worker.sys, "executable", "/bin/false")
     with pytest.raises(CheckError, match=r"fp32\.onnx ended with status 1"):
@@ -725,7 +765,7 @@ from pathlib import Path
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
 from mobilenet_cli.pipeline.benchmarking.bench import job_of
 from mobilenet_cli.pipeline.benchmarking.rows import rows_of
-from mobilenet_cli.pipeline.benchmarking.worker import Worker
+from mobilenet_cli.pipeline.benchmarking.processes.worker import Worker
 from mobilenet_cli.pipeline.runtime.session import SessionConfig
 row = rows_of(load_artifact(Path({str(folded.path)!r})), SessionConfig(threads=1), 1, False)[0]
 print(Worker(job_of(row, Path({str(tmp_path / "images.npy")!r}))).pid, flush=True)

@@ -25,7 +25,7 @@ from mobilenet_cli.pipeline.artifacts.facts import Facts
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
 from mobilenet_cli.pipeline.artifacts.sidecar import sidecar_path
 from mobilenet_cli.pipeline.deploying import package as package_room
-from mobilenet_cli.pipeline.deploying.deploy import DeployConfig, deploy
+from mobilenet_cli.pipeline.deploying.deploy import DeployConfig, deploy, labels_text
 from mobilenet_cli.pipeline.deploying.image import take_image
 from mobilenet_cli.pipeline.deploying.package import Package, open_package
 from mobilenet_cli.pipeline.deploying.pixels import pixel_codes, take_pixels
@@ -187,6 +187,13 @@ def test_a_package_has_what_its_manifest_says(package):
             "top_probabilities",
             "top_classes",
         ]
+
+
+def test_a_name_of_two_lines_is_one_label():
+    names = ("tench", "gold\nfish", "sea\r\nlion", "a\u2028b", "", "ray")
+    text = labels_text(names)
+    assert text.splitlines() == ["tench", "gold fish", "sea lion", "a b", "", "ray"]
+    assert text.split("\n")[:-1] == text.splitlines()
 
 
 def test_int8_answers_bit_for_bit_as_before(package, chain):

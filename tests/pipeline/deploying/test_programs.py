@@ -19,7 +19,7 @@ import pytest
 
 from mobilenet_cli.data.open_dataset import open_dataset
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
-from mobilenet_cli.pipeline.evaluating.predict import open_images, predict
+from mobilenet_cli.pipeline.evaluating.predicting.predict import open_images, predict
 
 IMAGES = 6
 

@@ -21,7 +21,7 @@ from mobilenet_cli.pipeline.evaluating.evaluate_detector import (
     intervals,
     resampled,
 )
-from mobilenet_cli.pipeline.evaluating.predict_boxes import predict_boxes
+from mobilenet_cli.pipeline.evaluating.predicting.predict_boxes import predict_boxes
 from mobilenet_cli.pipeline.runtime.predictor import Predictor
 from mobilenet_cli.reports.accuracy_statistics import compare_precision
 
@@ -181,9 +181,9 @@ def test_bad_images_and_labels_are_told(detector, squares, monkeypatch) -> None:
     document["categories"][0]["name"] = "square"
     squares.write_text(json.dumps(document))
     oracle.row[0] = np.nan
-    with pytest.raises(NotFiniteError, match=r"output for 1\.png is NaN or infinite") as stopped:
+    with pytest.raises(NotFiniteError, match=r"output for 2\.png is NaN or infinite") as stopped:
         evaluate_detector(detector.int8, EvaluateConfig(str(squares)))
-    photos = [Sample(f"{n}.png", None, (squares.parent / f"{n}.png").read_bytes) for n in (0, 1, 3)]
+    photos = [Sample(f"{n}.png", None, (squares.parent / f"{n}.png").read_bytes) for n in (0, 2, 3)]
     told = [answer.error and answer.error.what for answer in predict_boxes(detector.int8, photos)]
     assert "is not an image" in str(told[0])
     assert told[1] == stopped.value.what

@@ -222,7 +222,7 @@ def test_batch_norm_without_convolution(chain, tmp_path):
 
 @pytest.mark.parametrize("rows", [True, False], ids=["transB", "plain"])
 def test_batch_norms_of_every_place(small_graph, chain, tmp_path, rows):
-    """On the image, before a convolution, behind a Gemm, and behind the ReLU of one."""
+    """On the image, before a convolution, behind a Gemm, and behind the ReLU of one or two."""
     g = small_graph()
 
     def norm(source, channels):
@@ -235,7 +235,11 @@ def test_batch_norms_of_every_place(small_graph, chain, tmp_path, rows):
     weights = g.weights(6, 8) if rows else g.weights(8, 6)
     x = norm(g.node("Gemm", x, weights, transB=int(rows)), 6)
     x = norm(g.node("Relu", x), 6)
-    g.node("Gemm", x, g.weights(10, 6), g.constant(np.zeros(10)), output="y", transB=1)
+    x = g.node("Relu", g.node("Gemm", x, g.weights(10, 6), g.constant(np.zeros(10)), transB=1))
+    x = norm(g.node("Gemm", norm(x, 10), g.weights(10, 10), transB=int(rows)), 10)
+    x = norm(g.node("Relu", x), 10)
+    parts = [g.node("Gemm", x, g.weights(10, 10), g.constant([[n]])) for n in range(2)]
+    g.node("Add", *parts, output="y")
     facts = chain.fp32.facts.model_copy(update={"model": None})
     path = tmp_path / "norms.onnx"
     path.write_bytes(with_facts(g.model(("N", 10)), facts))
@@ -243,8 +247,9 @@ def test_batch_norms_of_every_place(small_graph, chain, tmp_path, rows):
     operators = Counter(node.op_type for node in onnx.load(made.path).graph.node)
     assert operators["BatchNormalization"] == 0
     assert operators["Conv"] == 4
-    assert operators["Gemm"] == 2
-    assert made.record.batch_norms_before == 4
+    assert operators["Gemm"] == 5
+    assert not operators["Mul"]
+    assert made.record.batch_norms_before == 7
 
 
 def test_output_over_input(chain):

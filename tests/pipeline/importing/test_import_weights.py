@@ -25,7 +25,9 @@ from mobilenet_cli.models.mobilenet_v1_torch import MobileNetV1
 from mobilenet_cli.models.spec import ModelSpec
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, load_artifact
 from mobilenet_cli.pipeline.artifacts.checkpoint import load_network
-from mobilenet_cli.pipeline.errors import ModelError, OptionError, StorageError
+from mobilenet_cli.pipeline.errors import DataError, ModelError, OptionError, StorageError
+from mobilenet_cli.pipeline.importing.files.weight_files import WeightFile
+from mobilenet_cli.pipeline.importing.graphs.normalize_graph import normalize_graph
 from mobilenet_cli.pipeline.importing.import_weights import (
     ImportConfig,
     read_source,
@@ -35,8 +37,6 @@ from mobilenet_cli.pipeline.importing.import_weights import (
 from mobilenet_cli.pipeline.importing.layouts import hugging_face
 from mobilenet_cli.pipeline.importing.layouts.plan import width_of
 from mobilenet_cli.pipeline.importing.layouts.timm import BLOCKS
-from mobilenet_cli.pipeline.importing.normalize_graph import normalize_graph
-from mobilenet_cli.pipeline.importing.weight_files import WeightFile
 from mobilenet_cli.pipeline.runtime.session import open_session
 from mobilenet_cli.pipeline.runtime.tensor_values import EXACT
 
@@ -485,6 +485,9 @@ def test_format_that_is_not_weights(tmp_path):
 def test_file_that_does_not_exist(tmp_path):
     with pytest.raises(ModelError, match=r"x\.h5 does not exist"):
         read_source(str(tmp_path / "x.h5"), AS_IS)
+    os.mkfifo(tmp_path / "x.h5")
+    with pytest.raises(ModelError, match=r"x\.h5 is no file but a pipe"):
+        read_source(str(tmp_path / "x.h5"), AS_IS)
 
 
 def test_relative_path_with_a_typing_error_is_no_hub_id():
@@ -524,8 +527,12 @@ def test_class_list_of_ones_own(tmp_path):
         facts = read_source(str(file), ImportConfig(classes=listed)).facts
         assert facts.classes == ("ant", "bee", "cat")
     listed.write_text("ant\nbee\ncat\n", "utf-16")
-    with pytest.raises(OptionError, match="Pass --classes with a text file in UTF-8"):
+    with pytest.raises(DataError, match=r"classes\.txt is no text in UTF-8"):
         read_source(str(file), ImportConfig(classes=listed))
+    numbered = tmp_path / "imagenet_class_index.json"
+    numbered.write_text('{"1": ["n2", "bee"], "0": ["n1", "ant"], "2": ["n3", "cat"]}')
+    facts = read_source(str(file), ImportConfig(classes=numbered)).facts
+    assert (facts.classes, facts.names) == (("n1", "n2", "n3"), ("ant", "bee", "cat"))
     listed.write_text("ant\nbee\n")
     with pytest.raises(OptionError, match=r"lists 2 classes, but .* has 3 outputs"):
         read_source(str(file), ImportConfig(classes=listed))

@@ -18,7 +18,7 @@ from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
 from mobilenet_cli.pipeline.artifacts.files import sha256_file, write_atomically
 from mobilenet_cli.pipeline.artifacts.runs import Run
 from mobilenet_cli.pipeline.artifacts.sidecar import sidecar_path
-from mobilenet_cli.pipeline.errors import ModelError, OptionError, StorageError
+from mobilenet_cli.pipeline.errors import DataError, ModelError, OptionError
 from mobilenet_cli.pipeline.evaluating.evaluate import EvaluateConfig, evaluate, evaluate_and_keep
 from mobilenet_cli.pipeline.evaluating.records import evaluations_of
 from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
@@ -444,7 +444,7 @@ def test_tables_of_another_file_are_replaced(golden_run: RunRecord, tmp_path: Pa
 def test_a_file_that_asks_for_nothing_or_too_much(golden_run: RunRecord, tmp_path: Path) -> None:
     record = summarize(golden_run.model_copy(update={"bench": None}))
     readme = tmp_path / "README.md"
-    with pytest.raises(StorageError, match="cannot be read"):
+    with pytest.raises(DataError, match="does not exist"):
         embed_into(readme, record)
     readme.write_text("nothing")
     with pytest.raises(OptionError, match="does not say where"):

@@ -10,10 +10,10 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from mobilenet_cli.pipeline.benchmarking.operator_profile import look_inside
+from mobilenet_cli.pipeline.benchmarking.processes.operator_profile import look_inside
 from mobilenet_cli.pipeline.errors import ModelError, OptionError, ProviderError
 from mobilenet_cli.pipeline.runtime.machine import usable_cpus
-from mobilenet_cli.pipeline.runtime.parity import sqnr_db
+from mobilenet_cli.pipeline.runtime.proving.parity import sqnr_db
 from mobilenet_cli.pipeline.runtime.session import (
     CPU,
     OPENVINO,

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 SCRIPT = """
 import sys
 from pathlib import Path
-from mobilenet_cli.pipeline import train as stage
+from mobilenet_cli.pipeline.training import train as stage
 from mobilenet_cli.pipeline.training.config import TrainConfig
 
 stage.SAVE_SECONDS = 0.5

@@ -452,7 +452,7 @@ def test_freed_memory_is_kept_for_the_next_step():
         pytest.skip("only glibc is told to keep memory")
     program = """
 import resource, torch
-from mobilenet_cli.pipeline.training.allocator import keep_freed_memory
+from mobilenet_cli.pipeline.training.running.allocator import keep_freed_memory
 
 network = torch.nn.Sequential(*(torch.nn.Conv2d(32, 32, 1) for _ in range(4)))
 images = torch.ones(16, 32, 160, 160)

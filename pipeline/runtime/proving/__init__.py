@@ -1,0 +1,1 @@
+"""This room compares answers: of two models, or of kernels with what their codes define."""

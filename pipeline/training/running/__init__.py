@@ -1,0 +1,1 @@
+"""This room surrounds the loop of training: its processes, signals, memory, and log."""
