@@ -146,6 +146,8 @@ def test_rounding_lets_gradients_through():
 def test_training_starts_from_what_quantize_makes(chain, images, tmp_path):
     """Where training starts is what ``quantize`` makes of the checkpoint.
 
+    Where torch and ONNX Runtime add floats in different orders, a value in the middle of two codes
+    goes another way and costs its image all but 25 dB; most images have no such value.
     Of the targets, ``avx2`` leaves narrow layers as they are; ``vnni`` rounds their channels up.
     """
     settings = QuantizeConfig(calib_count=40, target="avx2", cross=True)
@@ -155,7 +157,7 @@ def test_training_starts_from_what_quantize_makes(chain, images, tmp_path):
         found = FakeQuantized(network, start)(torch.from_numpy(images)).numpy()
     made = quantize(chain.folded, settings, tmp_path / "int8.onnx")
     expected = open_session(made.path, AS_WRITTEN).run(None, {"input": images})[0]
-    assert sqnr_db(expected, found) > 50  # all but single ties
+    assert np.median([sqnr_db(*pair) for pair in zip(expected, found, strict=True)]) > 100
 
 
 TARGETS = ["vnni", *(pytest.param(t, marks=pytest.mark.slow) for t in ("avx2", "tensorrt"))]
@@ -369,7 +371,16 @@ def test_training_that_makes_it_worse_keeps_the_start(chain, tmp_path):
 
 
 def test_training_that_helps_is_kept(chain, tmp_path):
-    made = train(qat(chain, 1e-4), tmp_path / "model.safetensors")
+    """A noisy classifier has much to learn, whatever the order in which a CPU adds."""
+    network, facts = load_network(chain.checkpoint), chain.checkpoint.facts
+    *_, classifier = (parameter for parameter in network.parameters() if parameter.ndim > 1)
+    noise = torch.randn(classifier.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        classifier += classifier.std() * noise
+    content = checkpoint_bytes(network, facts)
+    init = save_artifact(tmp_path / "noisy.safetensors", content, facts, Record())
+    config = replace(qat(chain, 1e-4), init=str(init.path))
+    made = train(config, tmp_path / "model.safetensors")
     assert made.record.kept_epoch == 1
     assert made.record.top1 > made.record.start_top1
     assert not (tmp_path / "best.safetensors").exists()
