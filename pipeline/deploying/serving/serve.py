@@ -22,7 +22,7 @@ from mobilenet_cli.pipeline.deploying.serving.watch import Watch
 from mobilenet_cli.pipeline.errors import ModelError, OptionError
 from mobilenet_cli.reports.records.deployment import ServeRecord
 
-CONNECTIONS = 1024  # more are told 503
+CONNECTIONS = 1024  # more are told 429
 MAX_HEAD = 1 << 16  # bytes
 IDLE_SECONDS = 75  # without a word, or with half a head; more than proxies keep connections
 LINGER_SECONDS = 1.0  # for which clients with open connections are told, by an answer, to leave
@@ -165,7 +165,7 @@ class _Protocol(HttpToolsProtocol):  # type: ignore[misc, unused-ignore]  # like
         self.head = 0
         if len(self.connections) >= CONNECTIONS:
             sentence = "The server has too many connections. Send it again later."
-            self.app = told(503, sentence, {"Connection": "close", "Retry-After": "1"})
+            self.app = told(429, sentence, {"Connection": "close", "Retry-After": "1"})
         super().on_headers_complete()
 
     def connection_made(self, transport: Any) -> None:

@@ -370,7 +370,7 @@ def test_one_connection_too_many_is_told_so_in_json(monkeypatch):
 
     asyncio.run(scenario())
     head, _, body = b"".join(c.args[0] for c in transport.write.mock_calls).partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 503")
+    assert head.startswith(b"HTTP/1.1 429")
     assert "too many connections" in json.loads(body)["error"]
 
 
