@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import io
 import logging
+import os
 import re
 import threading
 import warnings
@@ -205,16 +206,29 @@ def _reported(encoded: bytes, key: str) -> Iterator[None]:
 def upright_size(source: BinaryIO, key: str) -> tuple[int, int]:
     """Return width and height of an image as ``decoded`` turns it, from its header.
 
-    Whether a PNG is turned is not looked at: asking that decodes it.
-
     Raises:
         DataError: not an image.
     """
     head = source.read(HEAD_BYTES)
     source.seek(0)
     with _reported(head, key), Image.open(source, formats=FORMATS) as image:
-        turned = image.format != "PNG" and image.getexif().get(ORIENTATION, 1) >= SIDEWAYS
+        told = image.format != "PNG" or "xmp" in image.info or _has_exif(source)
+        if image.format == "TIFF" or not told:
+            return image.size  # of a TIFF as it is turned; a PNG would be decoded to find out
+        turned = image.getexif().get(ORIENTATION, 1) >= SIDEWAYS
         return (image.height, image.width) if turned else image.size
+
+
+def _has_exif(source: BinaryIO) -> bool:
+    """Tell whether a PNG has a chunk of EXIF data (PNG specification, section 11.3.4.5)."""
+    place = source.tell()
+    source.seek(8)  # behind the signature
+    found = False
+    while not found and len(header := source.read(8)) == 8:  # length and type
+        found = header[4:] == b"eXIf"
+        source.seek(int.from_bytes(header[:4]) + 4, os.SEEK_CUR)  # behind the check sum
+    source.seek(place)
+    return found
 
 
 def check_size(size: tuple[int, int], key: str, most: int = MAX_PIXELS) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mobilenet_cli.data.boxes import number_order
 from mobilenet_cli.data.dataset import Dataset, Sample, class_name, printable
 from mobilenet_cli.data.decode import upright_size
 from mobilenet_cli.data.readers.files import open_file
@@ -241,12 +242,21 @@ def make_dataset(
     classes: Sequence[str],
     remarks: Remarks,
     lost: Sequence[DataError] = (),
+    order: str = number_order.CORNERS,
 ) -> BoxDataset:
     """Check all boxes and make the set.
 
+    Args:
+        name: of the set, for people.
+        labelled: what the format says of each image.
+        classes: their names, in the order of their indices.
+        remarks: of what was wrong so far; what is wrong with boxes is added.
+        lost: what cannot be read.
+        order: in which the format writes the numbers of a box, one of ``number_order.ORDERS``.
+
     Raises:
         DataError: there are no images, a class has no name or that of another, or boxes are no
-            pixels.
+            pixels or in another order.
     """
     names = tuple(map(class_name, classes))
     if wrong := [name for name, count in Counter(names).items() if count > 1 or not name.strip()]:
@@ -254,6 +264,7 @@ def make_dataset(
             f"the classes of {printable(name)} have the name '{wrong[0]}' more than once or empty",
             "Give each class a name of its own, and leave no empty line between them",
         )
+    labelled = list(labelled)
     images = [checked(one, remarks) for one in labelled]
     if not images:
         first = f"; {lost[0].what}" if lost else ""
@@ -266,6 +277,12 @@ def make_dataset(
             "fractions do",
             "Write them in pixels",
         )
+    if other := _other_order(labelled, order):
+        raise DataError(
+            f"the boxes of {printable(name)} seem to be {other}, where this format has {order}: as "
+            "that, many reach far outside their images or have no area",
+            f"Write them as {order}",
+        )
     return BoxDataset(printable(name), images, names, remarks.sentences(), tuple(lost))
 
 
@@ -273,6 +290,16 @@ def _are_fractions(images: Sequence[BoxImage]) -> bool:
     """Tell whether no box reaches beyond 1, as where somebody divided them by the image's size."""
     ends = [image.boxes.corners.max() for image in images if len(image.boxes)]
     return bool(ends) and max(ends) <= 1 and all(min(image.size) > 1 for image in images)
+
+
+def _other_order(labelled: Sequence[Labelled], order: str) -> str | None:
+    finite = [
+        (corners, image.size)
+        for image in labelled
+        for _, corners, _, _ in image.boxes
+        if all(map(math.isfinite, corners))
+    ]
+    return number_order.other_order([c for c, _ in finite], [size for _, size in finite], order)
 
 
 def as_dataset(boxes: BoxDataset) -> Dataset:

@@ -18,6 +18,7 @@ from mobilenet_cli.data.boxes.box_dataset import (
     make_dataset,
 )
 from mobilenet_cli.data.boxes.find_images import ImageFinder
+from mobilenet_cli.data.boxes.number_order import SIZES
 from mobilenet_cli.data.dataset import Sample
 from mobilenet_cli.data.readers.files import open_file, read_bytes, read_file
 from mobilenet_cli.data.readers.walk import folders_in
@@ -113,7 +114,7 @@ def read(path: Path, name: str) -> BoxDataset:
             f"{path} is not as COCO has it ({type(error).__name__}: {error})",
             "It needs images, annotations and categories, as instances_val2017.json has",
         ) from error
-    return make_dataset(name, labelled, names, remarks, lost)
+    return make_dataset(name, labelled, names, remarks, lost, SIZES)
 
 
 def _id(value: object) -> str:

@@ -24,6 +24,7 @@ from mobilenet_cli.data.boxes.box_dataset import (
     make_dataset,
     size_of,
 )
+from mobilenet_cli.data.boxes.number_order import CENTRES
 from mobilenet_cli.data.class_files import yaml_document
 from mobilenet_cli.data.dataset import Sample
 from mobilenet_cli.data.readers.files import MAX_TEXT, is_image, read_bytes, read_file, read_text
@@ -222,7 +223,8 @@ def read(source: Path, images: list[Path], name: str) -> BoxDataset:
     """Read the text files of images.
 
     Raises:
-        DataError: no image can be read, or the names of the classes cannot.
+        DataError: no image can be read, or the names of the classes cannot; or these are counted
+            from 1, or boxes are in another order.
     """
     remarks, lost, folder = Remarks(), list[DataError](), folder_of(source)
     names, pose = class_names(source), _points_of(source)
@@ -245,6 +247,7 @@ def read(source: Path, images: list[Path], name: str) -> BoxDataset:
     if names is None:
         count = max((index for _, found in rows for index, _ in found), default=-1) + 1
         names = [str(index) for index in range(count)]
+    _refuse_counting_from_one({index for _, found in rows for index, _ in found}, len(names), name)
     labelled = []
     for image, found in rows:
         try:
@@ -262,7 +265,16 @@ def read(source: Path, images: list[Path], name: str) -> BoxDataset:
             boxes.append((index, corners, False, None))
         key = str(image.relative_to(folder) if image.is_relative_to(folder) else image)
         labelled.append(Labelled(Sample(key, None, partial(read_file, image)), size, boxes))
-    return make_dataset(name, labelled, names, remarks, lost)
+    return make_dataset(name, labelled, names, remarks, lost, CENTRES)
+
+
+def _refuse_counting_from_one(indices: set[int], classes: int, name: str) -> None:
+    if indices and min(indices) == 1 and max(indices) == classes:
+        raise DataError(
+            f"the labels of {name} have the classes 1 to {classes}, and YOLO counts from 0: of its "
+            f"{counted(classes, 'name')} the first would have no box, and the last class no name",
+            "Subtract 1 from the first number of each line",
+        )
 
 
 def _label(image: Path) -> Path:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from mobilenet_cli.data.boxes.box_dataset import BoxDataset
+from mobilenet_cli.data.boxes.number_order import CENTRES, CORNERS, ORDERS, SIZES
 from mobilenet_cli.data.boxes.open_boxes import (
     has_boxes,
     held_out_boxes,
@@ -22,6 +23,8 @@ from mobilenet_cli.data.decode import ORIENTATION
 from mobilenet_cli.pipeline.errors import DataError
 
 SIZE = (40, 32)
+
+
 BOX = (4.0, 6.0, 20.0, 30.0)
 Objects = list[tuple[str, tuple[float, float, float, float]]]
 Folder = Callable[..., Path]
@@ -119,6 +122,47 @@ def test_every_format_gives_the_same(folder: Folder, kind: str) -> None:
     assert found.images[0].boxes.areas.tolist() == [16 * 24, 40 * 32]
     assert found.images[0].sample.read().startswith(b"\x89PNG")
     assert (found.remarks, found.lost) == ((), ())
+
+
+def scattered() -> dict[str, Objects]:
+    """Make boxes all over some images."""
+    generator = np.random.default_rng(0)
+    width, height = SIZE
+    images: dict[str, Objects] = {}
+    for image in "abcdefgh":
+        first = generator.uniform(0, (width - 8, height - 8), (3, 2))
+        last = generator.uniform(first + 4, (width, height))
+        boxes = np.concatenate([first, last], axis=1).tolist()
+        images[image] = [("cat", tuple(box)) for box in boxes]
+    return images
+
+
+@pytest.mark.parametrize(
+    ("kind", "written"),
+    [(kind, order) for kind in ("coco", "csv", "voc", "yolo") for order in ORDERS][:-1],
+)
+def test_boxes_in_another_order_are_refused(folder: Folder, kind: str, written: str) -> None:
+    """What programs mix up: corners where sizes belong, rows before columns."""
+    right = {"coco": SIZES, "yolo": CENTRES}.get(kind, CORNERS)
+    numbers = ORDERS[right] @ np.linalg.inv(ORDERS[written])
+    images = {
+        stem: [(label, tuple((numbers @ box).tolist())) for label, box in objects]
+        for stem, objects in scattered().items()
+    }
+    root = folder(kind, images)
+    if written == right:
+        assert open_boxes(str(root), "all").objects == 24
+    else:
+        with pytest.raises(DataError, match=f"seem to be {written}, where this format has {right}"):
+            open_boxes(str(root), "all")
+
+
+@pytest.mark.parametrize("kind", ["coco", "csv", "voc"])
+def test_boxes_that_are_drawn_without_care_are_clipped(folder: Folder, kind: str) -> None:
+    wide = (-3.0, -2.0, SIZE[0] + 3.0, SIZE[1] + 2.0)
+    found = open_boxes(str(folder(kind, {stem: [("cat", wide)] * 2 for stem in "abcdefgh"})), "all")
+    assert found.objects == 16
+    assert found.remarks[0].startswith("16 boxes reach outside their image")
 
 
 @pytest.mark.parametrize("kind", ["coco", "csv", "voc", "yolo"])
@@ -223,6 +267,14 @@ def test_yolo_polygons_names_and_classes_out_of_range(folder: Folder) -> None:
         (root / "data.yaml").write_text(text)
         with pytest.raises(DataError, match=r"does not name the classes|cannot be understood"):
             open_boxes(str(root), "all")
+
+
+def test_yolo_classes_that_are_counted_from_one_are_refused(folder: Folder) -> None:
+    root = folder("yolo", ANIMALS)
+    (root / "labels" / "a.txt").write_text("1 0.5 0.5 0.1 0.1\n2 0.5 0.5 0.1 0.1\n")
+    (root / "labels" / "c.txt").write_text("2 0.5 0.5 0.1 0.1\n")
+    with pytest.raises(DataError, match="have the classes 1 to 2, and YOLO counts from 0"):
+        open_boxes(str(root), "all")
 
 
 @pytest.mark.parametrize(("text", "name"), [("cat\n\ndog", "''"), ("cat\ndog\ncat\n", "'cat'")])
@@ -393,13 +445,19 @@ def test_splits_of_voc_and_yolo_are_taken(folder: Folder) -> None:
     assert len(open_boxes(str(root), "all").images) == 3
 
 
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "late PNG", "TIFF", "WEBP"])
 def test_boxes_of_turned_images_are_on_what_is_decoded(
-    folder: Folder, encoded: Callable[..., bytes]
+    folder: Folder, encoded: Callable[..., bytes], form: str
 ) -> None:
     """YOLO's fractions are of the upright image; a format that gives sizes says what it means."""
     exif = Image.Exif()
     exif[ORIENTATION] = 6
-    turned = encoded(size=SIZE, form="JPEG", exif=exif)
+    turned = encoded(size=SIZE, form=form.removeprefix("late "), exif=exif)
+    if form == "late PNG":  # the chunk may follow the pixels
+        start = turned.index(b"eXIf") - 4
+        end = start + 12 + int.from_bytes(turned[start : start + 4])
+        last = turned.index(b"IEND") - 4
+        turned = turned[:start] + turned[end:last] + turned[start:end] + turned[last:]
     root = folder("yolo", ANIMALS)
     (root / "images" / "a.png").write_bytes(turned)
     first, *_ = open_boxes(str(root), "all").images
