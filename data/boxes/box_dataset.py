@@ -116,6 +116,7 @@ class BoxDataset:
         classes: names of the classes, in the order of their indices.
         remarks: what was wrong with labels and was mended, a sentence each.
         lost: what cannot be read.
+        absent: the first image, or label of one, that is not there; nothing where all are.
     """
 
     name: str
@@ -123,6 +124,7 @@ class BoxDataset:
     classes: tuple[str, ...]
     remarks: tuple[str, ...] = ()
     lost: tuple[DataError, ...] = ()
+    absent: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -283,7 +285,8 @@ def make_dataset(
             "that, many reach far outside their images or have no area",
             f"Write them as {order}",
         )
-    return BoxDataset(printable(name), images, names, remarks.sentences(), tuple(lost))
+    absent = remarks.first.get(NO_IMAGE, "")
+    return BoxDataset(printable(name), images, names, remarks.sentences(), tuple(lost), absent)
 
 
 def _are_fractions(images: Sequence[BoxImage]) -> bool:

@@ -167,7 +167,7 @@ def _divided(dataset: BoxDataset, split: Split) -> BoxDataset:
     order = np.random.default_rng(0).permutation(count)
     held = {int(place) for place in order[: max(1, round(count * HELD_OUT))]}
     images = [im for place, im in enumerate(dataset.images) if (place in held) == (split == "val")]
-    return BoxDataset(dataset.name, images, dataset.classes, dataset.remarks, dataset.lost)
+    return replace(dataset, images=images)
 
 
 def joined(parts: list[BoxDataset], name: str) -> BoxDataset:
@@ -180,6 +180,7 @@ def joined(parts: list[BoxDataset], name: str) -> BoxDataset:
         classes,
         tuple(text for part in same for text in part.remarks),
         tuple(error for part in same for error in part.lost),
+        next((part.absent for part in same if part.absent), ""),
     )
 
 
@@ -207,4 +208,4 @@ def _with_classes(dataset: BoxDataset, classes: tuple[str, ...]) -> BoxDataset:
         )
         for image in dataset.images
     ]
-    return BoxDataset(dataset.name, images, classes, dataset.remarks, dataset.lost)
+    return replace(dataset, images=images, classes=classes)

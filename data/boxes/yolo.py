@@ -171,13 +171,12 @@ def _deeper(folder: Path) -> list[str]:
 
 def _below(roots: Sequence[Path], entry: str) -> Path | None:
     """Return the file or folder that an entry means, which may be a path on another machine."""
-    parts = [part for part in entry.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-    for root in roots:
-        for start in range(len(parts)):
-            path = root.joinpath(*parts[start:])
-            if os.path.exists(path):  # noqa: PTH110 - never raises, however long the name
-                return path
-    return None
+    written = entry.replace("\\", "/")
+    parts = [part for part in written.split("/") if part not in ("", ".", "..")]
+    ends = (Path(*parts[start:]) for start in range(len(parts)))
+    places = (root / end for end in (Path(written), *ends) for root in roots)
+    # This never raises, however long the name.
+    return next((place for place in places if os.path.exists(place)), None)  # noqa: PTH110
 
 
 def _child(folder: Path, name: str) -> Path:

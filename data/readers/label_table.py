@@ -55,8 +55,12 @@ NO_CLASSES = frozenset(
         *PARTS,
         *FLAGS,
         *INDEX,
-        *("age", "caption", "date", "description", "h", "height", "md5", "sha256", "size", "text"),
-        *("time", "timestamp", "title", "url", "w", "width"),
+        *("age", "author", "bytes", "camera", "caption", "channels", "checksum", "copyright"),
+        *("credit", "date", "description", "etag", "extension", "filesize", "format", "h", "hash"),
+        *("height", "imagesize", "lat", "latitude", "licence", "license", "link", "lng", "lon"),
+        *("longitude", "md5", "mimetype", "mode", "owner", "phash", "photographer", "sha1"),
+        *("sha256", "size", "sizebytes", "text", "time", "timestamp", "title", "uri", "url", "w"),
+        "width",
     }
 )
 # Folders that are called like parts of a set, or like images, are no classes.

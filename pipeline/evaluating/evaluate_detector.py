@@ -56,6 +56,11 @@ def evaluate_detector(
     index = class_indices(dataset, artifact.facts.classes, artifact.path)
     if config.strict and dataset.lost:
         raise dataset.lost[0]
+    if config.strict and dataset.absent:
+        raise DataError(
+            f"{dataset.name} has labels of an image that is not there ({dataset.absent})",
+            "Add the image, or evaluate the others without --strict",
+        )
     assert artifact.facts.boxes is not None
     nms = NmsConfig(max_overlap=artifact.facts.boxes.max_overlap)
     bad = [error.what for error in dataset.lost]

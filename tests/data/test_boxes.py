@@ -937,6 +937,16 @@ def two_folders(folder: Folder, text: str) -> Path:
     return root
 
 
+def test_a_yaml_file_is_taken_by_its_word(folder: Folder) -> None:
+    """Where what it names is there, no folder of a similar name counts."""
+    root = two_folders(folder, "train: ../elsewhere/images/one\nval: images/two\n")
+    for kind, ending in (("images", "png"), ("labels", "txt")):
+        file = f"{kind}/one/cat0.{ending}"
+        moved(root, (file, f"../elsewhere/{file}"))
+    train = split_of(root / "data.yaml", "train")
+    assert train == ["cat0"]
+
+
 @pytest.mark.parametrize(
     ("text", "entry", "split"),
     [

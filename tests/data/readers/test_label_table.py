@@ -250,6 +250,11 @@ def test_a_table_that_contradicts_the_class_folders(tmp_path: Path) -> None:
         (["id,text", *(f"{s},photo {s}" for s in STEMS)], "no class folders"),  # captions
         (["id,name", "0,cat", "1,dog"], "no class folders"),  # names of classes
         (["id,width", *(f"{s},{40 + n % 2}" for n, s in enumerate(STEMS))], "no class folders"),
+        (
+            ["id,file_size", *(f"{s},{900 + n % 2}" for n, s in enumerate(STEMS))],
+            "no class folders",
+        ),
+        (["id,license", *(f"{s},cc-{n % 2}" for n, s in enumerate(STEMS))], "no class folders"),
         (["id,score", *(f"{s},{n % 2}.5" for n, s in enumerate(STEMS))], "numbers such as 0.5"),
         (["id,label", *(f"{s},dog, big" for s in STEMS)], "2 columns, but line 2 has 3"),
         (["id,label", "i00,caf\udce9"], "no text in UTF-8"),

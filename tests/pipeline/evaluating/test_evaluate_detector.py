@@ -190,6 +190,13 @@ def test_bad_images_and_labels_are_told(detector, squares, monkeypatch) -> None:
     assert "3.png is NaN or infinite" in str(told[2])
 
 
+def test_strict_stops_where_an_image_is_not_there(detector, squares) -> None:
+    (squares.parent / "3.png").unlink()
+    assert evaluate_detector(detector.int8, EvaluateConfig(str(squares))).images == 9
+    with pytest.raises(DataError, match=r"labels of an image that is not there \(.*3\.png\)"):
+        evaluate_detector(detector.int8, EvaluateConfig(str(squares), strict=True))
+
+
 def test_images_without_any_object_have_no_precision(detector, squares) -> None:
     document = json.loads(squares.read_text())
     squares.write_text(json.dumps(document | {"annotations": []}))
