@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mobilenet_cli.calibration.choose_grids import choose_grids, coded_tensors, seen_ranges
 from mobilenet_cli.calibration.float_tensors import FloatTensors
 from mobilenet_cli.calibration.graph.channels_last import turn_single_pixels
+from mobilenet_cli.calibration.graph.expand_enlargements import expand_enlargements
 from mobilenet_cli.calibration.graph.parse import Network
 from mobilenet_cli.calibration.graph.shape_for_kernels import pad_input_channels, shift_zero_points
 from mobilenet_cli.calibration.graph.write_qdq import QuantizedLinear, write_qdq
@@ -96,6 +97,7 @@ class Quantized:
             shift_zero_points(model)
         if target.cpu:
             turn_single_pixels(model, self.network)
+            expand_enlargements(model, self.network)
         return model
 
 

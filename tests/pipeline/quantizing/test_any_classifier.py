@@ -6,11 +6,14 @@ import numpy as np
 import onnx
 import pytest
 
+from mobilenet_cli.calibration.graph.expand_enlargements import expand_enlargements
+from mobilenet_cli.calibration.graph.parse import parse
 from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.pipeline.artifacts.artifact import save_artifact
 from mobilenet_cli.pipeline.artifacts.facts import Facts
-from mobilenet_cli.pipeline.artifacts.onnx_file import with_facts
+from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
 from mobilenet_cli.pipeline.quantizing.config import QuantizeConfig
+from mobilenet_cli.pipeline.quantizing.proof import SIMULATED
 from mobilenet_cli.pipeline.quantizing.quantize import quantize
 from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
 from mobilenet_cli.reports.records.base import Record
@@ -253,6 +256,44 @@ def test_a_map_that_is_enlarged_by_copying_stays_codes(small_graph, quantized, m
     assert bool(made.record.float_layers) == (mode == "linear")
     assert made.record.kernels_equal
     assert made.record.sqnr_db > 34
+
+
+@pytest.mark.parametrize(
+    ("scales", "coordinates", "nearest", "copied"),
+    [
+        ([1, 1, 2, 2], "asymmetric", "floor", True),
+        ([1, 1, 3, 2], "half_pixel", "round_prefer_floor", True),
+        ([1, 1, 1, 4], "half_pixel", "round_prefer_ceil", True),
+        ([1, 1, 1.5, 2], "asymmetric", "floor", False),
+        ([1, 1, 2, 2], "asymmetric", "ceil", False),
+        ([1, 1, 2, 2], "align_corners", "round_prefer_floor", False),
+        ([1, 1, 0.5, 0.5], "asymmetric", "floor", False),
+    ],
+)
+def test_codes_are_copied_where_a_map_is_enlarged_by_whole_factors(
+    small_graph, quantized, scales, coordinates, nearest, copied
+):
+    """TensorRT's file is left as it is, and the transformation changes none of its outputs."""
+    g = small_graph()
+    small = g.node("Relu", g.conv("x", 3, 16, strides=[4, 4]))
+    form = {"coordinate_transformation_mode": coordinates, "nearest_mode": nearest}
+    enlarged = g.node("Resize", small, "", g.constant(scales), mode="nearest", **form)
+    g.head(g.node("Relu", g.conv(enlarged, 16, 16)), 16, CLASSES)
+    made = quantized(g, target="tensorrt")
+    model = load_onnx(made.path)
+    images = np.random.default_rng(0).normal(size=(3, 3, 32, 32)).astype(np.float32)
+
+    def outputs(config):
+        session = open_session(model.SerializeToString(), config)
+        return session.run(None, {model.graph.input[0].name: images})[0]
+
+    before = [outputs(config) for config in (SIMULATED, SessionConfig())]
+    expand_enlargements(model, parse(load_onnx(made.path.with_name("float.onnx"))))
+    onnx.checker.check_model(model, full_check=True)
+    operators = Counter(node.op_type for node in model.graph.node)
+    assert (operators["Resize"], operators["Expand"]) == ((0, 1) if copied else (1, 0))
+    for expected, config in zip(before, (SIMULATED, SessionConfig()), strict=True):
+        np.testing.assert_array_equal(outputs(config), expected)
 
 
 def test_a_layer_that_is_kept_in_float_runs_in_float(small_graph, quantized):
