@@ -8,7 +8,7 @@ from google.protobuf.message import DecodeError
 from onnx import helper
 
 from mobilenet_cli.pipeline.artifacts.facts import METADATA_KEY, Facts
-from mobilenet_cli.pipeline.artifacts.file_kinds import not_a_model
+from mobilenet_cli.pipeline.artifacts.file_kinds import no_such_file, not_a_model
 from mobilenet_cli.pipeline.artifacts.files import foreign
 from mobilenet_cli.pipeline.artifacts.onnx_checks import checked, tensors_of
 from mobilenet_cli.pipeline.errors import CheckError, ModelError
@@ -34,6 +34,8 @@ def load_onnx(path: Path, branches: bool = False) -> onnx.ModelProto:
 
 
 def _parsed(path: Path) -> onnx.ModelProto:
+    if not path.is_file():  # what is a pipe would never end
+        raise no_such_file(path, "Check the path, or export the model again")
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ModelError(

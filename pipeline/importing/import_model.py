@@ -66,6 +66,8 @@ def _refuse(what: str, **options: object) -> None:
 
 def _refuse_own(path: Path) -> None:
     """Refuse a file that this tool made: it needs no import, and would lose its facts."""
+    if path.is_dir():  # as the Hugging Face hub has weights, and a run of ours, too
+        path /= "model.safetensors"
     if not path.is_file() or not (path.suffix == ".onnx" or is_checkpoint(path)):
         return
     with contextlib.suppress(ModelError):  # somebody else's, which is what is imported

@@ -116,9 +116,10 @@ def test_import_says_what_a_file_is(name: str):
         import_model(name, ImportConfig(), None, None)
 
 
-def test_a_checkpoint_of_this_tool_needs_no_import(chain):
-    with pytest.raises(OptionError, match=r"needs no import.* export --checkpoint"):
-        import_model(str(chain.checkpoint.path), ImportConfig(), None, None)
+def test_a_checkpoint_of_this_tool_needs_no_import_nor_does_its_run(chain):
+    for source in (chain.checkpoint.path, chain.checkpoint.path.parent):
+        with pytest.raises(OptionError, match=r"needs no import.* export --checkpoint"):
+            import_model(str(source), ImportConfig(), None, None)
 
 
 def test_a_folder_is_no_file_and_the_files_in_it_are_named(chain):

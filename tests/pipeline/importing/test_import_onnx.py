@@ -1,6 +1,7 @@
 """Classifiers of other programs, from their ONNX file to int8, by the command line."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -221,6 +222,11 @@ def test_classes_must_be_known(home: Path):
 @pytest.mark.parametrize("option", ["--width=0.5", "--activation=relu", "--revision=main"])
 def test_options_that_say_nothing_about_onnx(home: Path, option: str):
     assert option.split("=")[0] in refused("import", model(home / "o.onnx"), *IMPORT, option)
+
+
+def test_a_pipe_is_not_waited_for(home: Path):
+    os.mkfifo(home / "pipe.onnx")
+    assert "is no file but a pipe" in refused("import", home / "pipe.onnx", *IMPORT)
 
 
 @pytest.mark.usefixtures("home")
