@@ -4,10 +4,13 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from mobilenet_cli.pipeline.errors import DataError
+
+WORD = re.compile(r"[^\W\d_]{3,}([ _-][^\W\d_]+)*")  # letters A and a may be classes, and codes
 
 
 def printable(name: str) -> str:
@@ -19,9 +22,26 @@ def class_name(name: str) -> str:
     """Return the identifier of a class: ``printable``, and spelled as most systems spell it.
 
     macOS writes an accented letter in a name as two characters, and others as one: NFD and NFC of
-    https://unicode.org/reports/tr15. A copied folder would else be another class.
+    https://unicode.org/reports/tr15. A copied folder would else be another class. So would be what
+    has a space behind it.
     """
-    return unicodedata.normalize("NFC", printable(name))
+    return unicodedata.normalize("NFC", printable(name)).strip()
+
+
+def refuse_capitals(name: str, classes: Iterable[str]) -> None:
+    """Refuse classes of a set that are one word, with and without capital letters.
+
+    Raises:
+        DataError: there are two such.
+    """
+    words = sorted(filter(WORD.fullmatch, classes), key=lambda word: (word.lower(), word))
+    for one, other in pairwise(words):
+        if one.lower() == other.lower() and one != other:
+            raise DataError(
+                f"{printable(name)} has the classes {one} and {other}, which differ in capital "
+                "letters alone",
+                "Write both alike, or give each a name of its own",
+            )
 
 
 def as_path(name: str) -> str:
@@ -61,7 +81,7 @@ class Sample:
     def __post_init__(self) -> None:
         for name, spelled in (("key", printable), ("label", class_name)):
             value = getattr(self, name)
-            if value is not None and not value.isascii():
+            if value is not None and (not value.isascii() or value != value.strip()):
                 object.__setattr__(self, name, spelled(value))
 
 
@@ -74,6 +94,9 @@ class Dataset:
         samples: the images, in a reproducible order.
         classes: identifiers in label order; a model trained on this set has these outputs.
         lost: what damaged files no longer give, and samples without a label, a sentence each.
+
+    Raises:
+        DataError: two classes are the same word, with and without capital letters.
     """
 
     name: str
@@ -84,6 +107,7 @@ class Dataset:
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", printable(self.name))
         object.__setattr__(self, "classes", tuple(map(class_name, self.classes)))
+        refuse_capitals(self.name, self.classes)
 
     def labelled(self) -> "Dataset":
         """Return the set without the images that have no label where others have one.

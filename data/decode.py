@@ -85,7 +85,7 @@ DECODER_BYTES = {"JPEG": 6, "MPO": 6, "PPM": 12, "WEBP": 20, "AVIF": 24, "HEIF":
 BITS, PHOTOMETRIC, SAMPLES, STRIP_ROWS, TILE_WIDTH, TILE_ROWS = 258, 262, 277, 278, 322, 323
 WHITE_IS_ZERO = 0
 ORIENTATION = 274  # EXIF tag
-SIDEWAYS = 5  # from this value of it on, width and height change places
+SIDEWAYS = range(5, 9)  # values of it by which width and height change places
 
 # Both once for the process: warnings.catch_warnings is not safe in the threads that decode.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses twice as many
@@ -212,10 +212,11 @@ def upright_size(source: BinaryIO, key: str) -> tuple[int, int]:
     head = source.read(HEAD_BYTES)
     source.seek(0)
     with _reported(head, key), Image.open(source, formats=FORMATS) as image:
-        told = image.format != "PNG" or "xmp" in image.info or _has_exif(source)
+        metadata = {"Raw profile type exif", "XML:com.adobe.xmp"} & image.info.keys()
+        told = image.format != "PNG" or metadata or _has_exif(source)
         if image.format == "TIFF" or not told:
             return image.size  # of a TIFF as it is turned; a PNG would be decoded to find out
-        turned = image.getexif().get(ORIENTATION, 1) >= SIDEWAYS
+        turned = image.getexif().get(ORIENTATION) in SIDEWAYS
         return (image.height, image.width) if turned else image.size
 
 

@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenet_cli.data.boxes import number_order
-from mobilenet_cli.data.dataset import Dataset, Sample, class_name, printable
+from mobilenet_cli.data.dataset import Dataset, Sample, class_name, printable, refuse_capitals
 from mobilenet_cli.data.decode import upright_size
 from mobilenet_cli.data.readers.files import open_file
 from mobilenet_cli.pipeline.errors import DataError
@@ -23,6 +22,7 @@ from mobilenet_cli.pipeline.errors import DataError
 CLIPPED = "boxes reach outside their image and were clipped"
 OUTSIDE = "boxes lie outside their image or have no area, and were left out"
 REVERSED = "boxes have their corners swapped and were turned"
+REPEATED = "boxes are there more than once in their class, and were counted once"
 NOT_FINITE = "boxes have no finite corners and were left out"
 UNKNOWN_CLASS = "boxes are of a class that is not listed, and were left out"
 IGNORED = "boxes are of crowds or marked as difficult, and count neither way"
@@ -38,6 +38,10 @@ SINGULAR = {
     **{"their": "its", "were": "was"},
 }
 Corners = tuple[float, float, float, float]
+
+
+class MisreadError(DataError):
+    """Labels evidently mean something else than what they are read as, in all parts of a set."""
 
 
 class Remarks:
@@ -185,11 +189,16 @@ def checked(labelled: Labelled, remarks: Remarks) -> BoxImage:
     """Make boxes that lie in their image and have an area; all others are remarked on."""
     width, height = labelled.size
     kept: list[tuple[int, Corners, bool, float]] = []
+    seen = set[tuple[int, Corners]]()
     key = labelled.sample.key
     for label, corners, ignored, area in labelled.boxes:
         if not all(map(math.isfinite, corners)):
             remarks.add(NOT_FINITE, key)
             continue
+        if (label, corners) in seen:
+            remarks.add(REPEATED, key)
+            continue
+        seen.add((label, corners))
         left, right = sorted(corners[::2])
         top, bottom = sorted(corners[1::2])
         if (left, top, right, bottom) != tuple(corners):
@@ -244,7 +253,6 @@ def make_dataset(
     classes: Sequence[str],
     remarks: Remarks,
     lost: Sequence[DataError] = (),
-    order: str = number_order.CORNERS,
 ) -> BoxDataset:
     """Check all boxes and make the set.
 
@@ -254,11 +262,10 @@ def make_dataset(
         classes: their names, in the order of their indices.
         remarks: of what was wrong so far; what is wrong with boxes is added.
         lost: what cannot be read.
-        order: in which the format writes the numbers of a box, one of ``number_order.ORDERS``.
 
     Raises:
         DataError: there are no images, a class has no name or that of another, or boxes are no
-            pixels or in another order.
+            pixels, or none lies in its image.
     """
     names = tuple(map(class_name, classes))
     if wrong := [name for name, count in Counter(names).items() if count > 1 or not name.strip()]:
@@ -266,24 +273,23 @@ def make_dataset(
             f"the classes of {printable(name)} have the name '{wrong[0]}' more than once or empty",
             "Give each class a name of its own, and leave no empty line between them",
         )
-    labelled = list(labelled)
+    refuse_capitals(name, names)
     images = [checked(one, remarks) for one in labelled]
     if not images:
         first = f"; {lost[0].what}" if lost else ""
         raise DataError(
             f"{name} has no images with labels{first}", "Check that images and labels lie together"
         )
+    if remarks.counts[OUTSIDE] and not any(len(image.boxes) for image in images):
+        raise DataError(
+            f"no box of {printable(name)} lies in its image; {remarks.sentences()[0]}",
+            "Write them in pixels of these images",
+        )
     if _are_fractions(images):
         raise DataError(
             f"the boxes of {printable(name)} all lie in the first pixel of their images, as "
             "fractions do",
             "Write them in pixels",
-        )
-    if other := _other_order(labelled, order):
-        raise DataError(
-            f"the boxes of {printable(name)} seem to be {other}, where this format has {order}: as "
-            "that, many reach far outside their images or have no area",
-            f"Write them as {order}",
         )
     absent = remarks.first.get(NO_IMAGE, "")
     return BoxDataset(printable(name), images, names, remarks.sentences(), tuple(lost), absent)
@@ -293,16 +299,6 @@ def _are_fractions(images: Sequence[BoxImage]) -> bool:
     """Tell whether no box reaches beyond 1, as where somebody divided them by the image's size."""
     ends = [image.boxes.corners.max() for image in images if len(image.boxes)]
     return bool(ends) and max(ends) <= 1 and all(min(image.size) > 1 for image in images)
-
-
-def _other_order(labelled: Sequence[Labelled], order: str) -> str | None:
-    finite = [
-        (corners, image.size)
-        for image in labelled
-        for _, corners, _, _ in image.boxes
-        if all(map(math.isfinite, corners))
-    ]
-    return number_order.other_order([c for c, _ in finite], [size for _, size in finite], order)
 
 
 def as_dataset(boxes: BoxDataset) -> Dataset:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ from mobilenet_cli.data.boxes.box_dataset import (
     BoxDataset,
     Corners,
     Labelled,
+    MisreadError,
     Remarks,
     labelled_size,
     make_dataset,
 )
 from mobilenet_cli.data.boxes.find_images import ImageFinder
-from mobilenet_cli.data.boxes.number_order import SIZES
+from mobilenet_cli.data.boxes.number_order import AS_EDGES_AND_SIZE, refuse_other_order
 from mobilenet_cli.data.dataset import Sample
 from mobilenet_cli.data.readers.files import open_file, read_bytes, read_file
 from mobilenet_cli.data.readers.walk import folders_in
@@ -78,7 +79,8 @@ def read(path: Path, name: str) -> BoxDataset:
     """Read a JSON file and find its images.
 
     Raises:
-        DataError: it is broken, or has no images, or they are not there.
+        DataError: it is broken, or has no images, or they are not there, or its boxes are
+            numbers in another order.
     """
     remarks, lost, finder = Remarks(), list[DataError](), ImageFinder()
     document = _document(path)
@@ -92,7 +94,10 @@ def read(path: Path, name: str) -> BoxDataset:
         index = {identifier: names.index(label) for identifier, label in categories}
         listed = {_id(i["id"]): i for i in document["images"]}
         boxes: dict[str, list[tuple[int, Corners, bool, float | None]]] = defaultdict(list)
-        for annotation in document.get("annotations", ()):
+        annotations = document.get("annotations", ())
+        _refuse_shifted(path, "categories", index, [a["category_id"] for a in annotations])
+        _refuse_shifted(path, "images", listed, [a["image_id"] for a in annotations])
+        for annotation in annotations:
             _take(annotation, listed, index, boxes, remarks)
         root = _image_folder(path, list(map(_name, listed.values())), finder)
         files = {identifier: finder.find(root, _name(i)) for identifier, i in listed.items()}
@@ -114,7 +119,8 @@ def read(path: Path, name: str) -> BoxDataset:
             f"{path} is not as COCO has it ({type(error).__name__}: {error})",
             "It needs images, annotations and categories, as instances_val2017.json has",
         ) from error
-    return make_dataset(name, labelled, names, remarks, lost, SIZES)
+    refuse_other_order(str(path), AS_EDGES_AND_SIZE, labelled)
+    return make_dataset(name, labelled, names, remarks, lost)
 
 
 def _id(value: object) -> str:
@@ -149,6 +155,29 @@ def _refuse_twice(path: Path, what: str, values: Sequence[int | str]) -> None:
             f"{path} lists {count} {what} {value}, and it is not said whose the boxes are",
             "Leave one of them, or give each its own",
         )
+
+
+def _refuse_shifted(path: Path, what: str, ids: Iterable[str], named: Iterable[object]) -> None:
+    """Refuse annotations that count from another number than what they name.
+
+    Raises:
+        MisreadError: all that they name is there but one, just before the first or behind the last
+            id, and of most ids they lack just that at the other end.
+    """
+    used = set(map(_id, named))
+    if used.issubset(ids):
+        return
+    if not all(re.fullmatch(r"-?\d{1,18}", identifier) for identifier in {*ids, *used}):
+        return
+    there, asked = set(map(int, ids)), set(map(int, used))
+    first, last = min(there, default=0), max(there, default=0)
+    for outside, opposite in ((last + 1, first), (first - 1, last)):
+        if asked - there == {outside} and opposite not in asked and 2 * len(asked) > len(there):
+            raise MisreadError(
+                f"{path} has {what} with the ids {first} to {last}, and annotations name them "
+                f"{min(asked)} to {max(asked)}, as if they counted from another number",
+                "Let both count from the same",
+            )
 
 
 def _document(path: Path) -> dict[str, Any]:

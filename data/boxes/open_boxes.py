@@ -91,7 +91,7 @@ def open_boxes(source: str, split: Split) -> BoxDataset:
         try:
             whole[part] = reader.read(path, files, name)
         except DataError as error:
-            if part == split:
+            if part == split or isinstance(error, box_dataset.MisreadError):
                 raise
             # Many download the labels of all images of COCO, and the images to evaluate on alone.
             remarks = (f"the classes are those of '{split}' alone, since {error.what}",)

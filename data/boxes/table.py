@@ -5,6 +5,7 @@ So Roboflow (``_annotations.csv``) and the tutorials of TensorFlow's object dete
 """
 
 import csv
+import re
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from mobilenet_cli.data.boxes.box_dataset import (
     make_dataset,
 )
 from mobilenet_cli.data.boxes.find_images import ImageFinder
+from mobilenet_cli.data.boxes.number_order import AS_CORNERS, refuse_other_order
 from mobilenet_cli.data.dataset import Sample
 from mobilenet_cli.data.readers.files import is_image, open_file, read_file, read_text
 from mobilenet_cli.data.readers.shards import HELD_OUT_WORDS, split_word
@@ -28,6 +30,7 @@ from mobilenet_cli.pipeline.errors import DataError
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 NEEDED = {"filename", "class", *CORNERS}
 HEADING = "filename,width,height,class,xmin,ymin,xmax,ymax"
+EDGES = {"xmin", "x_min", "x1", "left", "bbox", "bbox_x"}  # in headings of tables in other forms
 PLACES = ("", "annotations", "data", *SPLIT_NAMES)
 MAX_BYTES = 1 << 28
 Row = dict[str, str]
@@ -49,7 +52,7 @@ def other_table(folder: Path) -> DataError | None:
     for path in _tables(folder):
         row = _first_row(path)
         unnamed = len(row) == 6 and is_image(row[0]) and all(_is_number(v) for v in row[1:5])
-        if unnamed or "xmin" in row:
+        if unnamed or EDGES & {value for cell in row for value in re.split(r"[;\t]", cell)}:
             return DataError(
                 f"{path} has boxes in a form that is not read",
                 f"Write them as {HEADING}, in pixels",
@@ -98,7 +101,7 @@ def read(folder: Path, paths: list[Path], name: str) -> BoxDataset:
     """Read tables and find their images.
 
     Raises:
-        DataError: a table cannot be read, or no image can.
+        DataError: a table cannot be read, or no image can, or boxes are numbers in another order.
     """
     remarks, lost, finder = Remarks(), list[DataError](), ImageFinder()
     named: dict[tuple[Path, str], list[Row]] = defaultdict(list)
@@ -130,6 +133,7 @@ def read(folder: Path, paths: list[Path], name: str) -> BoxDataset:
             continue
         sample = Sample(str(image.relative_to(folder)), None, partial(read_file, image))
         labelled.append(Labelled(sample, sizes.pop(), boxes))
+    refuse_other_order(", ".join(map(str, paths)), AS_CORNERS, labelled)
     return make_dataset(name, labelled, classes, remarks, lost)
 
 

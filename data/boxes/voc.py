@@ -22,6 +22,7 @@ from mobilenet_cli.data.boxes.box_dataset import (
     size_of,
 )
 from mobilenet_cli.data.boxes.find_images import ImageFinder
+from mobilenet_cli.data.boxes.number_order import AS_CORNERS, refuse_other_order
 from mobilenet_cli.data.dataset import Sample
 from mobilenet_cli.data.readers.files import is_image, read_bytes, read_file, read_text
 from mobilenet_cli.data.readers.walk import folders_in
@@ -192,7 +193,7 @@ def read(folder: Path, paths: list[Path], name: str) -> BoxDataset:
     """Read XML files and find their images.
 
     Raises:
-        DataError: none can be read.
+        DataError: none can be read, or boxes are numbers in another order.
     """
     remarks, lost, finder = Remarks(), list[DataError](), ImageFinder()
     read_files: list[tuple[Path, Element]] = []
@@ -232,6 +233,7 @@ def read(folder: Path, paths: list[Path], name: str) -> BoxDataset:
         labelled.append(Labelled(Sample(key, None, partial(read_file, image)), size, boxes))
     for image in _unlabelled(folders, {path.parent for path in paths}):
         remarks.add(remark.SKIPPED, str(image))
+    refuse_other_order(str(folder), AS_CORNERS, labelled)
     return make_dataset(name, labelled, classes, remarks, lost)
 
 
@@ -260,7 +262,7 @@ def _boxes(
         left, top, right, bottom = (
             float(found.find("bndbox", end)) for end in ("xmin", "ymin", "xmax", "ymax")
         )
-        difficult = found.all("difficult") and found.find("difficult") == "1"
+        difficult = found.all("difficult") and found.find("difficult").lower() in ("1", "true")
         yield index[found.find("name")], (left, top, right, bottom), bool(difficult), None
 
 

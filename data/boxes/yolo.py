@@ -20,11 +20,12 @@ from mobilenet_cli.data.boxes.box_dataset import (
     BoxDataset,
     Corners,
     Labelled,
+    MisreadError,
     Remarks,
     make_dataset,
     size_of,
 )
-from mobilenet_cli.data.boxes.number_order import CENTRES
+from mobilenet_cli.data.boxes.number_order import AS_MIDDLE_AND_SIZE, refuse_other_order
 from mobilenet_cli.data.class_files import yaml_document
 from mobilenet_cli.data.dataset import Sample
 from mobilenet_cli.data.readers.files import MAX_TEXT, is_image, read_bytes, read_file, read_text
@@ -99,8 +100,10 @@ def _told(source: Path) -> tuple[dict[Split, list[Path]], DataError | None]:
     for split, named in entries.items():
         for entry in named:
             if not (images := _named(roots, entry)):
+                written = " and ".join(str(_written(root, entry)) for root in roots)
                 return {}, DataError(
-                    f"{_config(source) or source} names '{entry}' for {split}, where no images are",
+                    f"{_config(source) or source} names '{entry}' for {split}, where no images are;"
+                    f" looked for {written}, and for the end of it in {', '.join(map(str, roots))}",
                     "Correct the path, or remove the line",
                 )
             found[split] += images
@@ -132,8 +135,8 @@ def _entries_of(source: Path) -> tuple[dict[str, list[str]], list[Path]]:
         document: Any = yaml_document(config, read_text(config, MAX_TEXT))
         document = document if isinstance(document, dict) else {}
         place = document.get("path")
-        if isinstance(place, str) and place and (folder / place).is_dir():
-            roots.insert(0, folder / place)
+        if isinstance(place, str) and _written(folder, place) != folder:
+            roots.insert(0, _written(folder, place))
         for split, names in (("train", TRAINING_NAMES), ("val", HELD_OUT_NAMES)):
             named: Any = next((document[n] for n in names if document.get(n)), [])
             listed = named if isinstance(named, list) else [named]
@@ -150,17 +153,18 @@ def _entries_of(source: Path) -> tuple[dict[str, list[str]], list[Path]]:
 
 def _named(roots: Sequence[Path], entry: str) -> list[Path]:
     """Return the images that an entry stands for, a folder of them or a list."""
-    path = _below(roots, entry)
+    path = _found(roots, entry, _ends(entry, split=True))
     if path is not None and path.is_dir():
         return _images(path) or [path / name for name in _deeper(path)]
     if path is None or path.suffix != ".txt":
         return []
     lines = [line for line in map(str.strip, _lines(path)) if is_image(line)]
-    images = [_below(roots, line) for line in lines]
+    places = list(dict.fromkeys([path.parent, *roots]))
+    images = [_found(places, line, _ends(line)) for line in lines]
     if not any(images):
         return []
     # What is not there is named where it is read.
-    return [image or roots[0] / line for image, line in zip(images, lines, strict=True)]
+    return [image or _written(roots[0], line) for image, line in zip(images, lines, strict=True)]
 
 
 def _deeper(folder: Path) -> list[str]:
@@ -169,14 +173,30 @@ def _deeper(folder: Path) -> list[str]:
     return []
 
 
-def _below(roots: Sequence[Path], entry: str) -> Path | None:
-    """Return the file or folder that an entry means, which may be a path on another machine."""
-    written = entry.replace("\\", "/")
-    parts = [part for part in written.split("/") if part not in ("", ".", "..")]
-    ends = (Path(*parts[start:]) for start in range(len(parts)))
-    places = (root / end for end in (Path(written), *ends) for root in roots)
-    # This never raises, however long the name.
-    return next((place for place in places if os.path.exists(place)), None)  # noqa: PTH110
+def _written(root: Path, entry: str) -> Path:
+    """Return what an entry means as it is written, which may be a path on another machine."""
+    return Path(os.path.normpath(root / entry.replace("\\", "/")))
+
+
+def _ends(entry: str, split: bool = False) -> list[str]:
+    """Return the ends of a path, of which one may be right where the whole is not.
+
+    Args:
+        entry: the path, such as ``../train/images``, as Roboflow writes it for ``train/images``.
+        split: only those with the folder that is called like a split: what lies above it is not it.
+    """
+    parts = [part for part in entry.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    named = [n for n, part in enumerate(parts) if YEAR.sub("", part.lower()) in SPLIT_NAMES]
+    last = named[-1] if split and named else len(parts) - 1
+    return ["/".join(parts[start:]) for start in range(last + 1)]
+
+
+def _found(roots: Sequence[Path], entry: str, ends: Sequence[str]) -> Path | None:
+    """Return the file or folder that an entry means: as it is written, or else by an end of it."""
+    written = [_written(root, entry) for root in roots]
+    paths = (*written, *(root / end for root in roots for end in ends))
+    exists = os.path.exists  # which never raises, however long the name
+    return next((path for path in paths if exists(path)), None)
 
 
 def _child(folder: Path, name: str) -> Path:
@@ -222,8 +242,8 @@ def read(source: Path, images: list[Path], name: str) -> BoxDataset:
     """Read the text files of images.
 
     Raises:
-        DataError: no image can be read, or the names of the classes cannot; or these are counted
-            from 1, or boxes are in another order.
+        DataError: no image can be read, or the names of the classes cannot, or boxes are numbers
+            in another order.
     """
     remarks, lost, folder = Remarks(), list[DataError](), folder_of(source)
     names, pose = class_names(source), _points_of(source)
@@ -243,10 +263,11 @@ def read(source: Path, images: list[Path], name: str) -> BoxDataset:
             lost.append(error)
         except (OSError, ValueError) as error:
             lost.append(DataError(f"{label} is not as YOLO has it ({error})", "Export it again"))
-    if names is None:
+    if names is not None:
+        _refuse_from_1(source, names, {index for _, found in rows for index, _ in found})
+    else:
         count = max((index for _, found in rows for index, _ in found), default=-1) + 1
         names = [str(index) for index in range(count)]
-    _refuse_counting_from_one({index for _, found in rows for index, _ in found}, len(names), name)
     labelled = []
     for image, found in rows:
         try:
@@ -264,15 +285,21 @@ def read(source: Path, images: list[Path], name: str) -> BoxDataset:
             boxes.append((index, corners, False, None))
         key = str(image.relative_to(folder) if image.is_relative_to(folder) else image)
         labelled.append(Labelled(Sample(key, None, partial(read_file, image)), size, boxes))
-    return make_dataset(name, labelled, names, remarks, lost, CENTRES)
+    refuse_other_order(str(source), AS_MIDDLE_AND_SIZE, labelled)
+    return make_dataset(name, labelled, names, remarks, lost)
 
 
-def _refuse_counting_from_one(indices: set[int], classes: int, name: str) -> None:
-    if indices and min(indices) == 1 and max(indices) == classes:
-        raise DataError(
-            f"the labels of {name} have the classes 1 to {classes}, and YOLO counts from 0: of its "
-            f"{counted(classes, 'name')} the first would have no box, and the last class no name",
-            "Subtract 1 from the first number of each line",
+def _refuse_from_1(source: Path, names: Sequence[str], found: set[int]) -> None:
+    """Refuse labels whose classes seem to count from 1: each would be the class behind its own.
+
+    Raises:
+        MisreadError: there is none of class 0, and the last has the number of the names.
+    """
+    if found and 0 not in found and max(found) == len(names):
+        raise MisreadError(
+            f"the labels of {source} have the classes {min(found)} to {max(found)} of "
+            f"{counted(len(names), 'name')}, as if they counted from 1, but classes count from 0",
+            "Write 0 for the first name, 1 for the second and so on",
         )
 
 
@@ -392,6 +419,8 @@ def _names_in(path: Path) -> list[str]:
     try:
         names = document["names"]
         if isinstance(names, dict):
+            if "0" not in names and str(len(names)) in names:
+                raise TypeError("names count from 1, and classes count from 0")
             names = [names[str(index)] for index in range(len(names))]
         if not isinstance(names, list):
             raise TypeError(f"names is '{names}'")

@@ -20,6 +20,19 @@ from pathlib import Path, PurePosixPath
 
 from mobilenet_cli.data.dataset import class_name
 from mobilenet_cli.data.imagenet import VALIDATION_IMAGE
+from mobilenet_cli.data.readers.class_columns import (
+    FLAGGED,
+    FLAGS,
+    INDEX,
+    LABELS,
+    NOT_FLAGGED,
+    NUMBER,
+    PARTS,
+    is_named_class,
+    is_named_no_class,
+    plain,
+    refuse_no_classes,
+)
 from mobilenet_cli.data.readers.files import is_image, read_text
 from mobilenet_cli.data.readers.shards import HELD_OUT_WORDS, SHORT, WORD, classes_of
 from mobilenet_cli.data.readers.walk import images_below
@@ -31,37 +44,12 @@ MAX_BYTES = 1 << 28
 # Kaggle's examples of answers, and answers of models.
 NO_LABELS = re.compile("submission|predict|(?<![a-z])preds?(?![a-z])", re.IGNORECASE)
 LOGS = frozenset({"epoch", "epochs", "iter", "iteration", "iterations", "step", "steps"})
-# What people call the column of the classes, without spaces and underscores. Where there are only
-# two columns, it may have any name.
-LABELS = frozenset(
-    {
-        *("breed", "category", "categoryid", "categoryname", "choice", "class", "classid"),
-        *("classlabel", "classname", "diagnosis", "dx", "label", "labelid", "labelname", "labels"),
-        *("species", "target"),
-    }
-)
-# Columns that say which images are held out: by the name of the part, or by true and false.
-PARTS = frozenset({"dataset", "fold", "part", "partition", "set", "split", "subset"})
-FLAGS = {
-    **dict.fromkeys(("istrain", "istraining"), ("train", "val")),
-    **dict.fromkeys(("isval", "isvalid", "isvalidation"), ("val", "train")),
-    "istest": ("test", "train"),
-}
-FLAGGED, NOT_FLAGGED = ("true", "1", "yes"), ("false", "0", "no")
-INDEX = ("", "index", "unnamed:0")  # of the lines, as pandas writes it
-# Columns that are about something else than the class.
-NO_CLASSES = frozenset(
-    {
-        *PARTS,
-        *FLAGS,
-        *INDEX,
-        *("age", "author", "bytes", "camera", "caption", "channels", "checksum", "copyright"),
-        *("credit", "date", "description", "etag", "extension", "filesize", "format", "h", "hash"),
-        *("height", "imagesize", "lat", "latitude", "licence", "license", "link", "lng", "lon"),
-        *("longitude", "md5", "mimetype", "mode", "owner", "phash", "photographer", "sha1"),
-        *("sha256", "size", "sizebytes", "text", "time", "timestamp", "title", "uri", "url", "w"),
-        "width",
-    }
+# What cells are that are no classes: dates, addresses, hashes, licences, sizes.
+NO_CLASS = re.compile(
+    r"\d{4}[-/:.]\d\d?[-/:.]\d\d?([T ].*)?|\d\d?[-/.]\d\d?[-/.](\d\d){1,2}([T ].*)?|"
+    r"(https?|ftp|gs|s3)://\S+|[0-9a-f]{32,128}|cc[- ]?(by|0|zero)\b.*|public domain|"
+    r"\d+ ?[x\u00d7] ?\d+|\d+(\.\d+)? ?([kmg]i?b|bytes)",
+    re.IGNORECASE,
 )
 # Folders that are called like parts of a set, or like images, are no classes.
 SAYS_NOTHING = re.compile(
@@ -70,8 +58,10 @@ SAYS_NOTHING = re.compile(
 )
 FIRST = 10  # lines that tell a table from a text
 LOOK = 1000  # rows by which columns are told apart
-NUMBER = re.compile(r"[-+]?\d*\.?\d+")
-FRACTION = re.compile(r"[-+]?\d*\.\d*[1-9]\d*")
+WHOLE = re.compile(
+    r"(\d+)\.0+"
+)  # what pandas makes of a number where others of its column are missing
+MISSING = ("", "nan", "NaN", "<NA>", "#N/A")
 
 
 class ContradictionError(DataError):
@@ -236,7 +226,7 @@ def _read(folder: Path, tables: tuple[Seen, ...]) -> Listed | DataError | None:
 
 def _alike(some: Sequence[str], others: Sequence[str]) -> bool:
     """Tell whether columns hold the same classes; a list of test images may have none of these."""
-    return set(some) == set(others) or all(_plain(name) in LABELS for name in (*some, *others))
+    return set(some) == set(others) or all(plain(name) in LABELS for name in (*some, *others))
 
 
 def _rows(path: Path) -> list[list[str]]:
@@ -295,29 +285,41 @@ def _json_rows(text: str) -> list[list[str]]:
         return []
     columns = list(dict.fromkeys(chain.from_iterable(documents)))
     cells = ([document.get(column) for column in columns] for document in documents)
-    rows = [["" if cell is None else str(cell) for cell in row] for row in cells]
+    rows = [[_json_cell(cell) for cell in row] for row in cells]
     return [columns, *rows] if len(columns) > 1 else []
+
+
+def _json_cell(value: object) -> str:
+    """Return what stands in a cell of a table; of a list of one thing, that."""
+    if isinstance(value, list) and len(value) == 1:
+        return _json_cell(value[0])
+    return "" if value is None else str(value).strip()
 
 
 def _understood(path: Path, rows: list[list[str]], images: Images) -> Table | None:
     """Find out what the columns of a table mean; None where it does not name images.
 
     Raises:
-        DataError: it is not said which column holds the class, or an image has two.
+        DataError: it is not said which column holds the class, or none does, or an image has two.
     """
     part = _part_of(path.stem) or _part_of(path.parent.name, whole=True)
     column = _image_column(rows, images, part)
-    if column is None or LOGS & set(map(_plain, rows[0])):
+    if column is None or LOGS & set(map(plain, rows[0])):
         return None
     first = rows[0][column]
     named = images.find(first, part) is None and not is_image(first)
     heading, body = (rows[0], rows[1:]) if named else ([], rows)
     where = _part_of_row(heading, body)
-    about = {c for c, name in enumerate(heading) if _plain(name) in NO_CLASSES}
-    about |= {c for c in range(len(rows[0])) if all(is_image(row[c]) for row in body)}  # masks
-    others = [c for c in range(len(rows[0])) if c != column and c not in about]
-    if not others:
+    beside = [c for c in range(len(rows[0])) if c != column and not _is_aside(c, heading, body)]
+    others = [c for c in beside if not _is_no_class(c, heading, body)]
+    if not beside:
         return None
+    if len(others) < len(beside) and _is_number_alone(others, heading, body):
+        raise DataError(
+            f"{path} names images, but none of its columns seems to hold their classes"
+            f"{examples([heading[c] for c in beside]) if heading else ''}",
+            "Call the one that does label, or write labels.csv",
+        )
     label, columns = _labeller(path, heading, body, others)
     table = Table(path, columns)
     for row in body:
@@ -338,6 +340,30 @@ def _understood(path: Path, rows: list[list[str]], images: Images) -> Table | No
     return table if few or _repeats(table.found.values()) else None
 
 
+def _is_aside(column: int, heading: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
+    """Tell whether a column counts lines, or names masks or the parts of a set."""
+    name = plain(heading[column]) if heading else None
+    return name in {*PARTS, *FLAGS, *INDEX} or all(is_image(row[column]) for row in rows)
+
+
+def _is_no_class(column: int, heading: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
+    """Tell whether a column is about something else than the class, by its name or its cells."""
+    if heading and (is_named_class(heading[column]) or is_named_no_class(heading[column])):
+        return is_named_no_class(heading[column])
+    cells = {row[column] for row in rows} - {""}
+    return bool(cells) and all(map(NO_CLASS.fullmatch, cells))
+
+
+def _is_number_alone(
+    columns: Sequence[int], heading: Sequence[str], rows: Sequence[Sequence[str]]
+) -> bool:
+    """Tell whether no column is left, or one of numbers that is not called like a class."""
+    if len(columns) != 1:
+        return not columns
+    called = bool(heading) and plain(heading[columns[0]]) in LABELS
+    return not called and all(NUMBER.fullmatch(row[columns[0]]) for row in rows)
+
+
 def _repeats(values: Iterable[tuple[str | None, str | None]]) -> bool:
     """Tell whether images share labels; where nearly each has its own, these are captions."""
     labels = [label for label, _ in values]
@@ -352,7 +378,7 @@ def _image_column(rows: list[list[str]], images: Images, part: str | None) -> in
         cells = [row[column] for row in some]
         hits = sum(images.find(cell, part) is not None for cell in cells)
         if hits:
-            is_index = _plain(name) in INDEX
+            is_index = plain(name) in INDEX
             found = (hits, sum(map(is_image, cells)), len(set(cells)), not is_index, -column)
             best = max(best or found, found)
     if best is None:
@@ -367,9 +393,9 @@ def _part_of_row(
     """Return what tells of which part of the set a row is, if a column says that."""
     for column, name in enumerate(heading):
         cells = {row[column].lower() for row in rows}
-        if _plain(name) in PARTS and cells <= {*SPLIT_NAMES}:
+        if plain(name) in PARTS and cells <= {*SPLIT_NAMES}:
             return lambda row: _short(row[column])
-        if (named := FLAGS.get(_plain(name))) and cells <= {*FLAGGED, *NOT_FLAGGED}:
+        if (named := FLAGS.get(plain(name))) and cells <= {*FLAGGED, *NOT_FLAGGED}:
             return lambda row: named[row[column].lower() not in FLAGGED]
     return None
 
@@ -390,13 +416,14 @@ def _labeller(
         return _one_of(path, heading, rows, others)
     column = others[0] if len(others) == 1 else _label_column(path, heading, rows, others)
     values = {row[column] for row in rows}
-    fractions = sorted(filter(FRACTION.fullmatch, values))
-    if fractions and all(map(NUMBER.fullmatch, values)):
-        raise DataError(
-            f"{path} gives images numbers such as {fractions[0]}, which are no classes",
-            "Write the class of each image",
-        )
-    return lambda row: row[column] or None, (heading[column],) if heading else ()
+    refuse_no_classes(str(path), values.difference(MISSING))
+    return lambda row: _class_in(row[column]), (heading[column],) if heading else ()
+
+
+def _class_in(cell: str) -> str | None:
+    """Return the class that a cell names, if it does."""
+    whole = WHOLE.fullmatch(cell)
+    return whole[1] if whole else None if cell in MISSING else cell
 
 
 def _one_of(
@@ -428,7 +455,7 @@ def _label_column(
         DataError: there is none, or several say different things.
     """
     words = [c for c in others if not all(NUMBER.fullmatch(row[c]) for row in rows)]
-    called = [c for c in others if heading and _plain(heading[c]) in LABELS]
+    called = [c for c in others if heading and plain(heading[c]) in LABELS]
     if not heading and len(words) == 1:
         return words[0]
     # A number and a name of each class say the same.
@@ -510,7 +537,7 @@ def _folders_win(
     if all(len(found) == 1 for found in by_folder.values()):
         return loose is None
     called = (*table.columns, *re.findall("label", table.path.stem.lower()))
-    says_so = any(_plain(name) in LABELS for name in called) or _part_of(table.path.stem)
+    says_so = any(plain(name) in LABELS for name in called) or _part_of(table.path.stem)
     if len(by_folder) < 2:  # beside it are masks, or other classes
         return not says_so and 2 * len(labels) < len(images)
     if says_so:
@@ -544,10 +571,6 @@ def _lost(folder: Path, tables: Sequence[Table]) -> tuple[DataError, ...]:
 
 def _spelling(name: str) -> str:
     return class_name(name).casefold()
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\s_-]", "", name).lower()
 
 
 def _short(word: str) -> str:

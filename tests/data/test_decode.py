@@ -12,9 +12,9 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
-from mobilenet_cli.data.decode import MEMORY, MemoryBudget, decode
+from mobilenet_cli.data.decode import MEMORY, ORIENTATION, MemoryBudget, decode, upright_size
 from mobilenet_cli.data.preprocess import InputSpec, prepare
 from mobilenet_cli.pipeline.errors import DataError
 
@@ -253,3 +253,34 @@ def test_what_is_cut_off_is_called_by_its_format(options, kept):
 def test_what_people_take_for_an_image_is_named(content, what):
     with pytest.raises(DataError, match=f"x is {what}"):
         decode(content, "x")
+
+
+def moved_behind(file: bytes, kind: bytes) -> bytes:
+    """Put a chunk of a PNG behind its pixels, where some programs write it."""
+    begin = file.index(kind) - 4
+    stop = begin + 12 + int.from_bytes(file[begin : begin + 4], "big")
+    end = file.rindex(b"IEND") - 4
+    return file[:begin] + file[stop:end] + file[begin:stop] + file[end:]
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP", "AVIF", "HEIF"])
+@pytest.mark.parametrize("orientation", range(10))  # 0 and 9 mean nothing
+def test_size_without_decoding_is_that_of_what_is_decoded(form, orientation):
+    """Boxes in fractions are scaled by it, and those in pixels are refused by it."""
+    if form == "HEIF":
+        pytest.importorskip("pillow_heif", reason="the extra heif is not installed")
+    exif, content = Image.Exif(), io.BytesIO()
+    exif[ORIENTATION] = orientation
+    Image.linear_gradient("L").resize((64, 48)).convert("RGB").save(content, form, exif=exif)
+    files = [content.getvalue()]
+    if form == "PNG":
+        files.append(moved_behind(files[0], b"eXIf"))
+        written = PngImagePlugin.PngInfo()
+        written.add_itxt("XML:com.adobe.xmp", f'<a tiff:Orientation="{orientation}"/>')
+        content = io.BytesIO()
+        Image.new("L", (64, 48)).save(content, form, pnginfo=written)
+        files.append(content.getvalue())
+    turned = 5 <= orientation <= 8 and form != "HEIF"
+    for file in files:
+        size = upright_size(io.BytesIO(file), "x")
+        assert size == decode(file, "x").size == ((48, 64) if turned else (64, 48))

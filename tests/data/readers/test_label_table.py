@@ -247,14 +247,12 @@ def test_a_table_that_contradicts_the_class_folders(tmp_path: Path) -> None:
         (["id,class,category", *(f"{s},{label(s)},{s[1]}" for s in STEMS)], "class, category"),
         (["id,label", *(f"{s},{label(s)}" for s in STEMS), "i00,emu"], "two classes, cat and emu"),
         (["id,cat,dog", *(f"{s},1,1" for s in STEMS)], "several classes, cat and dog"),
-        (["id,text", *(f"{s},photo {s}" for s in STEMS)], "no class folders"),  # captions
+        (["id,text", *(f"{s},photo {s}" for s in STEMS)], "their classes: text"),  # captions
         (["id,name", "0,cat", "1,dog"], "no class folders"),  # names of classes
-        (["id,width", *(f"{s},{40 + n % 2}" for n, s in enumerate(STEMS))], "no class folders"),
         (
-            ["id,file_size", *(f"{s},{900 + n % 2}" for n, s in enumerate(STEMS))],
-            "no class folders",
+            ["id,width", *(f"{s},{40 + n % 2}" for n, s in enumerate(STEMS))],
+            "their classes: width",
         ),
-        (["id,license", *(f"{s},cc-{n % 2}" for n, s in enumerate(STEMS))], "no class folders"),
         (["id,score", *(f"{s},{n % 2}.5" for n, s in enumerate(STEMS))], "numbers such as 0.5"),
         (["id,label", *(f"{s},dog, big" for s in STEMS)], "2 columns, but line 2 has 3"),
         (["id,label", "i00,caf\udce9"], "no text in UTF-8"),
@@ -355,4 +353,93 @@ def test_an_image_in_two_parts_of_one_table(tmp_path: Path) -> None:
     rows = [f"{s},{label(s)},{part}" for s in STEMS for part in ("train", "val")]
     write(root / "all.csv", "id,label,split", *rows)
     with pytest.raises(DataError, match="gives i00 two parts of the set, train and val"):
+        open_dataset(str(root), "train")
+
+
+NO_CLASSES = {
+    "file_size": ("1024", "2048"),
+    "bytes": ("1024", "2048"),
+    "n": ("12.5 kB", "3 MB"),
+    "license": ("1", "4"),
+    "terms": ("CC BY 2.0", "CC0"),
+    "sha1": ("ab" * 20, "cd" * 20),
+    "id2": ("ab" * 16, "CD" * 16),
+    "dateTaken": ("May", "June"),
+    "when": ("2024-05-01 10:00", "2024-06-01 11:00"),
+    "day": ("1.5.2024", "30/6/24"),
+    "image_width": ("640", "480"),
+    "dims": ("640x480", "480x640"),
+    "coco_url": ("a", "b"),
+    "source": ("https://x.org/a", "https://x.org/b"),
+}
+
+
+@pytest.mark.parametrize("name", NO_CLASSES)
+def test_columns_about_something_else_are_no_classes(tmp_path: Path, name: str) -> None:
+    root = images(tmp_path, *(f"{s}.jpg" for s in STEMS))
+    cells = [NO_CLASSES[name][n % 2] for n in range(len(STEMS))]
+    rows = list(zip(STEMS, cells, strict=True))
+    write(root / "labels.csv", f"id,{name}", *(f"{s},{cell}" for s, cell in rows))
+    with pytest.raises(DataError, match=f"none of its columns .*: {name}") as caught:
+        open_dataset(str(root), "train")
+    assert "label" in caught.value.fix
+    write(root / "labels.csv", f"id,{name},kind", *(f"{s},{cell},{label(s)}" for s, cell in rows))
+    assert open_dataset(str(root), "all").classes == CLASSES
+    write(root / "labels.csv", f"id,{name},kind", *(f"{s},{cell},3" for s, cell in rows))
+    with pytest.raises(DataError, match=f"none of its columns .*: {name}, kind"):
+        open_dataset(str(root), "train")
+    write(root / "labels.csv", f"id,{name},class", *(f"{s},{cell},{s[1]}" for s, cell in rows))
+    assert open_dataset(str(root), "all").classes == ("0", "1")
+
+
+def test_a_date_in_a_table_without_names_is_no_class(tmp_path: Path) -> None:
+    root = images(tmp_path, *(f"{s}.jpg" for s in STEMS))
+    write(root / "labels.csv", *(f"{s}.jpg,2024-05-0{s[2]},640" for s in STEMS))
+    with pytest.raises(DataError, match="none of its columns"):
+        open_dataset(str(root), "train")
+
+
+@pytest.mark.parametrize(
+    ("cells", "classes"),
+    [
+        ((json.dumps("cat"), json.dumps("cat "), json.dumps(["dog"])), ("cat", "dog")),
+        (("1.0", "1", "0"), ("0", "1")),  # as pandas writes what it reads beside missing numbers
+        (('"a"', '"A"', '"b"'), ("A", "a", "b")),
+        (('"cat"', '"nan"', '"dog"'), ("cat", "dog")),
+    ],
+)
+def test_one_class_that_is_written_in_two_ways(tmp_path: Path, cells, classes) -> None:
+    root = images(tmp_path, *(f"{s}.jpg" for s in STEMS))
+    rows = [f'{{"image": "{s}.jpg", "label": {cells[n % 3]}}}' for n, s in enumerate(STEMS)]
+    write(root / "metadata.jsonl", *rows)
+    found = open_dataset(str(root), "all")
+    assert found.classes == classes
+    assert {s.label for s in found.samples} - {None} == {*classes}
+
+
+def test_a_space_behind_the_name_of_a_folder_makes_no_class(tmp_path: Path) -> None:
+    root = images(tmp_path, "cat/a.jpg", "dog /b.jpg")
+    assert open_dataset(str(root), "all").classes == ("cat", "dog")
+    images(tmp_path, "cat /c.jpg")
+    with pytest.raises(DataError, match="two folders of class cat"):
+        open_dataset(str(root), "all")
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem"),
+    [
+        (("cat", "dog", "cat|dog"), r"several classes in 'cat\|dog'"),
+        (("cat", "dog", "cat dog"), "several classes in 'cat dog'"),
+        (("['cat']", "['cat', 'dog']", "['dog']"), "several classes in"),
+        ((["cat"], ["cat", "dog"], ["dog"]), "several classes in"),
+        (("cat", "Cat", "dog"), "classes Cat and cat, which differ in capital letters alone"),
+    ],
+)
+def test_labels_that_are_several_classes_or_one_in_two_spellings(
+    tmp_path: Path, labels, problem: str
+) -> None:
+    root = images(tmp_path, *(f"{s}.jpg" for s in STEMS))
+    cells = [(f"{s}.jpg", labels[n % 3]) for n, s in enumerate(STEMS)]
+    write(root / "a.jsonl", *(json.dumps({"image": image, "label": c}) for image, c in cells))
+    with pytest.raises(DataError, match=problem):
         open_dataset(str(root), "train")
