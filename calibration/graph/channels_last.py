@@ -8,20 +8,16 @@ optimizer's own, and both vanish. Every code and every logit stays as it was.
 """
 
 import onnx
-from onnx import helper, shape_inference
+from onnx import helper
 
-from mobilenet_cli.calibration.graph.parse import GraphStep, Network, attributes_of
+from mobilenet_cli.calibration.graph.parse import GraphStep, Network, attributes_of, shapes_of
 
-TO_LAST = [0, 2, 3, 1]
+TO_LAST, TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 
 
 def turn_single_pixels(model: onnx.ModelProto, network: Network) -> None:
     """Turn coded maps of one pixel in front of what makes rows of them."""
-    inferred = shape_inference.infer_shapes(network.model).graph
-    shapes = {
-        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        for value in (*inferred.value_info, *inferred.output)
-    }
+    shapes = shapes_of(network.model)
     for step in network.steps:
         source = step.inputs[0] if step.inputs else ""
         if shapes.get(source, [])[2:] != [1, 1] or not _makes_rows(step, network):

@@ -8,13 +8,12 @@ those of ONNX Runtime's optimizer, and vanish. Every code stays as it was.
 
 import numpy as np
 import onnx
-from onnx import numpy_helper, shape_inference
+from onnx import numpy_helper
 
-from mobilenet_cli.calibration.graph.channels_last import TO_LAST
-from mobilenet_cli.calibration.graph.parse import Network, attributes_of
+from mobilenet_cli.calibration.graph.channels_last import TO_FIRST, TO_LAST
+from mobilenet_cli.calibration.graph.parse import Network, attributes_of, shapes_of
 from mobilenet_cli.calibration.graph.write_qdq import Writer
 
-TO_FIRST = [0, 3, 1, 2]
 # Ways of Resize to find the nearest value that repeat each one where the factor is whole (ONNX
 # operators, Resize, ``coordinate_transformation_mode`` and ``nearest_mode``).
 REPEATING = {
@@ -26,11 +25,7 @@ REPEATING = {
 
 def expand_enlargements(model: onnx.ModelProto, network: Network) -> None:
     """Replace each nearest-neighbour Resize between codes of one grid, by whole factors."""
-    inferred = shape_inference.infer_shapes(network.model).graph
-    shapes = {
-        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        for value in inferred.value_info
-    }
+    shapes = shapes_of(network.model)
     makers = {name: node for node in model.graph.node for name in node.output}
     for step in network.steps:
         before, after = (shapes.get(name, []) for name in (*step.inputs[:1], step.output))

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import helper, numpy_helper, shape_inference
 
 from mobilenet_cli.pipeline.errors import ModelError, counted
 
@@ -259,6 +259,15 @@ def _read_steeply(
             names += [made for made in node.output[:1] if passed and made not in seen]
             seen.update(node.output[:1])
     return False
+
+
+def shapes_of(model: onnx.ModelProto) -> dict[str, list[int]]:
+    """Return the shapes of a model's tensors by name; 0 stands for a length that is not known."""
+    graph = shape_inference.infer_shapes(model).graph
+    return {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*graph.value_info, *graph.output, *graph.input)
+    }
 
 
 def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:

@@ -58,9 +58,8 @@ SAYS_NOTHING = re.compile(
 )
 FIRST = 10  # lines that tell a table from a text
 LOOK = 1000  # rows by which columns are told apart
-WHOLE = re.compile(
-    r"(\d+)\.0+"
-)  # what pandas makes of a number where others of its column are missing
+# What pandas makes of a whole number where others of its column are missing.
+WHOLE = re.compile(r"(\d+)\.0+")
 MISSING = ("", "nan", "NaN", "<NA>", "#N/A")
 
 

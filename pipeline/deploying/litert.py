@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper, shape_inference
+from onnx import numpy_helper
 
-from mobilenet_cli.calibration.graph.parse import attributes_of
+from mobilenet_cli.calibration.graph.parse import attributes_of, shapes_of
 from mobilenet_cli.calibration.grid import Grid
 from mobilenet_cli.data.preprocess import InputSpec
 from mobilenet_cli.pipeline.deploying.litert_file import LiteRtWriter, Tensor
@@ -94,11 +94,7 @@ class _Converter:
 
     def __init__(self, model: onnx.ModelProto, spec: InputSpec) -> None:
         self.graph, self.spec = model.graph, spec
-        inferred = shape_inference.infer_shapes(model).graph
-        self.shapes = {
-            value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-            for value in (*inferred.value_info, *inferred.output, *inferred.input)
-        }
+        self.shapes = shapes_of(model)
         self.arrays = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
         self.readers: dict[str, list[onnx.NodeProto]] = {}
         for node in model.graph.node:

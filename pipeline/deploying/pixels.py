@@ -24,7 +24,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from mobilenet_cli.calibration.graph.channels_last import TO_LAST
+from mobilenet_cli.calibration.graph.channels_last import TO_FIRST, TO_LAST
 from mobilenet_cli.calibration.graph.write_qdq import Writer
 from mobilenet_cli.calibration.grid import Grid
 from mobilenet_cli.data.preprocess import LUMA, InputSpec, normalize
@@ -32,7 +32,6 @@ from mobilenet_cli.pipeline.deploying.stem import QUAD, find_stem, write_stem
 
 GROUP = 16  # pixels
 CLEAR = 1e-3  # of a step, between a value and the middle of two codes
-TO_FIRST = [0, 3, 1, 2]
 PIXELS = "pixels"
 
 

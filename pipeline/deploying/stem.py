@@ -17,13 +17,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from mobilenet_cli.calibration.graph.channels_last import TO_LAST
+from mobilenet_cli.calibration.graph.channels_last import TO_FIRST, TO_LAST
 from mobilenet_cli.calibration.graph.parse import attributes_of
 from mobilenet_cli.calibration.graph.write_qdq import Writer
 from mobilenet_cli.calibration.kernels import PAIR_MAX, largest_pair_sum, partners
 
 QUAD = 4  # pixels
-TO_FIRST = [0, 3, 1, 2]
 
 
 @dataclass(frozen=True)
