@@ -71,6 +71,16 @@ def cpus_to_pin(threads: int, topology: Path = TOPOLOGY) -> tuple[int, ...]:
     return tuple(cpu for _, cpu in sorted(turns)[:threads])
 
 
+def own_cpus(threads: int) -> tuple[int, ...]:
+    """Return the CPUs that this process may use if they are as many as threads, or else none.
+
+    Where a quota grants less than the affinity, other processes have such quotas on the same CPUs,
+    and threads that are pinned may meet them there.
+    """
+    cpus = tuple(sorted(os.sched_getaffinity(0)))
+    return cpus if len(cpus) == threads else ()
+
+
 def cpu_quota(root: Path = CGROUP) -> float | None:
     """Return the CPUs' worth of time that the control group grants; None without a limit.
 

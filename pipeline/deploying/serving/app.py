@@ -1,8 +1,10 @@
 """The routes of the server: the Open Inference Protocol, encoded images, and metrics."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+import os
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -22,7 +24,8 @@ from mobilenet_cli.pipeline.deploying.serving.config import ServeConfig
 from mobilenet_cli.pipeline.deploying.serving.metrics import LOGGER, Metrics
 from mobilenet_cli.pipeline.deploying.serving.served import CLASSIFIER, Answer, Served
 from mobilenet_cli.pipeline.errors import DataError, MobilenetError, TooLargeError
-from mobilenet_cli.pipeline.runtime.machine import usable_cpus
+from mobilenet_cli.pipeline.runtime.machine import own_cpus, usable_cpus
+from mobilenet_cli.pipeline.runtime.session import CPU
 
 VERSION = "1"  # as in the package's Triton repository, like the name of a classifier
 PLATFORM = "onnxruntime_onnx"
@@ -49,10 +52,10 @@ class Api:
     ) -> None:
         self.served, self.config, self.metrics, self.ready = served, config, metrics, ready
         threads = usable_cpus()
-        self.pool = ThreadPoolExecutor(threads, "work")
+        self.pool = ThreadPoolExecutor(threads, "work", _keep_to_one, (iter(own_cpus(threads)),))
         self.batcher = Batcher(
             *(served.answers, self.pool, threads, config.max_batch),
-            *(config.max_wait_ms / 1e3, config.max_queue, metrics.ran),
+            *(config.max_wait_ms / 1e3, config.max_queue, config.provider == CPU, metrics.ran),
         )
         metrics.queue.set_function(lambda: self.batcher.admitted)
         self.bodies = Bodies(config.max_body_mb << 20)
@@ -211,6 +214,15 @@ def routes(api: Api) -> list[Route]:
         *(Route(path, answer, methods=["POST"]) for path, answer in post.items()),
         *(Route(path, answer, methods=["GET"]) for path, answer in get.items()),
     ]
+
+
+def _keep_to_one(cpus: Iterator[int]) -> None:
+    """Keep this thread to the next of the CPUs, if there are any.
+
+    Threads that move leave a CPU idle now and then, where another waits for Python's lock.
+    """
+    with suppress(StopIteration, OSError):
+        os.sched_setaffinity(0, {next(cpus)})
 
 
 def told(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> Response:

@@ -40,8 +40,10 @@ class Batcher:
 
     Images are ready as soon as ``max_batch`` of them wait, or the oldest has waited ``max_wait``
     seconds. The runs that are called for share those that are ready when they begin, so that no
-    thread is idle while another has many images. The threads do other work, too, such as decoding:
-    while they do, images gather by themselves.
+    thread is idle while another has many images. The threads decode images, too: while they do,
+    images gather by themselves, unless the thread that has decoded one runs the model on it at
+    once. That keeps it from waiting until those that came after it are decoded, and costs nothing
+    where a batch takes as long as its images take one by one.
 
     Args:
         run: the model.
@@ -50,6 +52,7 @@ class Batcher:
         max_batch: images of one run.
         max_wait: seconds.
         max_queue: images that are admitted at a time.
+        at_once: whether the thread that has decoded an image makes the run that it calls for.
         ran: told of each run: its images, and its seconds.
     """
 
@@ -61,11 +64,13 @@ class Batcher:
         max_batch: int,
         max_wait: float,
         max_queue: int,
+        at_once: bool = True,
         ran: Callable[[int, float], None] = lambda *_: None,
     ) -> None:
         self.run, self.ran = run, ran
         self.pool, self.threads = pool, threads
         self.max_batch, self.max_wait, self.max_queue = max_batch, max_wait, max_queue
+        self.at_once = at_once
         self.admitted = 0
         self.seconds_per_image = 0.0
         self.lock = threading.Lock()  # of what follows
@@ -103,7 +108,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         answers: list[asyncio.Future[Answer]] = [loop.create_future() for _ in images]
         for image, answer in zip(images, answers, strict=True):
-            self._wait(image, answer)
+            self._call(self._wait(image, answer))
         return await asyncio.gather(*answers)
 
     async def answer(self, decode: Callable[[], Square]) -> Answer:
@@ -125,15 +130,20 @@ class Batcher:
         except Exception as error:
             answer.get_loop().call_soon_threadsafe(_fail, [answer], error)
         else:
-            self._wait(image, answer)
+            runs = self._wait(image, answer)
+            own = min(runs, int(self.at_once))
+            self._call(runs - own)
+            if own:
+                self._run()
 
-    def _wait(self, image: Square, answer: "asyncio.Future[Answer]") -> None:
-        due = answer.get_loop().time() + self.max_wait
+    def _wait(self, image: Square, answer: "asyncio.Future[Answer]") -> int:
+        """Let an image wait, and return how many runs are to be made for those that are ready."""
+        loop = answer.get_loop()
         with self.lock:
-            self.waiting.append(_Waiting(image, due, answer))
-            self._leave(answer.get_loop())
+            self.waiting.append(_Waiting(image, loop.time() + self.max_wait, answer))
+            return self._leave(loop)
 
-    def _leave(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _leave(self, loop: asyncio.AbstractEventLoop) -> int:
         """Let images leave that are due, or enough; the lock is held."""
         while self.waiting:
             full, due = len(self.waiting) >= self.max_batch, self.waiting[0].due
@@ -141,21 +151,23 @@ class Batcher:
                 if not self.timed:
                     self.timed = True
                     loop.call_soon_threadsafe(loop.call_at, due, self._woken, loop)
-                return
+                break
             for _ in range(min(self.max_batch, len(self.waiting))):
                 self.ready.append(self.waiting.popleft())
-            self._call()
+        # As many as the images need, and one for each thread if they suffice.
+        needed = math.ceil(len(self.ready) / self.max_batch)
+        runs = max(needed, min(self.threads, len(self.ready))) - self.called
+        self.called += runs
+        return runs
 
     def _woken(self, loop: asyncio.AbstractEventLoop) -> None:
         with self.lock:
             self.timed = False
-            self._leave(loop)
+            runs = self._leave(loop)
+        self._call(runs)
 
-    def _call(self) -> None:
-        """Call for the runs that the images need, and for one in each thread if they suffice."""
-        needed = math.ceil(len(self.ready) / self.max_batch)
-        for _ in range(max(needed, min(self.threads, len(self.ready))) - self.called):
-            self.called += 1
+    def _call(self, runs: int) -> None:
+        for _ in range(runs):
             self.pool.submit(self._run)
 
     def _run(self) -> None:

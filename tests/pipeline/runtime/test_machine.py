@@ -15,6 +15,7 @@ from mobilenet_cli.pipeline.runtime.machine import (
     known_instruction_sets,
     machine,
     oom_kills,
+    own_cpus,
     saturates_int8,
     usable_cpus,
 )
@@ -49,6 +50,11 @@ def test_threads_go_to_different_cores_first(tmp_path, monkeypatch):
     assert [cpus_to_pin(n, tmp_path) for n in (1, 2, 3)] == [(0,), (0, 2), (0, 2, 1)]
     assert cpus_to_pin(2, tmp_path / "absent") == (0, 1)
     assert cpus_to_pin(5, tmp_path) == ()
+
+
+def test_a_process_has_cpus_of_its_own_unless_a_quota_grants_fewer(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 1})
+    assert (own_cpus(2), own_cpus(1), own_cpus(3)) == ((1, 3), (), ())
 
 
 @pytest.mark.parametrize(

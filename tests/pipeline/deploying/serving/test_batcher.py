@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -78,6 +79,47 @@ def test_images_gather_while_the_threads_decode(model):
 
     asyncio.run(scenario())
     assert model.batches == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("at_once", "order"),
+    [
+        (True, ["decode 0", "run 0", "decode 1", "run 1", "decode 2", "run 2"]),
+        (False, ["decode 0", "decode 1", "decode 2", "run 0"]),  # with the others
+    ],
+)
+def test_an_image_is_run_before_the_thread_decodes_others_or_with_them(model, at_once, order):
+    events: list[str] = []
+    run = model.run
+    model.run = lambda images: (events.append(f"run {images[0][0, 0, 0]}"), run(images))[1]
+
+    def decode(number: int) -> np.ndarray:
+        events.append(f"decode {number}")
+        return IMAGES[number]
+
+    async def scenario() -> list[int]:
+        made, begin = batcher(model), threading.Event()
+        made.at_once = at_once
+        made.pool.submit(begin.wait, 10)
+        tasks = [asyncio.ensure_future(made.answer(partial(decode, i))) for i in range(3)]
+        await settle()
+        begin.set()
+        answers = await asyncio.gather(*tasks)
+        made.pool.shutdown()
+        return [int(answer[0][0]) for answer in answers]
+
+    assert asyncio.run(scenario()) == [0, 1, 2]
+    assert events == order
+
+
+def test_decoded_images_wait_for_others_until_a_batch_is_full(model):
+    async def scenario() -> None:
+        made = batcher(model, max_wait=10)
+        await asyncio.gather(*(made.answer(partial(IMAGES.__getitem__, i)) for i in range(4)))
+        made.pool.shutdown()
+
+    asyncio.run(scenario())
+    assert model.batches == [4]
 
 
 @pytest.mark.parametrize(("images", "batches"), [(1, [1]), (5, [2, 3]), (7, [3, 4]), (8, [4, 4])])

@@ -4,6 +4,7 @@ import asyncio
 import http.client
 import io
 import json
+import os
 import re
 import signal
 import socket
@@ -28,6 +29,7 @@ from mobilenet_cli.data.preprocess import square_of_bytes
 from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
 from mobilenet_cli.pipeline.errors import DataError
 from mobilenet_cli.pipeline.evaluating.predicting.predict import predict
+from mobilenet_cli.pipeline.runtime.machine import usable_cpus
 from tests.running_server import FORM, Server, form, start
 
 for extra in ("starlette", "uvicorn", "httptools", "python_multipart", "prometheus_client"):
@@ -440,6 +442,31 @@ def test_a_full_server_says_when_to_come_back(api):
         assert status == 429
         assert int(headers["retry-after"]) >= 1
     assert call(api, "/classify")[0] == 200
+
+
+def test_each_thread_keeps_to_a_cpu_where_all_are_the_servers(api, monkeypatch):
+    from mobilenet_cli.pipeline.deploying.serving.app import Api
+
+    monkeypatch.setattr("mobilenet_cli.pipeline.runtime.machine.cpu_quota", lambda: None)
+    both = threading.Barrier(usable_cpus())
+
+    def kept() -> set[int]:
+        both.wait(10)
+        return os.sched_getaffinity(0)
+
+    def all_kept() -> list[set[int]]:
+        made = Api(api.served, api.config, api.metrics.__class__(name="x"), ready=lambda: True)
+        found = [made.pool.submit(kept) for _ in range(usable_cpus())]
+        made.close()
+        return sorted((task.result() for task in found), key=min)
+
+    every = os.sched_getaffinity(0)
+    assert all_kept() == [{cpu} for cpu in sorted(every)]
+    module = "mobilenet_cli.pipeline.deploying.serving.app.own_cpus"
+    monkeypatch.setattr(module, lambda _: ())
+    assert all_kept() == [every] * len(every)
+    monkeypatch.setattr(module, lambda _: (10**6,) * len(every))  # went away
+    assert all_kept() == [every] * len(every)
 
 
 def test_a_token_is_asked_for(api):
