@@ -100,7 +100,7 @@ ifeq ($(EXTRA) $(shell uname -s),cpu Linux)
 endif
 	@echo "installing everything else"
 	@$(PIP) install -qq --constraint constraints.txt --no-build-isolation \
-		--editable '.[$(EXTRA),$(subst $(space),$(comma),$(strip train import parquet tfrecord detect engines litert serve interop dev $(EXTRAS)))]'
+		--editable '.[$(EXTRA),$(subst $(space),$(comma),$(strip train import parquet tfrecord detect engines litert jpeg serve interop dev $(EXTRAS)))]'
 	@touch $@
 
 # An editable install links each source file, so files that came or went need another one.

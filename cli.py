@@ -12,7 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
@@ -252,8 +252,6 @@ def train_command(
     new_run: Text = None,
 ) -> Output:
     """Train a network on images or on the built-in digits, from nothing or from a checkpoint."""
-    from dataclasses import asdict
-
     from mobilenet_cli.pipeline.training.recipes import RECIPES
     from mobilenet_cli.reports import terminal
 
@@ -429,6 +427,7 @@ def deploy_command(
     targets: Texts = None,
     top: int | None = None,
     min_score: Float = None,
+    jpeg: bool = False,
     run: Text = None,
     width: Float = None,
     out: File = None,
@@ -438,7 +437,7 @@ def deploy_command(
     from mobilenet_cli.reports.terminal import deploy_text, left_out
 
     source = source_of(model, run, width, "deployed")
-    config = DeployConfig(images, targets=tuple(targets or ()), top=top, min_score=min_score)
+    config = DeployConfig(images, tuple(targets or ()), top, min_score, jpeg)
     fetch(images)
     with progress_bar("deploying", "") as progress:
         made = deploy(source, config, out or source.path.with_name("package"), progress)

@@ -108,6 +108,7 @@ EXTRAS = {
     "yaml": "detect",
     "ai_edge_litert": "litert",
     "flatbuffers": "litert",
+    "onnxruntime_extensions": "jpeg",
     "openvino": "engines",
     "ncnn": "ncnn",
     "pnnx": "ncnn",

@@ -71,6 +71,7 @@ OPTIONS: dict[str, Any] = {
     "host": option("--host", "Address to listen on; by default only this machine can connect."),
     "init": option("--init", "Checkpoint to start from; other classes get a new classifier."),
     "into": option("--into", "Also bring the marked tables of a Markdown file up to date."),
+    "jpeg": option("--jpeg", "Also write models that take JPEG files, decoded in the graph."),
     "json_lines": option("--jsonl", "Print a line of JSON as soon as an image is answered."),
     "kit": typer.Argument(help="A folder that quantize --cross has made."),
     "keep_float": option("--keep-float", "Keep a layer in float, as --tune names it; repeatable."),

@@ -253,6 +253,13 @@ def deploy_text(folder: Path, package: PackageRecord) -> str:
         + ("" if variant.kernels else "; in simulation, not proven on this machine")
         for variant in package.variants
     ]
+    lines += [
+        f"{folder / jpeg.model}: {same} {100 * jpeg.agreement:.1f} % of "
+        f"{counted(package.jpegs, 'JPEG file')}, probabilities up to {jpeg.max_difference:.2g} "
+        "apart"
+        for jpeg in (variant.jpeg for variant in package.variants)
+        if jpeg
+    ]
     if lite := package.litert:
         lines.append(
             f"{folder / lite.model}: {lite.layers} layers with the integers of {lite.target}; same "

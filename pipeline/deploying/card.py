@@ -52,13 +52,24 @@ Compared on {images}; a dash means that the variant is the float model.
 - `VARIANT/image.onnx`: input `image`, uint8 RGB [rows, columns, 3] of any size, upright. It is
   resized and cut inside.
 - `VARIANT/pixels.onnx`: input `pixels`, uint8 RGB [N, {side}, {side}, 3].
-{lite}{outputs}
+{_jpeg(manifest, same)}{lite}{outputs}
 
 Take the first variant of `manifest.json` whose answers to `probe.bin` are those in the manifest,
 within its tolerance: integer kernels of older CPUs cut off sums without a word. These do so:
 
 {DETECT if nms else CLASSIFY}
 - `tritonserver --model-repository triton`, whose model is one that every CPU computes rightly
+"""
+
+
+def _jpeg(manifest: PackageRecord, same: str) -> str:
+    shares = [variant.jpeg.agreement for variant in manifest.variants if variant.jpeg]
+    if not shares:
+        return ""
+    return f"""- `VARIANT/jpeg.onnx`: input `jpeg`, uint8 [bytes] of a JPEG file, decoded inside,
+  {same} on {100 * min(shares):.1f} % of {manifest.jpegs} such
+  files, for sessions with the library of `pip install "onnxruntime-extensions<0.14"`:
+  `options.register_custom_ops_library(onnxruntime_extensions.get_library_path())`.
 """
 
 

@@ -27,6 +27,7 @@ from mobilenet_cli.pipeline.artifacts.files import (
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx
 from mobilenet_cli.pipeline.deploying.answering import answering_of
 from mobilenet_cli.pipeline.deploying.card import card
+from mobilenet_cli.pipeline.deploying.jpeg import jpeg_files
 from mobilenet_cli.pipeline.deploying.package import Package
 from mobilenet_cli.pipeline.deploying.probe import probe_pixels
 from mobilenet_cli.pipeline.deploying.programs import programs, triton
@@ -57,18 +58,20 @@ class DeployConfig:
     Attributes:
         data: images on which the package is compared with ``predict``; None takes those the model
             was trained on.
-        images: how many of them.
         targets: kernels to quantize for, besides those of the model given; ``litert`` writes the
             integers of the fastest one for LiteRT.
         top: how many of the most probable classes the models give; None for probabilities alone.
         min_score: a detector's boxes are above this probability; None takes ``SHOWN``.
+        jpeg: also write models that take JPEG files.
+        images: how many images to compare on.
     """
 
     data: str | None = None
-    images: int = 64
     targets: tuple[str, ...] = ()
     top: int | None = None
     min_score: float | None = None
+    jpeg: bool = False
+    images: int = 64
 
     def __post_init__(self) -> None:
         known = (*MACHINES, LITERT)
@@ -154,6 +157,7 @@ def deploy(
         images=len(trials.images),
         images_from=trials.images_from,
         bad_images=trials.bad,
+        jpegs=len(trials.jpegs),
         files={},
         probe=Probe(file=PACKAGE_PROBE, shape=trials.probe.shape),
         variants=tuple(variants),
@@ -210,8 +214,12 @@ def _trials(source: Artifact, config: DeployConfig) -> Trials:
         raise OptionError(
             f"{source.path} does not say what it was trained on", "Pass --data with some images"
         )
-    images, bad = decoded_images(source.facts, data, config.images)
-    return Trials(images, data, bad, probe_pixels(source.facts.input.resolution))
+    facts = source.facts
+    jpegs: tuple[bytes, ...] = ()
+    if config.jpeg:
+        jpegs = jpeg_files(facts, data, config.images)
+    images, bad = decoded_images(facts, data, config.images)
+    return Trials(images, data, bad, probe_pixels(facts.input.resolution), jpegs)
 
 
 def _sources(

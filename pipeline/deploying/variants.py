@@ -9,12 +9,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mobilenet_cli.calibration.kernels import TARGETS
+from mobilenet_cli.data.decode import decode
 from mobilenet_cli.data.preprocess import InputSpec, normalize, square_of_bytes
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, record_beside
 from mobilenet_cli.pipeline.artifacts.facts import METADATA_KEY, Facts
 from mobilenet_cli.pipeline.artifacts.onnx_file import load_onnx, with_facts
 from mobilenet_cli.pipeline.deploying.answering import Answering, Answers, Boxes
 from mobilenet_cli.pipeline.deploying.image import MIN_OPSET, take_image
+from mobilenet_cli.pipeline.deploying.jpeg import take_jpeg
 from mobilenet_cli.pipeline.deploying.pixels import take_pixels
 from mobilenet_cli.pipeline.deploying.probe import RAW_TOLERANCE, TOLERANCE, answers_of, distance
 from mobilenet_cli.pipeline.errors import CheckError, ModelError
@@ -52,12 +54,19 @@ class Trials:
         images: decoded ones of any size [rows, columns, 3], and ``images_from`` their source.
         bad: why others cannot be read.
         probe: pixels [n, R, R, 3], which travel with the package.
+        jpegs: files for models that take these; empty where none is to be written.
     """
 
     images: Sequence[NDArray[np.uint8]]
     images_from: str
     bad: tuple[str, ...]
     probe: NDArray[np.uint8]
+    jpegs: tuple[bytes, ...] = ()
+
+    def of_jpegs(self) -> "Trials":
+        """Return the trials with the images in the JPEG files alone."""
+        decoded = [np.asarray(decode(file, "image")) for file in self.jpegs]
+        return replace(self, images=decoded)
 
     def squares(self, spec: InputSpec) -> list[NDArray[np.uint8]]:
         """Return the images [1, R, R, 3] as ``predict`` resizes and cuts them."""
@@ -104,6 +113,14 @@ def write_variant(
         proofs[name] = _proof(f"{target}/{name}.onnx", files[name], answering, expected, found)
         if isinstance(answering, Boxes):
             boxes += answering.check_chosen(graph, inputs[name][:OF_BOXES], running)
+    if trials.jpegs:
+        graph = take_jpeg(content["image"])
+        onnx.checker.check_model(graph, full_check=True)
+        files["jpeg"] = with_facts(graph, facts)
+        encoded = [np.frombuffer(file, np.uint8) for file in trials.jpegs]
+        expected = _predict(source, model, trials.of_jpegs(), answering, running)
+        found = _run(files["jpeg"], answering, encoded, replace(running, extensions=True))
+        proofs["jpeg"] = _proof(f"{target}/jpeg.onnx", files["jpeg"], answering, expected, found)
     check(target, proofs)
     simulated = replace(running, integer_kernels=False)
     answers = answers_of(_run(files["pixels"], answering, [trials.probe], simulated), facts.boxes)
@@ -117,6 +134,7 @@ def write_variant(
         machines=MACHINES[target],
         pixels=proofs["pixels"],
         image=proofs["image"],
+        jpeg=proofs.get("jpeg"),
         sqnr_db=quantized.sqnr_db if quantized else None,
         agreement=quantized.agreement if quantized else None,
         kernels=kernels,
@@ -178,8 +196,10 @@ def check(target: str, proofs: dict[str, InputProof]) -> None:
     Raises:
         CheckError: says which input, and how far off it is.
     """
-    pixels, image = proofs["pixels"], proofs["image"]
-    if not pixels.max_difference <= PIXELS_TOLERANCE or not image.agreement >= IMAGE_AGREEMENT:
+    wrong = [name for name, proof in proofs.items() if not proof.agreement >= IMAGE_AGREEMENT]
+    if not proofs["pixels"].max_difference <= PIXELS_TOLERANCE:
+        wrong.insert(0, "pixels")
+    if wrong:
         told = ", ".join(
             f"{name}: the same class or box in {100 * proof.agreement:.1f} %, probabilities up to "
             f"{proof.max_difference:.2g} apart"
@@ -187,7 +207,9 @@ def check(target: str, proofs: dict[str, InputProof]) -> None:
         )
         raise CheckError(
             f"the {target} variant does not answer like predict ({told})",
-            "Install the onnxruntime version of constraints.txt; nothing was written",
+            "Leave --jpeg out, whose decoder is not predict's; nothing was written"
+            if wrong == ["jpeg"]
+            else "Install the onnxruntime version of constraints.txt; nothing was written",
         )
 
 

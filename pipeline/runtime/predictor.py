@@ -175,6 +175,7 @@ def open_predictor(
 
 
 def _check_shape(artifact: Artifact, taken: Sequence[object], image: Sequence[int]) -> None:
+    made_by = artifact.facts.stage
     if len(taken) != 4 or any(
         isinstance(actual, int) and actual != expected
         for actual, expected in zip(taken[1:], image, strict=True)
@@ -182,7 +183,7 @@ def _check_shape(artifact: Artifact, taken: Sequence[object], image: Sequence[in
         raise ModelError(
             f"{artifact.path} takes an input of shape {taken}, "
             f"not [batch, {', '.join(map(str, image))}]",
-            "Export the model again",
+            "Give the package's folder" if made_by == "deploy" else "Export the model again",
         )
 
 

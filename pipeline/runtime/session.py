@@ -37,6 +37,7 @@ CUDA = "CUDAExecutionProvider"
 OPENVINO = "OpenVINOExecutionProvider"
 # The simulation of a quantized model scales exact sums, and this would scale weights before them.
 SCALES_WEIGHTS = "ConvMulFusion"
+EXTENSIONS = "com.microsoft.extensions"  # the domain of onnxruntime-extensions' operators
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ class SessionConfig:
         disabled_optimizers: names of graph optimizers to leave out, such as ``ConvBNFusion``.
         provider_options: passed to the provider as they are.
         allow_fallback: let nodes that the provider cannot run go to the CPU.
+        extensions: know the operators of onnxruntime-extensions, too.
         optimized_path: where to write the graph that really runs.
         profile_prefix: where to write a profile, which ``session.end_profiling()`` names; runs are
             slower by what it records.
@@ -101,6 +103,7 @@ class SessionConfig:
     disabled_optimizers: tuple[str, ...] = ()
     provider_options: Mapping[str, str] = field(default_factory=dict)
     allow_fallback: bool = False
+    extensions: bool = False
     optimized_path: Path | None = None
     profile_prefix: Path | None = None
 
@@ -222,6 +225,10 @@ def open_session(model: Path | bytes, config: SessionConfig = SessionConfig()) -
     if not config.integer_kernels:
         source, unwanted = _simulated(model, config), (*unwanted, SCALES_WEIGHTS)
         options.add_session_config_entry("session.disable_quant_qdq", "1")
+    if config.extensions:
+        from onnxruntime_extensions import get_library_path
+
+        options.register_custom_ops_library(get_library_path())
     if config.profile_prefix:
         options.enable_profiling = True
         options.profile_file_prefix = str(config.profile_prefix)
@@ -307,6 +314,11 @@ def _session_error(
             f"{config.provider} cannot run every node of {name}, as with int8 on CUDA; "
             "some would run on the CPU",
             "Use another artifact or provider; bench takes --allow-fallback, which labels the row",
+        )
+    if EXTENSIONS in reason and not config.extensions:
+        return ModelError(
+            f"{name} needs operators of the package onnxruntime-extensions",
+            "Give a model without them; of a package, its folder",
         )
     if config.optimized_path and "serialization failed" in reason:
         return StorageError(

@@ -54,6 +54,8 @@ class VariantRecord(Record):
         machines: the CPU architectures that have them, as ``uname -m`` names them; empty for all.
         pixels: the file that takes uint8 RGB [N, R, R, 3], and its proof.
         image: the file that takes uint8 RGB [rows, columns, 3] of any size, and its proof.
+        jpeg: the file that takes the bytes of a JPEG file, uint8 [bytes], and its proof on those
+            of the images that are such files; None where it was not asked for.
         sqnr_db: of its logits against the float model's, as ``quantize`` measured them; None for
             the float model itself; likewise ``agreement``, the fraction of equal top-1.
         kernels: this variant was proven on the integer kernels of the machine that made the
@@ -68,6 +70,7 @@ class VariantRecord(Record):
     machines: tuple[str, ...]
     pixels: InputProof
     image: InputProof
+    jpeg: InputProof | None = None
     sqnr_db: float | None
     agreement: float | None
     kernels: bool
@@ -108,6 +111,7 @@ class PackageRecord(Record):
         parent: SHA-256 of the model that it was made from.
         images: how many were compared with ``predict``, and ``images_from`` where they came from.
         bad_images: why others of these could not be read.
+        jpegs: how many of them are JPEG files on which the models that take such were compared.
         files: SHA-256 of every file of the folder but this one, by path.
         probe: the images by which a program tries the variants.
         variants: the fastest first; a program takes the first that answers the probe rightly.
@@ -120,6 +124,7 @@ class PackageRecord(Record):
     images: int
     images_from: str
     bad_images: tuple[str, ...] = ()
+    jpegs: int = 0
     files: dict[str, str]
     probe: Probe
     variants: tuple[VariantRecord, ...]
