@@ -255,7 +255,7 @@ def assert_nothing_is_truncated(run: Run) -> None:
 def test_killed_at_random_moments_it_ends_the_same(trained, whole, home: Path, record_property):
     """`make acceptance-kill` does 20 kills, each of a run that starts from nothing.
 
-    Here is one, of a run whose training is done: tests of training kill that.
+    Here is one, of a run whose training and export are done; tests of training kill that.
     """
     finished, _, duration, expected = whole
     kills = int(os.environ.get("MOBILENET_CLI_KILLS", "0"))
@@ -264,9 +264,9 @@ def test_killed_at_random_moments_it_ends_the_same(trained, whole, home: Path, r
         name = f"killed{number}"
         run = Run(home / "runs" / name)
         if not kills:
-            duration = whole[2] - trained[1]
+            duration = (whole[2] - trained[1]) / 2
             run.folder.mkdir()
-            for path in finished.folder.glob("model.safetensors*"):
+            for path in (*finished.folder.glob("model.saf*"), *finished.folder.glob("fp32.onnx*")):
                 shutil.copy(path, run.folder)
         process = start(home, arguments(name))
         delay = moments.uniform(0.1, 1.0) * duration
