@@ -129,7 +129,12 @@ OPTIONS: dict[str, Any] = {
     "scaled": option("--scaled", "With --out, decode JPEGs faster, and large ones scaled down."),
     "scenario": option("--scenario", "Run MLPerf LoadGen: single-stream, offline or server."),
     "seconds": option("--seconds", "Longest time in seconds to spend on timing one row."),
-    "seed": option("--seed", "Seed for all random numbers: weights, order, augmentation."),
+    "seed": option(
+        "--seed",
+        "Seed for all random numbers: weights, order, augmentation.",
+        min=0,
+        max=2**63 - 1,
+    ),
     "server_qps": option("--server-qps", "With --scenario server, the queries to send a second."),
     "sources": typer.Argument(
         help="A model file, or none for the run's; then images, folders, shards, patterns as "

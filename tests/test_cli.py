@@ -244,3 +244,11 @@ def test_what_serves_a_model_never_imports_torch(
     done = subprocess.run([sys.executable, "-c", ONE_BY_ONE, given], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == len(commands)
+
+
+@pytest.mark.parametrize("command", ["train", "quantize", "run"])
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_is_one_that_all_generators_take(command, seed):
+    result = CliRunner().invoke(app, [command, f"--seed={seed}"])
+    assert result.exit_code == 2
+    assert "Invalid value for '--seed'" in result.stderr

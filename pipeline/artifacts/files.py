@@ -87,8 +87,10 @@ def writing_atomically(path: Path) -> Iterator[BinaryIO]:
     """Open a file that becomes ``path`` at the end, unless an exception comes before.
 
     Raises:
-        StorageError: the disk is full, or the folder cannot be written to.
+        StorageError: the disk is full, the folder cannot be written to, or ``path`` is one.
     """
+    if path.is_dir():
+        raise StorageError(f"{path} is a folder", "Name a file in it")
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -82,9 +82,11 @@ def refuse_overwrite(path: Path, inputs: Sequence[Path]) -> None:
     A file with a sidecar of ours may be made again; an input may never be written over.
 
     Raises:
-        StorageError: writing would destroy an input, a file without a sidecar, or somebody's file
-            with a sidecar's name.
+        StorageError: it is a folder, or writing would destroy an input, a file without a sidecar,
+            or somebody's file with a sidecar's name.
     """
+    if path.is_dir():
+        raise StorageError(f"{path} is a folder", "Give --out the name of a file in it")
     if any(path.resolve() == source.resolve() for source in inputs):
         raise StorageError(f"{path} is the input of this stage", "Choose another --out")
     if path.exists() and not sidecar_path(path).exists():

@@ -19,7 +19,7 @@ from mobilenet_cli.pipeline.artifacts.artifact import Artifact, save_artifact
 from mobilenet_cli.pipeline.artifacts.checkpoint import load_network
 from mobilenet_cli.pipeline.artifacts.onnx_file import with_facts
 from mobilenet_cli.pipeline.artifacts.sidecar import refuse_overwrite
-from mobilenet_cli.pipeline.errors import CheckError
+from mobilenet_cli.pipeline.errors import CheckError, OptionError
 from mobilenet_cli.pipeline.runtime.proving.parity import compare, within_float32_rounding
 from mobilenet_cli.pipeline.runtime.session import open_session
 from mobilenet_cli.reports.records.conversion import ExportRecord
@@ -37,6 +37,7 @@ BATCHES = (1, 2, 7)
 CLEAN_OPERATORS = frozenset(
     {"Pad", "Conv", "BatchNormalization", "Clip", "Relu", "Add", "AveragePool", "Reshape", "Gemm"}
 )
+DEFAULT = 18  # operator set
 OUTPUTS: dict[Task, list[str]] = {"classification": ["logits"], "detection": ["boxes", "scores"]}
 OF_DETECTORS = frozenset({"Transpose", "Concat", "Resize"})
 
@@ -49,7 +50,16 @@ class ExportConfig:
         opset: of the default ONNX domain; 18 is read by every current runtime.
     """
 
-    opset: int = 18
+    opset: int = DEFAULT
+
+    def __post_init__(self) -> None:
+        import onnx
+
+        newest = onnx.defs.onnx_opset_version()
+        if not 1 <= self.opset <= newest:
+            raise OptionError(
+                f"ONNX has no operator set {self.opset}", f"Pass --opset {DEFAULT}, up to {newest}"
+            )
 
 
 def export(checkpoint: Artifact, config: ExportConfig, out: Path) -> Artifact[ExportRecord]:
@@ -59,6 +69,7 @@ def export(checkpoint: Artifact, config: ExportConfig, out: Path) -> Artifact[Ex
 
     Raises:
         ModelError: the checkpoint cannot be used.
+        OptionError: torch cannot write it in this operator set.
         CheckError: the graph is not clean, not equal to torch, or lost a tensor on the way.
         StorageError: ``out`` cannot be written.
     """
@@ -98,6 +109,7 @@ def _convert(
     images = torch.zeros(2, 3, resolution, resolution)
     # torch logs that torchvision's operators cannot be exported; none is used here.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    logging.getLogger("onnxscript.version_converter").setLevel(logging.CRITICAL)
     with warnings.catch_warnings():
         # torch's tracer uses interfaces that torch itself deprecates; not ours to mend.
         warnings.simplefilter("ignore", FutureWarning)
@@ -116,6 +128,12 @@ def _convert(
     if program is None:
         raise CheckError("torch exported nothing", "Report this with your torch version")
     graph: onnx_ir.Model = program.model
+    # What it cannot convert it leaves as it was, and says so in the log alone.
+    if graph.opset_imports[""] != opset:
+        raise OptionError(
+            f"torch cannot write this network in operator set {opset}",
+            f"Pass --opset {DEFAULT}, which every current runtime reads",
+        )
     onnxscript.optimizer.fold_constants(graph)
     onnxscript.optimizer.remove_unused_nodes(graph)
     # Pads and shapes become initializers, so that nodes are operators and nothing else.

@@ -160,7 +160,7 @@ def _connected(address: str) -> Iterator[None]:
             log_to_driver=False,
             include_dashboard=False,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, OverflowError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         asked = "" if AUTH_MODE in os.environ else f", set {AUTH_MODE}=token if it asks for one"
         raise OptionError(

@@ -37,6 +37,7 @@ CUDA = "CUDAExecutionProvider"
 OPENVINO = "OpenVINOExecutionProvider"
 # The simulation of a quantized model scales exact sums, and this would scale weights before them.
 SCALES_WEIGHTS = "ConvMulFusion"
+MOST_THREADS = 4096  # as many as the largest machines have
 EXTENSIONS = "com.microsoft.extensions"  # the domain of onnxruntime-extensions' operators
 
 
@@ -108,8 +109,10 @@ class SessionConfig:
     profile_prefix: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.threads is not None and self.threads < 1:
-            raise OptionError(f"cannot run on {self.threads} threads", "Pass --threads 1 or more")
+        if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
+            raise OptionError(
+                f"cannot run on {self.threads} threads", f"Pass --threads 1 to {MOST_THREADS}"
+            )
 
     def switched_on(self, option: str, default: bool) -> bool:
         """Tell whether a provider's option, such as ``use_tf32``, is anything but 0 or false."""

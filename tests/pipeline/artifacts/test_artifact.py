@@ -94,6 +94,12 @@ def test_folder_that_is_a_file(tmp_path):
             write_atomically(tmp_path / place, b"x")
 
 
+def test_a_folder_where_the_file_should_be(tmp_path):
+    for place in (tmp_path, Path("/"), Path()):
+        with pytest.raises(StorageError, match="is a folder"):
+            write_atomically(place, b"x")
+
+
 def test_what_a_dead_writer_left_goes_and_what_a_living_one_has_stays(tmp_path):
     """A writer is told from a dead one by its lock: process numbers repeat in containers."""
     path = tmp_path / "fp32.onnx"

@@ -17,7 +17,7 @@ from mobilenet_cli.pipeline.artifacts.artifact import load_artifact
 from mobilenet_cli.pipeline.artifacts.checkpoint import load_network
 from mobilenet_cli.pipeline.artifacts.facts import METADATA_KEY
 from mobilenet_cli.pipeline.artifacts.sidecar import sidecar_path
-from mobilenet_cli.pipeline.errors import CheckError, ModelError, StorageError
+from mobilenet_cli.pipeline.errors import CheckError, ModelError, OptionError, StorageError
 from mobilenet_cli.pipeline.exporting import export as stage
 from mobilenet_cli.pipeline.exporting.export import ExportConfig, export
 from mobilenet_cli.pipeline.runtime.session import SessionConfig, open_session
@@ -245,6 +245,21 @@ def test_unclean_graph_is_refused(chain, tmp_path, monkeypatch):
     tampered(monkeypatch, detour)
     with pytest.raises(CheckError, match="graph contains Identity"):
         export(chain.checkpoint, ExportConfig(), tmp_path / "x.onnx")
+
+
+@pytest.mark.parametrize("opset", [-1, 0, 13, 10**20])
+def test_an_opset_that_cannot_be_written_is_refused(chain, tmp_path, opset, capfd):
+    """torch leaves the graph in its own operator set, and says so in its log alone."""
+    with pytest.raises(OptionError, match=f"operator set {opset}"):
+        export(chain.checkpoint, ExportConfig(opset=opset), tmp_path / "x.onnx")
+    assert not (tmp_path / "x.onnx").exists()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_folder_is_not_written_over(chain, tmp_path):
+    for out in (tmp_path, Path("/"), Path()):
+        with pytest.raises(StorageError, match="is a folder"):
+            export(chain.checkpoint, ExportConfig(), out)
 
 
 def test_another_opset(chain, tmp_path):

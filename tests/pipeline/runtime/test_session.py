@@ -40,8 +40,8 @@ def test_the_runtime_does_not_report_to_its_maker(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("threads", [0, -1])
-def test_no_threads(threads):
+@pytest.mark.parametrize("threads", [0, -1, 4097, 10**20])
+def test_no_number_of_threads(threads):
     with pytest.raises(OptionError, match=f"cannot run on {threads} threads"):
         SessionConfig(threads=threads)
 

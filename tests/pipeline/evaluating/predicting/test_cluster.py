@@ -122,6 +122,13 @@ def test_actors_share_the_cpus_of_all_machines():
         _actors(nodes[1:], "CUDAExecutionProvider")
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:99999999999999999999", "127.0.0.1:70000", "x", ""])
+def test_what_is_no_address(address):
+    pytest.importorskip("ray")
+    with pytest.raises(OptionError, match="no Ray cluster can be used at"):
+        list(on_cluster(address, lambda _: None, [1]))
+
+
 def test_an_address_without_a_cluster():
     pytest.importorskip("ray")
     with pytest.raises(OptionError, match=r"no Ray cluster can be used at 127\.0\.0\.1:9") as error:
