@@ -330,9 +330,10 @@ def export_command(
     from mobilenet_cli.pipeline.exporting.nms import export_nms, settings
     from mobilenet_cli.reports.terminal import export_text, nms_text
 
+    boxes = settings(min_score, nms)
     if nms:
         source = source_of(checkpoint, run, width, "deployed")
-        final = export_nms(source, settings(min_score), out or source.path.with_name("boxes.onnx"))
+        final = export_nms(source, boxes, out or source.path.with_name("boxes.onnx"))
         return Output(final.as_document(), nms_text(final.path, final.record))
     source = source_of(checkpoint, run, width, "checkpoint")
     with console.status("exporting"):
@@ -521,7 +522,7 @@ def bench_command(
     allow_fallback: bool = False,
     compile_rows: bool = False,
     baseline: File = None,
-    max_slowdown: str = "5%",
+    max_slowdown: Text = None,
     scenario: Text = None,
     accuracy: bool = False,
     server_qps: Float = None,
@@ -541,11 +542,11 @@ def bench_command(
     from mobilenet_cli.pipeline.deploying.package import model_in
     from mobilenet_cli.reports import latency_tables, terminal
 
-    allowed = options.parse_percent(max_slowdown)
+    allowed = options.slowdown_of(max_slowdown, baseline)
     before = load_baseline(baseline) if baseline else None
     config = options.bench_config(
         *(provider, threads, batch, seconds, provider_options or [], engines),
-        *(allow_fallback, bench_data, compile_rows),
+        *(allow_fallback, bench_data, compile_rows, scenario, accuracy, server_qps),
     )
     refuse_two_choices(models, run, width)
     paths = models or worth_running_on(provider, runnable_models(None, run, width, say), say)

@@ -87,7 +87,9 @@ OPTIONS: dict[str, Any] = {
     ),
     "max_pixels": option("--max-pixels", "Most pixels that an encoded image may have."),
     "max_queue": option("--max-queue", "Most images at a time; further requests must try again."),
-    "max_slowdown": option("--max-slowdown", "Exit with 1 if a row got slower by more than this."),
+    "max_slowdown": option(
+        "--max-slowdown", "With --baseline, exit with 1 if a row got slower by more; 5% by default."
+    ),
     "max_wait_ms": option("--max-wait-ms", "Milliseconds that images may wait to fill a batch."),
     "model": typer.Argument(help="A model file; by default the one of the run that is needed."),
     "models": typer.Argument(help="Model files; by default all those of the run."),

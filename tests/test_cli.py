@@ -252,3 +252,24 @@ def test_a_seed_is_one_that_all_generators_take(command, seed):
     result = CliRunner().invoke(app, [command, f"--seed={seed}"])
     assert result.exit_code == 2
     assert "Invalid value for '--seed'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["export", "--min-score=0.3"], "--min-score is for --nms"),
+        (["quantize", "--data=digits"], "--data is what --max-drop is measured on"),
+        (["bench", "--max-slowdown=3%"], "--max-slowdown is for --baseline"),
+        (["bench", "--accuracy"], "--accuracy is for --scenario"),
+        (["bench", "--server-qps=5"], "--server-qps is for --scenario server"),
+        (
+            ["bench", "--server-qps=5", "--scenario=offline"],
+            "--server-qps is for --scenario server",
+        ),
+        (["bench", "--provider-option=a=b"], "CPUExecutionProvider takes no --provider-option"),
+    ],
+)
+def test_an_option_without_the_one_it_belongs_to_is_not_ignored(arguments, words):
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert words in result.stderr.replace("\n", " ")

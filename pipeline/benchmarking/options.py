@@ -1,12 +1,15 @@
 """The options of ``bench`` that people write as text."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from mobilenet_cli.pipeline.benchmarking.bench import BenchConfig
 from mobilenet_cli.pipeline.benchmarking.processes.job import ONNX_RUNTIME
 from mobilenet_cli.pipeline.errors import OptionError
 from mobilenet_cli.pipeline.runtime.machine import usable_cpus
-from mobilenet_cli.pipeline.runtime.session import check_provider
+from mobilenet_cli.pipeline.runtime.session import CPU, check_provider
+
+MAX_SLOWDOWN = "5%"
 
 
 def bench_config(
@@ -19,13 +22,25 @@ def bench_config(
     allow_fallback: bool = False,
     data: str | None = None,
     compiled: bool = False,
+    scenario: str | None = None,
+    accuracy: bool = False,
+    server_qps: float | None = None,
 ) -> BenchConfig:
     """Read the options of a benchmark.
 
+    The last two are read elsewhere; they belong to a scenario.
+
     Raises:
-        OptionError: a text cannot be read, or a value is outside its domain.
+        OptionError: a text cannot be read, a value is outside its domain, or an option lacks the
+            one that it belongs to.
         ProviderError: the provider is missing, which is told before any file is looked for.
     """
+    if accuracy and not scenario:
+        raise OptionError("--accuracy is for --scenario", "Measure top-1 with 'evaluate'")
+    if server_qps is not None and scenario != "server":
+        raise OptionError("--server-qps is for --scenario server", "Leave it out")
+    if provider_options and provider == CPU:
+        raise OptionError(f"{CPU} takes no --provider-option", "Leave it out, or pass --provider")
     names = [name.strip() for name in (engines or "").split(",")]
     config = BenchConfig(
         provider=provider,
@@ -86,6 +101,17 @@ def parse_options(pairs: Sequence[str]) -> dict[str, str]:
             )
         options[key] = value
     return options
+
+
+def slowdown_of(text: str | None, baseline: Path | None) -> float:
+    """Return the slowdown that is allowed, as a fraction.
+
+    Raises:
+        OptionError: as ``parse_percent``, or there is nothing to compare with.
+    """
+    if text is not None and baseline is None:
+        raise OptionError("--max-slowdown is for --baseline", "Pass an earlier bench.json with it")
+    return parse_percent(text or MAX_SLOWDOWN)
 
 
 def parse_percent(text: str) -> float:

@@ -61,8 +61,14 @@ class NmsExportConfig:
     images: int = 16
 
 
-def settings(min_score: float | None) -> NmsExportConfig:
-    """Return the settings of ``export --nms`` for a least probability; None takes 0.5."""
+def settings(min_score: float | None, nms: bool = True) -> NmsExportConfig:
+    """Return the settings of ``export --nms`` for a least probability; None takes 0.5.
+
+    Raises:
+        OptionError: there is a probability, and no boxes are to be chosen.
+    """
+    if min_score is not None and not nms:
+        raise OptionError("--min-score is for --nms", "Pass --nms, too, or leave it out")
     return NmsExportConfig(min_score=SHOWN if min_score is None else min_score)
 
 

@@ -64,6 +64,11 @@ class QuantizeConfig:
                 "Tune it there, and give the layers in its record to --keep-float",
             )
         if self.max_drop is None:
+            if self.data is not None:
+                raise OptionError(
+                    "--data is what --max-drop is measured on",
+                    "Pass --max-drop, too, or --calib-dir for images to calibrate on",
+                )
             return
         if not (math.isfinite(self.max_drop) and self.max_drop >= 0):
             raise OptionError(
