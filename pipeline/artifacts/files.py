@@ -86,6 +86,8 @@ def write_record(path: Path, record: "BaseModel", indent: int = 2) -> None:
 def writing_atomically(path: Path) -> Iterator[BinaryIO]:
     """Open a file that becomes ``path`` at the end, unless an exception comes before.
 
+    A device or a pipe, such as ``/dev/null`` or ``/dev/stdout``, is written to, and not replaced.
+
     Raises:
         StorageError: the disk is full, the folder cannot be written to, or ``path`` is one.
     """
@@ -93,6 +95,10 @@ def writing_atomically(path: Path) -> Iterator[BinaryIO]:
         raise StorageError(f"{path} is a folder", "Name a file in it")
     temporary: Path | None = None
     try:
+        if _is_device(path):
+            with path.open("wb") as device:
+                yield device
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
         file, temporary = _open_temporary(path)
@@ -116,6 +122,12 @@ def writing_atomically(path: Path) -> Iterator[BinaryIO]:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink()
+
+
+def _is_device(path: Path) -> bool:
+    """Tell whether a path is no ordinary file, or leads to whatever a descriptor has open."""
+    system = path.absolute().parts[1:2] in (("dev",), ("proc",))
+    return path.exists() and (system or not path.is_file())
 
 
 def _open_temporary(path: Path) -> tuple[BinaryIO, Path]:

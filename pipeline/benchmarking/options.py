@@ -109,9 +109,10 @@ def slowdown_of(text: str | None, baseline: Path | None) -> float:
     Raises:
         OptionError: as ``parse_percent``, or there is nothing to compare with.
     """
+    allowed = parse_percent(text or MAX_SLOWDOWN)
     if text is not None and baseline is None:
         raise OptionError("--max-slowdown is for --baseline", "Pass an earlier bench.json with it")
-    return parse_percent(text or MAX_SLOWDOWN)
+    return allowed
 
 
 def parse_percent(text: str) -> float:

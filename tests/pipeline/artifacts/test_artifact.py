@@ -94,6 +94,39 @@ def test_folder_that_is_a_file(tmp_path):
             write_atomically(tmp_path / place, b"x")
 
 
+def test_devices_and_pipes_are_written_to_and_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_atomically(pipe, b"x")
+    assert os.read(reader, 9) == b"x"
+    os.close(reader)
+    assert pipe.is_fifo()
+    link = tmp_path / "null"
+    link.symlink_to(os.devnull)
+    write_atomically(link, b"x")
+    assert (link.is_symlink(), Path(os.devnull).is_char_device()) == (True, True)
+    assert sorted(tmp_path.iterdir()) == [link, pipe]
+
+
+@pytest.mark.parametrize("kind", ["file", "pipe"])
+def test_a_descriptor_is_written_to(tmp_path, kind):
+    """A link in /dev would be replaced for every program."""
+    code = (
+        "from pathlib import Path\n"
+        "from mobilenet_cli.pipeline.artifacts.files import write_atomically\n"
+        "write_atomically(Path('/dev/stdout'), b'x')\n"
+    )
+    command = [sys.executable, "-c", code]
+    if kind == "pipe":
+        assert subprocess.run(command, capture_output=True, check=True).stdout == b"x"
+    else:
+        with (tmp_path / "out").open("wb") as file:
+            subprocess.run(command, stdout=file, check=True)
+        assert (tmp_path / "out").read_bytes() == b"x"
+    assert Path("/dev/stdout").is_symlink()
+
+
 def test_a_folder_where_the_file_should_be(tmp_path):
     for place in (tmp_path, Path("/"), Path()):
         with pytest.raises(StorageError, match="is a folder"):
