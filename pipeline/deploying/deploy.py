@@ -215,9 +215,7 @@ def _trials(source: Artifact, config: DeployConfig) -> Trials:
             f"{source.path} does not say what it was trained on", "Pass --data with some images"
         )
     facts = source.facts
-    jpegs: tuple[bytes, ...] = ()
-    if config.jpeg:
-        jpegs = jpeg_files(facts, data, config.images)
+    jpegs = jpeg_files(facts, data, config.images) if config.jpeg else ()
     images, bad = decoded_images(facts, data, config.images)
     return Trials(images, data, bad, probe_pixels(facts.input.resolution), jpegs)
 

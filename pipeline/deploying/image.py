@@ -46,13 +46,21 @@ def take_image(model: onnx.ModelProto, spec: InputSpec) -> onnx.ModelProto:
     constants = [tensor for tensor in taken.graph.initializer if tensor.name != SIZES]
     if len(constants) < len(taken.graph.initializer):
         _write_sizes(writer)
-    nodes = [*writer.nodes, *taken.graph.node]
-    del taken.graph.node[:], taken.graph.input[:], taken.graph.initializer[:]
-    taken.graph.node.extend(nodes)
-    taken.graph.initializer.extend([*constants, *writer.constants.values()])
-    size = ("rows", "columns", 3)
-    taken.graph.input.append(helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, size))
+    del taken.graph.initializer[:]
+    taken.graph.initializer.extend(constants)
+    put_in_front(taken.graph, writer, IMAGE, ("rows", "columns", 3))
     return taken
+
+
+def put_in_front(
+    graph: onnx.GraphProto, writer: Writer, name: str, shape: tuple[str | int, ...]
+) -> None:
+    """Put what was written in front of a graph, which makes its former input of a new uint8 one."""
+    nodes = [*writer.nodes, *graph.node]
+    del graph.node[:], graph.input[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(writer.constants.values())
+    graph.input.append(helper.make_tensor_value_info(name, TensorProto.UINT8, shape))
 
 
 def _write_sizes(writer: Writer) -> None:

@@ -11,12 +11,13 @@ from importlib.metadata import version
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from mobilenet_cli.calibration.graph.write_qdq import Writer
 from mobilenet_cli.data.decode import decode
 from mobilenet_cli.pipeline.artifacts.facts import Facts
-from mobilenet_cli.pipeline.deploying.image import IMAGE
+from mobilenet_cli.pipeline.deploying.image import IMAGE, put_in_front
 from mobilenet_cli.pipeline.errors import DataError, OptionError, counted, need
 from mobilenet_cli.pipeline.runtime.proving.probe_images import spread_samples
 from mobilenet_cli.pipeline.runtime.session import EXTENSIONS
@@ -40,11 +41,7 @@ def take_jpeg(model: onnx.ModelProto) -> onnx.ModelProto:
     writer.node("DecodeImage", ["jpeg_whole"], "jpeg_bgr", domain=EXTENSIONS)
     order = writer.constant("jpeg_order", np.array([2, 1, 0]))
     writer.node("Gather", ["jpeg_bgr", order], IMAGE, axis=2)
-    nodes = [*writer.nodes, *taken.graph.node]
-    del taken.graph.node[:], taken.graph.input[:]
-    taken.graph.node.extend(nodes)
-    taken.graph.initializer.extend(writer.constants.values())
-    taken.graph.input.append(helper.make_tensor_value_info(JPEG, TensorProto.UINT8, ["bytes"]))
+    put_in_front(taken.graph, writer, JPEG, ("bytes",))
     taken.opset_import.append(helper.make_opsetid(EXTENSIONS, 1))
     return taken
 
@@ -72,8 +69,10 @@ def _write_refusal(writer: Writer) -> None:
     writer.node("Slice", [JPEG, "jpeg_start", last], "jpeg_whole")
 
 
-def jpeg_files(facts: Facts, source: str, count: int) -> tuple[bytes, ...]:
-    """Return those of ``count`` images of a data set that are whole JPEG files.
+def jpeg_files(
+    facts: Facts, source: str, count: int
+) -> tuple[tuple[bytes, NDArray[np.uint8]], ...]:
+    """Return those of ``count`` images of a data set that are whole JPEG files, and their pixels.
 
     Raises:
         DataError: the data set cannot be read.
@@ -90,9 +89,8 @@ def jpeg_files(facts: Facts, source: str, count: int) -> tuple[bytes, ...]:
     for sample in spread_samples(facts, source, count):
         with suppress(DataError):
             encoded = sample.read()
-            decode(encoded, sample.key)
             if encoded.startswith(BEGIN) and encoded.endswith(END):
-                files.append(encoded)
+                files.append((encoded, np.asarray(decode(encoded, sample.key))))
     if not files:
         raise OptionError(
             f"none of {counted(count, 'image')} of {source} is a whole JPEG file",

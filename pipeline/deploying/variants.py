@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mobilenet_cli.calibration.kernels import TARGETS
-from mobilenet_cli.data.decode import decode
 from mobilenet_cli.data.preprocess import InputSpec, normalize, square_of_bytes
 from mobilenet_cli.pipeline.artifacts.artifact import Artifact, record_beside
 from mobilenet_cli.pipeline.artifacts.facts import METADATA_KEY, Facts
@@ -54,19 +53,19 @@ class Trials:
         images: decoded ones of any size [rows, columns, 3], and ``images_from`` their source.
         bad: why others cannot be read.
         probe: pixels [n, R, R, 3], which travel with the package.
-        jpegs: files for models that take these; empty where none is to be written.
+        jpegs: files for models that take these, and their pixels; empty where none is to be
+            written.
     """
 
     images: Sequence[NDArray[np.uint8]]
     images_from: str
     bad: tuple[str, ...]
     probe: NDArray[np.uint8]
-    jpegs: tuple[bytes, ...] = ()
+    jpegs: tuple[tuple[bytes, NDArray[np.uint8]], ...] = ()
 
     def of_jpegs(self) -> "Trials":
         """Return the trials with the images in the JPEG files alone."""
-        decoded = [np.asarray(decode(file, "image")) for file in self.jpegs]
-        return replace(self, images=decoded)
+        return replace(self, images=[pixels for _, pixels in self.jpegs])
 
     def squares(self, spec: InputSpec) -> list[NDArray[np.uint8]]:
         """Return the images [1, R, R, 3] as ``predict`` resizes and cuts them."""
@@ -117,7 +116,7 @@ def write_variant(
         graph = take_jpeg(content["image"])
         onnx.checker.check_model(graph, full_check=True)
         files["jpeg"] = with_facts(graph, facts)
-        encoded = [np.frombuffer(file, np.uint8) for file in trials.jpegs]
+        encoded = [np.frombuffer(file, np.uint8) for file, _ in trials.jpegs]
         expected = _predict(source, model, trials.of_jpegs(), answering, running)
         found = _run(files["jpeg"], answering, encoded, replace(running, extensions=True))
         proofs["jpeg"] = _proof(f"{target}/jpeg.onnx", files["jpeg"], answering, expected, found)
